@@ -1,0 +1,13 @@
+//! An independent, verifying replica of the PLC directory.
+//!
+//! ```text
+//! upstream ──pages──▶ decode ──▶ verify ──▶ store ──▶ serve
+//!  /export            (pure)     (pure)      one tx     HTTP, WebSocket, HTML
+//!  /export/stream                                 └──▶ audit (against upstream and peers)
+//!  dump files
+//! ```
+//!
+//! The modules stand in the order of the flow; each may use those before it, never those after.
+
+pub mod plc;
+pub mod store;

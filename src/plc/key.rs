@@ -1,0 +1,111 @@
+//! `did:key` texts of the two curves that did:plc knows (specification, "Supported curves").
+
+use std::fmt;
+
+/// Multicodec of a compressed secp256k1 public key.
+const K256_CODEC: [u8; 2] = [0xe7, 0x01];
+/// Multicodec of a compressed P-256 public key.
+const P256_CODEC: [u8; 2] = [0x80, 0x24];
+/// `did:key:` and the multibase prefix of base58btc.
+const PREFIX: &str = "did:key:z";
+/// Bytes of a compressed point.
+pub const POINT_LENGTH: usize = 33;
+/// Bytes of codec and point: always 48 characters of base58 for these two codecs.
+const DECODED_LENGTH: usize = 2 + POINT_LENGTH;
+
+/// The curve that a key is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Curve {
+    /// secp256k1, called k256 in the specification.
+    K256,
+    /// NIST P-256, called p256 in the specification.
+    P256,
+}
+
+/// A compressed public key as a `did:key` text states it. That the point is on its curve is for
+/// the verifier to say.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PublicKey {
+    /// The curve.
+    pub curve: Curve,
+    /// The compressed point, SEC 1: `02` or `03`, then the X coordinate.
+    pub point: [u8; POINT_LENGTH],
+}
+
+impl PublicKey {
+    /// Reads a `did:key` text, or `None` if it is not one of a compressed k256 or p256 key.
+    pub fn parse(text: &str) -> Option<PublicKey> {
+        let encoded = text.strip_prefix(PREFIX)?;
+        let mut decoded = [0; DECODED_LENGTH];
+        let length = bs58::decode(encoded).onto(&mut decoded[..]).ok()?;
+        if length != DECODED_LENGTH {
+            return None;
+        }
+        let curve = match [decoded[0], decoded[1]] {
+            K256_CODEC => Curve::K256,
+            P256_CODEC => Curve::P256,
+            _ => return None,
+        };
+        let mut point = [0; POINT_LENGTH];
+        point.copy_from_slice(&decoded[2..]);
+        matches!(point[0], 2 | 3).then_some(PublicKey { curve, point })
+    }
+
+    /// Codec and point, what the text encodes in base58.
+    fn tagged(&self) -> [u8; DECODED_LENGTH] {
+        let codec = match self.curve {
+            Curve::K256 => K256_CODEC,
+            Curve::P256 => P256_CODEC,
+        };
+        let mut tagged = [0; DECODED_LENGTH];
+        tagged[..2].copy_from_slice(&codec);
+        tagged[2..].copy_from_slice(&self.point);
+        tagged
+    }
+}
+
+impl fmt::Display for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{PREFIX}{}", bs58::encode(self.tagged()).into_string())
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_written_as_it_was_read() {
+        for (text, curve) in [
+            ("did:key:zQ3shP5TBe1sQfSttXty15FAEHV1DZgcxRZNxvEWnPfLFwLxJ", Curve::K256),
+            ("did:key:zDnaerDaTF5BXEavCrfRZEk316dpbLsfPDZ3WJ5hRTPFU2169", Curve::P256),
+        ] {
+            let key = PublicKey::parse(text).unwrap();
+            assert_eq!(key.curve, curve);
+            assert_eq!(key.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn other_texts_are_no_keys() {
+        for text in [
+            "",
+            "did:key:",
+            "did:key:z",
+            "zQ3shP5TBe1sQfSttXty15FAEHV1DZgcxRZNxvEWnPfLFwLxJ",
+            // Ed25519, base58 with a foreign character, one character short, and one too many.
+            "did:key:z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK",
+            "did:key:zQ3shP5TBe1sQfSttXty15FAEHV1DZgcxRZNxvEWnPfLFwLx0",
+            "did:key:zQ3shP5TBe1sQfSttXty15FAEHV1DZgcxRZNxvEWnPfLFwLx",
+            "did:key:zQ3shP5TBe1sQfSttXty15FAEHV1DZgcxRZNxvEWnPfLFwLxJJ",
+        ] {
+            assert_eq!(PublicKey::parse(text), None, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! The rules of did:plc, pure: no I/O, no async, no clock (time is an argument).
+//!
+//! A JSON line becomes an [`entry::Entry`] and its operation the signed DAG-CBOR bytes that
+//! everything else works on ([`json`]); [`operation::Operation`] reads those bytes;
+//! [`chain::Chain`] judges an operation against the history of its identity, asking a
+//! [`signature::Verifier`] about signatures; [`document`] and [`json`] write the answers of the
+//! directory from the same bytes.
+//!
+//! Nothing here knows of a database or a server, so that a second program could take this folder
+//! as it is.
+
+pub mod cbor;
+pub mod chain;
+pub mod cid;
+pub mod did;
+pub mod document;
+pub mod entry;
+pub mod json;
+pub mod key;
+pub mod operation;
+pub mod signature;
+pub mod timestamp;
+
+pub use cid::Cid;
+pub use did::Did;
+
+pub use timestamp::Timestamp;

@@ -1,0 +1,187 @@
+//! The store: every accepted operation, every refused one, and the position of the follower, on
+//! Postgres or SQLite.
+//!
+//! The store decides nothing about operations. [`crate::sync`] judges a batch and hands over a
+//! [`Commit`] with everything that follows from it; the store writes all of it in one
+//! transaction or nothing, and only for the follower that holds the lease at the position that
+//! the commit starts from.
+
+use bytes::Bytes;
+
+use crate::plc::{Cid, Did, Timestamp};
+
+/// An accepted operation, as it is written and as it is read back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredOperation {
+    /// The identity that it belongs to.
+    pub did: Did,
+    /// When the directory accepted it; unique within the identity.
+    pub created_at: Timestamp,
+    /// The directory's sequence number; none for operations that only a legacy dump had.
+    pub sequence: Option<i64>,
+    /// The signed DAG-CBOR. Its SHA-256 is the CID.
+    pub signed: Bytes,
+    /// Index of the rotation key that signed it, in the list that was in force.
+    pub signer: u16,
+    /// `created_at` of the operation of the same identity that nullified it.
+    pub nullified_by: Option<Timestamp>,
+    /// When the batch that brought it arrived here.
+    pub received_at: Timestamp,
+}
+
+impl StoredOperation {
+    /// The CID of its signed bytes.
+    pub fn cid(&self) -> Cid {
+        Cid::of(&self.signed)
+    }
+}
+
+/// An operation that was refused, to be kept as it was received.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewRefusal {
+    /// The DID as the line stated it, whatever it looks like; empty when it stated none.
+    pub did: String,
+    /// The sequence number that was stated.
+    pub sequence: Option<i64>,
+    /// The CID computed from the operation, when it could be.
+    pub cid: Option<Cid>,
+    /// The refusal's name (`signature-invalid`), see [`crate::plc::Refusal`].
+    pub kind: String,
+    /// What was expected and what came, for a person.
+    pub detail: String,
+    /// The operation that has to be accepted before this one is judged again.
+    pub awaits: Option<Cid>,
+    /// The bytes as received: a line of an export, or a message of the stream. The same bytes are
+    /// kept once.
+    pub line: Bytes,
+}
+
+/// A kept refusal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredRefusal {
+    /// Number of the record, ascending in the order of receipt.
+    pub id: i64,
+    /// What is kept.
+    pub refusal: NewRefusal,
+    /// When it was first received.
+    pub received_at: Timestamp,
+    /// When it was judged again and accepted after all.
+    pub accepted_at: Option<Timestamp>,
+}
+
+/// What became of a kept refusal that was judged again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rejudged {
+    /// Accepted: its operation is among [`Commit::operations`].
+    Accepted { id: i64 },
+    /// Refused for another reason, which replaces the one on record.
+    Refused { id: i64, kind: String, detail: String, awaits: Option<Cid> },
+}
+
+/// A difference between what we hold and what somebody else says, with both sides' evidence.
+/// One record an (source, DID, kind, subject): seeing it again moves `last_seen` only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewDivergence {
+    /// Who says otherwise: the URL of an upstream, or the name of a file.
+    pub source: String,
+    /// The identity.
+    pub did: String,
+    /// What differs (`restated-created-at`).
+    pub kind: String,
+    /// What it is about, usually a CID; tells two records of one kind apart.
+    pub subject: String,
+    /// Our entry or entries, JSON as an audit log shows them; none when we hold nothing.
+    pub ours: Option<String>,
+    /// Their entry or entries, as received.
+    pub theirs: Option<String>,
+}
+
+/// A recorded difference.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredDivergence {
+    /// Number of the record.
+    pub id: i64,
+    /// What is recorded.
+    pub divergence: NewDivergence,
+    /// When it was first seen.
+    pub first_seen: Timestamp,
+    /// When it was last seen.
+    pub last_seen: Timestamp,
+    /// When it was found to be gone.
+    pub closed_at: Option<Timestamp>,
+}
+
+/// Everything that one batch changes, written in one transaction.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Commit {
+    /// Cursor that the batch started from: must be the stored one, or nothing is written.
+    pub cursor_before: i64,
+    /// Cursor after the batch.
+    pub cursor_after: i64,
+    /// New operations, in any order. `nullified_by` may be set already when one operation of the
+    /// batch nullifies another.
+    pub operations: Vec<StoredOperation>,
+    /// Operations stored earlier that are now nullified: (identity, `created_at`, `created_at` of
+    /// the one that nullified it).
+    pub nullified: Vec<(Did, Timestamp, Timestamp)>,
+    /// Operations stored earlier without a sequence number that the upstream has now numbered.
+    pub numbered: Vec<(Did, Timestamp, i64)>,
+    /// Lines that were refused.
+    pub refusals: Vec<NewRefusal>,
+    /// Kept refusals that were judged again.
+    pub rejudged: Vec<Rejudged>,
+    /// Differences that were noticed while judging.
+    pub divergences: Vec<NewDivergence>,
+    /// When the batch arrived (milliseconds since 1970; zero in [`Commit::default`]).
+    pub received_at_millis: i64,
+    /// True when the batch reached the upstream's present: from then on an identity that is not
+    /// here does not exist.
+    pub caught_up: bool,
+}
+
+/// What the store knows about the upstream that it follows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// Base URL, without a slash at its end.
+    pub upstream: String,
+    /// Last sequence number that is committed; 0 before the first.
+    pub cursor: i64,
+    /// Raised by each follower that takes over.
+    pub epoch: i64,
+    /// When the log was caught up for the first time.
+    pub caught_up_at: Option<Timestamp>,
+}
+
+/// The right to write as the one follower, until somebody raises the epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// The epoch that this follower writes under.
+    pub epoch: i64,
+}
+
+/// Errors of the store, by what is to be done about them.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database cannot be reached or cannot write now (a full disk too): try again later.
+    #[error("the database is unavailable: {0}")]
+    Unavailable(String),
+    /// What was read is not what was written: answer 500 for this identity, alarm, stop ingest.
+    #[error("the store is damaged at {place}: {reason}")]
+    Damaged {
+        /// The identity, or the table, that is damaged.
+        place: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Another follower has taken over, or the stored cursor is not the one that the commit
+    /// starts from. Nothing was written.
+    #[error("another follower writes to this store: {0}")]
+    LostLease(String),
+    /// The connection broke while committing: written or not, nobody knows before the cursor is
+    /// read back.
+    #[error("the outcome of a commit is unknown: {0}")]
+    OutcomeUnknown(String),
+    /// The setting `--database` cannot be used as it is.
+    #[error("{0}")]
+    Unusable(String),
+}
