@@ -156,6 +156,8 @@ pub struct Link {
     pub cid: Cid,
     /// When the directory accepted it.
     pub created_at: Timestamp,
+    /// The directory's sequence number.
+    pub sequence: Option<i64>,
     /// The keys that may sign what follows it, in order of authority; none of a tombstone.
     pub rotation_keys: Box<[Box<str>]>,
     /// Whether it ends the identity.
@@ -172,16 +174,17 @@ impl Link {
         operation: &Operation<'_>,
         cid: Cid,
         created_at: Timestamp,
+        sequence: Option<i64>,
         signer: u16,
-        nullified_by: Option<Timestamp>,
     ) -> Link {
         Link {
             cid,
             created_at,
+            sequence,
             rotation_keys: operation.rotation_keys().into_iter().map(Box::from).collect(),
             tombstone: operation.kind() == Kind::Tombstone,
             signer,
-            nullified_by,
+            nullified_by: None,
         }
     }
 }
@@ -195,6 +198,8 @@ pub struct Proposed<'a> {
     pub cid: Cid,
     /// When the directory says that it accepted it.
     pub created_at: Timestamp,
+    /// The sequence number that the directory gave it.
+    pub sequence: Option<i64>,
     /// The operation.
     pub operation: Operation<'a>,
 }
@@ -321,6 +326,13 @@ impl Chain {
         }
     }
 
+    /// Gives a sequence number to a link that has none.
+    pub fn number(&mut self, cid: &Cid, sequence: i64) {
+        if let Some(link) = self.links.iter_mut().find(|link| link.cid == *cid) {
+            link.sequence.get_or_insert(sequence);
+        }
+    }
+
     /// Appends an operation that [`Chain::judge`] accepted, and marks what it nullifies.
     pub fn append(&mut self, proposed: &Proposed<'_>, acceptance: &Acceptance) {
         for link in &mut self.links {
@@ -332,8 +344,8 @@ impl Chain {
             &proposed.operation,
             proposed.cid,
             proposed.created_at,
+            proposed.sequence,
             acceptance.signer,
-            None,
         ));
     }
 }

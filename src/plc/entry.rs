@@ -85,7 +85,12 @@ pub enum Undecodable {
     /// Not JSON: damaged on its way, perhaps.
     NotJson(String),
     /// A line of a `type` that this program does not know.
-    UnknownType(String),
+    UnknownType {
+        /// The type.
+        kind: String,
+        /// The sequence number, when it has one.
+        sequence: Option<i64>,
+    },
     /// Refused for its form; whatever else could be read is beside it.
     Refused {
         /// The DID as stated.
@@ -109,7 +114,7 @@ impl Received {
         let line = str::from_utf8(line).map_err(|error| Undecodable::NotJson(error.to_string()))?;
         let entry = Entry::read(line).map_err(|error| undecodable(line, &error))?;
         if let Some(kind) = entry.kind.as_deref().filter(|&kind| kind != SEQUENCED_OPERATION) {
-            return Err(Undecodable::UnknownType(kind.to_owned()));
+            return Err(Undecodable::UnknownType { kind: kind.to_owned(), sequence: entry.seq });
         }
         Received::from_entry(&entry).map_err(|refusal| Undecodable::Refused {
             did: entry.did.to_string(),
@@ -171,7 +176,9 @@ fn undecodable(line: &str, error: &serde_json::Error) -> Undecodable {
     };
     match serde_json::from_str::<Stated>(line) {
         Ok(stated) => match stated.kind.as_str() {
-            Some(kind) if kind != SEQUENCED_OPERATION => Undecodable::UnknownType(kind.to_owned()),
+            Some(kind) if kind != SEQUENCED_OPERATION => {
+                Undecodable::UnknownType { kind: kind.to_owned(), sequence: stated.seq.as_i64() }
+            }
             _ => refused(text(&stated.did), text(&stated.cid), stated.seq.as_i64()),
         },
         Err(_) => refused(String::new(), String::new(), None),
