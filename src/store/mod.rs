@@ -165,7 +165,7 @@ pub struct Lease {
 }
 
 /// Errors of the store, by what is to be done about them.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// The database cannot be reached or cannot write now (a full disk too): try again later.
     #[error("the database is unavailable: {0}")]
