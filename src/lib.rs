@@ -10,5 +10,6 @@
 //! The modules stand in the order of the flow; each may use those before it, never those after.
 
 pub mod generate;
+pub mod judge;
 pub mod plc;
 pub mod store;
