@@ -28,7 +28,8 @@ use super::wire::{dag_cbor, wire_json};
 use super::{Expected, Generated};
 use crate::plc::{Cid, Did, Timestamp};
 
-/// How long an operation can be overruled, the last millisecond included.
+/// How long an operation can be overruled, the last millisecond included. Said a second time, so
+/// that a story checks what the rules say.
 pub const RECOVERY_WINDOW: Duration = Duration::from_secs(72 * 3600);
 /// 2024-01-01T00:00:00.000Z, when stories begin.
 const BEGINNING: Timestamp = Timestamp::from_millis(1_704_067_200_000);
@@ -253,10 +254,13 @@ pub struct Draft<'a> {
     signer: SigningKey,
     at: Timestamp,
     signature: SignatureForm,
-    tamper: Option<Box<dyn FnOnce(&mut Map<String, Value>) + 'a>>,
+    tamper: Option<Change<'a>>,
     spoil: Option<Box<dyn FnOnce(String) -> String + 'a>>,
     stated_cid: Option<String>,
 }
+
+/// A change to an operation that is signed already.
+type Change<'a> = Box<dyn FnOnce(&mut Map<String, Value>) + 'a>;
 
 /// How the 64 bytes of the signature become text.
 enum SignatureForm {

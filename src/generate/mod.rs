@@ -4,6 +4,8 @@
 
 pub mod builder;
 pub mod keys;
+pub mod profile;
+mod shape;
 pub mod wire;
 
 use wire::json_string;
