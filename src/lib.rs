@@ -24,3 +24,5 @@ pub mod serve;
 pub mod fsck;
 pub mod metrics;
 pub mod offline;
+
+pub mod generate;
