@@ -11,3 +11,4 @@
 
 pub mod plc;
 pub mod store;
+pub mod upstream;
