@@ -51,6 +51,14 @@ impl PublicKey {
         matches!(point[0], 2 | 3).then_some(PublicKey { curve, point })
     }
 
+    /// True when the point's X coordinate is one of its curve.
+    pub fn is_on_its_curve(&self) -> bool {
+        match self.curve {
+            Curve::K256 => secp256k1::PublicKey::from_slice(&self.point).is_ok(),
+            Curve::P256 => p256::PublicKey::from_sec1_bytes(&self.point).is_ok(),
+        }
+    }
+
     /// Codec and point, what the text encodes in base58.
     fn tagged(&self) -> [u8; DECODED_LENGTH] {
         let codec = match self.curve {

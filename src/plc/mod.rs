@@ -21,7 +21,9 @@ pub mod operation;
 pub mod signature;
 pub mod timestamp;
 
+pub use chain::{Acceptance, Chain, Refusal};
 pub use cid::Cid;
 pub use did::Did;
 
+pub use operation::Operation;
 pub use timestamp::Timestamp;
