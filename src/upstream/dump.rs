@@ -371,7 +371,7 @@ fn decompressed(mut raw: BufReader<Counted>) -> io::Result<Box<dyn Read + Send>>
     let mut magic = Vec::new();
     (&mut raw).take(4).read_to_end(&mut magic)?;
     let kind = magic.clone();
-    let raw = BufReader::with_capacity(READ, Cursor::new(magic).chain(raw));
+    let raw = BufReader::with_capacity(READ, Read::chain(Cursor::new(magic), raw));
     Ok(match kind[..] {
         [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(raw)),
         // A frame, or a skippable one as parallel compressors write it first (RFC 8878, 3.1).

@@ -1,5 +1,7 @@
 //! The live stream of an upstream, over a WebSocket.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use tokio::net::TcpStream;
@@ -78,6 +80,11 @@ impl Stream {
                 () = sleep_until(patience) => self.out_of_patience().await,
             }
         }
+    }
+
+    /// For how long no frame of any kind has been read.
+    pub fn silent_for(&self) -> Duration {
+        self.heard.elapsed()
     }
 
     /// Until when to wait for the next frame.
