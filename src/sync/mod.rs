@@ -12,24 +12,21 @@ mod source;
 mod writer;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 pub use batch::{BatchJudge, Lines, NOT_JSON, NotJson, Outcome, Prepared, UNKNOWN_TYPE};
-pub use chains::from_stored as chains_from_stored;
 use source::{Event, Reader};
-pub use writer::Totals;
 use writer::Writer;
 
 use crate::live::{Feed, Mode, Status};
 use crate::plc::signature::Verifier;
-use crate::plc::{Cid, Timestamp};
 use crate::store::{Lease, Source, Store, StoreError};
-use crate::upstream::{ExportClient, UpstreamFault};
+use crate::upstream::ExportClient;
 
 /// Lines that are judged at once, at most: what one commit can take in a fraction of a second.
 /// With the pages on their way this bounds the memory of following to some tens of megabytes.

@@ -44,8 +44,7 @@ pub struct Writer {
 }
 
 /// Operations counted since the last line of progress.
-#[derive(Debug)]
-pub struct Totals {
+struct Totals {
     since: Instant,
     operations: usize,
 }
@@ -83,6 +82,7 @@ impl Writer {
                             Err(_) => break,
                         }
                     }
+                    totals.operations += prepared.commit.operations.len();
                     self.commit(prepared).await?;
                     totals.say(&self.status, live);
                 }
