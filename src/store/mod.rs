@@ -6,6 +6,7 @@
 //! transaction or nothing, and only for the follower that holds the lease at the position that
 //! the commit starts from.
 
+pub mod codec;
 mod postgres;
 mod sqlite;
 
