@@ -9,8 +9,9 @@ use super::Postgres;
 use super::connection::{Link, Session};
 use super::gather::Ask;
 use super::rows::{self, divergence_columns, operation_columns, refusal_columns};
-use super::strings::{Interned, Strings};
+use super::strings::Strings;
 use crate::plc::{Cid, Did, Timestamp};
+use crate::store::codec::Interned;
 use crate::store::{
     Source, Statistics, StoreError, StoredDivergence, StoredOperation, StoredRefusal,
 };

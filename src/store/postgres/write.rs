@@ -9,7 +9,9 @@ use tokio::sync::Mutex;
 use super::Postgres;
 use super::connection::{Link, Server, Session};
 use super::error::{commit_error, query_error};
+use super::strings::{self, Strings};
 use super::{commit, rows};
+use crate::store::codec::Packer;
 use crate::store::{Lease, Source, StoreError};
 
 /// How long a follower that says nothing is believed to be alive. Several renewals, which come
@@ -54,9 +56,11 @@ const STATEMENTS: &[&str] =
 
 /// The one connection that writes, and what it remembers between commits.
 pub(super) struct Writer {
+    pub(super) strings: Arc<Strings>,
     pub(super) link: Link,
-    /// Held by whoever uses the connection: one at a time.
-    pub(super) turn: Mutex<Packing>,
+    /// Held by whoever uses the connection: one at a time. The packer is there when everything that it
+    /// has packed is committed; otherwise the next commit makes one from what is.
+    pub(super) turn: Mutex<Option<Packer>>,
     /// What COMMIT waits for: the disk (live), or nothing.
     pub(super) live: AtomicBool,
     /// A COMMIT was sent and nobody knows what became of it.
@@ -75,10 +79,11 @@ impl Drop for Doubt<'_> {
 }
 
 impl Writer {
-    pub(super) fn new(server: Arc<Server>, packing: Packing) -> Writer {
+    pub(super) fn new(server: Arc<Server>, strings: Arc<Strings>) -> Writer {
         Writer {
-            link: Link::new(server, SETTINGS, &[STATEMENTS, commit::STATEMENTS]),
-            turn: Mutex::new(packing),
+            strings,
+            link: Link::new(server, SETTINGS, &[STATEMENTS, commit::STATEMENTS, strings::STATEMENTS]),
+            turn: Mutex::default(),
             live: AtomicBool::new(true),
             in_doubt: AtomicBool::new(false),
         }
@@ -95,6 +100,12 @@ impl Writer {
         let source = row.as_ref().map(rows::source).transpose()?;
         self.in_doubt.store(false, Ordering::Release);
         Ok(Some(source))
+    }
+
+    /// A packer that knows every text that is committed, also by a transaction of unknown outcome.
+    pub(super) async fn packer(&self, session: &Session) -> Result<Packer, StoreError> {
+        session.query_opt(SOURCE_SETTLED, &[]).await?;
+        self.strings.packer(session).await
     }
 
     /// COMMIT on a session that was taken; gives it back when the outcome is known.
@@ -115,7 +126,9 @@ impl Postgres {
     /// See [`crate::store::Store::follow`].
     pub async fn follow(&self, upstream: &str) -> Result<(Lease, Source), StoreError> {
         let writer = &self.writer;
-        let _turn = writer.turn.lock().await;
+        let mut packer = writer.turn.lock().await;
+        // Whoever wrote in between may have given numbers to texts.
+        *packer = None;
         let session = writer.link.take().await?;
         // On its own: a crash after it leaves a source that nobody follows yet.
         session.execute(CREATE_SOURCE, &[&upstream]).await?;
@@ -157,17 +170,5 @@ impl Postgres {
     pub async fn set_durability(&self, live: bool) -> Result<(), StoreError> {
         self.writer.live.store(live, Ordering::Relaxed);
         Ok(())
-    }
-}
-
-/// Stand-in.
-#[derive(Default)]
-pub(super) struct Packing;
-
-impl Packing {
-    pub(super) fn pack(&mut self, signed: &[u8]) -> Vec<u8> {
-        let mut packed = vec![0];
-        packed.extend_from_slice(signed);
-        packed
     }
 }
