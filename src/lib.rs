@@ -10,5 +10,7 @@
 //! The modules stand in the order of the flow; each may use those before it, never those after.
 
 pub mod judge;
+pub mod live;
 pub mod plc;
+pub mod serve;
 pub mod store;

@@ -13,6 +13,7 @@ use bytes::Bytes;
 
 pub use self::postgres::Postgres;
 pub use self::sqlite::Sqlite;
+use crate::plc::entry::Logged;
 use crate::plc::{Cid, Did, Timestamp};
 
 /// An accepted operation, as it is written and as it is read back.
@@ -38,6 +39,18 @@ impl StoredOperation {
     /// The CID of its signed bytes.
     pub fn cid(&self) -> Cid {
         Cid::of(&self.signed)
+    }
+
+    /// As an entry of the log to be written; `cid` is [`StoredOperation::cid`].
+    pub fn logged<'a>(&'a self, cid: &'a Cid) -> Logged<'a> {
+        Logged {
+            did: &self.did,
+            cid,
+            created_at: self.created_at,
+            sequence: self.sequence,
+            nullified: self.nullified_by.is_some(),
+            signed: &self.signed,
+        }
     }
 }
 
