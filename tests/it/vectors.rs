@@ -12,7 +12,10 @@ use plc_replica::plc::{Did, Refusal};
 use crate::shared;
 
 /// Judges the lines of a whole log; the name of each refusal, and the flags in the end.
-fn judge_log(lines: &[Bytes], verifier: &dyn Verifier) -> (Vec<Option<&'static str>>, Vec<bool>) {
+pub fn judge_log(
+    lines: &[Bytes],
+    verifier: &dyn Verifier,
+) -> (Vec<Option<&'static str>>, Vec<bool>) {
     let decoded = judge::decode(lines);
     let mut verdicts = vec![None; lines.len()];
     let mut candidates = Vec::new();
