@@ -29,7 +29,8 @@ const ADVANCE: &str = "UPDATE sources SET
         identities = identities + $8
     WHERE epoch = $1 AND cursor = $2";
 
-const INTERN: &str = "INSERT INTO interned (id, text) SELECT * FROM unnest($1::int4[], $2::bytea[])";
+const INTERN: &str =
+    "INSERT INTO interned (id, text) SELECT * FROM unnest($1::int4[], $2::bytea[])";
 
 const NULLIFY: &str = "UPDATE operations o SET nullified_by = new.nullified_by
     FROM unnest($1::bytea[], $2::int8[], $3::int8[]) AS new (did, created_at, nullified_by)

@@ -48,11 +48,13 @@ const RENEW: &str = "UPDATE sources
 
 const RELEASE: &str = "UPDATE sources SET lease_until = NULL WHERE epoch = $1";
 
+const SET_UPSTREAM: &str = "UPDATE sources SET upstream = $2 WHERE epoch = $1";
+
 /// Waits for a transaction on the row that may still be under way on a connection that broke.
 const SOURCE_SETTLED: &str = "SELECT upstream, cursor, epoch, caught_up_at FROM sources FOR UPDATE";
 
 const STATEMENTS: &[&str] =
-    &[CREATE_SOURCE, TAKE_LEASE, LEASE_LEFT, RENEW, RELEASE, SOURCE_SETTLED];
+    &[CREATE_SOURCE, TAKE_LEASE, LEASE_LEFT, RENEW, RELEASE, SET_UPSTREAM, SOURCE_SETTLED];
 
 /// The one connection that writes, and what it remembers between commits.
 pub(super) struct Writer {
@@ -82,7 +84,11 @@ impl Writer {
     pub(super) fn new(server: Arc<Server>, strings: Arc<Strings>) -> Writer {
         Writer {
             strings,
-            link: Link::new(server, SETTINGS, &[STATEMENTS, commit::STATEMENTS, strings::STATEMENTS]),
+            link: Link::new(
+                server,
+                SETTINGS,
+                &[STATEMENTS, commit::STATEMENTS, strings::STATEMENTS],
+            ),
             turn: Mutex::default(),
             live: AtomicBool::new(true),
             in_doubt: AtomicBool::new(false),
@@ -154,7 +160,7 @@ impl Postgres {
         let _turn = self.writer.turn.lock().await;
         let session = self.writer.link.session().await?;
         match session.execute(RENEW, &[&lease.epoch, &LEASE.as_secs_f64()]).await? {
-            0 => Err(StoreError::LostLease(format!("epoch {} is over", lease.epoch))),
+            0 => Err(over(lease)),
             _ => Ok(()),
         }
     }
@@ -166,9 +172,23 @@ impl Postgres {
         Ok(())
     }
 
+    /// See [`crate::store::Store::set_upstream`].
+    pub async fn set_upstream(&self, lease: &Lease, upstream: &str) -> Result<(), StoreError> {
+        let _turn = self.writer.turn.lock().await;
+        let session = self.writer.link.session().await?;
+        match session.execute(SET_UPSTREAM, &[&lease.epoch, &upstream]).await? {
+            0 => Err(over(lease)),
+            _ => Ok(()),
+        }
+    }
+
     /// See [`crate::store::Store::set_durability`].
     pub async fn set_durability(&self, live: bool) -> Result<(), StoreError> {
         self.writer.live.store(live, Ordering::Relaxed);
         Ok(())
     }
+}
+
+fn over(lease: &Lease) -> StoreError {
+    StoreError::LostLease(format!("epoch {} is over", lease.epoch))
 }
