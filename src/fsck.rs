@@ -2,9 +2,9 @@
 
 use rayon::prelude::*;
 
-use crate::plc::chain::{Chain, Proposed};
+use crate::plc::chain::{Chain, Link, Proposed};
 use crate::plc::signature::Verifier;
-use crate::plc::{Did, Operation};
+use crate::plc::{Did, Operation, Timestamp};
 use crate::store::{Store, StoreError, StoredOperation};
 
 /// Operations that are read at once: some megabytes, and enough for all cores.
@@ -125,8 +125,7 @@ async fn read_around_damage(
 }
 
 fn check_block(operations: &[StoredOperation], verifier: &dyn Verifier) -> Vec<Damage> {
-    let histories: Vec<&[StoredOperation]> =
-        operations.chunk_by(|a, b| a.did == b.did).collect();
+    let histories: Vec<&[StoredOperation]> = operations.chunk_by(|a, b| a.did == b.did).collect();
     histories
         .par_iter()
         .with_min_len(HISTORIES)
@@ -146,17 +145,21 @@ fn check_history(history: &[StoredOperation], verifier: &dyn Verifier) -> Vec<Da
             damages.push(damage(stored, reason));
         }
     }
-    for (stored, link) in history.iter().zip(chain.links()).filter(|_| damages.is_empty()) {
-        if stored.nullified_by != link.nullified_by {
-            let shown = |by: Option<_>| by.map_or("nothing".to_owned(), |at| format!("{at}"));
-            let (has, leads) = (shown(stored.nullified_by), shown(link.nullified_by));
-            damages.push(damage(
-                stored,
-                format!("stored as nullified by {has}, the chain leads to {leads}"),
-            ));
-        }
+    // Flags say nothing beside a chain that does not verify.
+    if damages.is_empty() {
+        let flags = history.iter().zip(chain.links());
+        damages.extend(flags.filter_map(|(stored, link)| check_flag(stored, link)));
     }
     damages
+}
+
+fn check_flag(stored: &StoredOperation, link: &Link) -> Option<Damage> {
+    if stored.nullified_by == link.nullified_by {
+        return None;
+    }
+    let shown = |by: Option<Timestamp>| by.map_or("nothing".to_owned(), |at| at.to_string());
+    let (is, leads) = (shown(stored.nullified_by), shown(link.nullified_by));
+    Some(damage(stored, format!("stored as nullified by {is}, the chain leads to {leads}")))
 }
 
 fn check_operation(
@@ -203,9 +206,6 @@ async fn check_cursor(store: &Store, highest: i64) -> Result<Option<Damage>, Sto
     }
     Ok((received < source.cursor).then(|| Damage {
         place: format!("the cursor of {}", source.upstream),
-        reason: format!(
-            "it is {}, and nothing beyond {received} was ever received",
-            source.cursor
-        ),
+        reason: format!("it is {}, and nothing beyond {received} was ever received", source.cursor),
     }))
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use plc_replica::plc::Timestamp;
 use plc_replica::plc::entry::Logged;
+use plc_replica::plc::operation::Malformed;
 use plc_replica::store::{Store, StoredOperation};
 
 /// Write the log to standard output, in the lines of the directory's `/export`.
@@ -43,7 +44,7 @@ async fn by_sequence(store: &Store, mut after: i64, out: &mut impl Write) -> any
         let Some(last) = page.last().and_then(|last| last.sequence) else { return Ok(()) };
         after = last;
         for operation in &page {
-            write(operation, Logged::write_sequenced, out)?;
+            write(operation, |logged, line| logged.write_sequenced(line), out)?;
         }
     }
 }
@@ -65,7 +66,7 @@ async fn by_time(store: &Store, out: &mut impl Write) -> anyhow::Result<()> {
             continue;
         }
         for operation in &page[..complete] {
-            write(operation, Logged::write_timestamped, out)?;
+            write(operation, |logged, line| logged.write_timestamped(line), out)?;
         }
         if whole {
             return Ok(());
@@ -77,17 +78,11 @@ async fn by_time(store: &Store, out: &mut impl Write) -> anyhow::Result<()> {
 
 fn write(
     stored: &StoredOperation,
-    form: impl Fn(&Logged<'_>, &mut Vec<u8>) -> Result<(), plc_replica::plc::operation::Malformed>,
+    form: impl Fn(&Logged<'_>, &mut Vec<u8>) -> Result<(), Malformed>,
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
-    let logged = Logged {
-        did: &stored.did,
-        cid: &stored.cid(),
-        created_at: stored.created_at,
-        sequence: stored.sequence,
-        nullified: stored.nullified_by.is_some(),
-        signed: &stored.signed,
-    };
+    let cid = stored.cid();
+    let logged = stored.logged(&cid);
     let mut line = Vec::with_capacity(1024);
     form(&logged, &mut line)?;
     line.push(b'\n');

@@ -6,6 +6,7 @@
 //! transaction or nothing, and only for the follower that holds the lease at the position that
 //! the commit starts from.
 
+pub mod codec;
 mod postgres;
 mod sqlite;
 
@@ -13,6 +14,7 @@ use bytes::Bytes;
 
 pub use self::postgres::Postgres;
 pub use self::sqlite::Sqlite;
+use crate::plc::entry::Logged;
 use crate::plc::{Cid, Did, Timestamp};
 
 /// An accepted operation, as it is written and as it is read back.
@@ -38,6 +40,18 @@ impl StoredOperation {
     /// The CID of its signed bytes.
     pub fn cid(&self) -> Cid {
         Cid::of(&self.signed)
+    }
+
+    /// As an entry of the log to be written; `cid` is [`StoredOperation::cid`].
+    pub fn logged<'a>(&'a self, cid: &'a Cid) -> Logged<'a> {
+        Logged {
+            did: &self.did,
+            cid,
+            created_at: self.created_at,
+            sequence: self.sequence,
+            nullified: self.nullified_by.is_some(),
+            signed: &self.signed,
+        }
     }
 }
 
@@ -72,6 +86,25 @@ pub struct StoredRefusal {
     pub received_at: Timestamp,
     /// When it was judged again and accepted after all.
     pub accepted_at: Option<Timestamp>,
+}
+
+impl StoredRefusal {
+    /// As it is listed for programs.
+    pub fn to_json(&self) -> serde_json::Value {
+        let NewRefusal { did, sequence, cid, kind, detail, awaits, line } = &self.refusal;
+        serde_json::json!({
+            "id": self.id,
+            "receivedAt": self.received_at.to_string(),
+            "kind": kind,
+            "expected": detail,
+            "did": did,
+            "sequence": sequence,
+            "cid": cid.map(|cid| cid.to_string()),
+            "awaits": awaits.map(|cid| cid.to_string()),
+            "acceptedAt": self.accepted_at.map(|at| at.to_string()),
+            "received": String::from_utf8_lossy(line),
+        })
+    }
 }
 
 /// What became of a kept refusal that was judged again.
@@ -165,7 +198,7 @@ pub struct Lease {
 }
 
 /// Errors of the store, by what is to be done about them.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// The database cannot be reached or cannot write now (a full disk too): try again later.
     #[error("the database is unavailable: {0}")]
@@ -339,6 +372,12 @@ impl Store {
         backend!(self, store => store.divergences(did, kind, open, after_id, limit))
     }
 
+    /// The first identity after this one in the order of the DIDs' bytes, without reading any of
+    /// its operations: the way around a damaged one.
+    pub async fn next_identity(&self, after: Option<Did>) -> Result<Option<Did>, StoreError> {
+        backend!(self, store => store.next_identity(after))
+    }
+
     /// Whole identities after `after` in the order of the DID's bytes, each with all of its
     /// operations by `created_at`: as many as hold about `operations` operations, and at least
     /// one while there is one.
@@ -372,6 +411,11 @@ impl Store {
     /// Gives the lease up, so that the next follower need not wait for it to run out.
     pub async fn release(&self, lease: Lease) -> Result<(), StoreError> {
         backend!(self, store => store.release(lease))
+    }
+
+    /// Remembers another upstream as the one whose log this is.
+    pub async fn set_upstream(&self, lease: &Lease, upstream: &str) -> Result<(), StoreError> {
+        backend!(self, store => store.set_upstream(lease, upstream))
     }
 
     /// Writes all of a commit in one transaction, or nothing. [`StoreError::LostLease`] unless the

@@ -111,6 +111,14 @@ impl Sqlite {
         Err(absent())
     }
 
+    pub async fn next_identity(&self, _after: Option<Did>) -> Result<Option<Did>, StoreError> {
+        Err(absent())
+    }
+
+    pub async fn set_upstream(&self, _lease: &Lease, _upstream: &str) -> Result<(), StoreError> {
+        Err(absent())
+    }
+
     pub async fn release(&self, _lease: Lease) -> Result<(), StoreError> {
         Err(absent())
     }

@@ -12,24 +12,21 @@ mod source;
 mod writer;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 pub use batch::{BatchJudge, Lines, NOT_JSON, NotJson, Outcome, Prepared, UNKNOWN_TYPE};
-pub use chains::from_stored as chains_from_stored;
 use source::{Event, Reader};
-pub use writer::Totals;
 use writer::Writer;
 
 use crate::live::{Feed, Mode, Status};
 use crate::plc::signature::Verifier;
-use crate::plc::{Cid, Timestamp};
 use crate::store::{Lease, Source, Store, StoreError};
-use crate::upstream::{ExportClient, UpstreamFault};
+use crate::upstream::{Batch, ExportClient, Origin};
 
 /// Lines that are judged at once, at most: what one commit can take in a fraction of a second.
 /// With the pages on their way this bounds the memory of following to some tens of megabytes.
@@ -296,7 +293,7 @@ impl Follower {
                 Event::Batch(batch) => batch,
             };
             let mut lines = Lines {
-                caught_up: first.is_present(),
+                caught_up: is_present(&first),
                 lines: first.lines,
                 received_at: first.received_at,
                 cursor,
@@ -306,7 +303,7 @@ impl Follower {
             while lines.lines.len() < MAX_BATCH {
                 match events.try_recv() {
                     Ok(Event::Batch(batch)) => {
-                        lines.caught_up = batch.is_present();
+                        lines.caught_up = is_present(&batch);
                         lines.lines.extend(batch.lines);
                         lines.received_at = batch.received_at;
                     }
@@ -347,6 +344,12 @@ impl Follower {
             }
         }
     }
+}
+
+/// Whether what a batch brings is the upstream's present: the stream is only opened once a page
+/// has reached the end.
+fn is_present(batch: &Batch) -> bool {
+    batch.reached_end() || batch.origin == Origin::Stream
 }
 
 /// Why the writer ended before it was told to.

@@ -44,8 +44,7 @@ pub struct Writer {
 }
 
 /// Operations counted since the last line of progress.
-#[derive(Debug)]
-pub struct Totals {
+struct Totals {
     since: Instant,
     operations: usize,
 }
@@ -83,6 +82,7 @@ impl Writer {
                             Err(_) => break,
                         }
                     }
+                    totals.operations += prepared.commit.operations.len();
                     self.commit(prepared).await?;
                     totals.say(&self.status, live);
                 }
@@ -181,12 +181,7 @@ impl Totals {
         if !live {
             let rate = operations as f64 / elapsed.as_secs_f64();
             let as_of = status.as_of().map(|time| time.to_string());
-            tracing::info!(
-                cursor = status.sequence(),
-                rate = rate.round(),
-                as_of,
-                "catching up"
-            );
+            tracing::info!(cursor = status.sequence(), rate = rate.round(), as_of, "catching up");
         }
     }
 }
