@@ -1,6 +1,8 @@
 //! Integration tests, one binary with a module a theme.
 
 mod fake_upstream;
+mod follow;
+mod postgres;
 mod replica;
 mod serve;
 mod serve_stream;
