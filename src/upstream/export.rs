@@ -254,7 +254,7 @@ impl Page {
         if let (Some(fault), None) = (&cut, next) {
             return Err(fault.clone());
         }
-        if count > 0 && !lines.iter().chain(&tail).any(|line| is_object(line)) {
+        if count > 0 && !lines.iter().chain(&tail).any(is_object) {
             return Err(UpstreamFault::NotAnExport { beginning: quote(body) });
         }
         Ok(Page {
@@ -388,7 +388,7 @@ mod tests {
     fn an_empty_page_is_the_end() {
         let page = read("", 9, None).unwrap();
         assert_eq!((page.next, page.near_end, page.stuck()), (9, true, None));
-        assert!(page.into_batch().is_present());
+        assert!(page.into_batch().reached_end());
     }
 
     #[test]
@@ -404,7 +404,7 @@ mod tests {
         assert_eq!(page.tail.as_deref(), Some(&b"{\"seq\":2,"[..]));
         let batch = page.into_batch();
         assert_eq!(batch.lines.len(), 1);
-        assert!(!batch.is_present());
+        assert!(!batch.reached_end());
     }
 
     #[test]
@@ -430,7 +430,7 @@ mod tests {
         assert!(unnumbered.stuck().is_some());
         let batch = unnumbered.into_batch();
         assert!(matches!(batch.origin, Origin::Page { near_end: true, .. }));
-        assert!(!batch.is_present());
+        assert!(!batch.reached_end());
         let damaged = read("{\"seq\":4", 3, None).unwrap();
         assert!(matches!(damaged.stuck(), Some(UpstreamFault::Truncated { .. })));
         assert_eq!(damaged.into_batch().lines.len(), 1);
