@@ -102,11 +102,12 @@ fn programs() -> Option<PathBuf> {
 }
 
 /// Runs until its standard input ends, which is when the tests do. What the server has written is
-/// worth nothing then, so it need not reach the disk.
+/// worth nothing then, so it need not reach the disk. In /tmp whatever TMPDIR says: any user can
+/// write there, and the path of a socket is bounded to a hundred bytes.
 const SCRIPT: &str = r#"
 trap '' INT
 cd /
-directory=$(mktemp -d "${TMPDIR:-/tmp}/plc-postgres.XXXXXX") || exit 1
+directory=$(mktemp -d /tmp/plc-postgres.XXXXXX) || exit 1
 trap 'rm -rf "$directory"' EXIT
 "$PROGRAMS/initdb" -D "$directory/data" -U postgres -A trust -E UTF8 --locale=C --no-sync \
     >"$directory/log" 2>&1 || { cat "$directory/log" >&2; exit 1; }
