@@ -38,8 +38,10 @@ ALTER TABLE operations ALTER COLUMN operation SET STORAGE EXTERNAL;
 CREATE UNIQUE INDEX operations_sequence ON operations (sequence) WITH (fillfactor = 100)
     WHERE sequence IS NOT NULL;
 
--- Serves the export by time. Nearly ascending: late arrivals split a page here and there.
-CREATE INDEX operations_created_at ON operations (created_at) WITH (fillfactor = 100);
+-- Serves the export by time, which asks with `created_at >> 16` beside `created_at` and sorts within
+-- these 66 seconds. Equal keys are stored once, with six bytes for each row: a third of what an
+-- index on created_at itself takes. Nearly ascending: late arrivals split a page here and there.
+CREATE INDEX operations_created_at ON operations ((created_at >> 16)) WITH (fillfactor = 100);
 
 -- Strings that occur in many operations, which name them by number. Written in the
 -- transaction of the first operation that uses it, never changed.

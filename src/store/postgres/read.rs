@@ -57,12 +57,13 @@ const EXPORT_BY_SEQUENCE: &str = concat!(
     " FROM operations WHERE sequence > $1 ORDER BY sequence LIMIT $2"
 );
 
-/// With everything of the last millisecond, because the order within one is that of the CIDs,
-/// which the database does not know.
+/// By the index's 66 seconds, and by time within them. With everything of the last millisecond,
+/// because the order within one is that of the CIDs, which the database does not know.
 const EXPORT_BY_TIME: &str = concat!(
     "SELECT did, ",
     operation_columns!(),
-    " FROM operations WHERE created_at > $1 ORDER BY created_at FETCH FIRST $2 ROWS WITH TIES"
+    " FROM operations WHERE created_at >> 16 >= $1::int8 >> 16 AND created_at > $1
+        ORDER BY created_at >> 16, created_at FETCH FIRST $2 ROWS WITH TIES"
 );
 
 const LAST_SEQUENCE: &str = "SELECT max(sequence) FROM operations";
