@@ -10,4 +10,19 @@
 //! The modules stand in the order of the flow; each may use those before it, never those after.
 
 pub mod plc;
+
+pub mod judge;
+pub mod upstream;
+
 pub mod store;
+
+pub mod live;
+pub mod sync;
+
+pub mod serve;
+
+pub mod fsck;
+pub mod metrics;
+pub mod offline;
+
+pub mod generate;

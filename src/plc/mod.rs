@@ -9,6 +9,7 @@
 //! Nothing here knows of a database or a server, so that a second program could take this folder
 //! as it is.
 
+pub(crate) mod base58;
 pub mod cbor;
 pub mod chain;
 pub mod cid;
@@ -21,7 +22,9 @@ pub mod operation;
 pub mod signature;
 pub mod timestamp;
 
+pub use chain::{Acceptance, Chain, Refusal};
 pub use cid::Cid;
 pub use did::Did;
 
+pub use operation::Operation;
 pub use timestamp::Timestamp;

@@ -6,8 +6,15 @@
 //! transaction or nothing, and only for the follower that holds the lease at the position that
 //! the commit starts from.
 
+pub mod codec;
+mod postgres;
+mod sqlite;
+
 use bytes::Bytes;
 
+pub use self::postgres::Postgres;
+pub use self::sqlite::Sqlite;
+use crate::plc::entry::Logged;
 use crate::plc::{Cid, Did, Timestamp};
 
 /// An accepted operation, as it is written and as it is read back.
@@ -33,6 +40,18 @@ impl StoredOperation {
     /// The CID of its signed bytes.
     pub fn cid(&self) -> Cid {
         Cid::of(&self.signed)
+    }
+
+    /// As an entry of the log to be written; `cid` is [`StoredOperation::cid`].
+    pub fn logged<'a>(&'a self, cid: &'a Cid) -> Logged<'a> {
+        Logged {
+            did: &self.did,
+            cid,
+            created_at: self.created_at,
+            sequence: self.sequence,
+            nullified: self.nullified_by.is_some(),
+            signed: &self.signed,
+        }
     }
 }
 
@@ -67,6 +86,25 @@ pub struct StoredRefusal {
     pub received_at: Timestamp,
     /// When it was judged again and accepted after all.
     pub accepted_at: Option<Timestamp>,
+}
+
+impl StoredRefusal {
+    /// As it is listed for programs.
+    pub fn to_json(&self) -> serde_json::Value {
+        let NewRefusal { did, sequence, cid, kind, detail, awaits, line } = &self.refusal;
+        serde_json::json!({
+            "id": self.id,
+            "receivedAt": self.received_at.to_string(),
+            "kind": kind,
+            "expected": detail,
+            "did": did,
+            "sequence": sequence,
+            "cid": cid.map(|cid| cid.to_string()),
+            "awaits": awaits.map(|cid| cid.to_string()),
+            "acceptedAt": self.accepted_at.map(|at| at.to_string()),
+            "received": String::from_utf8_lossy(line),
+        })
+    }
 }
 
 /// What became of a kept refusal that was judged again.
@@ -160,7 +198,7 @@ pub struct Lease {
 }
 
 /// Errors of the store, by what is to be done about them.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// The database cannot be reached or cannot write now (a full disk too): try again later.
     #[error("the database is unavailable: {0}")]
@@ -184,4 +222,211 @@ pub enum StoreError {
     /// The setting `--database` cannot be used as it is.
     #[error("{0}")]
     Unusable(String),
+}
+
+/// What the store holds, for a status page and for metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// Accepted operations, nullified ones included.
+    pub operations: u64,
+    /// Identities.
+    pub identities: u64,
+    /// Kept refusals that were not accepted since.
+    pub refusals: u64,
+    /// Divergences that are not closed.
+    pub open_divergences: u64,
+    /// Bytes that the database takes on disk, indexes included.
+    pub bytes: u64,
+}
+
+/// The store, on one of its two backends. Cheap to clone: clones share their connections.
+///
+/// Reads never wait for the writer, and the writer never waits for them.
+#[derive(Debug, Clone)]
+pub enum Store {
+    /// A Postgres server.
+    Postgres(Postgres),
+    /// A file, in this process.
+    Sqlite(Sqlite),
+}
+
+/// Calls the same method of whichever backend it is.
+macro_rules! backend {
+    ($store:expr, $backend:ident => $call:expr) => {
+        match $store {
+            Store::Postgres($backend) => $call.await,
+            Store::Sqlite($backend) => $call.await,
+        }
+    };
+}
+
+impl Store {
+    /// Opens the store that `url` names, creating and migrating it as needed:
+    /// `sqlite://PATH`, `postgres://…` or `postgresql://…`.
+    pub async fn open(url: &str) -> Result<Store, StoreError> {
+        if let Some(path) = url.strip_prefix("sqlite://").filter(|path| !path.is_empty()) {
+            return Ok(Store::Sqlite(Sqlite::open(path.as_ref()).await?));
+        }
+        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            return Ok(Store::Postgres(Postgres::open(url).await?));
+        }
+        // What stands before `://` is enough to see the mistake; the rest may hold a password.
+        let given = match url.split_once("://") {
+            Some((scheme, _)) => format!("{scheme}://…"),
+            None => url.to_owned(),
+        };
+        Err(StoreError::Unusable(format!(
+            "the setting --database is `{given}`; it takes sqlite://PATH, \
+             postgres://USER@HOST/NAME or postgresql://USER@HOST/NAME"
+        )))
+    }
+
+    // ── reading
+
+    /// What is followed, or none before the first [`Store::follow`].
+    pub async fn source(&self) -> Result<Option<Source>, StoreError> {
+        backend!(self, store => store.source())
+    }
+
+    /// All operations of these identities, nullified ones included, by DID (as bytes) and
+    /// `created_at`.
+    pub async fn histories(&self, dids: &[Did]) -> Result<Vec<StoredOperation>, StoreError> {
+        backend!(self, store => store.histories(dids))
+    }
+
+    /// All operations of one identity, nullified ones included, by `created_at`.
+    pub async fn history(&self, did: &Did) -> Result<Vec<StoredOperation>, StoreError> {
+        backend!(self, store => store.history(did))
+    }
+
+    /// The newest operation of an identity that is not nullified.
+    pub async fn head(&self, did: &Did) -> Result<Option<StoredOperation>, StoreError> {
+        backend!(self, store => store.head(did))
+    }
+
+    /// At most `limit` operations with a sequence number above `after`, ascending.
+    pub async fn export_by_sequence(
+        &self,
+        after: i64,
+        limit: usize,
+    ) -> Result<Vec<StoredOperation>, StoreError> {
+        backend!(self, store => store.export_by_sequence(after, limit))
+    }
+
+    /// At most `limit` operations created after `after`, numbered or not, by `created_at` and then
+    /// the CID's text bytewise.
+    pub async fn export_by_time(
+        &self,
+        after: Option<Timestamp>,
+        limit: usize,
+    ) -> Result<Vec<StoredOperation>, StoreError> {
+        backend!(self, store => store.export_by_time(after, limit))
+    }
+
+    /// The highest sequence number that an operation holds.
+    pub async fn last_sequence(&self) -> Result<Option<i64>, StoreError> {
+        backend!(self, store => store.last_sequence())
+    }
+
+    /// The `limit` operations with the highest sequence numbers, descending.
+    pub async fn latest(&self, limit: usize) -> Result<Vec<StoredOperation>, StoreError> {
+        backend!(self, store => store.latest(limit))
+    }
+
+    /// The operations that hold these sequence numbers, ascending.
+    pub async fn sequences(&self, sequences: &[i64]) -> Result<Vec<StoredOperation>, StoreError> {
+        backend!(self, store => store.sequences(sequences))
+    }
+
+    /// At most `limit` kept refusals with an id above `after_id`, ascending, accepted ones
+    /// included; of one DID as its lines stated it, if given.
+    pub async fn refusals(
+        &self,
+        did: Option<&str>,
+        after_id: i64,
+        limit: usize,
+    ) -> Result<Vec<StoredRefusal>, StoreError> {
+        backend!(self, store => store.refusals(did, after_id, limit))
+    }
+
+    /// The refusals that are to be judged again once one of these operations is accepted, by id.
+    pub async fn refusals_awaiting(&self, cids: &[Cid]) -> Result<Vec<StoredRefusal>, StoreError> {
+        backend!(self, store => store.refusals_awaiting(cids))
+    }
+
+    /// At most `limit` of the operations that refusals wait for, each once.
+    pub async fn awaited(&self, limit: usize) -> Result<Vec<Cid>, StoreError> {
+        backend!(self, store => store.awaited(limit))
+    }
+
+    /// At most `limit` divergences with an id above `after_id`, ascending; those of a DID, of a
+    /// kind, open or closed, where given.
+    pub async fn divergences(
+        &self,
+        did: Option<&str>,
+        kind: Option<&str>,
+        open: Option<bool>,
+        after_id: i64,
+        limit: usize,
+    ) -> Result<Vec<StoredDivergence>, StoreError> {
+        backend!(self, store => store.divergences(did, kind, open, after_id, limit))
+    }
+
+    /// The first identity after this one in the order of the DIDs' bytes, without reading any of
+    /// its operations: the way around a damaged one.
+    pub async fn next_identity(&self, after: Option<Did>) -> Result<Option<Did>, StoreError> {
+        backend!(self, store => store.next_identity(after))
+    }
+
+    /// Whole identities after `after` in the order of the DID's bytes, each with all of its
+    /// operations by `created_at`: as many as hold about `operations` operations, and at least
+    /// one while there is one.
+    pub async fn next_histories(
+        &self,
+        after: Option<Did>,
+        operations: usize,
+    ) -> Result<Vec<StoredOperation>, StoreError> {
+        backend!(self, store => store.next_histories(after, operations))
+    }
+
+    /// How much there is.
+    pub async fn statistics(&self) -> Result<Statistics, StoreError> {
+        backend!(self, store => store.statistics())
+    }
+
+    // ── writing
+
+    /// Becomes the one follower of `upstream`: takes the lease (raising the epoch) and returns the
+    /// position to follow from. [`StoreError::LostLease`] while another follower is alive. The
+    /// upstream is recorded when none was; that it is the recorded one is for the caller to see.
+    pub async fn follow(&self, upstream: &str) -> Result<(Lease, Source), StoreError> {
+        backend!(self, store => store.follow(upstream))
+    }
+
+    /// Keeps the lease; to be called every few seconds.
+    pub async fn renew(&self, lease: &Lease) -> Result<(), StoreError> {
+        backend!(self, store => store.renew(lease))
+    }
+
+    /// Gives the lease up, so that the next follower need not wait for it to run out.
+    pub async fn release(&self, lease: Lease) -> Result<(), StoreError> {
+        backend!(self, store => store.release(lease))
+    }
+
+    /// Remembers another upstream as the one whose log this is.
+    pub async fn set_upstream(&self, lease: &Lease, upstream: &str) -> Result<(), StoreError> {
+        backend!(self, store => store.set_upstream(lease, upstream))
+    }
+
+    /// Writes all of a commit in one transaction, or nothing. [`StoreError::LostLease`] unless the
+    /// lease is still the newest and the stored cursor the one that the commit starts from.
+    pub async fn commit(&self, lease: &Lease, commit: &Commit) -> Result<(), StoreError> {
+        backend!(self, store => store.commit(lease, commit))
+    }
+
+    /// Whether a commit survives a loss of power (`live`), or only a crash of this process: what
+    /// was lost while catching up is fetched again.
+    pub async fn set_durability(&self, live: bool) -> Result<(), StoreError> {
+        backend!(self, store => store.set_durability(live))
+    }
 }

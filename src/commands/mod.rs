@@ -1,0 +1,124 @@
+//! The command line: one file a subcommand, and what they share.
+
+mod export;
+mod fsck;
+mod import;
+mod logging;
+mod metrics;
+mod progress;
+mod refused;
+mod resolve;
+mod serve;
+mod verify;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Parser, Subcommand};
+use plc_replica::plc::signature::{NativeVerifier, PlainVerifier, Tables, Verifier};
+
+/// An independent, verifying replica of the PLC directory.
+///
+/// Follows a directory of did:plc identifiers, checks every operation itself, keeps the whole log,
+/// and answers what the directory answers. Without a subcommand it runs `serve`.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = false)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(Box<serve::Args>),
+    Verify(verify::Args),
+    Fsck(fsck::Args),
+    Refused(refused::Args),
+    Resolve(resolve::Args),
+    Export(export::Args),
+    Import(import::Args),
+}
+
+/// Where the log is kept.
+#[derive(Debug, clap::Args)]
+pub struct Database {
+    /// Database: `sqlite://PATH` (created when missing) or `postgres://…`.
+    #[arg(
+        id = "database",
+        long = "database",
+        env = "DATABASE_URL",
+        hide_env_values = true,
+        value_name = "URL",
+        default_value = "sqlite://plc.db"
+    )]
+    pub url: String,
+}
+
+/// How signatures are checked.
+#[derive(Debug, clap::Args)]
+pub struct Signatures {
+    /// Check signatures of keys that are met often with tables of their multiples. `off` leaves
+    /// it all to the libraries; the verdicts are the same.
+    #[arg(
+        long,
+        env = "PLC_SIGNATURE_TABLES",
+        value_name = "on|off",
+        default_value = "on",
+        action = clap::ArgAction::Set,
+        value_parser = clap::builder::PossibleValuesParser::new(["on", "off"])
+    )]
+    signature_tables: String,
+}
+
+impl Signatures {
+    /// The verifier that these settings ask for.
+    pub fn verifier(&self) -> Arc<dyn Verifier> {
+        let tables = if self.signature_tables == "off" { Tables::Off } else { Tables::On };
+        Arc::new(NativeVerifier::new(tables))
+    }
+
+    /// That, or the second opinion.
+    pub fn verifier_or_plain(&self, plain: bool) -> Arc<dyn Verifier> {
+        if plain { Arc::new(PlainVerifier) } else { self.verifier() }
+    }
+}
+
+impl Cli {
+    /// Parses the arguments of the process; the first of them may be a setting of `serve`.
+    pub fn from_process() -> Cli {
+        let mut arguments: Vec<_> = std::env::args_os().collect();
+        let first = arguments.get(1).and_then(|first| first.to_str());
+        let serves = match first {
+            None => arguments.len() == 1,
+            Some("-h" | "--help" | "-V" | "--version") => false,
+            Some(first) => first.starts_with('-'),
+        };
+        if serves {
+            arguments.insert(1, "serve".into());
+        }
+        Cli::parse_from(arguments)
+    }
+
+    /// Runs the subcommand.
+    ///
+    /// # Errors
+    ///
+    /// What a person should read; the process ends with 2 then.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        if let Command::Verify(args) = &self.command {
+            return verify::run(args);
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        runtime.block_on(async {
+            match self.command {
+                Command::Serve(args) => serve::run(*args).await,
+                Command::Verify(args) => verify::run(&args),
+                Command::Fsck(args) => fsck::run(&args).await,
+                Command::Refused(args) => refused::run(&args).await,
+                Command::Resolve(args) => resolve::run(&args).await,
+                Command::Export(args) => export::run(&args).await,
+                Command::Import(args) => import::run(&args).await,
+            }
+        })
+    }
+}

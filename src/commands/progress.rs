@@ -1,0 +1,107 @@
+//! Progress of long work: a bar with rate and time left on a terminal, a log line now and then
+//! elsewhere.
+
+use std::cell::Cell;
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// How often a line is logged where there is no terminal.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// A meter of work that is done bit by bit.
+pub struct Meter {
+    what: String,
+    bar: Option<ProgressBar>,
+    total: Option<u64>,
+    unit: &'static str,
+    begun: Instant,
+    said: Cell<Instant>,
+}
+
+impl Meter {
+    /// Of bytes.
+    pub fn bytes(what: &str, total: Option<u64>) -> Meter {
+        Meter::new(
+            what,
+            total,
+            "bytes",
+            "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta} left",
+            "{msg} {spinner} {bytes} {bytes_per_sec}",
+        )
+    }
+
+    /// Of operations.
+    pub fn operations(what: &str, total: Option<u64>) -> Meter {
+        Meter::new(
+            what,
+            total,
+            "operations",
+            "{msg} {wide_bar} {human_pos}/{human_len} {per_sec} {eta} left",
+            "{msg} {spinner} {human_pos} {per_sec}",
+        )
+    }
+
+    fn new(
+        what: &str,
+        total: Option<u64>,
+        unit: &'static str,
+        bounded: &'static str,
+        unbounded: &'static str,
+    ) -> Meter {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = match total {
+                Some(total) => ProgressBar::new(total),
+                None => ProgressBar::new_spinner(),
+            };
+            let template = if total.is_some() { bounded } else { unbounded };
+            if let Ok(style) = ProgressStyle::with_template(template) {
+                bar.set_style(style);
+            }
+            bar.set_message(what.to_owned());
+            bar.enable_steady_tick(Duration::from_millis(250));
+            bar
+        });
+        let now = Instant::now();
+        Meter { what: what.to_owned(), bar, total, unit, begun: now, said: Cell::new(now) }
+    }
+
+    /// So much is done in all.
+    pub fn set(&self, done: u64) {
+        if let Some(bar) = &self.bar {
+            bar.set_position(done);
+            return;
+        }
+        if self.said.get().elapsed() < LINE_EVERY {
+            return;
+        }
+        self.said.set(Instant::now());
+        let rate = done as f64 / self.begun.elapsed().as_secs_f64();
+        let left = self.total.map(|total| total.saturating_sub(done) as f64 / rate.max(1e-9));
+        tracing::info!(
+            done,
+            total = self.total,
+            rate = rate.round(),
+            seconds_left = left.map(f64::round),
+            "{} ({})",
+            self.what,
+            self.unit
+        );
+    }
+
+    /// Prints something above the bar.
+    pub fn suspend<T>(&self, print: impl FnOnce() -> T) -> T {
+        match &self.bar {
+            Some(bar) => bar.suspend(print),
+            None => print(),
+        }
+    }
+
+    /// Takes the bar away.
+    pub fn finish(self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

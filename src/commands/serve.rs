@@ -1,0 +1,153 @@
+//! `plc-replica serve`: follow an upstream and serve what it has.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use plc_replica::live::{Feed, Status};
+use plc_replica::serve::{self, ServeSettings, ServeState};
+use plc_replica::store::{Store, StoreError};
+use plc_replica::sync::Follower;
+use plc_replica::upstream::{ExportClient, Limits};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// Follow a directory, verify every operation, and serve the log (the default).
+///
+/// Reads the directory's export from where the database ends, then its live stream, and answers
+/// what the directory answers on the same paths. SIGTERM and SIGINT end it in order.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    database: super::Database,
+    /// Directory or replica to follow: an http:// or https:// URL.
+    #[arg(long, env = "PLC_UPSTREAM", value_name = "URL", default_value = "https://plc.directory")]
+    upstream: String,
+    /// Requests a minute that the upstream is sent at most; 0 for no limit. The public directory
+    /// allows 500 in 5 minutes.
+    #[arg(
+        long,
+        env = "PLC_UPSTREAM_REQUESTS_PER_MINUTE",
+        value_name = "REQUESTS",
+        default_value_t = 100
+    )]
+    upstream_requests_per_minute: u32,
+    /// Address and port to serve on.
+    #[arg(long, env = "PLC_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:2582")]
+    listen: SocketAddr,
+    /// Address and port to serve `/metrics` on; none without it.
+    #[arg(long, env = "PLC_METRICS_LISTEN", value_name = "ADDRESS")]
+    metrics_listen: Option<SocketAddr>,
+    /// `/_ready` answers 200 only while the log is less than this behind the upstream.
+    #[arg(long, env = "PLC_READY_LAG_SECONDS", value_name = "SECONDS", default_value_t = 60)]
+    ready_lag_seconds: u64,
+    /// A stream client whose next operation is older than this is closed with `OutdatedCursor`.
+    #[arg(
+        long,
+        env = "PLC_STREAM_CATCH_UP_SECONDS",
+        value_name = "SECONDS",
+        default_value_t = 7 * 24 * 60 * 60
+    )]
+    stream_catch_up_seconds: u64,
+    #[command(flatten)]
+    signatures: super::Signatures,
+    #[command(flatten)]
+    logging: super::logging::Logging,
+}
+
+/// First and longest pause while the database cannot be reached at start.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+
+/// Runs the command.
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    args.logging.start();
+    let user_agent = concat!("plc-replica/", env!("CARGO_PKG_VERSION"));
+    let client = ExportClient::new(
+        &args.upstream,
+        args.upstream_requests_per_minute,
+        user_agent,
+        Limits::default(),
+    )
+    .map_err(|error| anyhow::anyhow!("--upstream: {error}"))?;
+    if let Some(address) = args.metrics_listen {
+        super::metrics::listen(address).await?;
+    }
+    let listener = TcpListener::bind(args.listen)
+        .await
+        .with_context(|| format!("--listen {}: cannot listen there", args.listen))?;
+    let shutdown = on_signals()?;
+
+    let Some(store) = open(&args.database.url, &shutdown).await? else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    let source = store.source().await?;
+    let status = Arc::new(Status::new(client.base(), source.as_ref()));
+    let feed = Arc::new(Feed::new());
+    tracing::info!(
+        listen = %args.listen,
+        upstream = client.base(),
+        cursor = source.as_ref().map_or(0, |source| source.cursor),
+        "serving"
+    );
+    let state = ServeState {
+        store: store.clone(),
+        feed: Arc::clone(&feed),
+        status: Arc::clone(&status),
+        settings: ServeSettings {
+            ready_lag: Duration::from_secs(args.ready_lag_seconds),
+            stream_catch_up: Duration::from_secs(args.stream_catch_up_seconds),
+        },
+    };
+    let server = tokio::spawn(serve::run(listener, state, shutdown.clone()));
+    let verifier = args.signatures.verifier();
+    let followed = Follower { store, client, verifier, feed, status }.run(shutdown.clone()).await;
+    // Without a follower there is nothing to serve for: either both run, or neither.
+    shutdown.cancel();
+    server.await?;
+    followed?;
+    tracing::info!("ended in order");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Opens the store, waiting for a database that is not there yet; `None` when asked to end.
+async fn open(url: &str, shutdown: &CancellationToken) -> anyhow::Result<Option<Store>> {
+    let mut pause = PAUSES.0;
+    let mut said = false;
+    loop {
+        match Store::open(url).await {
+            Ok(store) => return Ok(Some(store)),
+            Err(StoreError::Unavailable(reason)) => {
+                if !std::mem::replace(&mut said, true) {
+                    tracing::warn!(
+                        "the database is unavailable: {reason}; retried until it is there"
+                    );
+                }
+            }
+            Err(error) => return Err(error).context("--database"),
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(None),
+            () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSES.1),
+        }
+    }
+}
+
+/// Cancelled by SIGTERM and SIGINT.
+fn on_signals() -> anyhow::Result<CancellationToken> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let shutdown = CancellationToken::new();
+    let cancelled = shutdown.clone();
+    tokio::spawn(async move {
+        let name = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        tracing::info!("{name}: finishing the batch in hand");
+        cancelled.cancel();
+    });
+    Ok(shutdown)
+}

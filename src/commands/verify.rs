@@ -1,0 +1,141 @@
+//! `plc-replica verify`: judge a dump offline, whoever it comes from.
+
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::mpsc;
+use std::time::Instant;
+
+use anyhow::Context;
+use plc_replica::offline::{Finding, OfflineJudge, Summary};
+use plc_replica::plc::signature::Verifier;
+use plc_replica::upstream::{Block, Dump, DumpError, Progress};
+
+use super::progress::Meter;
+
+/// Judge an audit log or an export offline, by the rules of did:plc alone.
+///
+/// Reads an audit log (a JSON array) or an export in either format (JSON lines), plain or
+/// compressed with gzip or zstd. Prints a line for each operation that is refused and for each
+/// `nullified` flag that the log does not lead to, then a summary. Ends with 0 when there is none,
+/// with 1 when there is one, and with 2 when the input cannot be read.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Files to verify, each on its own; `-` is standard input.
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+    /// Print JSON: an object a line for each finding, and one with the summary at the end.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    signatures: super::Signatures,
+}
+
+/// Blocks that wait while others are judged; a block is at most some megabytes.
+const BLOCKS_AHEAD: usize = 4;
+
+/// Runs the command.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let verifier = args.signatures.verifier();
+    let mut out = BufWriter::new(io::stdout().lock());
+    let mut clean = true;
+    for path in &args.files {
+        clean &= verify(path, args.json, &*verifier, &mut out)?;
+    }
+    out.flush().context("cannot write to standard output")?;
+    Ok(if clean { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+fn verify(
+    path: &Path,
+    json: bool,
+    verifier: &dyn Verifier,
+    out: &mut impl Write,
+) -> anyhow::Result<bool> {
+    let dump = Dump::open(path)?;
+    let name = dump.name().to_owned();
+    let progress = dump.progress();
+    let begun = Instant::now();
+    let mut judge = OfflineJudge::new(verifier);
+    let meter = Meter::bytes(&format!("verifying {name}"), progress.total);
+    read_ahead(dump, |blocks| -> anyhow::Result<()> {
+        for block in blocks {
+            for finding in judge.judge(&block?)? {
+                meter.suspend(|| print_finding(&finding, json, out))?;
+            }
+            meter.set(Progress::read(&progress));
+        }
+        Ok(())
+    })?;
+    meter.finish();
+    let (findings, summary) = judge.finish();
+    for finding in findings {
+        print_finding(&finding, json, out)?;
+    }
+    print_summary(&name, &summary, begun.elapsed().as_secs_f64(), json, out)?;
+    Ok(summary.is_clean())
+}
+
+/// Reads and decompresses on a thread of its own, ahead of what is done with it.
+fn read_ahead<T>(
+    dump: Dump,
+    work: impl FnOnce(mpsc::Receiver<Result<Block, DumpError>>) -> T,
+) -> T {
+    let (sender, blocks) = mpsc::sync_channel(BLOCKS_AHEAD);
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            for block in dump {
+                if sender.send(block).is_err() {
+                    break;
+                }
+            }
+        });
+        work(blocks)
+    })
+}
+
+fn print_finding(finding: &Finding, json: bool, out: &mut impl Write) -> anyhow::Result<()> {
+    if json {
+        serde_json::to_writer(&mut *out, finding)?;
+        writeln!(out)?;
+    } else {
+        let Finding { line, did, cid, kind, expected } = finding;
+        let shown = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
+        writeln!(out, "line {line}: {} {} {kind}: {expected}", shown(did), shown(cid))?;
+    }
+    Ok(())
+}
+
+fn print_summary(
+    name: &str,
+    summary: &Summary,
+    seconds: f64,
+    json: bool,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    let rate = summary.operations as f64 / seconds.max(1e-6);
+    if json {
+        let mut value = serde_json::to_value(summary)?;
+        value["file"] = name.into();
+        value["seconds"] = seconds.into();
+        value["operationsPerSecond"] = rate.round().into();
+        writeln!(out, "{value}")?;
+        return Ok(());
+    }
+    let Summary { operations, identities, accepted, repeated, refused, wrong_flags } = summary;
+    writeln!(out, "{name}: {operations} operations of {identities} identities")?;
+    writeln!(out, "  accepted  {accepted}")?;
+    if *repeated > 0 {
+        writeln!(out, "  repeated  {repeated}")?;
+    }
+    let total: u64 = refused.values().sum();
+    writeln!(out, "  refused   {total}")?;
+    for (kind, count) in refused {
+        writeln!(out, "    {kind}  {count}")?;
+    }
+    if *wrong_flags > 0 {
+        writeln!(out, "  nullified flags that the log does not lead to  {wrong_flags}")?;
+    }
+    writeln!(out, "  {seconds:.1} s, {rate:.0} operations a second")?;
+    Ok(())
+}

@@ -1,0 +1,211 @@
+//! The store's check of itself: everything in it judged again from its own bytes.
+
+use rayon::prelude::*;
+
+use crate::plc::chain::{Chain, Link, Proposed};
+use crate::plc::signature::Verifier;
+use crate::plc::{Did, Operation, Timestamp};
+use crate::store::{Store, StoreError, StoredOperation};
+
+/// Operations that are read at once: some megabytes, and enough for all cores.
+const BLOCK: usize = 8_000;
+/// Refusals that are read at once.
+const REFUSALS: usize = 1_000;
+
+/// A damaged row.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Damage {
+    /// Where: an identity and `createdAt`, or what the store says.
+    pub place: String,
+    /// What is wrong.
+    pub reason: String,
+}
+
+/// What was checked.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Checked {
+    /// Operations.
+    pub operations: u64,
+    /// Identities.
+    pub identities: u64,
+    /// Damaged rows.
+    pub damaged: u64,
+}
+
+/// Checks a whole store: that every operation reads back, that each chain is accepted again from
+/// its genesis on with the same signers and the same nullified flags, and that the cursor is not
+/// beyond what was received. `found` is called for each damaged row, `progress` with the number
+/// of operations so far.
+///
+/// # Errors
+///
+/// When the store cannot be read at all.
+pub async fn check(
+    store: &Store,
+    verifier: &dyn Verifier,
+    mut found: impl FnMut(Damage),
+    mut progress: impl FnMut(u64),
+) -> Result<Checked, StoreError> {
+    let mut checked = Checked::default();
+    let mut highest = 0;
+    let mut next = read(store, None).await?;
+    while let Some(block) = next.take() {
+        let after = block.after;
+        // The next block is read while this one is checked.
+        let reading = tokio::spawn({
+            let store = store.clone();
+            async move { read(&store, after).await }
+        });
+        let damages = tokio::task::block_in_place(|| check_block(&block.operations, verifier));
+        checked.operations += block.operations.len() as u64;
+        checked.identities += block.operations.chunk_by(|a, b| a.did == b.did).count() as u64;
+        let numbers = block.operations.iter().filter_map(|operation| operation.sequence);
+        highest = numbers.fold(highest, i64::max);
+        for damage in block.damaged.into_iter().chain(damages) {
+            checked.damaged += 1;
+            found(damage);
+        }
+        progress(checked.operations);
+        next = match (after, reading.await) {
+            (None, _) => None,
+            (Some(_), Ok(next)) => next?,
+            (Some(_), Err(error)) => std::panic::resume_unwind(error.into_panic()),
+        };
+    }
+    if let Some(damage) = check_cursor(store, highest).await? {
+        checked.damaged += 1;
+        found(damage);
+    }
+    Ok(checked)
+}
+
+/// A run of whole identities.
+struct Block {
+    operations: Vec<StoredOperation>,
+    damaged: Option<Damage>,
+    /// Where the next block begins; none when this is the last.
+    after: Option<Did>,
+}
+
+async fn read(store: &Store, after: Option<Did>) -> Result<Option<Block>, StoreError> {
+    match store.next_histories(after, BLOCK).await {
+        Ok(operations) => {
+            let after = operations.last().map(|operation| operation.did);
+            Ok(after.map(|_| Block { operations, damaged: None, after }))
+        }
+        Err(StoreError::Damaged { .. }) => read_around_damage(store, after).await,
+        Err(error) => Err(error),
+    }
+}
+
+/// Reads identity by identity where a row among them cannot be read, so that only that one is
+/// left out.
+async fn read_around_damage(
+    store: &Store,
+    mut after: Option<Did>,
+) -> Result<Option<Block>, StoreError> {
+    let mut block = Block { operations: Vec::new(), damaged: None, after };
+    while block.operations.len() < BLOCK {
+        let Some(did) = store.next_identity(after).await? else { break };
+        match store.history(&did).await {
+            Ok(history) => block.operations.extend(history),
+            Err(StoreError::Damaged { place, reason }) => {
+                block.damaged = Some(Damage { place: format!("{did} ({place})"), reason });
+            }
+            Err(error) => return Err(error),
+        }
+        after = Some(did);
+        block.after = after;
+        if block.damaged.is_some() {
+            break;
+        }
+    }
+    let nothing = block.operations.is_empty() && block.damaged.is_none();
+    Ok((!nothing).then_some(block))
+}
+
+fn check_block(operations: &[StoredOperation], verifier: &dyn Verifier) -> Vec<Damage> {
+    let histories: Vec<&[StoredOperation]> = operations.chunk_by(|a, b| a.did == b.did).collect();
+    histories
+        .par_iter()
+        .with_min_len(HISTORIES)
+        .flat_map_iter(|history| check_history(history, verifier))
+        .collect()
+}
+
+/// Identities that one thread checks in a row.
+const HISTORIES: usize = 8;
+
+/// Judges one identity again from its genesis on.
+fn check_history(history: &[StoredOperation], verifier: &dyn Verifier) -> Vec<Damage> {
+    let mut chain = Chain::default();
+    let mut damages = Vec::new();
+    for stored in history {
+        if let Err(reason) = check_operation(stored, &mut chain, verifier) {
+            damages.push(damage(stored, reason));
+        }
+    }
+    // Flags say nothing beside a chain that does not verify.
+    if damages.is_empty() {
+        let flags = history.iter().zip(chain.links());
+        damages.extend(flags.filter_map(|(stored, link)| check_flag(stored, link)));
+    }
+    damages
+}
+
+fn check_flag(stored: &StoredOperation, link: &Link) -> Option<Damage> {
+    if stored.nullified_by == link.nullified_by {
+        return None;
+    }
+    let shown = |by: Option<Timestamp>| by.map_or("nothing".to_owned(), |at| at.to_string());
+    let (is, leads) = (shown(stored.nullified_by), shown(link.nullified_by));
+    Some(damage(stored, format!("stored as nullified by {is}, the chain leads to {leads}")))
+}
+
+fn check_operation(
+    stored: &StoredOperation,
+    chain: &mut Chain,
+    verifier: &dyn Verifier,
+) -> Result<(), String> {
+    let operation = Operation::read(&stored.signed).map_err(|error| error.to_string())?;
+    let proposed = Proposed {
+        did: stored.did,
+        cid: stored.cid(),
+        created_at: stored.created_at,
+        sequence: stored.sequence,
+        operation,
+    };
+    let acceptance = chain.judge(&proposed, verifier).map_err(|refusal| {
+        format!("{} does not verify: {}: {refusal}", proposed.cid, refusal.kind())
+    })?;
+    chain.append(&proposed, &acceptance);
+    if acceptance.signer != stored.signer {
+        return Err(format!(
+            "signed by rotation key {}, stored is {}",
+            acceptance.signer, stored.signer
+        ));
+    }
+    Ok(())
+}
+
+fn damage(stored: &StoredOperation, reason: String) -> Damage {
+    Damage { place: format!("{} at {}", stored.did, stored.created_at), reason }
+}
+
+/// A cursor beyond everything that was received would mean that something was passed over.
+async fn check_cursor(store: &Store, highest: i64) -> Result<Option<Damage>, StoreError> {
+    let Some(source) = store.source().await? else { return Ok(None) };
+    let mut received = highest;
+    let mut after = 0;
+    while received < source.cursor {
+        let refusals = store.refusals(None, after, REFUSALS).await?;
+        let Some(last) = refusals.last() else { break };
+        after = last.id;
+        let numbers = refusals.iter().filter_map(|kept| kept.refusal.sequence);
+        received = numbers.fold(received, i64::max);
+    }
+    Ok((received < source.cursor).then(|| Damage {
+        place: format!("the cursor of {}", source.upstream),
+        reason: format!("it is {}, and nothing beyond {received} was ever received", source.cursor),
+    }))
+}

@@ -1,0 +1,216 @@
+//! From received lines to verdicts, a batch at a time: decoded in parallel, grouped by identity,
+//! each group judged in parallel against its chain. CPU only; who calls brings the chains.
+
+use std::collections::hash_map::Entry as MapEntry;
+
+use ahash::AHashMap;
+use bytes::Bytes;
+use rayon::prelude::*;
+
+use crate::plc::chain::Proposed;
+use crate::plc::entry::{Received, Undecodable};
+use crate::plc::signature::Verifier;
+use crate::plc::{Acceptance, Chain, Cid, Did, Operation, Refusal, Timestamp};
+
+/// What is decided about one received operation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is the next of its chain.
+    Accepted(Acceptance),
+    /// It is in its chain already; what was stated otherwise this time.
+    Known(Restated),
+    /// It is refused.
+    Refused(Refusal),
+}
+
+/// How a second statement of an operation differs from the first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Restated {
+    /// The CID that was stated, when it is not that of the operation.
+    pub cid: Option<String>,
+    /// The `createdAt` that is held, when another was stated.
+    pub created_at: Option<Timestamp>,
+    /// The sequence number that is held, when another was stated.
+    pub sequence: Option<i64>,
+    /// The operation had no sequence number, and this is it.
+    pub numbered: Option<i64>,
+}
+
+impl Restated {
+    /// True when nothing was stated differently.
+    pub fn agrees(&self) -> bool {
+        self.cid.is_none() && self.created_at.is_none() && self.sequence.is_none()
+    }
+}
+
+/// Decodes lines on all cores, in their order.
+pub fn decode(lines: &[Bytes]) -> Vec<Result<Received, Undecodable>> {
+    lines.par_iter().with_min_len(DECODE_CHUNK).map(|line| Received::decode(line)).collect()
+}
+
+/// Lines that one thread decodes in a row: some tens of microseconds, so that handing out work
+/// costs little beside it.
+const DECODE_CHUNK: usize = 32;
+
+/// The operations of one identity in a batch, and its chain before them.
+#[derive(Debug, Default)]
+pub struct Group {
+    /// The chain; after judging with what was accepted.
+    pub chain: Chain,
+    /// Candidates in the order of receipt.
+    pub candidates: Vec<Candidate>,
+}
+
+/// An operation to be judged.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    /// What the caller knows it by.
+    pub place: Place,
+    /// The operation.
+    pub received: Received,
+    /// Another operation that holds the same sequence number.
+    pub number_held_by: Option<Cid>,
+}
+
+/// Where a candidate comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Index of the line in the batch.
+    Line(usize),
+    /// A refusal kept earlier, by its number, that is judged again when its `prev` is accepted.
+    Kept(i64),
+}
+
+/// A candidate and its verdict.
+#[derive(Debug, Clone)]
+pub struct Judged {
+    /// The candidate.
+    pub candidate: Candidate,
+    /// What was decided.
+    pub verdict: Verdict,
+}
+
+/// Groups candidates by identity, in the order in which the identities first appear.
+pub fn group(candidates: impl Iterator<Item = Candidate>) -> Vec<(Did, Group)> {
+    let mut places: AHashMap<Did, usize> = AHashMap::new();
+    let mut groups: Vec<(Did, Group)> = Vec::new();
+    for candidate in candidates {
+        let did = candidate.received.did;
+        let at = match places.entry(did) {
+            MapEntry::Occupied(place) => *place.get(),
+            MapEntry::Vacant(place) => {
+                groups.push((did, Group::default()));
+                *place.insert(groups.len() - 1)
+            }
+        };
+        groups[at].1.candidates.push(candidate);
+    }
+    groups
+}
+
+/// Judges all groups on all cores. Each group's chain ends up with what was accepted of it, and
+/// its candidates move into the answer.
+pub fn judge(groups: &mut [(Did, Group)], verifier: &dyn Verifier) -> Vec<Judged> {
+    groups
+        .par_iter_mut()
+        .with_min_len(GROUP_CHUNK)
+        .flat_map_iter(|(_, group)| group.judge(verifier))
+        .collect()
+}
+
+/// Identities that one thread judges in a row.
+const GROUP_CHUNK: usize = 4;
+
+impl Group {
+    /// Judges the candidates in turn. One that is refused because its `prev` is not here is
+    /// judged again as soon as that `prev` is accepted, whether it came with this batch or was
+    /// kept from an earlier one.
+    fn judge(&mut self, verifier: &dyn Verifier) -> Vec<Judged> {
+        let mut judged = Vec::with_capacity(self.candidates.len());
+        let (mut waiting, arriving): (Vec<_>, Vec<_>) = std::mem::take(&mut self.candidates)
+            .into_iter()
+            .partition(|candidate| matches!(candidate.place, Place::Kept(_)));
+        for candidate in arriving {
+            let mut next = Some(candidate);
+            while let Some(candidate) = next.take() {
+                let verdict = self.judge_one(&candidate, verifier);
+                match &verdict {
+                    Verdict::Refused(refusal) if refusal.awaits().is_some() => {
+                        waiting.push(candidate);
+                        break;
+                    }
+                    _ => judged.push(Judged { candidate, verdict }),
+                }
+                // Whatever waited for something that is in the chain now is judged again.
+                let freed = waiting.iter().position(|waiting| self.is_awaited_here(waiting));
+                next = freed.map(|at| waiting.remove(at));
+            }
+        }
+        // What still waits has been judged for the last time here. A kept one that nothing freed
+        // stays as it is on record.
+        let left = waiting.into_iter().filter(|left| matches!(left.place, Place::Line(_)));
+        for candidate in left {
+            let verdict = self.judge_one(&candidate, verifier);
+            judged.push(Judged { candidate, verdict });
+        }
+        judged
+    }
+
+    fn is_awaited_here(&self, waiting: &Candidate) -> bool {
+        let prev = Operation::read(&waiting.received.signed)
+            .ok()
+            .and_then(|operation| operation.prev().and_then(|prev| prev.parse::<Cid>().ok()));
+        prev.is_some_and(|prev| self.chain.find(&prev).is_some())
+    }
+
+    fn judge_one(&mut self, candidate: &Candidate, verifier: &dyn Verifier) -> Verdict {
+        let received = &candidate.received;
+        if let Some(restated) = self.restated(received) {
+            if let Some(number) = restated.numbered.filter(|_| candidate.number_held_by.is_none()) {
+                self.chain.number(&received.cid, number);
+            }
+            return Verdict::Known(restated);
+        }
+        match self.judge_new(candidate, verifier) {
+            Ok(acceptance) => Verdict::Accepted(acceptance),
+            Err(refusal) => Verdict::Refused(refusal),
+        }
+    }
+
+    /// What differs from what is held, if the operation is.
+    fn restated(&self, received: &Received) -> Option<Restated> {
+        let held = self.chain.find(&received.cid)?;
+        Some(Restated {
+            cid: received.stated_cid.clone(),
+            created_at: (held.created_at != received.created_at).then_some(held.created_at),
+            sequence: held.sequence.filter(|held| received.sequence.is_some_and(|n| n != *held)),
+            numbered: received.sequence.filter(|_| held.sequence.is_none()),
+        })
+    }
+
+    fn judge_new(
+        &mut self,
+        candidate: &Candidate,
+        verifier: &dyn Verifier,
+    ) -> Result<Acceptance, Refusal> {
+        let received = &candidate.received;
+        if let Some(stated) = &received.stated_cid {
+            return Err(Refusal::CidMismatch { stated: stated.clone(), computed: received.cid });
+        }
+        let operation = Operation::read(&received.signed)
+            .map_err(|error| Refusal::Malformed { reason: error.to_string() })?;
+        let proposed = Proposed {
+            did: received.did,
+            cid: received.cid,
+            created_at: received.created_at,
+            sequence: received.sequence,
+            operation,
+        };
+        let acceptance = self.chain.judge(&proposed, verifier)?;
+        if let (Some(holder), Some(sequence)) = (candidate.number_held_by, received.sequence) {
+            return Err(Refusal::SequenceConflict { sequence, holder });
+        }
+        self.chain.append(&proposed, &acceptance);
+        Ok(acceptance)
+    }
+}

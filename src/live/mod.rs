@@ -1,0 +1,11 @@
+//! What the follower tells the server while both run: the new operations, for stream clients
+//! ([`Feed`]), and how fresh the store is ([`Status`]).
+//!
+//! Both are told after a commit, never before: whoever hears of an operation here finds it in
+//! the store.
+
+mod feed;
+mod status;
+
+pub use feed::{Feed, Lagged, Message, Subscription};
+pub use status::{Mode, Status};

@@ -1,0 +1,179 @@
+//! How fresh the store is, for the answers of the server.
+
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, Ordering};
+use std::time::Duration;
+
+use crate::plc::Timestamp;
+use crate::store::Source;
+
+/// What the follower is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Mode {
+    /// Reading pages of the upstream's past.
+    CatchingUp,
+    /// Following the upstream's present.
+    Live,
+    /// Waiting for an upstream that cannot be reached or does not answer sense.
+    Waiting,
+    /// Not following: the store is only served.
+    Idle,
+}
+
+impl Mode {
+    /// The name in `/_health`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Mode::CatchingUp => "catching-up",
+            Mode::Live => "live",
+            Mode::Waiting => "waiting",
+            Mode::Idle => "idle",
+        }
+    }
+}
+
+/// How far the store has come. Written by the follower, read by every answer, without a lock:
+/// each figure is read for itself, and all but the mode only ever rise.
+#[derive(Debug)]
+pub struct Status {
+    upstream: String,
+    sequence: AtomicI64,
+    last_operation: AtomicI64,
+    last_word: AtomicI64,
+    as_of: AtomicI64,
+    mode: AtomicU8,
+    caught_up: AtomicBool,
+}
+
+/// Stands for "never" in the times.
+const NEVER: i64 = i64::MIN;
+
+impl Status {
+    /// The status of a follower of `upstream` (its base URL) that has just started on a store
+    /// with this source, or on an empty one.
+    pub fn new(upstream: &str, source: Option<&Source>) -> Status {
+        let caught_up_at = source.and_then(|source| source.caught_up_at);
+        Status {
+            upstream: upstream.trim_end_matches('/').to_owned(),
+            sequence: AtomicI64::new(source.map_or(0, |source| source.cursor)),
+            last_operation: AtomicI64::new(NEVER),
+            last_word: AtomicI64::new(NEVER),
+            as_of: AtomicI64::new(caught_up_at.map_or(NEVER, Timestamp::millis)),
+            mode: AtomicU8::new(Mode::Idle as u8),
+            caught_up: AtomicBool::new(caught_up_at.is_some()),
+        }
+    }
+
+    /// A batch was committed: the cursor afterwards, and the latest `createdAt` in it.
+    pub fn committed(&self, sequence: i64, latest: Option<Timestamp>) {
+        self.sequence.fetch_max(sequence, Ordering::Release);
+        if let Some(latest) = latest {
+            self.last_operation.fetch_max(latest.millis(), Ordering::Release);
+            self.as_of.fetch_max(latest.millis(), Ordering::Release);
+        }
+    }
+
+    /// The upstream said something, if only that it is there.
+    pub fn heard(&self, at: Timestamp) {
+        self.last_word.fetch_max(at.millis(), Ordering::Release);
+    }
+
+    /// Everything that the upstream had at this time is committed.
+    pub fn current(&self, at: Timestamp) {
+        self.as_of.fetch_max(at.millis(), Ordering::Release);
+        self.caught_up.store(true, Ordering::Release);
+    }
+
+    /// The follower now does this.
+    pub fn set_mode(&self, mode: Mode) {
+        self.mode.store(mode as u8, Ordering::Release);
+    }
+
+    /// Base URL of the upstream, without a slash at its end.
+    pub fn upstream(&self) -> &str {
+        &self.upstream
+    }
+
+    /// The last sequence number that is committed; 0 before the first.
+    pub fn sequence(&self) -> i64 {
+        self.sequence.load(Ordering::Acquire)
+    }
+
+    /// The latest `createdAt` that was committed since the start.
+    pub fn last_operation(&self) -> Option<Timestamp> {
+        time(&self.last_operation)
+    }
+
+    /// How long ago the upstream said something; none when it has not since the start.
+    pub fn upstream_age(&self, now: Timestamp) -> Option<Duration> {
+        time(&self.last_word).map(|at| now.since(at))
+    }
+
+    /// The time up to which the store has everything: while following live, the last time that
+    /// everything the upstream had was committed; while catching up, the `createdAt` that the
+    /// log has been read up to.
+    pub fn as_of(&self) -> Option<Timestamp> {
+        time(&self.as_of)
+    }
+
+    /// How old the store's picture is; none before the first commit.
+    pub fn lag(&self, now: Timestamp) -> Option<Duration> {
+        self.as_of().map(|at| now.since(at))
+    }
+
+    /// What the follower is doing.
+    pub fn mode(&self) -> Mode {
+        [Mode::CatchingUp, Mode::Live, Mode::Waiting]
+            .into_iter()
+            .find(|&mode| mode as u8 == self.mode.load(Ordering::Acquire))
+            .unwrap_or(Mode::Idle)
+    }
+
+    /// Whether the log was caught up once: from then on an identity that is not here does not
+    /// exist.
+    pub fn caught_up(&self) -> bool {
+        self.caught_up.load(Ordering::Acquire)
+    }
+}
+
+fn time(millis: &AtomicI64) -> Option<Timestamp> {
+    match millis.load(Ordering::Acquire) {
+        NEVER => None,
+        millis => Some(Timestamp::from_millis(millis)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_picture_is_as_old_as_the_last_time_that_it_was_whole() {
+        let at = Timestamp::from_millis;
+        let status = Status::new("https://plc.example/", None);
+        assert_eq!(status.upstream(), "https://plc.example");
+        assert_eq!((status.sequence(), status.as_of(), status.caught_up()), (0, None, false));
+
+        status.committed(7, Some(at(1_000)));
+        status.heard(at(90_000));
+        assert_eq!((status.sequence(), status.as_of()), (7, Some(at(1_000))));
+        assert_eq!(status.lag(at(91_000)), Some(Duration::from_secs(90)));
+        assert_eq!(status.upstream_age(at(91_000)), Some(Duration::from_secs(1)));
+
+        status.current(at(90_000));
+        // An operation that was accepted late changes nothing about how far we are.
+        status.committed(5, Some(at(500)));
+        assert_eq!((status.sequence(), status.as_of()), (7, Some(at(90_000))));
+        assert_eq!(status.last_operation(), Some(at(1_000)));
+        assert!(status.caught_up());
+    }
+
+    #[test]
+    fn every_mode_comes_back() {
+        let status = Status::new("", None);
+        for mode in [Mode::CatchingUp, Mode::Live, Mode::Waiting, Mode::Idle] {
+            status.set_mode(mode);
+            assert_eq!(status.mode(), mode);
+        }
+    }
+}

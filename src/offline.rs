@@ -1,0 +1,419 @@
+//! Judging a log that is read from a file, from its first line to its last, in bounded memory:
+//! the chains of identities not met for long go to a temporary database.
+
+use std::collections::BTreeMap;
+
+use ahash::{AHashMap, RandomState};
+use bytes::Bytes;
+use lru::LruCache;
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::judge::{self, Candidate, Group, Judged, Place, Verdict};
+use crate::plc::chain::{Chain, Link};
+use crate::plc::entry::Undecodable;
+use crate::plc::signature::Verifier;
+use crate::plc::{Cid, Did, Timestamp};
+
+/// Operations whose chains are kept in memory, about 150 MB; the rest is in the temporary
+/// database.
+const MAX_LINKS: usize = 400_000;
+
+/// A line that was not accepted, or whose flag is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Finding {
+    /// Number of the line, or of the element of an audit log, from 1.
+    pub line: u64,
+    /// The DID as stated.
+    pub did: String,
+    /// The CID, computed where it could be.
+    pub cid: String,
+    /// The refusal's name, or `nullified-flag`.
+    pub kind: String,
+    /// What was expected.
+    pub expected: String,
+}
+
+/// What came of a whole log.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Summary {
+    /// Lines that were read.
+    pub operations: u64,
+    /// Different identities with an accepted operation.
+    pub identities: u64,
+    /// Operations that were accepted.
+    pub accepted: u64,
+    /// Lines with an operation that was there before.
+    pub repeated: u64,
+    /// Lines that were refused, by the refusal's name.
+    pub refused: BTreeMap<String, u64>,
+    /// Operations whose stated `nullified` flag is not what the log leads to.
+    pub wrong_flags: u64,
+}
+
+impl Summary {
+    /// Whether everything was accepted and every stated flag agrees.
+    pub fn is_clean(&self) -> bool {
+        self.refused.is_empty() && self.wrong_flags == 0
+    }
+}
+
+/// The temporary database failed.
+#[derive(Debug, thiserror::Error)]
+#[error("the temporary database for what does not fit into memory failed: {0}")]
+pub struct SpillError(#[from] rusqlite::Error);
+
+/// Judges a log block by block.
+pub struct OfflineJudge<'a> {
+    verifier: &'a dyn Verifier,
+    chains: Chains,
+    summary: Summary,
+    /// Operations stated to be nullified, until something in the log nullifies them.
+    stated_nullified: AHashMap<(Did, Timestamp), (u64, Cid)>,
+}
+
+impl<'a> OfflineJudge<'a> {
+    /// A judge that has seen nothing.
+    pub fn new(verifier: &'a dyn Verifier) -> OfflineJudge<'a> {
+        OfflineJudge {
+            verifier,
+            chains: Chains::default(),
+            summary: Summary::default(),
+            stated_nullified: AHashMap::new(),
+        }
+    }
+
+    /// Judges the next lines of the log, each with its number; what is wrong with them, in order.
+    ///
+    /// # Errors
+    ///
+    /// When the temporary database fails.
+    pub fn judge(&mut self, block: &[(u64, Bytes)]) -> Result<Vec<Finding>, SpillError> {
+        let lines: Vec<Bytes> = block.iter().map(|(_, line)| line.clone()).collect();
+        let mut findings = Vec::new();
+        let mut candidates = Vec::with_capacity(lines.len());
+        for (index, decoded) in judge::decode(&lines).into_iter().enumerate() {
+            match decoded {
+                Ok(received) => candidates.push(Candidate {
+                    place: Place::Line(index),
+                    received,
+                    number_held_by: None,
+                }),
+                Err(undecodable) => findings.push(undecodable_finding(block[index].0, undecodable)),
+            }
+        }
+        let mut groups = judge::group(candidates.into_iter());
+        for (did, group) in &mut groups {
+            group.chain = self.chains.take(did)?;
+        }
+        let before: usize =
+            groups.iter().filter(|(_, group)| group.chain.links().is_empty()).count();
+        let judged = judge::judge(&mut groups, self.verifier);
+        let after = groups.iter().filter(|(_, group)| group.chain.links().is_empty()).count();
+        self.summary.identities += (before - after) as u64;
+        self.summary.operations += block.len() as u64;
+        for judged in judged {
+            let Place::Line(index) = judged.candidate.place else { continue };
+            findings.extend(self.note(block[index].0, judged));
+        }
+        for (did, Group { chain, .. }) in groups {
+            self.chains.put(did, chain)?;
+        }
+        for finding in findings.iter().filter(|finding| finding.kind != WRONG_FLAG) {
+            *self.summary.refused.entry(finding.kind.clone()).or_default() += 1;
+        }
+        findings.sort_by_key(|finding| finding.line);
+        Ok(findings)
+    }
+
+    fn note(&mut self, line: u64, judged: Judged) -> Option<Finding> {
+        let received = judged.candidate.received;
+        match judged.verdict {
+            Verdict::Accepted(acceptance) => {
+                self.summary.accepted += 1;
+                if received.nullified == Some(true) {
+                    self.stated_nullified
+                        .insert((received.did, received.created_at), (line, received.cid));
+                }
+                let unstated: Vec<Timestamp> = acceptance
+                    .nullifies
+                    .into_iter()
+                    .filter(|at| self.stated_nullified.remove(&(received.did, *at)).is_none())
+                    .collect();
+                // Logs without flags state nothing that could be wrong.
+                if received.nullified.is_none() || unstated.is_empty() {
+                    return None;
+                }
+                self.summary.wrong_flags += unstated.len() as u64;
+                let times: Vec<String> = unstated.iter().map(Timestamp::to_string).collect();
+                Some(Finding {
+                    line,
+                    did: received.did.to_string(),
+                    cid: received.cid.to_string(),
+                    kind: WRONG_FLAG.to_owned(),
+                    expected: format!(
+                        "this operation nullifies what was accepted at {}, stated not to be",
+                        times.join(" and ")
+                    ),
+                })
+            }
+            Verdict::Known(_) => {
+                self.summary.repeated += 1;
+                None
+            }
+            Verdict::Refused(refusal) => Some(Finding {
+                line,
+                did: received.did.to_string(),
+                cid: received.cid.to_string(),
+                kind: refusal.kind().to_owned(),
+                expected: refusal.to_string(),
+            }),
+        }
+    }
+
+    /// Ends the log: flags that nothing in it bore out, and the summary.
+    pub fn finish(mut self) -> (Vec<Finding>, Summary) {
+        let mut findings: Vec<Finding> = self
+            .stated_nullified
+            .into_iter()
+            .map(|((did, _), (line, cid))| Finding {
+                line,
+                did: did.to_string(),
+                cid: cid.to_string(),
+                kind: WRONG_FLAG.to_owned(),
+                expected: "stated to be nullified, and nothing in the log nullifies it".to_owned(),
+            })
+            .collect();
+        findings.sort_by_key(|finding| finding.line);
+        self.summary.wrong_flags += findings.len() as u64;
+        (findings, self.summary)
+    }
+}
+
+const WRONG_FLAG: &str = "nullified-flag";
+
+fn undecodable_finding(line: u64, undecodable: Undecodable) -> Finding {
+    let (did, cid, kind, expected) = match undecodable {
+        Undecodable::NotJson(reason) => (
+            String::new(),
+            String::new(),
+            "not-json".to_owned(),
+            format!("expected a JSON object: {reason}"),
+        ),
+        Undecodable::UnknownType { kind, .. } => (
+            String::new(),
+            String::new(),
+            "unknown-type".to_owned(),
+            format!("expected the type `sequenced_op`, not `{kind}`"),
+        ),
+        Undecodable::Refused { did, cid, refusal, .. } => {
+            (did, cid, refusal.kind().to_owned(), refusal.to_string())
+        }
+    };
+    Finding { line, did, cid, kind, expected }
+}
+
+/// All chains of the log so far.
+struct Chains {
+    recent: LruCache<Did, Chain, RandomState>,
+    links: usize,
+    spilled: Option<Spilled>,
+}
+
+/// The chains that are in the temporary database.
+struct Spilled {
+    connection: Connection,
+    /// A bit for each [`mark`] that is there: most of a log are new identities, which need not be
+    /// looked up then.
+    marks: Vec<u64>,
+}
+
+impl Default for Chains {
+    fn default() -> Chains {
+        Chains {
+            recent: LruCache::unbounded_with_hasher(RandomState::new()),
+            links: 0,
+            spilled: None,
+        }
+    }
+}
+
+impl Chains {
+    fn take(&mut self, did: &Did) -> Result<Chain, SpillError> {
+        if let Some(chain) = self.recent.pop(did) {
+            self.links -= chain.links().len();
+            return Ok(chain);
+        }
+        let Some(spilled) = self.spilled.as_ref().filter(|spilled| spilled.has_mark(did)) else {
+            return Ok(Chain::default());
+        };
+        let bytes: Option<Vec<u8>> = spilled
+            .connection
+            .prepare_cached("SELECT links FROM chains WHERE did = ?1")?
+            .query_row([did.as_bytes()], |row| row.get(0))
+            .optional()?;
+        Ok(bytes.map(|bytes| Chain::from_links(read_links(&bytes))).unwrap_or_default())
+    }
+
+    fn put(&mut self, did: Did, chain: Chain) -> Result<(), SpillError> {
+        if chain.links().is_empty() {
+            return Ok(());
+        }
+        self.links += chain.links().len();
+        self.recent.push(did, chain);
+        if self.links > MAX_LINKS {
+            self.spill()?;
+        }
+        Ok(())
+    }
+
+    /// Moves the half not met for longest into the temporary database.
+    fn spill(&mut self) -> Result<(), SpillError> {
+        let mut spilled = match self.spilled.take() {
+            Some(spilled) => spilled,
+            None => Spilled::open()?,
+        };
+        spilled.connection.execute_batch("BEGIN")?;
+        while self.links > MAX_LINKS / 2 {
+            let Some((did, chain)) = self.recent.pop_lru() else { break };
+            self.links -= chain.links().len();
+            spilled.put(&did, &chain)?;
+        }
+        spilled.connection.execute_batch("COMMIT")?;
+        self.spilled = Some(spilled);
+        Ok(())
+    }
+}
+
+/// Bits of an identity that [`Spilled::marks`] goes by: 32 MB for all of them, and at 50 million
+/// identities four of five new ones are still told from the old.
+const MARK_BITS: usize = 28;
+
+/// The first bits of an identity, which are as random as a hash.
+fn mark(did: &Did) -> usize {
+    let bytes = did.as_bytes();
+    let first = u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+    first as usize >> (32 - MARK_BITS)
+}
+
+impl Spilled {
+    /// A database without a name: SQLite keeps it in a temporary file that is gone when it is
+    /// closed.
+    fn open() -> Result<Spilled, SpillError> {
+        let connection = Connection::open("")?;
+        connection.execute_batch(
+            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -65536;
+             CREATE TABLE chains (did BLOB PRIMARY KEY, links BLOB NOT NULL) WITHOUT ROWID;",
+        )?;
+        Ok(Spilled { connection, marks: vec![0; 1 << (MARK_BITS - 6)] })
+    }
+
+    fn has_mark(&self, did: &Did) -> bool {
+        let mark = mark(did);
+        self.marks[mark >> 6] >> (mark & 63) & 1 == 1
+    }
+
+    fn put(&mut self, did: &Did, chain: &Chain) -> Result<(), SpillError> {
+        let mark = mark(did);
+        self.marks[mark >> 6] |= 1 << (mark & 63);
+        self.connection
+            .prepare_cached("REPLACE INTO chains (did, links) VALUES (?1, ?2)")?
+            .execute(params![did.as_bytes(), write_links(chain.links())])?;
+        Ok(())
+    }
+}
+
+/// Links in a form that only [`read_links`] reads, in the same run of the program.
+fn write_links(links: &[Link]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(links.len() * 192);
+    for link in links {
+        out.extend_from_slice(link.cid.digest());
+        out.extend_from_slice(&link.created_at.millis().to_le_bytes());
+        out.extend_from_slice(&link.sequence.unwrap_or(0).to_le_bytes());
+        let nullified_by = link.nullified_by.map_or(i64::MIN, Timestamp::millis);
+        out.extend_from_slice(&nullified_by.to_le_bytes());
+        out.extend_from_slice(&link.signer.to_le_bytes());
+        out.push(u8::from(link.tombstone));
+        out.extend_from_slice(&(link.rotation_keys.len() as u32).to_le_bytes());
+        for key in &link.rotation_keys {
+            out.extend_from_slice(&(key.len() as u32).to_le_bytes());
+            out.extend_from_slice(key.as_bytes());
+        }
+    }
+    out
+}
+
+fn read_links(mut bytes: &[u8]) -> Vec<Link> {
+    let mut links = Vec::new();
+    while !bytes.is_empty() {
+        let Some(link) = read_link(&mut bytes) else { break };
+        links.push(link);
+    }
+    links
+}
+
+fn read_link(bytes: &mut &[u8]) -> Option<Link> {
+    let cid = Cid::from_digest(take(bytes)?);
+    let created_at = Timestamp::from_millis(i64::from_le_bytes(take(bytes)?));
+    let sequence = Some(i64::from_le_bytes(take(bytes)?)).filter(|&number| number != 0);
+    let nullified_by = Some(i64::from_le_bytes(take(bytes)?))
+        .filter(|&millis| millis != i64::MIN)
+        .map(Timestamp::from_millis);
+    let signer = u16::from_le_bytes(take(bytes)?);
+    let tombstone = take::<1>(bytes)? == [1];
+    let keys = u32::from_le_bytes(take(bytes)?);
+    let rotation_keys = (0..keys)
+        .map(|_| {
+            let length = u32::from_le_bytes(take(bytes)?) as usize;
+            let (key, rest) = bytes.split_at_checked(length)?;
+            *bytes = rest;
+            String::from_utf8(key.to_vec()).ok().map(String::into_boxed_str)
+        })
+        .collect::<Option<_>>()?;
+    Some(Link { cid, created_at, sequence, rotation_keys, tombstone, signer, nullified_by })
+}
+
+fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+    let (taken, rest) = bytes.split_first_chunk::<N>()?;
+    *bytes = rest;
+    Some(*taken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(n: u8) -> Link {
+        Link {
+            cid: Cid::of(&[n]),
+            created_at: Timestamp::from_millis(i64::from(n)),
+            sequence: (n % 2 == 0).then_some(i64::from(n) + 1),
+            rotation_keys: (0..n % 4).map(|k| format!("key {k}").into_boxed_str()).collect(),
+            tombstone: n % 5 == 0,
+            signer: u16::from(n),
+            nullified_by: (n % 3 == 0).then_some(Timestamp::from_millis(-1)),
+        }
+    }
+
+    #[test]
+    fn chains_come_back_from_the_temporary_database() {
+        let links: Vec<Link> = (0..50).map(link).collect();
+        assert_eq!(read_links(&write_links(&links)), links);
+
+        let mut chains = Chains::default();
+        let did = |n: u32| {
+            let mut bytes = [7; 15];
+            bytes[..4].copy_from_slice(&n.to_be_bytes());
+            Did::from_bytes(bytes)
+        };
+        let many: Vec<Link> = (0..=255).map(link).collect();
+        let identities = (MAX_LINKS / many.len() * 2) as u32;
+        for n in 0..identities {
+            chains.put(did(n), Chain::from_links(many.clone())).unwrap();
+        }
+        assert!(chains.spilled.is_some() && chains.links <= MAX_LINKS);
+        for n in [0, identities / 2, identities - 1] {
+            assert_eq!(chains.take(&did(n)).unwrap().links(), many);
+        }
+        assert!(chains.take(&did(identities)).unwrap().links().is_empty());
+    }
+}

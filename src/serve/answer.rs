@@ -1,0 +1,143 @@
+//! Answers, and the headers that they have in common.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use http_body_util::Full;
+
+use crate::live::Status;
+use crate::plc::Timestamp;
+
+/// An answer: every body is in memory before it is sent.
+pub type Answer = Response<Full<Bytes>>;
+
+/// `application/json`.
+pub const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
+/// A DID document.
+pub const DID_DOCUMENT: HeaderValue =
+    HeaderValue::from_static("application/did+ld+json; charset=utf-8");
+/// An export, whose type the directory sends without a charset.
+pub const JSON_LINES: HeaderValue = HeaderValue::from_static("application/jsonlines");
+/// Text for a person.
+pub const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+
+/// For what may be kept but has to be asked about again each time: an identity can change at any
+/// time, and asking costs a 304.
+pub const REVALIDATE: HeaderValue = HeaderValue::from_static("public, no-cache");
+/// For what is true only now.
+pub const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+
+const ANY: HeaderValue = HeaderValue::from_static("*");
+const VARY: HeaderValue = HeaderValue::from_static("accept-encoding");
+const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
+/// Seconds that a browser may keep the answer to `OPTIONS`; it never changes.
+const MAX_AGE: HeaderValue = HeaderValue::from_static("86400");
+const PLC_SEQUENCE: HeaderName = HeaderName::from_static("plc-sequence");
+const PLC_AS_OF: HeaderName = HeaderName::from_static("plc-as-of");
+
+/// As many headers as an answer ever has, so that their table is made once.
+const HEADERS: usize = 14;
+/// The end of what an HTTP date can express, in milliseconds since 1970: the year 10000.
+const LAST_HTTP_DATE: i64 = 253_402_300_800_000;
+
+/// An answer of this type.
+pub fn body(status: StatusCode, media_type: HeaderValue, body: Vec<u8>) -> Answer {
+    let mut answer = empty(status);
+    *answer.body_mut() = Full::new(body.into());
+    answer.headers_mut().insert(header::CONTENT_TYPE, media_type);
+    answer
+}
+
+/// An answer in JSON.
+pub fn json(status: StatusCode, json: Vec<u8>) -> Answer {
+    body(status, JSON, json)
+}
+
+/// An answer without a body.
+pub fn empty(status: StatusCode) -> Answer {
+    let mut answer = Response::new(Full::default());
+    *answer.status_mut() = status;
+    *answer.headers_mut() = HeaderMap::with_capacity(HEADERS);
+    answer
+}
+
+/// The answer to `OPTIONS`: everything may be read from anywhere.
+pub fn preflight() -> Answer {
+    let mut answer = empty(StatusCode::NO_CONTENT);
+    let headers = answer.headers_mut();
+    headers.insert(header::ALLOW, METHODS);
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, METHODS);
+    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, ANY);
+    headers.insert(header::ACCESS_CONTROL_MAX_AGE, MAX_AGE);
+    answer
+}
+
+/// The headers of every answer: anybody may read it, headers too, from any site.
+pub fn for_everybody(headers: &mut HeaderMap) {
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, ANY);
+    headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, ANY);
+}
+
+/// The headers of what a cache may keep. They are on a 304 as well.
+pub fn cacheable(headers: &mut HeaderMap, etag: HeaderValue, modified: Option<Timestamp>) {
+    headers.insert(header::ETAG, etag);
+    headers.insert(header::CACHE_CONTROL, REVALIDATE);
+    headers.insert(header::VARY, VARY);
+    if let Some(modified) = modified.and_then(http_date) {
+        headers.insert(header::LAST_MODIFIED, modified);
+    }
+}
+
+/// A header from text that was put together here: always visible ASCII.
+pub fn value(text: &[u8]) -> HeaderValue {
+    HeaderValue::from_bytes(text).unwrap_or(const { HeaderValue::from_static("") })
+}
+
+fn http_date(time: Timestamp) -> Option<HeaderValue> {
+    let millis = time.millis();
+    if !(0..LAST_HTTP_DATE).contains(&millis) {
+        return None;
+    }
+    let date = UNIX_EPOCH + Duration::from_millis(millis.unsigned_abs());
+    Some(value(httpdate::fmt_http_date(date).as_bytes()))
+}
+
+/// How fresh an answer is, to be taken before the store is read: the answer then has everything
+/// that this promises.
+#[derive(Debug, Clone, Copy)]
+pub struct Freshness {
+    sequence: i64,
+    as_of: Option<Timestamp>,
+}
+
+impl Freshness {
+    /// How fresh what is read from now on will be.
+    pub fn now(status: &Status) -> Freshness {
+        Freshness { sequence: status.sequence(), as_of: status.as_of() }
+    }
+
+    /// States it: `PLC-Sequence`, the upstream's sequence number up to which every operation is
+    /// in the answer, and `PLC-As-Of`, the time up to which ([`Status::as_of`]).
+    pub fn state(self, headers: &mut HeaderMap) {
+        let mut number = itoa::Buffer::new();
+        headers.insert(PLC_SEQUENCE, value(number.format(self.sequence).as_bytes()));
+        if let Some(as_of) = self.as_of {
+            headers.insert(PLC_AS_OF, value(&as_of.to_ascii()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_that_http_cannot_express_are_left_out() {
+        let date = |text: &str| http_date(text.parse().unwrap());
+        assert_eq!(date("2022-11-17T00:35:16.391Z").unwrap(), "Thu, 17 Nov 2022 00:35:16 GMT");
+        assert_eq!(date("9999-12-31T23:59:59.999Z").unwrap(), "Fri, 31 Dec 9999 23:59:59 GMT");
+        assert_eq!(date("1969-12-31T23:59:59.999Z"), None);
+        assert_eq!(date("0000-01-01T00:00:00.000Z"), None);
+    }
+}

@@ -1,0 +1,110 @@
+//! Connections: accepting them, their limits, and their end.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::{Server, router};
+
+/// Connections at a time. One costs a few kilobytes while it is idle; beyond this new ones wait
+/// in the system's queue.
+const MAX_CONNECTIONS: usize = 16_384;
+/// How long a request's head may take to arrive, which is also how long a connection may be
+/// idle. Longer than the minute for which proxies usually keep theirs, so that a proxy does not
+/// send a request into a connection that is being closed here.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
+/// Bytes of a request's head. A DID, a cursor and what proxies add fit many times.
+const MAX_HEAD: usize = 32 << 10;
+/// Headers of a request.
+const MAX_HEADERS: usize = 64;
+/// Time for everything in hand once the end has come, so that the process is gone within ten
+/// seconds.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(8);
+/// Pause after a connection could not be accepted, which is when there are no more file
+/// descriptors: some may be free again by then.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Accepts connections until the shutdown, then waits for those in hand.
+pub async fn accept(listener: TcpListener, server: Arc<Server>) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    // Cut off are those that have not ended by themselves in time.
+    let cut = CancellationToken::new();
+    while let Some(stream) = server.shutdown.run_until_cancelled(next(&listener)).await {
+        // Never closed, so never an error.
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
+        let connection = serve(stream, Arc::clone(&server));
+        let cut = cut.clone();
+        server.tasks.spawn(async move {
+            cut.run_until_cancelled(connection).await;
+            drop(place);
+        });
+    }
+    drop(listener);
+    server.tasks.close();
+    if tokio::time::timeout(SHUTDOWN_TIMEOUT, server.tasks.wait()).await.is_err() {
+        tracing::warn!(connections = server.tasks.len(), "cut off after the time for goodbyes");
+        cut.cancel();
+    }
+}
+
+/// The next connection.
+async fn next(listener: &TcpListener) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return stream,
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept connections");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Whether only the connection that was to be accepted failed.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+    )
+}
+
+/// Answers the requests of one connection, one after the other. At the shutdown the one in hand
+/// is finished; an idle connection is closed at once.
+async fn serve(stream: TcpStream, server: Arc<Server>) {
+    // Answers are written whole: waiting for more to send would only delay them.
+    let _ = stream.set_nodelay(true);
+    let shutdown = server.shutdown.clone();
+    let service = service_fn(move |request| {
+        let server = Arc::clone(&server);
+        async move { Ok::<_, Infallible>(router::answer(&server, request).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEAD)
+        .max_headers(MAX_HEADERS)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let mut connection = pin!(connection);
+    // How a connection ends is the client's business: errors of hyper are resets and timeouts.
+    tokio::select! {
+        biased;
+        _ = connection.as_mut() => {}
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+        }
+    }
+}

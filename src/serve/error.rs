@@ -1,0 +1,118 @@
+//! What can go wrong with a request, and the one place where it becomes an answer.
+
+use http::{HeaderValue, Method, StatusCode, header};
+
+use crate::plc::Did;
+use crate::plc::json::write_string;
+use crate::plc::operation::Malformed;
+use crate::store::StoreError;
+
+use super::answer::{self, Answer};
+
+/// Seconds after which a client that was sent away for now may come back: about what a database
+/// takes to restart, and often enough while the log is being read for the first time.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("10");
+/// What is allowed on every resource.
+const ALLOW: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
+
+/// A request that is not answered with what it asked for. The texts that the directory has are
+/// the directory's.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The identity does not exist.
+    #[error("DID not registered: {0}")]
+    NotRegistered(String),
+    /// The identity was ended by a tombstone.
+    #[error("DID not available: {0}")]
+    NotAvailable(Did),
+    /// The identity is not here yet, and the log was never read to its end.
+    #[error("{0} is not known yet: this replica is still reading the log for the first time")]
+    NotKnownYet(Did),
+    /// A parameter that cannot be read.
+    #[error("Invalid {0} parameter")]
+    InvalidParameter(&'static str),
+    /// A segment of the path that cannot be percent-decoded.
+    #[error("Failed to decode param '{0}'")]
+    Undecodable(String),
+    /// No such resource.
+    #[error("No such path: {0}")]
+    NoSuchPath(String),
+    /// An operation was submitted.
+    #[error("this is a read-only replica of {upstream}: submit operations there")]
+    ReadOnly {
+        /// Base URL of the directory that is followed.
+        upstream: String,
+    },
+    /// Nothing here can be done with this method.
+    #[error("{0} is not allowed here")]
+    MethodNotAllowed(Method),
+    /// The stream is a WebSocket.
+    #[error("upgrade required")]
+    UpgradeRequired,
+    /// A WebSocket handshake that is none.
+    #[error("{0}")]
+    BadUpgrade(String),
+    /// As many stream clients as this server takes.
+    #[error("too many stream clients, try again later")]
+    TooManyStreams,
+    /// The store cannot answer, or its answer is damaged.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl ServeError {
+    /// A stored operation of this identity that cannot be read.
+    pub fn damaged(did: &Did, reason: &Malformed) -> ServeError {
+        ServeError::Store(StoreError::Damaged {
+            place: did.to_string(),
+            reason: reason.to_string(),
+        })
+    }
+
+    fn status(&self) -> StatusCode {
+        match self {
+            ServeError::NotRegistered(_)
+            | ServeError::NotAvailable(_)
+            | ServeError::NoSuchPath(_) => StatusCode::NOT_FOUND,
+            ServeError::InvalidParameter(_)
+            | ServeError::Undecodable(_)
+            | ServeError::BadUpgrade(_) => StatusCode::BAD_REQUEST,
+            ServeError::ReadOnly { .. } | ServeError::MethodNotAllowed(_) => {
+                StatusCode::METHOD_NOT_ALLOWED
+            }
+            ServeError::UpgradeRequired => StatusCode::UPGRADE_REQUIRED,
+            ServeError::NotKnownYet(_)
+            | ServeError::TooManyStreams
+            | ServeError::Store(StoreError::Unavailable(_)) => StatusCode::SERVICE_UNAVAILABLE,
+            ServeError::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// The answer: `{"message": …}` with the status that fits.
+    pub fn into_answer(self) -> Answer {
+        if let ServeError::Store(error @ StoreError::Damaged { .. }) = &self {
+            tracing::error!(%error, "cannot be served");
+        }
+        let mut body = b"{\"message\":".to_vec();
+        write_string(&self.to_string(), &mut body);
+        body.push(b'}');
+        let mut answer = answer::json(self.status(), body);
+        let headers = answer.headers_mut();
+        headers.insert(header::CACHE_CONTROL, answer::NO_STORE);
+        match answer.status() {
+            StatusCode::METHOD_NOT_ALLOWED => {
+                answer.headers_mut().insert(header::ALLOW, ALLOW);
+            }
+            StatusCode::SERVICE_UNAVAILABLE => {
+                answer.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+            }
+            StatusCode::UPGRADE_REQUIRED => {
+                let headers = answer.headers_mut();
+                headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+                headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            }
+            _ => {}
+        }
+        answer
+    }
+}

@@ -1,0 +1,99 @@
+//! `/export`: the whole log in pages, by sequence number or by time.
+
+use http::{HeaderMap, HeaderValue, StatusCode};
+
+use crate::plc::Timestamp;
+use crate::store::StoredOperation;
+
+use super::Server;
+use super::answer::{self, Answer, Freshness};
+use super::conditional::client_has;
+use super::error::ServeError;
+use super::query::{decimal, parameter, parse_int, parse_time};
+
+/// Lines of a page at most, and unless fewer are asked for: the directory's own number.
+const MAX_COUNT: i64 = 1000;
+/// The envelope of a line, and what JSON is longer than DAG-CBOR.
+const LINE_ROOM: usize = 400;
+
+/// Where a page begins, which is also what its lines look like.
+enum After {
+    Sequence(i64),
+    Time(Option<Timestamp>),
+}
+
+impl After {
+    /// Digits are a sequence number, anything else is a time.
+    fn read(query: &str) -> Result<After, ServeError> {
+        let Some(after) = parameter(query, "after")? else { return Ok(After::Time(None)) };
+        if let Some(sequence) = decimal(&after) {
+            return Ok(After::Sequence(sequence));
+        }
+        let time = parse_time(&after).ok_or(ServeError::InvalidParameter("after"))?;
+        Ok(After::Time(Some(time)))
+    }
+}
+
+/// Answers with a page.
+pub async fn export(
+    server: &Server,
+    request: &HeaderMap,
+    query: &str,
+) -> Result<Answer, ServeError> {
+    let freshness = Freshness::now(&server.state.status);
+    let count = count(query)?;
+    let after = After::read(query)?;
+    let page = match after {
+        After::Sequence(after) => server.state.store.export_by_sequence(after, count).await?,
+        After::Time(after) => server.state.store.export_by_time(after, count).await?,
+    };
+    let etag = etag(&after, &page);
+    let mut answer = if client_has(request, &etag) {
+        answer::empty(StatusCode::NOT_MODIFIED)
+    } else {
+        answer::body(StatusCode::OK, answer::JSON_LINES, lines(&after, &page)?)
+    };
+    let modified = page.iter().map(|operation| operation.created_at).max();
+    answer::cacheable(answer.headers_mut(), etag, modified);
+    freshness.state(answer.headers_mut());
+    Ok(answer)
+}
+
+fn count(query: &str) -> Result<usize, ServeError> {
+    let Some(count) = parameter(query, "count")? else { return Ok(MAX_COUNT as usize) };
+    let count = parse_int(&count).filter(|&count| count >= 1);
+    let count = count.ok_or(ServeError::InvalidParameter("count"))?;
+    Ok(count.min(MAX_COUNT).unsigned_abs() as usize)
+}
+
+fn lines(after: &After, page: &[StoredOperation]) -> Result<Vec<u8>, ServeError> {
+    let room = page.iter().map(|operation| operation.signed.len() + LINE_ROOM).sum();
+    let mut body = Vec::with_capacity(room);
+    for (index, operation) in page.iter().enumerate() {
+        if index > 0 {
+            body.push(b'\n');
+        }
+        let cid = operation.cid();
+        let logged = operation.logged(&cid);
+        match after {
+            After::Sequence(_) => logged.write_sequenced(&mut body),
+            After::Time(_) => logged.write_timestamped(&mut body),
+        }
+        .map_err(|reason| ServeError::damaged(&operation.did, &reason))?;
+    }
+    Ok(body)
+}
+
+/// What a page is known by. The log only grows: an operation that is put in between makes the
+/// page longer or moves its last line out, and a nullified one never comes back.
+fn etag(after: &After, page: &[StoredOperation]) -> HeaderValue {
+    let last = page.last().map_or_else(String::new, |last| format!("-{}", last.cid()));
+    let tag = match after {
+        After::Sequence(_) => format!("W/\"seq-{}{last}\"", page.len()),
+        After::Time(_) => {
+            let nullified = page.iter().filter(|line| line.nullified_by.is_some()).count();
+            format!("W/\"time-{}-{nullified}{last}\"", page.len())
+        }
+    };
+    answer::value(tag.as_bytes())
+}

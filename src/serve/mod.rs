@@ -1,0 +1,88 @@
+//! The server: what the directory answers, from the store.
+//!
+//! ```text
+//! connection ──▶ router ──▶ resolve · export · stream · status ──▶ answer (or error)
+//!  limits,        path,      parse, one question to the store,      headers, coding
+//!  shutdown       method     render
+//! ```
+//!
+//! The server only reads. It never waits for the upstream, and goes on while that is away: how
+//! fresh an answer is stands in its headers.
+
+mod answer;
+mod conditional;
+mod connection;
+mod encoding;
+mod error;
+mod export;
+mod query;
+mod resolve;
+mod route;
+mod router;
+mod status;
+mod stream;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::live::{Feed, Status};
+use crate::store::Store;
+
+/// What the server answers from. Clones share all of it.
+#[derive(Debug, Clone)]
+pub struct ServeState {
+    /// The log.
+    pub store: Store,
+    /// New operations, for stream clients.
+    pub feed: Arc<Feed>,
+    /// How fresh the store is.
+    pub status: Arc<Status>,
+    /// What can be set.
+    pub settings: ServeSettings,
+}
+
+/// The settings of the server.
+#[derive(Debug, Clone)]
+pub struct ServeSettings {
+    /// `/_ready` is 200 only while the store is less old than this.
+    pub ready_lag: Duration,
+    /// A stream client whose next operation is older than this is sent to the pages.
+    pub stream_catch_up: Duration,
+}
+
+impl Default for ServeSettings {
+    fn default() -> ServeSettings {
+        ServeSettings {
+            ready_lag: Duration::from_secs(60),
+            stream_catch_up: Duration::from_secs(7 * 24 * 60 * 60),
+        }
+    }
+}
+
+/// A running server: what all of its connections share.
+#[derive(Debug)]
+struct Server {
+    state: ServeState,
+    /// One for each stream client that there may be.
+    stream_places: Arc<Semaphore>,
+    /// Connections and stream clients, to be waited for at the end.
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+/// Serves until `shutdown`, and then until every request in hand is answered and every stream
+/// client is told, for eight seconds at most.
+pub async fn run(listener: TcpListener, state: ServeState, shutdown: CancellationToken) {
+    let server = Server {
+        state,
+        stream_places: Arc::new(Semaphore::new(stream::MAX_CLIENTS)),
+        tasks: TaskTracker::new(),
+        shutdown,
+    };
+    connection::accept(listener, Arc::new(server)).await;
+}

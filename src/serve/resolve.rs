@@ -1,0 +1,164 @@
+//! Everything about one identity: `/{did}` and what is below it.
+
+use http::{HeaderMap, HeaderValue, StatusCode};
+
+use crate::plc::document::{write_data, write_document};
+use crate::plc::json::write_operation;
+use crate::plc::operation::{Kind, Malformed, Operation};
+use crate::plc::{Cid, Did, Timestamp};
+use crate::store::StoredOperation;
+
+use super::Server;
+use super::answer::{self, Answer, Freshness};
+use super::conditional::client_has;
+use super::error::ServeError;
+use super::route::View;
+
+/// JSON of an operation against its DAG-CBOR, and its envelope: enough room that a body is
+/// seldom moved.
+const BODY_ROOM: usize = 512;
+
+/// Answers for the identity that the path names, which may be any text. Every answer says how
+/// fresh it is.
+pub async fn identity(server: &Server, request: &HeaderMap, did: &str, view: View) -> Answer {
+    let freshness = Freshness::now(&server.state.status);
+    let shown = match did.parse::<Did>() {
+        Ok(did) => show(server, request, did, view).await,
+        Err(_) => Err(ServeError::NotRegistered(did.to_owned())),
+    };
+    let mut answer = shown.unwrap_or_else(ServeError::into_answer);
+    freshness.state(answer.headers_mut());
+    answer
+}
+
+async fn show(
+    server: &Server,
+    request: &HeaderMap,
+    did: Did,
+    view: View,
+) -> Result<Answer, ServeError> {
+    // Read before the store: what is caught up to after that is no proof of absence.
+    let caught_up = server.state.status.caught_up();
+    let shown = match view {
+        View::Document | View::Data | View::Last => server
+            .state
+            .store
+            .head(&did)
+            .await?
+            .map(|head| show_head(request, &head, view))
+            .transpose()?,
+        View::Log | View::Audit => {
+            show_history(request, &server.state.store.history(&did).await?, view)?
+        }
+    };
+    shown.ok_or_else(|| match caught_up {
+        true => ServeError::NotRegistered(did.to_string()),
+        false => ServeError::NotKnownYet(did),
+    })
+}
+
+fn show_head(
+    request: &HeaderMap,
+    head: &StoredOperation,
+    view: View,
+) -> Result<Answer, ServeError> {
+    let damaged = |reason: Malformed| ServeError::damaged(&head.did, &reason);
+    let ended = Operation::read(&head.signed).map_err(damaged)?.kind() == Kind::Tombstone;
+    if ended && view != View::Last {
+        return Err(ServeError::NotAvailable(head.did));
+    }
+    let (name, media_type): (&[u8], _) = match view {
+        View::Document => (b"doc", answer::DID_DOCUMENT),
+        View::Data => (b"data", answer::JSON),
+        _ => (b"last", answer::JSON),
+    };
+    let etag = etag(name, &head.cid(), &[]);
+    conditional(request, etag, head.created_at, media_type, || {
+        let mut body = Vec::with_capacity(2 * head.signed.len() + BODY_ROOM);
+        match view {
+            View::Document => write_document(&head.did, &head.signed, &mut body),
+            View::Data => write_data(&head.did, &head.signed, &mut body),
+            _ => write_operation(&head.signed, &mut body),
+        }
+        .map_err(damaged)?;
+        Ok(body)
+    })
+}
+
+/// None when there is no history.
+fn show_history(
+    request: &HeaderMap,
+    history: &[StoredOperation],
+    view: View,
+) -> Result<Option<Answer>, ServeError> {
+    let in_force = || history.iter().filter(|operation| operation.nullified_by.is_none());
+    let Some(head) = in_force().next_back() else { return Ok(None) };
+    // The head names its whole ancestry, which is the log. The audit log also grows by operations
+    // that are nullified; what is nullified stays so.
+    let etag = match view {
+        View::Audit => etag(b"audit", &head.cid(), &[history.len(), in_force().count()]),
+        _ => etag(b"log", &head.cid(), &[]),
+    };
+    let modified =
+        history.last().map_or(head.created_at, |last| last.created_at.max(head.created_at));
+    conditional(request, etag, modified, answer::JSON, || match view {
+        View::Audit => list(history.iter(), write_audit),
+        _ => list(in_force(), |operation, body| write_operation(&operation.signed, body)),
+    })
+    .map(Some)
+}
+
+fn write_audit(operation: &StoredOperation, body: &mut Vec<u8>) -> Result<(), Malformed> {
+    operation.logged(&operation.cid()).write_audit(body)
+}
+
+/// A JSON array of operations.
+fn list<'a>(
+    operations: impl Iterator<Item = &'a StoredOperation> + Clone,
+    mut write: impl FnMut(&StoredOperation, &mut Vec<u8>) -> Result<(), Malformed>,
+) -> Result<Vec<u8>, ServeError> {
+    let room = operations.clone().map(|operation| 2 * operation.signed.len() + BODY_ROOM).sum();
+    let mut body = Vec::with_capacity(room);
+    body.push(b'[');
+    for (index, operation) in operations.enumerate() {
+        if index > 0 {
+            body.push(b',');
+        }
+        write(operation, &mut body)
+            .map_err(|reason| ServeError::damaged(&operation.did, &reason))?;
+    }
+    body.push(b']');
+    Ok(body)
+}
+
+/// The body with its tag, or 304 without making the body when the client has it.
+fn conditional(
+    request: &HeaderMap,
+    etag: HeaderValue,
+    modified: Timestamp,
+    media_type: HeaderValue,
+    body: impl FnOnce() -> Result<Vec<u8>, ServeError>,
+) -> Result<Answer, ServeError> {
+    let mut answer = if client_has(request, &etag) {
+        answer::empty(StatusCode::NOT_MODIFIED)
+    } else {
+        answer::body(StatusCode::OK, media_type, body()?)
+    };
+    answer::cacheable(answer.headers_mut(), etag, Some(modified));
+    Ok(answer)
+}
+
+/// `W/"name-cid-number-…"`. Weak, since one tag stands for the body in every content coding.
+fn etag(name: &[u8], cid: &Cid, numbers: &[usize]) -> HeaderValue {
+    let mut tag = Vec::with_capacity(96);
+    tag.extend_from_slice(b"W/\"");
+    tag.extend_from_slice(name);
+    tag.push(b'-');
+    tag.extend_from_slice(&cid.to_ascii());
+    for &number in numbers {
+        tag.push(b'-');
+        tag.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+    }
+    tag.push(b'"');
+    answer::value(&tag)
+}

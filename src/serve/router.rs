@@ -1,0 +1,77 @@
+//! From a request to its answer.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, header};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Incoming};
+
+use super::answer::{self, Answer};
+use super::encoding::Coding;
+use super::error::ServeError;
+use super::route::{Route, View};
+use super::{Server, export, resolve, status, stream};
+
+/// Answers one request. A body that came with it is not read.
+pub async fn answer(server: &Arc<Server>, request: Request<Incoming>) -> Answer {
+    let (mut parts, _) = request.into_parts();
+    let coding = Coding::wanted(&parts.headers);
+    let mut answer = route(server, &mut parts).await.unwrap_or_else(ServeError::into_answer);
+    answer::for_everybody(answer.headers_mut());
+    match coding {
+        Some(coding) => encode(answer, coding).await,
+        None => answer,
+    }
+}
+
+async fn route(server: &Arc<Server>, parts: &mut Parts) -> Result<Answer, ServeError> {
+    let route = Route::of(parts.uri.path());
+    match parts.method {
+        Method::GET | Method::HEAD => {}
+        Method::OPTIONS => return Ok(answer::preflight()),
+        ref method => return Err(refused(server, &route, method)),
+    }
+    let query = parts.uri.query().unwrap_or_default();
+    match route {
+        Route::Identity { did, view } => {
+            Ok(resolve::identity(server, &parts.headers, &did, view).await)
+        }
+        Route::Export => export::export(server, &parts.headers, query).await,
+        Route::Stream => stream::open(server, parts).await,
+        Route::Health => Ok(status::health(server).await),
+        Route::Ready => Ok(status::ready(server)),
+        Route::Index => Ok(status::index(server)),
+        Route::Undecodable(segment) => Err(ServeError::Undecodable(segment.to_owned())),
+        Route::Unknown => Err(ServeError::NoSuchPath(parts.uri.path().to_owned())),
+    }
+}
+
+/// Why a method other than those that read is refused.
+fn refused(server: &Server, route: &Route<'_>, method: &Method) -> ServeError {
+    match route {
+        Route::Identity { view: View::Document, .. } if method == Method::POST => {
+            ServeError::ReadOnly { upstream: server.state.status.upstream().to_owned() }
+        }
+        _ => ServeError::MethodNotAllowed(method.clone()),
+    }
+}
+
+/// Compresses the body of an answer. The entity tag stays, being a weak one.
+async fn encode(answer: Answer, coding: Coding) -> Answer {
+    if answer.size_hint().lower() == 0 {
+        return answer;
+    }
+    let (mut parts, body) = answer.into_parts();
+    let Ok(plain) = body.collect().await.map(|body| body.to_bytes());
+    let body = match coding.compress(plain.clone()).await {
+        Some(encoded) => {
+            parts.headers.insert(header::CONTENT_ENCODING, coding.name());
+            parts.headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+            encoded
+        }
+        None => plain,
+    };
+    Answer::from_parts(parts, Full::<Bytes>::new(body))
+}

@@ -1,0 +1,351 @@
+//! `/export/stream`: every new operation, as it is committed, over a WebSocket.
+//!
+//! A client that brings a cursor first gets what is after it from the store, page by page, and
+//! then joins the live feed. It is subscribed to the feed before the first page is read: whatever
+//! is committed after a page was read comes by the feed, whatever was committed before is in the
+//! page, and what is in both is recognised by its number.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::FromRequestParts;
+use axum::extract::ws::{CloseFrame, Message as Frame, WebSocket, WebSocketUpgrade};
+use futures::SinkExt;
+use http::header;
+use http::request::Parts;
+use http_body_util::Full;
+use tokio::time::{Instant, interval_at, sleep_until, timeout};
+
+use crate::live::{Lagged, Message, Subscription};
+use crate::store::{StoreError, StoredOperation};
+
+use super::Server;
+use super::answer::Answer;
+use super::error::ServeError;
+use super::query::{parameter, parse_int};
+use super::status::now;
+
+/// Stream clients at a time: each costs some 30 kB and a file descriptor.
+pub const MAX_CLIENTS: usize = 4_096;
+/// Operations of a page while a client catches up: some 300 kB in memory.
+const PAGE: usize = 500;
+/// Bytes that are put together for one write, so that no client holds more than this, and that a
+/// client with a lot to catch up with gets it in few writes.
+const TURN: usize = 32 << 10;
+/// Bytes that the WebSocket gathers before it writes by itself. A turn and its frames' headers.
+const WRITE_BUFFER: usize = 48 << 10;
+/// Bytes that are read from a client at once, and of a message from it: clients only pong.
+const READ_BUFFER: usize = 512;
+const MAX_MESSAGE: usize = 4 << 10;
+/// A client that needs longer than this for one turn is too slow: it takes 1.6 kB a second.
+const TURN_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often it is looked whether a client that is being written to has fallen behind the feed.
+const STALL_CHECK: Duration = Duration::from_millis(500);
+/// How long a client may take to accept the reason why it is being sent away.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a client is asked whether it is there. Home routers forget a silent connection after
+/// a few minutes.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+/// A client that was not heard of for this long is gone: it missed two pings.
+const DEAD_AFTER: Duration = Duration::from_secs(75);
+/// Pause of each client between two writes, for each client that there is: waking a client and
+/// writing to it takes some 20 µs, so that at most about half of one core goes into it, and a
+/// busy feed is sent in fewer, larger writes.
+const PAUSE_PER_CLIENT: Duration = Duration::from_micros(40);
+/// The longest such pause, which is what it adds to an operation's way at most.
+const MAX_PAUSE: Duration = Duration::from_millis(40);
+
+/// Answers a request for the stream: begins one, or says what is wrong with it.
+pub async fn open(server: &Arc<Server>, parts: &mut Parts) -> Result<Answer, ServeError> {
+    if !parts.headers.contains_key(header::UPGRADE) {
+        return Err(ServeError::UpgradeRequired);
+    }
+    let cursor = cursor(parts.uri.query().unwrap_or_default())?;
+    let upgrade = WebSocketUpgrade::from_request_parts(parts, &())
+        .await
+        .map_err(|rejection| ServeError::BadUpgrade(rejection.body_text()))?;
+    let place = Arc::clone(&server.stream_places)
+        .try_acquire_owned()
+        .map_err(|_| ServeError::TooManyStreams)?;
+    // From here on, not from when the handshake is over: that is the client's "now".
+    let subscription = server.state.feed.subscribe();
+    let server = Arc::clone(server);
+    let response = upgrade
+        .read_buffer_size(READ_BUFFER)
+        .max_message_size(MAX_MESSAGE)
+        .write_buffer_size(WRITE_BUFFER)
+        .max_write_buffer_size(2 * WRITE_BUFFER + crate::plc::operation::MAX_OPERATION_LENGTH * 2)
+        .on_upgrade(move |socket| {
+            let tasks = server.tasks.clone();
+            let client = Client { server, socket, subscription, caught_up: CaughtUp::default() };
+            tasks.track_future(async move {
+                client.run(cursor).await;
+                drop(place);
+            })
+        });
+    Ok(response.map(|_| Full::default()))
+}
+
+fn cursor(query: &str) -> Result<Option<i64>, ServeError> {
+    let Some(cursor) = parameter(query, "cursor")? else { return Ok(None) };
+    let cursor = parse_int(&cursor).filter(|&cursor| cursor >= 0);
+    cursor.map(Some).ok_or(ServeError::InvalidParameter("cursor"))
+}
+
+/// Why a stream ends.
+#[derive(Debug)]
+enum End {
+    /// The client has closed it, or is gone.
+    Gone,
+    /// The cursor is above every number that there is.
+    FutureCursor,
+    /// The next operation is older than what is streamed.
+    OutdatedCursor,
+    /// The client does not take what it is sent.
+    TooSlow,
+    /// The server is shutting down.
+    Shutdown,
+    /// The store cannot be read.
+    Store(String),
+}
+
+impl End {
+    /// What the client is told (RFC 6455 7.4.1); nothing when it is not there.
+    fn close_frame(&self) -> Option<CloseFrame> {
+        let (code, reason) = match self {
+            End::Gone => return None,
+            End::FutureCursor => (1000, "FutureCursor"),
+            End::OutdatedCursor => (1000, "OutdatedCursor"),
+            End::TooSlow => (1000, "ConsumerTooSlow"),
+            End::Shutdown => (1001, "shutting down"),
+            End::Store(_) => (1011, "the database cannot be read"),
+        };
+        Some(CloseFrame { code, reason: reason.into() })
+    }
+}
+
+impl From<Lagged> for End {
+    fn from(_: Lagged) -> End {
+        End::TooSlow
+    }
+}
+
+impl From<StoreError> for End {
+    fn from(error: StoreError) -> End {
+        End::Store(error.to_string())
+    }
+}
+
+impl From<axum::Error> for End {
+    fn from(_: axum::Error) -> End {
+        End::Gone
+    }
+}
+
+/// What a client was sent from the store.
+#[derive(Debug, Default)]
+struct CaughtUp {
+    /// The last number.
+    position: i64,
+    /// The numbers of the last two pages, ascending. The feed may repeat those of the page that
+    /// was read last. (An older one it could repeat only if it were told of a commit two pages
+    /// later.)
+    recent: Vec<i64>,
+}
+
+impl CaughtUp {
+    fn add(&mut self, page: &[StoredOperation]) {
+        let older = self.recent.len().saturating_sub(PAGE);
+        self.recent.drain(..older);
+        self.recent.extend(page.iter().filter_map(|operation| operation.sequence));
+        self.position = self.recent.last().copied().unwrap_or(self.position);
+    }
+
+    fn has(&self, sequence: i64) -> bool {
+        // Nearly always the number is above all of them.
+        self.recent.last().is_some_and(|&last| sequence <= last)
+            && self.recent.binary_search(&sequence).is_ok()
+    }
+}
+
+/// One client.
+struct Client {
+    server: Arc<Server>,
+    socket: WebSocket,
+    subscription: Subscription,
+    caught_up: CaughtUp,
+}
+
+impl Client {
+    async fn run(mut self, cursor: Option<i64>) {
+        let end = match self.follow(cursor).await {
+            Err(end) => end,
+            Ok(never) => match never {},
+        };
+        match &end {
+            End::Store(reason) => tracing::warn!(reason, "a stream client cannot be served"),
+            end => tracing::debug!(?end, "stream client left"),
+        }
+        if let Some(frame) = end.close_frame() {
+            // Whoever does not listen any more misses the reason.
+            let _ = timeout(CLOSE_TIMEOUT, self.close(frame)).await;
+        }
+    }
+
+    /// Sends the frame and waits for the client's: a connection that is dropped while there is
+    /// something unread is reset, and the client would not see the reason.
+    async fn close(&mut self, frame: CloseFrame) -> Result<(), axum::Error> {
+        self.socket.send(Frame::Close(Some(frame))).await?;
+        while let Some(Ok(_)) = self.socket.recv().await {}
+        Ok(())
+    }
+
+    async fn follow(&mut self, cursor: Option<i64>) -> Result<std::convert::Infallible, End> {
+        if let Some(cursor) = cursor {
+            self.catch_up(cursor).await?;
+        }
+        self.live().await
+    }
+
+    /// Sends what is after the cursor and in the store.
+    async fn catch_up(&mut self, cursor: i64) -> Result<(), End> {
+        let store = self.server.state.store.clone();
+        // The last number may be that of an operation that was refused.
+        let refused = self.server.state.status.sequence();
+        if cursor > store.last_sequence().await?.unwrap_or(0).max(refused) {
+            return Err(End::FutureCursor);
+        }
+        let next = store.export_by_sequence(cursor, 1).await?;
+        let oldest = now() - self.server.state.settings.stream_catch_up;
+        if next.first().is_some_and(|next| next.created_at < oldest) {
+            return Err(End::OutdatedCursor);
+        }
+        self.caught_up.position = cursor;
+        loop {
+            self.send_late().await?;
+            let page = store.export_by_sequence(self.caught_up.position, PAGE).await?;
+            self.caught_up.add(&page);
+            self.send(encode(&page)?).await?;
+            if page.len() < PAGE {
+                return Ok(());
+            }
+        }
+    }
+
+    /// While catching up: sends what was committed meanwhile with a number that is already
+    /// passed. Whatever has a higher one is in a page to come.
+    async fn send_late(&mut self) -> Result<(), End> {
+        let mut late = self.subscription.take(usize::MAX)?;
+        let caught_up = &self.caught_up;
+        late.retain(|message| {
+            message.sequence <= caught_up.position && !caught_up.has(message.sequence)
+        });
+        self.send(late).await
+    }
+
+    /// Sends what is published, and sees that the client is there.
+    async fn live(&mut self) -> Result<std::convert::Infallible, End> {
+        let mut ping = interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
+        let mut heard = Instant::now();
+        let mut not_before = Instant::now();
+        loop {
+            tokio::select! {
+                () = self.server.shutdown.cancelled() => return Err(End::Shutdown),
+                received = self.socket.recv() => match received {
+                    Some(Ok(Frame::Close(_)) | Err(_)) | None => return Err(End::Gone),
+                    Some(Ok(_)) => heard = Instant::now(),
+                },
+                _ = ping.tick() => {
+                    if heard.elapsed() > DEAD_AFTER {
+                        return Err(End::Gone);
+                    }
+                    // Nothing that was read from the store can still be on its way by the feed.
+                    self.caught_up.recent = Vec::new();
+                    self.write([Frame::Ping(bytes::Bytes::new())]).await?;
+                }
+                () = published(&mut self.subscription, not_before) => {
+                    let mut messages = self.subscription.take(TURN)?;
+                    messages.retain(|message| !self.caught_up.has(message.sequence));
+                    self.send(messages).await?;
+                    let clients = u32::try_from(self.server.state.feed.subscribers());
+                    let pause = PAUSE_PER_CLIENT.saturating_mul(clients.unwrap_or(u32::MAX));
+                    not_before = Instant::now() + pause.min(MAX_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// Sends messages in turns.
+    async fn send(&mut self, messages: Vec<Message>) -> Result<(), End> {
+        let mut messages = messages.into_iter().peekable();
+        while let Some(first) = messages.next() {
+            let mut size = first.text.len();
+            let mut turn = vec![Frame::Text(first.text)];
+            while let Some(message) = messages.next_if(|next| size + next.text.len() <= TURN) {
+                size += message.text.len();
+                turn.push(Frame::Text(message.text));
+            }
+            self.write(turn).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes frames and flushes once. A client that blocks this is given up when it has fallen
+    /// behind the feed, or after a while.
+    async fn write(&mut self, frames: impl IntoIterator<Item = Frame>) -> Result<(), End> {
+        let socket = &mut self.socket;
+        let mut writing = pin!(async move {
+            for frame in frames {
+                socket.feed(frame).await?;
+            }
+            socket.flush().await
+        });
+        let give_up = Instant::now() + TURN_TIMEOUT;
+        loop {
+            match timeout(STALL_CHECK, &mut writing).await {
+                Ok(written) => return Ok(written?),
+                Err(_) if self.server.shutdown.is_cancelled() => return Err(End::Shutdown),
+                Err(_) if self.subscription.lags() || Instant::now() > give_up => {
+                    return Err(End::TooSlow);
+                }
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+/// Waits until there is something to send, but not less than until `not_before`.
+async fn published(subscription: &mut Subscription, not_before: Instant) {
+    sleep_until(not_before).await;
+    subscription.wait().await;
+}
+
+fn encode(page: &[StoredOperation]) -> Result<Vec<Message>, End> {
+    let damaged = |operation: &StoredOperation, reason: String| {
+        End::from(StoreError::Damaged { place: operation.did.to_string(), reason })
+    };
+    page.iter()
+        .filter_map(|operation| {
+            Message::encode(operation)
+                .map_err(|error| damaged(operation, error.to_string()))
+                .transpose()
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_is_a_number_that_is_not_negative() {
+        assert_eq!(cursor("").unwrap(), None);
+        assert_eq!(cursor("cursor=").unwrap(), None);
+        assert_eq!(cursor("cursor=0").unwrap(), Some(0));
+        assert_eq!(cursor("cursor=12x").unwrap(), Some(12));
+        for bad in ["cursor=abc", "cursor=-1", "cursor=1&cursor=2"] {
+            assert!(matches!(cursor(bad), Err(ServeError::InvalidParameter("cursor"))), "{bad}");
+        }
+    }
+}

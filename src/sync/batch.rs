@@ -1,0 +1,615 @@
+//! One batch: decoded, completed with what the store knows, judged, and turned into a commit.
+
+use std::sync::Arc;
+
+use ahash::{AHashMap, AHashSet};
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use super::chains::{self, Chains};
+use crate::judge::{self, Candidate, Group, Judged, Place, Restated, Verdict};
+use crate::plc::entry::{Logged, Received, Undecodable};
+use crate::plc::signature::Verifier;
+use crate::plc::{Cid, Did, Refusal, Timestamp};
+use crate::store::{
+    Commit, NewDivergence, NewRefusal, Rejudged, Store, StoreError, StoredOperation,
+};
+
+/// CIDs that open refusals await, kept in memory to tell at once whether an operation frees one:
+/// 32 MB at most. With more than this on record the store is asked for every batch.
+const MAX_AWAITED: usize = 1_000_000;
+
+/// Name of the kept line that is not JSON.
+pub const NOT_JSON: &str = "not-json";
+/// Name of the kept line whose `type` is not known.
+pub const UNKNOWN_TYPE: &str = "unknown-type";
+
+/// Judges batches one after the other, each on top of those before it, committed or not.
+pub struct BatchJudge {
+    store: Store,
+    verifier: Arc<dyn Verifier>,
+    upstream: String,
+    chains: Chains,
+    awaited: Awaited,
+    /// No operation that was seen so far has a higher number.
+    highest_sequence: i64,
+    /// Number of the batch that was judged last.
+    judged: u64,
+    /// Number of the batch that was committed last.
+    committed: watch::Receiver<u64>,
+}
+
+/// What open refusals wait for.
+struct Awaited {
+    cids: AHashSet<Cid>,
+    /// There are more than are kept here.
+    incomplete: bool,
+}
+
+/// Lines to be judged together.
+#[derive(Debug, Clone)]
+pub struct Lines {
+    /// As received.
+    pub lines: Vec<Bytes>,
+    /// When.
+    pub received_at: Timestamp,
+    /// Cursor before them.
+    pub cursor: i64,
+    /// They reach the upstream's present.
+    pub caught_up: bool,
+    /// What to do about a line that is not JSON.
+    pub not_json: NotJson,
+}
+
+/// What to do about a line that is not JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotJson {
+    /// Stop before it: it may have been damaged on its way.
+    StopBefore,
+    /// Keep it as it is and go on: it has been fetched often enough.
+    Keep,
+}
+
+/// What became of lines.
+#[derive(Debug)]
+pub struct Outcome {
+    /// To be committed, in this order.
+    pub prepared: Vec<Prepared>,
+    /// Cursor after them.
+    pub cursor: i64,
+    /// A line that is not JSON stands after what was judged.
+    pub stopped: bool,
+}
+
+/// A batch that only has to be written.
+#[derive(Debug)]
+pub struct Prepared {
+    /// Its number.
+    pub batch: u64,
+    /// What is to be written.
+    pub commit: Commit,
+    /// How many lines came again.
+    pub known: usize,
+}
+
+/// A run of lines of a batch that is judged and committed at once.
+struct Part {
+    lines: Vec<Bytes>,
+    decoded: Vec<Result<Received, Undecodable>>,
+    received_at: Timestamp,
+    cursor_before: i64,
+    cursor_after: i64,
+    caught_up: bool,
+}
+
+impl BatchJudge {
+    /// A judge that knows nothing yet of what is in the store.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    pub async fn new(
+        store: Store,
+        verifier: Arc<dyn Verifier>,
+        upstream: String,
+        committed: watch::Receiver<u64>,
+    ) -> Result<BatchJudge, StoreError> {
+        let cids = store.awaited(MAX_AWAITED).await?;
+        let incomplete = cids.len() == MAX_AWAITED;
+        let highest_sequence = store.last_sequence().await?.unwrap_or(0);
+        Ok(BatchJudge {
+            store,
+            verifier,
+            upstream,
+            chains: Chains::default(),
+            awaited: Awaited { cids: cids.into_iter().collect(), incomplete },
+            highest_sequence,
+            judged: 0,
+            committed,
+        })
+    }
+
+    /// Judges lines. Usually one commit comes of it; where a sequence number is claimed twice
+    /// there are more, since whether the second claim stands depends on the first.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store. What was judged before the error must not be relied on any more.
+    pub async fn judge(&mut self, lines: Lines) -> Result<Outcome, StoreError> {
+        let Lines { lines, received_at, cursor, mut caught_up, not_json } = lines;
+        let (mut lines, mut decoded) = on_cores(move || {
+            let decoded = judge::decode(&lines);
+            (lines, decoded)
+        })
+        .await;
+        let damaged = decoded.iter().position(|line| matches!(line, Err(Undecodable::NotJson(_))));
+        let stop = damaged.filter(|_| not_json == NotJson::StopBefore);
+        if let Some(stop) = stop {
+            lines.truncate(stop);
+            decoded.truncate(stop);
+            caught_up = false;
+        }
+        let mut outcome = Outcome {
+            prepared: Vec::new(),
+            cursor: cursor_after(cursor, &decoded),
+            stopped: stop.is_some(),
+        };
+        let ends = ends_of_unique_numbers(&decoded);
+        let (mut lines, mut decoded) = (lines.into_iter(), decoded.into_iter());
+        let mut from = 0;
+        for (index, &end) in ends.iter().enumerate() {
+            let last = index + 1 == ends.len();
+            let part = Part {
+                lines: lines.by_ref().take(end - from).collect(),
+                decoded: decoded.by_ref().take(end - from).collect(),
+                received_at,
+                cursor_before: cursor,
+                // The cursor moves with the last part only: after a crash all of it comes again.
+                cursor_after: if last { outcome.cursor } else { cursor },
+                caught_up: caught_up && last,
+            };
+            outcome.prepared.push(self.judge_part(part).await?);
+            from = end;
+        }
+        Ok(outcome)
+    }
+
+    async fn judge_part(&mut self, mut part: Part) -> Result<Prepared, StoreError> {
+        let mut candidates = Vec::with_capacity(part.decoded.len());
+        let mut undecodable = Vec::new();
+        for (index, decoded) in std::mem::take(&mut part.decoded).into_iter().enumerate() {
+            match decoded {
+                Ok(received) => candidates.push(Candidate {
+                    place: Place::Line(index),
+                    received,
+                    number_held_by: None,
+                }),
+                Err(reason) => undecodable.push((index, reason)),
+            }
+        }
+        let mut assembly = Assembly::new(part, self.upstream.clone());
+        for (index, reason) in undecodable {
+            assembly.keep_undecodable(index, reason);
+        }
+        self.add_freed(&mut candidates).await?;
+        self.find_holders_of_numbers(&mut candidates).await?;
+        let mut groups = judge::group(candidates.into_iter());
+        self.load_chains(&mut groups).await?;
+
+        let verifier = Arc::clone(&self.verifier);
+        let (groups, mut judged) = on_cores(move || {
+            let judged = judge::judge(&mut groups, &*verifier);
+            (groups, judged)
+        })
+        .await;
+        judged.sort_by_key(|judged| match judged.candidate.place {
+            Place::Line(index) => (0, index as i64),
+            Place::Kept(id) => (1, id),
+        });
+
+        let chains: AHashMap<Did, &Group> =
+            groups.iter().map(|(did, group)| (*did, group)).collect();
+        for judged in judged {
+            assembly.add(judged, &chains);
+        }
+        drop(chains);
+        let prepared = assembly.finish(self.judged + 1);
+        self.remember(groups, &prepared);
+        Ok(prepared)
+    }
+
+    /// Keeps what the next batches need to know of this one.
+    fn remember(&mut self, groups: Vec<(Did, Group)>, prepared: &Prepared) {
+        self.judged = prepared.batch;
+        self.chains.committed(*self.committed.borrow());
+        for (did, group) in groups {
+            self.chains.put(did, group.chain, prepared.batch);
+        }
+        let commit = &prepared.commit;
+        let numbers = commit.operations.iter().filter_map(|operation| operation.sequence);
+        let numbered = commit.numbered.iter().map(|(_, _, number)| *number);
+        self.highest_sequence =
+            numbers.chain(numbered).fold(self.highest_sequence, |highest, n| highest.max(n));
+        let rejudged = commit.rejudged.iter().filter_map(|rejudged| match rejudged {
+            Rejudged::Refused { awaits, .. } => *awaits,
+            Rejudged::Accepted { .. } => None,
+        });
+        let awaited = commit.refusals.iter().filter_map(|refusal| refusal.awaits);
+        for cid in awaited.chain(rejudged) {
+            if self.awaited.cids.len() < MAX_AWAITED {
+                self.awaited.cids.insert(cid);
+            } else {
+                self.awaited.incomplete = true;
+            }
+        }
+    }
+
+    /// Adds kept refusals that wait for one of the candidates, and those that wait for these.
+    async fn add_freed(&mut self, candidates: &mut Vec<Candidate>) -> Result<(), StoreError> {
+        let mut fresh: Vec<Cid> = candidates
+            .iter()
+            .map(|candidate| candidate.received.cid)
+            .filter(|cid| self.awaited.incomplete || self.awaited.cids.contains(cid))
+            .collect();
+        let mut added = AHashSet::new();
+        while !fresh.is_empty() {
+            self.wait_until_committed().await;
+            let kept = self.store.refusals_awaiting(&fresh).await?;
+            fresh.clear();
+            for refusal in kept {
+                let Ok(received) = Received::decode(&refusal.refusal.line) else { continue };
+                if added.insert(refusal.id) {
+                    fresh.push(received.cid);
+                    candidates.push(Candidate {
+                        place: Place::Kept(refusal.id),
+                        received,
+                        number_held_by: None,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds out which other operations hold the numbers of the candidates. Numbers above all
+    /// that were seen are free, and in the ordinary course all of them are.
+    async fn find_holders_of_numbers(
+        &mut self,
+        candidates: &mut [Candidate],
+    ) -> Result<(), StoreError> {
+        let mut numbers: Vec<i64> = candidates
+            .iter()
+            .filter_map(|candidate| candidate.received.sequence)
+            .filter(|&number| number <= self.highest_sequence)
+            .collect();
+        if numbers.is_empty() {
+            return Ok(());
+        }
+        numbers.sort_unstable();
+        numbers.dedup();
+        self.wait_until_committed().await;
+        let holders: AHashMap<i64, (Did, Cid)> = self
+            .store
+            .sequences(&numbers)
+            .await?
+            .into_iter()
+            .filter_map(|held| Some((held.sequence?, (held.did, held.cid()))))
+            .collect();
+        for candidate in candidates {
+            let received = &candidate.received;
+            let holder = received.sequence.and_then(|number| holders.get(&number));
+            candidate.number_held_by = holder
+                .filter(|(did, cid)| (*did, *cid) != (received.did, received.cid))
+                .map(|(_, cid)| *cid);
+        }
+        Ok(())
+    }
+
+    /// Gives every group its chain: from memory, or all others in one query.
+    async fn load_chains(&mut self, groups: &mut [(Did, Group)]) -> Result<(), StoreError> {
+        let mut missing = Vec::new();
+        for (did, group) in groups.iter_mut() {
+            match self.chains.take(did) {
+                Some(chain) => group.chain = chain,
+                None => missing.push(*did),
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let stored = self.store.histories(&missing).await?;
+        if stored.is_empty() {
+            return Ok(());
+        }
+        let loaded = on_cores(move || chains::from_stored(&stored)).await?;
+        let mut loaded: AHashMap<Did, _> = loaded.into_iter().collect();
+        for (did, group) in groups {
+            if let Some(chain) = loaded.remove(did) {
+                group.chain = chain;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the store knows everything that was judged so far. Ends early when nobody
+    /// commits any more: what is prepared then is never written.
+    async fn wait_until_committed(&mut self) {
+        let judged = self.judged;
+        self.committed.wait_for(|&committed| committed >= judged).await.ok();
+    }
+}
+
+/// Runs CPU work where it does not hold up the async threads.
+async fn on_cores<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+/// The cursor after lines: the number of the last one, where that is further than before, since
+/// an upstream sends them in order; should it not, the highest one rather than none at all.
+fn cursor_after(before: i64, decoded: &[Result<Received, Undecodable>]) -> i64 {
+    let number = |decoded: &Result<Received, Undecodable>| match decoded {
+        Ok(received) => received.sequence,
+        Err(Undecodable::UnknownType { sequence, .. } | Undecodable::Refused { sequence, .. }) => {
+            *sequence
+        }
+        Err(Undecodable::NotJson(_)) => None,
+    };
+    let last = decoded.iter().rev().find_map(number).filter(|&last| last > before);
+    last.or_else(|| decoded.iter().filter_map(number).max()).unwrap_or(before).max(before)
+}
+
+/// Where to cut a batch so that in no part two different operations claim one number; the last
+/// cut is its end.
+fn ends_of_unique_numbers(decoded: &[Result<Received, Undecodable>]) -> Vec<usize> {
+    let mut ends = Vec::new();
+    let mut claims: AHashMap<i64, (Did, Cid)> = AHashMap::with_capacity(decoded.len());
+    for (index, received) in decoded.iter().enumerate() {
+        let Ok(received) = received else { continue };
+        let Some(number) = received.sequence else { continue };
+        let claim = (received.did, received.cid);
+        if claims.insert(number, claim).is_some_and(|earlier| earlier != claim) {
+            ends.push(index);
+            claims.clear();
+            claims.insert(number, claim);
+        }
+    }
+    ends.push(decoded.len());
+    ends
+}
+
+/// Collects what a batch changes.
+struct Assembly {
+    lines: Vec<Bytes>,
+    upstream: String,
+    received_at: Timestamp,
+    commit: Commit,
+    known: usize,
+    /// (identity, `created_at`) of what this batch adds.
+    added: AHashSet<(Did, Timestamp)>,
+    /// (identity, nullified, nullified by), wherever the nullified operation is.
+    nullified: Vec<(Did, Timestamp, Timestamp)>,
+}
+
+impl Assembly {
+    fn new(part: Part, upstream: String) -> Assembly {
+        Assembly {
+            upstream,
+            received_at: part.received_at,
+            commit: Commit {
+                cursor_before: part.cursor_before,
+                cursor_after: part.cursor_after,
+                received_at_millis: part.received_at.millis(),
+                caught_up: part.caught_up,
+                operations: Vec::with_capacity(part.lines.len()),
+                ..Commit::default()
+            },
+            lines: part.lines,
+            known: 0,
+            added: AHashSet::new(),
+            nullified: Vec::new(),
+        }
+    }
+
+    /// Keeps a line that could not be decoded.
+    fn keep_undecodable(&mut self, index: usize, undecodable: Undecodable) {
+        let line = kept_copy(&self.lines[index]);
+        let (did, sequence, kind, detail) = match undecodable {
+            Undecodable::NotJson(reason) => {
+                (String::new(), None, NOT_JSON, format!("expected a JSON object: {reason}"))
+            }
+            Undecodable::UnknownType { kind, sequence } => {
+                let detail = format!("expected the type `sequenced_op`, not `{kind}`");
+                (String::new(), sequence, UNKNOWN_TYPE, detail)
+            }
+            Undecodable::Refused { did, sequence, refusal, .. } => {
+                (did, sequence, refusal.kind(), refusal.to_string())
+            }
+        };
+        self.commit.refusals.push(NewRefusal {
+            did,
+            sequence,
+            cid: None,
+            kind: kind.to_owned(),
+            detail,
+            awaits: None,
+            line,
+        });
+    }
+
+    fn add(&mut self, judged: Judged, groups: &AHashMap<Did, &Group>) {
+        let Judged { candidate, verdict } = judged;
+        match verdict {
+            Verdict::Accepted(acceptance) => {
+                let did = candidate.received.did;
+                for nullified in &acceptance.nullifies {
+                    self.nullified.push((did, *nullified, candidate.received.created_at));
+                }
+                self.accept(candidate, acceptance.signer, groups);
+            }
+            Verdict::Known(restated) => self.note_known(candidate, restated, groups),
+            Verdict::Refused(refusal) => self.refuse(&candidate, &refusal),
+        }
+    }
+
+    fn accept(&mut self, candidate: Candidate, signer: u16, groups: &AHashMap<Did, &Group>) {
+        let received = candidate.received;
+        // Something later in the batch may have nullified it already: the chain knows.
+        let link = groups.get(&received.did).and_then(|group| group.chain.find(&received.cid));
+        self.added.insert((received.did, received.created_at));
+        self.commit.operations.push(StoredOperation {
+            did: received.did,
+            created_at: received.created_at,
+            sequence: received.sequence,
+            signed: Bytes::from(received.signed),
+            signer,
+            nullified_by: link.and_then(|link| link.nullified_by),
+            received_at: self.received_at,
+        });
+        if let Place::Kept(id) = candidate.place {
+            self.commit.rejudged.push(Rejudged::Accepted { id });
+        }
+    }
+
+    /// An operation that is here already: only what was stated otherwise is of interest.
+    fn note_known(
+        &mut self,
+        candidate: Candidate,
+        restated: Restated,
+        groups: &AHashMap<Did, &Group>,
+    ) {
+        self.known += 1;
+        let received = &candidate.received;
+        let held = groups.get(&received.did).and_then(|group| group.chain.find(&received.cid));
+        let Some(held) = held else { return };
+        if let Place::Kept(id) = candidate.place {
+            self.commit.rejudged.push(Rejudged::Accepted { id });
+        }
+        if let Some(number) = restated.numbered {
+            match candidate.number_held_by {
+                None => self.commit.numbered.push((received.did, held.created_at, number)),
+                Some(holder) => {
+                    let refusal = Refusal::SequenceConflict { sequence: number, holder };
+                    self.refuse(&candidate, &refusal);
+                }
+            }
+        }
+        if restated.agrees() {
+            return;
+        }
+        let ours = Logged {
+            did: &received.did,
+            cid: &received.cid,
+            created_at: held.created_at,
+            sequence: held.sequence,
+            nullified: held.nullified_by.is_some(),
+            signed: &received.signed,
+        };
+        let mut entry = Vec::new();
+        // The bytes were read before; could they not be written, the record would lack our side.
+        let ours = ours.write_audit(&mut entry).ok().and_then(|()| String::from_utf8(entry).ok());
+        let theirs = match candidate.place {
+            Place::Line(index) => String::from_utf8(self.lines[index].to_vec()).ok(),
+            Place::Kept(_) => None,
+        };
+        let kinds = [
+            (restated.cid.is_some(), "restated-cid"),
+            (restated.created_at.is_some(), "restated-created-at"),
+            (restated.sequence.is_some(), "restated-sequence"),
+        ];
+        for (_, kind) in kinds.into_iter().filter(|(differs, _)| *differs) {
+            self.commit.divergences.push(NewDivergence {
+                source: self.upstream.clone(),
+                did: received.did.to_string(),
+                kind: kind.to_owned(),
+                subject: received.cid.to_string(),
+                ours: ours.clone(),
+                theirs: theirs.clone(),
+            });
+        }
+    }
+
+    fn refuse(&mut self, candidate: &Candidate, refusal: &Refusal) {
+        let kind = refusal.kind().to_owned();
+        let detail = refusal.to_string();
+        let awaits = refusal.awaits();
+        match candidate.place {
+            Place::Kept(id) => {
+                self.commit.rejudged.push(Rejudged::Refused { id, kind, detail, awaits });
+            }
+            Place::Line(index) => self.commit.refusals.push(NewRefusal {
+                did: candidate.received.did.to_string(),
+                sequence: candidate.received.sequence,
+                cid: Some(candidate.received.cid),
+                kind,
+                detail,
+                awaits,
+                line: kept_copy(&self.lines[index]),
+            }),
+        }
+    }
+
+    fn finish(mut self, batch: u64) -> Prepared {
+        let added = &self.added;
+        self.commit.nullified = self
+            .nullified
+            .into_iter()
+            .filter(|(did, at, _)| !added.contains(&(*did, *at)))
+            .collect();
+        Prepared { batch, commit: self.commit, known: self.known }
+    }
+}
+
+/// A copy of a line: as a slice it would keep the whole page that it came in.
+fn kept_copy(line: &Bytes) -> Bytes {
+    Bytes::copy_from_slice(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn received(number: Option<i64>, operation: u8) -> Result<Received, Undecodable> {
+        Ok(Received {
+            did: Did::from_bytes([operation; 15]),
+            cid: Cid::of(&[operation]),
+            stated_cid: None,
+            created_at: Timestamp::from_millis(0),
+            sequence: number,
+            nullified: None,
+            signed: Vec::new(),
+        })
+    }
+
+    #[test]
+    fn the_cursor_follows_the_last_line_that_leads_further() {
+        let cursor = |before, numbers: &[i64]| {
+            let lines: Vec<_> = numbers.iter().map(|&n| received(Some(n), 1)).collect();
+            cursor_after(before, &lines)
+        };
+        assert_eq!(cursor(4, &[]), 4);
+        assert_eq!(cursor(4, &[5, 6, 7]), 7);
+        // A number far ahead does not make us skip what comes after it.
+        assert_eq!(cursor(4, &[5, 1_000_000, 6, 7]), 7);
+        // An operation that was accepted late, at the end of a burst.
+        assert_eq!(cursor(99, &[100, 101, 57]), 101);
+        assert_eq!(cursor(99, &[57]), 99);
+    }
+
+    #[test]
+    fn a_batch_is_cut_where_a_number_is_claimed_by_another_operation() {
+        let batch = [
+            received(Some(1), 1),
+            received(None, 2),
+            received(Some(1), 1),
+            received(Some(1), 3),
+            received(None, 2),
+            received(Some(2), 4),
+            received(Some(1), 1),
+        ];
+        assert_eq!(ends_of_unique_numbers(&batch), [3, 6, 7]);
+        assert_eq!(ends_of_unique_numbers(&[]), [0]);
+    }
+}

@@ -1,0 +1,151 @@
+//! The chains of identities met recently, in bounded memory. A chain with operations that are
+//! verified and not yet committed stays whatever else comes: the store does not know them yet.
+
+use ahash::RandomState;
+use lru::LruCache;
+
+use crate::plc::chain::{Chain, Link};
+use crate::plc::{Did, Operation};
+use crate::store::{StoreError, StoredOperation};
+
+/// Operations whose chains are kept. A link with two rotation keys takes about 300 bytes, so this
+/// is some 30 MB; most updates follow soon upon what they update.
+const MAX_LINKS: usize = 100_000;
+
+/// A bounded cache of chains.
+#[derive(Debug)]
+pub struct Chains {
+    chains: LruCache<Did, Held, RandomState>,
+    links: usize,
+    /// Batches up to this number are committed.
+    committed: u64,
+}
+
+#[derive(Debug)]
+struct Held {
+    chain: Chain,
+    /// The last batch that changed it.
+    changed_by: u64,
+}
+
+impl Default for Chains {
+    fn default() -> Chains {
+        Chains {
+            chains: LruCache::unbounded_with_hasher(RandomState::new()),
+            links: 0,
+            committed: 0,
+        }
+    }
+}
+
+impl Chains {
+    /// Takes a chain out, to be judged against and put back; `None` when the store must be asked.
+    pub fn take(&mut self, did: &Did) -> Option<Chain> {
+        let held = self.chains.pop(did)?;
+        self.links -= weight(&held.chain);
+        Some(held.chain)
+    }
+
+    /// Puts a chain in that batch `changed_by` may have changed.
+    pub fn put(&mut self, did: Did, chain: Chain, changed_by: u64) {
+        self.links += weight(&chain);
+        if let Some((_, replaced)) = self.chains.push(did, Held { chain, changed_by }) {
+            self.links -= weight(&replaced.chain);
+        }
+        self.evict();
+    }
+
+    /// Learns that the batches up to this one are in the store.
+    pub fn committed(&mut self, batch: u64) {
+        self.committed = batch;
+    }
+
+    /// Drops the chains not asked for longest. It stops at one that is not committed yet: those
+    /// asked for later have been changed later.
+    fn evict(&mut self) {
+        while self.links > MAX_LINKS {
+            match self.chains.peek_lru() {
+                Some((_, oldest)) if oldest.changed_by <= self.committed => {
+                    if let Some((_, oldest)) = self.chains.pop_lru() {
+                        self.links -= weight(&oldest.chain);
+                    }
+                }
+                _ => break,
+            }
+        }
+    }
+}
+
+/// An identity without operations takes a place too.
+fn weight(chain: &Chain) -> usize {
+    chain.links().len().max(1)
+}
+
+/// The chains of stored operations that stand in the order of (identity, `created_at`).
+///
+/// # Errors
+///
+/// [`StoreError::Damaged`] when an operation cannot be read.
+pub fn from_stored(operations: &[StoredOperation]) -> Result<Vec<(Did, Chain)>, StoreError> {
+    operations
+        .chunk_by(|a, b| a.did == b.did)
+        .map(|history| {
+            let links = history.iter().map(link).collect::<Result<_, _>>()?;
+            Ok((history[0].did, Chain::from_links(links)))
+        })
+        .collect()
+}
+
+fn link(stored: &StoredOperation) -> Result<Link, StoreError> {
+    let operation = Operation::read(&stored.signed).map_err(|error| StoreError::Damaged {
+        place: format!("{} at {}", stored.did, stored.created_at),
+        reason: error.to_string(),
+    })?;
+    let cid = stored.cid();
+    let mut link = Link::new(&operation, cid, stored.created_at, stored.sequence, stored.signer);
+    link.nullified_by = stored.nullified_by;
+    Ok(link)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plc::Timestamp;
+
+    fn chain(links: usize) -> Chain {
+        let link = |n| Link {
+            cid: crate::plc::Cid::of(&[n as u8]),
+            created_at: Timestamp::from_millis(n as i64),
+            sequence: None,
+            rotation_keys: Box::new([]),
+            tombstone: false,
+            signer: 0,
+            nullified_by: None,
+        };
+        Chain::from_links((0..links).map(link).collect())
+    }
+
+    fn did(n: u8) -> Did {
+        Did::from_bytes([n; 15])
+    }
+
+    #[test]
+    fn the_oldest_go_first_and_uncommitted_ones_stay() {
+        let mut chains = Chains::default();
+        let half = MAX_LINKS / 2;
+        chains.put(did(1), chain(half), 1);
+        chains.put(did(2), chain(half), 2);
+        chains.put(did(3), chain(half), 3);
+        assert_eq!(chains.chains.len(), 3, "nothing is committed");
+        chains.committed(1);
+        chains.put(did(4), chain(1), 3);
+        assert!(chains.take(&did(1)).is_none());
+        assert!(chains.take(&did(2)).is_some());
+        chains.committed(3);
+        chains.put(did(2), chain(half), 3);
+        assert!(chains.take(&did(3)).is_none());
+        assert!(chains.take(&did(2)).is_some());
+        assert!(chains.take(&did(4)).is_some());
+        assert_eq!(chains.links, 0);
+    }
+}

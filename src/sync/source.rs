@@ -1,0 +1,178 @@
+//! Where batches come from: pages of the export until the present is near, then the stream, and
+//! back whenever the stream says so.
+
+use std::time::{Duration, SystemTime};
+
+use metrics::counter;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
+
+use crate::live::Mode;
+use crate::plc::Timestamp;
+use crate::upstream::{
+    Backoff, Batch, ExportClient, Fetched, Origin, PagesAhead, Stream, UpstreamFault,
+};
+
+/// Pause between pages where the upstream has no stream: an operation is some seconds late, and
+/// the upstream is asked twelve times a minute.
+const POLL: Duration = Duration::from_secs(5);
+/// After this long an upstream without a stream is asked for one again.
+const ASK_FOR_STREAM: Duration = Duration::from_secs(600);
+/// How often a quiet stream is looked at for signs of life, which is how exactly the age of the
+/// upstream's last word is known.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
+
+/// What the source tells the follower.
+#[derive(Debug)]
+pub enum Event {
+    /// Lines, in the order in which they follow one another.
+    Batch(Batch),
+    /// From here on this is where batches come from.
+    Mode(Mode),
+    /// The upstream was heard at this time and had nothing new to say.
+    Quiet(Timestamp),
+}
+
+/// The follower has gone.
+#[derive(Debug)]
+pub struct Gone;
+
+/// Reads one upstream from a cursor on.
+pub struct Reader {
+    client: ExportClient,
+    events: mpsc::Sender<Event>,
+    /// Last sequence number that was handed over.
+    cursor: i64,
+    backoff: Backoff,
+    /// Kind of the fault that was logged last, so that a long outage is one line.
+    said: Option<&'static str>,
+    /// Until when the upstream is only paged, since it has no stream.
+    streamless_until: Option<Instant>,
+}
+
+impl Reader {
+    /// A reader of what comes after this sequence number.
+    pub fn new(client: ExportClient, cursor: i64, events: mpsc::Sender<Event>) -> Reader {
+        let backoff = Backoff::new(client.limits());
+        Reader { client, events, cursor, backoff, said: None, streamless_until: None }
+    }
+
+    /// Reads until nobody listens any more.
+    pub async fn run(mut self) -> Gone {
+        loop {
+            if let Err(gone) = self.round().await {
+                return gone;
+            }
+        }
+    }
+
+    /// Pages to the present, then the stream for as long as it lasts.
+    async fn round(&mut self) -> Result<(), Gone> {
+        if self.streamless_until.is_none() {
+            self.send(Event::Mode(Mode::CatchingUp)).await?;
+        }
+        self.read_pages().await?;
+        if self.streamless_until.is_some_and(|until| Instant::now() < until) {
+            sleep(POLL).await;
+            return Ok(());
+        }
+        self.streamless_until = None;
+        let fault = self.read_stream().await?;
+        self.after_stream(fault).await
+    }
+
+    /// Pages until one says that the end was near.
+    async fn read_pages(&mut self) -> Result<(), Gone> {
+        let mut pages = PagesAhead::start(&self.client, self.cursor);
+        while let Some(fetched) = pages.next().await {
+            match fetched {
+                Fetched::Batch(batch) => {
+                    self.said = None;
+                    if let Origin::Page { next, .. } = batch.origin {
+                        self.cursor = self.cursor.max(next);
+                    }
+                    self.send(Event::Batch(batch)).await?;
+                }
+                Fetched::Fault { fault, retry_in } => self.say(&fault, retry_in),
+            }
+        }
+        Ok(())
+    }
+
+    /// Follows the stream until it ends, and says why it did.
+    async fn read_stream(&mut self) -> Result<UpstreamFault, Gone> {
+        let mut stream = match Stream::open(&self.client, self.cursor).await {
+            Ok(stream) => stream,
+            Err(fault) => return Ok(fault),
+        };
+        tracing::info!(cursor = self.cursor, "following the stream");
+        self.send(Event::Mode(Mode::Live)).await?;
+        loop {
+            let next = tokio::time::timeout(SIGN_OF_LIFE, stream.next()).await;
+            match next {
+                Ok(Ok(batch)) => {
+                    self.backoff.reset();
+                    self.said = None;
+                    let numbers = batch.lines.iter().filter_map(|line| sequence_of(line));
+                    self.cursor = numbers.fold(self.cursor, i64::max);
+                    self.send(Event::Batch(batch)).await?;
+                }
+                Ok(Err(fault)) => return Ok(fault),
+                Err(_) => {
+                    let heard = Timestamp::from(SystemTime::now()) - stream.silent_for();
+                    self.send(Event::Quiet(heard)).await?;
+                }
+            }
+        }
+    }
+
+    /// What to do when the stream has ended: always pages next, sooner or later.
+    async fn after_stream(&mut self, fault: UpstreamFault) -> Result<(), Gone> {
+        let pause = match fault {
+            UpstreamFault::OutdatedCursor => Duration::ZERO,
+            UpstreamFault::NoStream { .. } => {
+                self.streamless_until = Some(Instant::now() + ASK_FOR_STREAM);
+                self.send(Event::Mode(Mode::Live)).await?;
+                POLL
+            }
+            _ => self.backoff.after(&fault),
+        };
+        self.say(&fault, pause);
+        if self.events.is_closed() {
+            return Err(Gone);
+        }
+        sleep(pause).await;
+        Ok(())
+    }
+
+    /// Counts a fault, and logs it unless it is the same as before.
+    fn say(&mut self, fault: &UpstreamFault, retry_in: Duration) {
+        counter!("plc_upstream_faults_total", "kind" => fault.kind()).increment(1);
+        let repeated = self.said.replace(fault.kind()) == Some(fault.kind());
+        let cursor = self.cursor;
+        match fault {
+            _ if repeated => tracing::debug!(cursor, ?retry_in, "{fault}"),
+            UpstreamFault::FutureCursor => tracing::error!(
+                cursor,
+                ?retry_in,
+                upstream = self.client.base(),
+                "the upstream has fewer operations than we hold: its last sequence number is \
+                 below our cursor; serving goes on, and it is asked again"
+            ),
+            _ => tracing::warn!(cursor, ?retry_in, "{fault}"),
+        }
+    }
+
+    async fn send(&self, event: Event) -> Result<(), Gone> {
+        self.events.send(event).await.map_err(|_| Gone)
+    }
+}
+
+/// The sequence number that a message states.
+fn sequence_of(message: &[u8]) -> Option<i64> {
+    #[derive(serde::Deserialize)]
+    struct Numbered {
+        seq: i64,
+    }
+    serde_json::from_slice(message).ok().map(|Numbered { seq }| seq)
+}

@@ -1,0 +1,187 @@
+//! Commits what was judged, in order, one transaction at a time, and tells who wants to know
+//! after each, never before.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use metrics::{counter, gauge, histogram};
+use tokio::sync::{mpsc, watch};
+
+use super::batch::Prepared;
+use crate::live::{Feed, Status};
+use crate::plc::Timestamp;
+use crate::store::{Commit, Lease, Store, StoreError};
+
+/// Operations of one transaction, at most, when several batches wait: enough for SQLite to write
+/// each page of its index once for many of them.
+const MAX_COMMIT: usize = 24_000;
+/// How often progress is logged while catching up.
+const PROGRESS: Duration = Duration::from_secs(10);
+
+/// What the writer is given.
+#[derive(Debug)]
+pub enum Work {
+    /// A batch to be written.
+    Commit(Prepared),
+    /// Whether the upstream's present is followed from here on.
+    Live(bool),
+    /// The upstream had nothing new at this time.
+    Current(Timestamp),
+}
+
+/// Writes for one session.
+pub struct Writer {
+    /// Where to.
+    pub store: Store,
+    /// By which right.
+    pub lease: Lease,
+    /// Who is told of new operations.
+    pub feed: Arc<Feed>,
+    /// Where it is said how fresh we are.
+    pub status: Arc<Status>,
+    /// Number of the last batch that is committed.
+    pub committed: watch::Sender<u64>,
+}
+
+/// Operations counted since the last line of progress.
+struct Totals {
+    since: Instant,
+    operations: usize,
+}
+
+impl Writer {
+    /// Writes until nothing more comes.
+    ///
+    /// # Errors
+    ///
+    /// That of the first commit that failed.
+    pub async fn run(self, mut work: mpsc::Receiver<Work>) -> Result<(), StoreError> {
+        let mut totals = Totals { since: Instant::now(), operations: 0 };
+        let mut live = false;
+        let mut waiting = None;
+        loop {
+            let next = match waiting.take() {
+                Some(next) => Some(next),
+                None => work.recv().await,
+            };
+            match next {
+                None => return Ok(()),
+                Some(Work::Live(now_live)) => {
+                    live = now_live;
+                    self.store.set_durability(live).await?;
+                }
+                Some(Work::Current(at)) => self.status.current(at),
+                Some(Work::Commit(mut prepared)) => {
+                    while prepared.commit.operations.len() < MAX_COMMIT {
+                        match work.try_recv() {
+                            Ok(Work::Commit(next)) => prepared.join(next),
+                            Ok(other) => {
+                                waiting = Some(other);
+                                break;
+                            }
+                            Err(_) => break,
+                        }
+                    }
+                    totals.operations += prepared.commit.operations.len();
+                    self.commit(prepared).await?;
+                    totals.say(&self.status, live);
+                }
+            }
+        }
+    }
+
+    /// One transaction. A crash before it ends leaves what was there before it; after it, all
+    /// that follows here is told again by what the store holds.
+    async fn commit(&self, prepared: Prepared) -> Result<(), StoreError> {
+        let Prepared { batch, commit, known } = prepared;
+        let begun = Instant::now();
+        self.store.commit(&self.lease, &commit).await?;
+        histogram!("plc_ingest_stage_seconds", "stage" => "write")
+            .record(begun.elapsed().as_secs_f64());
+        self.committed.send_replace(batch);
+        let latest = commit.operations.iter().map(|operation| operation.created_at).max();
+        self.status.committed(commit.cursor_after, latest);
+        if commit.caught_up {
+            self.status.current(Timestamp::from_millis(commit.received_at_millis));
+        }
+        self.feed.publish(&commit.operations);
+        count(&commit, known);
+        Ok(())
+    }
+}
+
+impl Prepared {
+    /// Takes the batch that was judged after this one into the same transaction.
+    fn join(&mut self, next: Prepared) {
+        let Commit {
+            cursor_before: _,
+            cursor_after,
+            operations,
+            nullified,
+            numbered,
+            refusals,
+            rejudged,
+            divergences,
+            received_at_millis,
+            caught_up,
+        } = next.commit;
+        self.batch = next.batch;
+        self.known += next.known;
+        self.commit.cursor_after = cursor_after;
+        self.commit.operations.extend(operations);
+        self.commit.nullified.extend(nullified);
+        self.commit.numbered.extend(numbered);
+        self.commit.refusals.extend(refusals);
+        self.commit.rejudged.extend(rejudged);
+        self.commit.divergences.extend(divergences);
+        self.commit.received_at_millis = received_at_millis;
+        self.commit.caught_up = caught_up;
+    }
+}
+
+/// What happened, in numbers; what was refused or differs, in a line each.
+fn count(commit: &Commit, known: usize) {
+    counter!("plc_operations_accepted_total").increment(commit.operations.len() as u64);
+    counter!("plc_operations_known_total").increment(known as u64);
+    gauge!("plc_cursor").set(commit.cursor_after as f64);
+    histogram!("plc_ingest_batch_operations").record(commit.operations.len() as f64);
+    for refusal in &commit.refusals {
+        counter!("plc_operations_refused_total", "kind" => refusal.kind.clone()).increment(1);
+        let cid = refusal.cid.map(|cid| cid.to_string());
+        tracing::warn!(
+            did = refusal.did,
+            sequence = refusal.sequence,
+            cid,
+            "refused: {}: {}",
+            refusal.kind,
+            refusal.detail
+        );
+    }
+    for divergence in &commit.divergences {
+        counter!("plc_divergences_total", "kind" => divergence.kind.clone()).increment(1);
+        tracing::warn!(
+            did = divergence.did,
+            subject = divergence.subject,
+            source = divergence.source,
+            "divergence: {}",
+            divergence.kind
+        );
+    }
+}
+
+impl Totals {
+    /// A line of progress now and then while catching up.
+    fn say(&mut self, status: &Status, live: bool) {
+        let elapsed = self.since.elapsed();
+        if elapsed < PROGRESS {
+            return;
+        }
+        self.since = Instant::now();
+        let operations = std::mem::take(&mut self.operations);
+        if !live {
+            let rate = operations as f64 / elapsed.as_secs_f64();
+            let as_of = status.as_of().map(|time| time.to_string());
+            tracing::info!(cursor = status.sequence(), rate = rate.round(), as_of, "catching up");
+        }
+    }
+}

@@ -1,0 +1,561 @@
+//! Files of entries: exports in either format as JSON lines, audit logs as JSON arrays; plain or
+//! compressed, which the first bytes tell and not the name.
+//!
+//! Blocking, and bounded: whatever the file holds, one block and one entry are in memory.
+
+use std::fs::File;
+use std::io::{self, BufReader, Cursor, Read};
+use std::mem;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::{Buf, Bytes, BytesMut};
+
+/// Bytes of one entry; a longer one is cut here and what remains of it is skipped, so that it
+/// comes out as JSON that is not complete, and the entries after it as if nothing had been. Far
+/// above any operation that the rules accept.
+pub const MAX_ENTRY: usize = 4 << 20;
+/// Bytes of a block, about: a thousand entries or two, which keeps all cores busy for a while.
+const BLOCK: usize = 1 << 20;
+/// Bytes to ask a decoder for at a time: what one zstd block holds at most.
+const PIECE: usize = 128 << 10;
+/// Bytes to ask the operating system for at a time.
+const READ: usize = 256 << 10;
+
+/// An entry of a dump with its number, counted from 1: of its line in a file of lines (empty
+/// lines count and do not come out), of the element in an array.
+pub type Block = Vec<(u64, Bytes)>;
+
+/// A dump that cannot be read (any further), with its name.
+#[derive(Debug, thiserror::Error)]
+pub enum DumpError {
+    /// No such file, no right to read it.
+    #[error("{name}: cannot be opened: {source}")]
+    Open { name: String, source: io::Error },
+    /// Broken compression, a disk error, a folder.
+    #[error("{name}: cannot be read after {read} bytes: {source}")]
+    Read { name: String, read: u64, source: io::Error },
+    /// The file ends inside of an array. What it held of it has come out.
+    #[error("{name}: ends before the `]` of its array, in or after entry {number}")]
+    CutArray { name: String, number: u64 },
+    /// Something that is not another array comes after one.
+    #[error("{name}: something other than an array follows the array, after entry {number}")]
+    AfterArray { name: String, number: u64 },
+}
+
+/// How far a dump has been read; a handle that stays valid while the dump is read elsewhere.
+#[derive(Debug, Clone)]
+pub struct Progress {
+    read: Arc<AtomicU64>,
+    /// Size of the file in bytes; none for standard input and other pipes.
+    pub total: Option<u64>,
+}
+
+impl Progress {
+    /// Bytes read so far, before decompression.
+    pub fn read(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+}
+
+/// The entries of a dump, in blocks. After an error there is nothing more.
+pub struct Dump {
+    name: String,
+    input: Box<dyn Read + Send>,
+    progress: Progress,
+    /// Read and not yet handed over.
+    buffer: BytesMut,
+    entries: Entries,
+    /// Number of the last entry.
+    number: u64,
+    /// The entry that is being read was longer than [`MAX_ENTRY`], and has been handed over.
+    skipping: bool,
+    /// The input has ended or cannot be read any further.
+    ended: bool,
+    /// What is left to say after the last block.
+    failed: Option<DumpError>,
+}
+
+impl Dump {
+    /// Opens a file, or standard input for `-`.
+    pub fn open(path: &Path) -> Result<Dump, DumpError> {
+        if path == Path::new("-") {
+            return Dump::new("standard input".to_owned(), Box::new(io::stdin()), None);
+        }
+        let name = path.display().to_string();
+        let opened = File::open(path).and_then(|file| file.metadata().map(|about| (file, about)));
+        match opened {
+            Ok((file, about)) => {
+                let total = about.is_file().then_some(about.len());
+                Dump::new(name, Box::new(file), total)
+            }
+            Err(source) => Err(DumpError::Open { name, source }),
+        }
+    }
+
+    fn new(name: String, raw: Box<dyn Read + Send>, total: Option<u64>) -> Result<Dump, DumpError> {
+        let read = Arc::new(AtomicU64::new(0));
+        let counted = BufReader::with_capacity(READ, Counted { raw, read: Arc::clone(&read) });
+        let input = match decompressed(counted) {
+            Ok(input) => input,
+            Err(source) => {
+                let read = read.load(Ordering::Relaxed);
+                return Err(DumpError::Read { name, read, source });
+            }
+        };
+        Ok(Dump {
+            name,
+            input,
+            progress: Progress { read, total },
+            buffer: BytesMut::new(),
+            entries: Entries::new(),
+            number: 0,
+            skipping: false,
+            ended: false,
+            failed: None,
+        })
+    }
+
+    /// The file's name, for messages.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How far it has been read.
+    pub fn progress(&self) -> Progress {
+        self.progress.clone()
+    }
+
+    /// The next entries; none at the end of the input, or where it fails.
+    fn next_block(&mut self) -> Block {
+        let mut found = Vec::new();
+        while !self.ended {
+            if self.find_entries(&mut found).is_err() {
+                self.fail(|name, number, _| DumpError::AfterArray { name, number });
+                break;
+            }
+            if self.entries.begin >= BLOCK || self.skipping {
+                if !found.is_empty() {
+                    break;
+                }
+                self.buffer.advance(self.entries.forget_before_begin());
+            }
+            match self.fill() {
+                Ok(0) => self.end(&mut found),
+                Ok(_) => {}
+                // What is there of the entry that was being read is no entry of the file.
+                Err(source) => {
+                    self.fail(|name, _, read| DumpError::Read { name, read, source });
+                }
+            }
+        }
+        let text = self.buffer.split_to(self.entries.forget_before_begin()).freeze();
+        found.into_iter().map(|(number, entry)| (number, text.slice(entry))).collect()
+    }
+
+    /// Numbers the entries that are complete in the buffer, or enough of them for a block.
+    fn find_entries(&mut self, found: &mut Vec<(u64, Range<usize>)>) -> Result<(), Stray> {
+        while self.entries.begin < BLOCK {
+            let Some(entry) = self.entries.next(&self.buffer)? else { break };
+            if mem::take(&mut self.skipping) {
+                continue;
+            }
+            self.push(entry, found);
+        }
+        let Range { start, end } = self.entries.begun();
+        if self.skipping {
+            self.entries.begin = end;
+        } else if end - start > MAX_ENTRY {
+            self.push(start..end, found);
+            self.skipping = true;
+            self.entries.begin = end;
+        }
+        Ok(())
+    }
+
+    /// Numbers an entry, cuts it to [`MAX_ENTRY`], and leaves it out when it is empty.
+    fn push(&mut self, entry: Range<usize>, found: &mut Vec<(u64, Range<usize>)>) {
+        let text = &self.buffer[entry.clone()];
+        let start = entry.start + (text.len() - text.trim_ascii_start().len());
+        let end = start + text.trim_ascii().len().min(MAX_ENTRY);
+        let empty = start >= end;
+        // The lines of a file are numbered as an editor does it, the elements of an array are
+        // counted.
+        self.number += u64::from(!empty || self.entries.layout == Layout::Lines);
+        if !empty {
+            found.push((self.number, start..end));
+        }
+    }
+
+    /// At the end of the input: what was begun is an entry like any other, and will be found to
+    /// be incomplete by who reads it.
+    fn end(&mut self, found: &mut Vec<(u64, Range<usize>)>) {
+        let rest = self.entries.begun();
+        self.entries.begin = rest.end;
+        self.ended = true;
+        if !self.skipping && !rest.is_empty() {
+            self.push(rest, found);
+        }
+        if self.entries.inside_array {
+            self.fail(|name, number, _| DumpError::CutArray { name, number });
+        }
+    }
+
+    fn fail(&mut self, error: impl FnOnce(String, u64, u64) -> DumpError) {
+        self.ended = true;
+        self.failed = Some(error(self.name.clone(), self.number, self.progress.read()));
+    }
+
+    /// Reads a piece; 0 bytes at the end.
+    fn fill(&mut self) -> io::Result<usize> {
+        let held = self.buffer.len();
+        self.buffer.resize(held + PIECE, 0);
+        let read = loop {
+            match self.input.read(&mut self.buffer[held..]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                outcome => break outcome,
+            }
+        };
+        self.buffer.truncate(held + read.as_ref().copied().unwrap_or(0));
+        read
+    }
+}
+
+impl Iterator for Dump {
+    type Item = Result<Block, DumpError>;
+
+    fn next(&mut self) -> Option<Result<Block, DumpError>> {
+        match self.next_block() {
+            block if !block.is_empty() => Some(Ok(block)),
+            _ => self.failed.take().map(Err),
+        }
+    }
+}
+
+/// What the first character of a dump says about the rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Layout {
+    /// Nothing has been read yet.
+    Unknown,
+    Lines,
+    /// Arrays, one after another.
+    Arrays,
+}
+
+/// Finds where entries begin and end in a buffer that grows at its end and is consumed at its
+/// beginning. Positions are those of the buffer.
+#[derive(Debug)]
+struct Entries {
+    layout: Layout,
+    /// Where the entry begins that is being looked at. All before it is done with.
+    begin: usize,
+    /// All before this has been looked at.
+    at: usize,
+    inside_array: bool,
+    /// Of objects and arrays, inside of the entry.
+    depth: usize,
+    inside_string: bool,
+    /// The character before was a backslash, inside of a string.
+    escaped: bool,
+}
+
+/// Something between two arrays.
+struct Stray;
+
+impl Entries {
+    fn new() -> Entries {
+        Entries {
+            layout: Layout::Unknown,
+            begin: 0,
+            at: 0,
+            inside_array: false,
+            depth: 0,
+            inside_string: false,
+            escaped: false,
+        }
+    }
+
+    /// The next complete entry, white space around it included; none before more has been read.
+    fn next(&mut self, buffer: &[u8]) -> Result<Option<Range<usize>>, Stray> {
+        if self.layout == Layout::Unknown && !buffer.is_empty() {
+            let is_array = buffer.trim_ascii_start().starts_with(b"[");
+            self.layout = if is_array { Layout::Arrays } else { Layout::Lines };
+        }
+        match self.layout {
+            Layout::Unknown => Ok(None),
+            Layout::Lines => Ok(self.next_line(buffer)),
+            Layout::Arrays => self.next_element(buffer),
+        }
+    }
+
+    fn next_line(&mut self, buffer: &[u8]) -> Option<Range<usize>> {
+        match memchr::memchr(b'\n', &buffer[self.at..]) {
+            Some(offset) => Some(self.entry_ends(self.at + offset)),
+            None => {
+                self.at = buffer.len();
+                None
+            }
+        }
+    }
+
+    /// Elements are told apart by the commas between them, without a look at what they are.
+    fn next_element(&mut self, buffer: &[u8]) -> Result<Option<Range<usize>>, Stray> {
+        while let Some(&byte) = buffer.get(self.at) {
+            if self.inside_string {
+                self.leave_string(buffer);
+                continue;
+            }
+            let before_entry = self.begin == self.at;
+            match byte {
+                // Between arrays and before an entry, white space takes no room.
+                _ if byte.is_ascii_whitespace() && before_entry => self.begin += 1,
+                b'[' if !self.inside_array => {
+                    self.inside_array = true;
+                    self.begin += 1;
+                }
+                _ if !self.inside_array => return Err(Stray),
+                b',' | b']' if self.depth == 0 => {
+                    self.inside_array = byte == b',';
+                    return Ok(Some(self.entry_ends(self.at)));
+                }
+                b'"' => self.inside_string = true,
+                b'{' | b'[' => self.depth += 1,
+                b'}' | b']' => self.depth = self.depth.saturating_sub(1),
+                _ => {}
+            }
+            self.at += 1;
+        }
+        Ok(None)
+    }
+
+    /// Goes on to the end of the string, or of what there is of it.
+    fn leave_string(&mut self, buffer: &[u8]) {
+        if mem::take(&mut self.escaped) {
+            self.at += 1;
+            return;
+        }
+        match memchr::memchr2(b'"', b'\\', &buffer[self.at..]) {
+            Some(offset) => {
+                self.at += offset + 1;
+                self.escaped = buffer[self.at - 1] == b'\\';
+                self.inside_string = self.escaped;
+            }
+            None => self.at = buffer.len(),
+        }
+    }
+
+    /// The entry ends before the separator at this position.
+    fn entry_ends(&mut self, end: usize) -> Range<usize> {
+        let entry = self.begin..end;
+        self.at = end + 1;
+        self.begin = end + 1;
+        entry
+    }
+
+    /// What there is of an entry that is not complete.
+    fn begun(&self) -> Range<usize> {
+        self.begin..self.at
+    }
+
+    /// Positions begin anew after so many bytes, which are then taken from the buffer.
+    fn forget_before_begin(&mut self) -> usize {
+        self.at -= self.begin;
+        mem::take(&mut self.begin)
+    }
+}
+
+/// The input as it was before compression; its first bytes say which one it was.
+fn decompressed(mut raw: BufReader<Counted>) -> io::Result<Box<dyn Read + Send>> {
+    let mut magic = Vec::new();
+    (&mut raw).take(4).read_to_end(&mut magic)?;
+    let kind = magic.clone();
+    let raw = BufReader::with_capacity(READ, Read::chain(Cursor::new(magic), raw));
+    Ok(match kind[..] {
+        [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(raw)),
+        // A frame, or a skippable one as parallel compressors write it first (RFC 8878, 3.1).
+        [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => {
+            Box::new(zstd::stream::read::Decoder::with_buffer(raw)?)
+        }
+        _ => Box::new(raw),
+    })
+}
+
+/// Counts what is read.
+struct Counted {
+    raw: Box<dyn Read + Send>,
+    read: Arc<AtomicU64>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.raw.read(buffer)?;
+        self.read.fetch_add(read as u64, Ordering::Relaxed);
+        Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    /// Gives a few bytes at a time, so that every entry is met at every place of a piece.
+    struct Crumbs(Cursor<Vec<u8>>, usize);
+
+    impl Read for Crumbs {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let size = buffer.len().min(self.1);
+            self.0.read(&mut buffer[..size])
+        }
+    }
+
+    fn dump(bytes: &[u8], crumbs: usize) -> Dump {
+        let input = Crumbs(Cursor::new(bytes.to_vec()), crumbs);
+        Dump::new("a test".to_owned(), Box::new(input), None).unwrap()
+    }
+
+    /// All entries, and the error at the end.
+    fn read(dump: Dump) -> (Vec<(u64, String)>, Option<String>) {
+        let mut entries = Vec::new();
+        for block in dump {
+            match block {
+                Ok(block) => entries.extend(
+                    block.iter().map(|(n, entry)| (*n, String::from_utf8_lossy(entry).into())),
+                ),
+                Err(error) => return (entries, Some(error.to_string())),
+            }
+        }
+        (entries, None)
+    }
+
+    fn expect(text: &str, entries: &[(u64, &str)], error: Option<&str>) {
+        for crumbs in [1, 2, 3, 7, 1000] {
+            let (found, failed) = read(dump(text.as_bytes(), crumbs));
+            let found = found.iter().map(|(n, entry)| (*n, entry.as_str())).collect::<Vec<_>>();
+            assert_eq!(found, entries, "{text:?} by {crumbs}");
+            assert_eq!(failed.is_some(), error.is_some(), "{text:?} by {crumbs}: {failed:?}");
+            let (failed, error) = (failed.unwrap_or_default(), error.unwrap_or_default());
+            assert!(failed.contains(error), "{failed}");
+        }
+    }
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), Default::default());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn lines_are_numbered_as_in_an_editor() {
+        expect("", &[], None);
+        expect("\n \n", &[], None);
+        expect(
+            "{\"a\":1}\n\r\n{\"b\":2}\r\n{\"c",
+            &[(1, "{\"a\":1}"), (3, "{\"b\":2}"), (4, "{\"c")],
+            None,
+        );
+        expect("x[\n[{}\n", &[(1, "x["), (2, "[{}")], None);
+    }
+
+    #[test]
+    fn elements_of_arrays_are_counted() {
+        expect("[]", &[], None);
+        expect(" [ ] \n", &[], None);
+        expect(
+            "[{\"a\":[1,{}]},\n \"],\\\"\\\\\" , {\"b\":\"}\"}\n]\n",
+            &[(1, "{\"a\":[1,{}]}"), (2, "\"],\\\"\\\\\""), (3, "{\"b\":\"}\"}")],
+            None,
+        );
+        expect("[1][2,\n3]\n[4]", &[(1, "1"), (2, "2"), (3, "3"), (4, "4")], None);
+    }
+
+    #[test]
+    fn an_array_that_is_cut_says_so_after_its_entries() {
+        expect("[1,{\"a\":[", &[(1, "1"), (2, "{\"a\":[")], Some("ends before the `]`"));
+        expect("[1,", &[(1, "1")], Some("in or after entry 1"));
+        expect("[", &[], Some("a test"));
+        expect("[1] x", &[(1, "1")], Some("follows the array"));
+    }
+
+    #[test]
+    fn blocks_are_bounded_and_complete() {
+        let line = format!("{{\"text\":\"{}\"}}", "x".repeat(700));
+        for (begin, between, end) in [("", "\n", ""), ("[", ",", "]")] {
+            let text = [begin, &vec![line.as_str(); 10_000].join(between), end].concat();
+            let mut next = 1;
+            for block in dump(text.as_bytes(), usize::MAX) {
+                let block = block.unwrap();
+                assert!(block.len() * line.len() < BLOCK + PIECE);
+                for (number, entry) in block {
+                    assert_eq!((number, &entry[..]), (next, line.as_bytes()));
+                    next += 1;
+                }
+            }
+            assert_eq!(next, 10_001);
+        }
+    }
+
+    #[test]
+    fn an_endless_entry_is_cut_and_the_next_ones_are_read() {
+        let endless = format!("{{\"x\":\"{}\"}}", "x".repeat(3 * MAX_ENTRY));
+        for (begin, between, end) in [("", "\n", ""), ("[", ",", "]")] {
+            let text = [begin, "{}", between, &endless, between, "{\"y\":1}", end].concat();
+            let (entries, error) = read(dump(text.as_bytes(), usize::MAX));
+            assert_eq!(error, None);
+            assert_eq!(entries[0], (1, "{}".to_owned()));
+            assert_eq!((entries[1].0, entries[1].1.len()), (2, MAX_ENTRY));
+            assert_eq!(entries[2..], [(3, "{\"y\":1}".to_owned())]);
+        }
+    }
+
+    #[test]
+    fn compression_is_found_by_the_first_bytes() {
+        let both = ("{}\n[]\n".repeat(2), [(1, "{}"), (2, "[]"), (3, "{}"), (4, "[]")]);
+        let half = both.0.split_at(6).0.as_bytes();
+        let members = [gzip(half), gzip(half)].concat();
+        let frames = [zstd::encode_all(half, 3).unwrap(), zstd::encode_all(half, 3).unwrap()];
+        for bytes in [both.0.into_bytes(), members, frames.concat()] {
+            let (entries, error) = read(dump(&bytes, 5));
+            assert_eq!(error, None);
+            assert_eq!(entries, both.1.map(|(number, entry)| (number, entry.to_owned())));
+        }
+    }
+
+    #[test]
+    fn broken_compression_gives_what_came_before_and_an_error() {
+        let text = "{\"a\":1}\n".repeat(200_000);
+        let text = text.as_bytes();
+        for whole in [gzip(text), zstd::encode_all(text, 3).unwrap()] {
+            let (entries, error) = read(dump(&whole[..whole.len() * 3 / 4], 1000));
+            let error = error.expect("an error");
+            assert!(error.starts_with("a test: cannot be read after"), "{error}");
+            assert!(entries.iter().all(|(_, entry)| entry == "{\"a\":1}"));
+            let mut damaged = whole;
+            let last = damaged.len() - 6;
+            damaged[last] ^= 0xff;
+            assert!(read(dump(&damaged, 1000)).1.is_some());
+        }
+    }
+
+    #[test]
+    fn files_are_named_in_errors_and_show_progress() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = folder.path().join("missing.jsonl");
+        let error = Dump::open(&missing).err().unwrap().to_string();
+        assert!(error.contains("missing.jsonl") && error.contains("opened"), "{error}");
+        let opened = Dump::open(folder.path());
+        let error = opened.and_then(|mut dump| dump.next().unwrap()).unwrap_err().to_string();
+        assert!(error.contains(folder.path().to_str().unwrap()), "{error}");
+
+        let path = folder.path().join("two.jsonl");
+        std::fs::write(&path, "{}\n{}\n").unwrap();
+        let dump = Dump::open(&path).unwrap();
+        let progress = dump.progress();
+        assert_eq!(progress.total, Some(6));
+        assert_eq!(read(dump).0.len(), 2);
+        assert_eq!(progress.read(), 6);
+    }
+}

@@ -1,0 +1,471 @@
+//! Requests and their answers: pages of the export, audit logs, any other path.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::{Bytes, BytesMut};
+use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
+use reqwest::{Response, StatusCode};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use tokio::time::{Instant, timeout};
+use url::{Host, Url};
+
+use super::{Batch, Limits, Origin, Priority, RequestBudget, UpstreamFault, now};
+use crate::plc::{Did, Timestamp};
+
+/// Redirects to follow. One for `http` to `https` and one for a moved host are plausible.
+const REDIRECTS: usize = 5;
+/// How much of a body that is no export is quoted.
+const QUOTED: usize = 60;
+
+/// The setting `--upstream` (or `--against`) cannot be used as it is.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "an upstream is an http:// or https:// URL without query, such as https://plc.directory; {given:?} is not ({reason})"
+)]
+pub struct UnusableUpstream {
+    given: String,
+    reason: String,
+}
+
+/// One upstream, over HTTP. Cheap to clone; clones share connections and the budget.
+#[derive(Debug, Clone)]
+pub struct ExportClient {
+    http: reqwest::Client,
+    /// Without a slash at its end.
+    base: Arc<str>,
+    user_agent: Arc<str>,
+    budget: Arc<RequestBudget>,
+    limits: Arc<Limits>,
+}
+
+/// An answer that is one, whatever its status says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// 2xx or 4xx, never 429.
+    pub status: u16,
+    /// The whole body.
+    pub body: Bytes,
+}
+
+/// A page of the export as far as it can be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// The complete lines; see [`Batch::lines`].
+    pub lines: Vec<Bytes>,
+    /// The last line of a complete body when it is not JSON. It is cut, as far as one can tell, and
+    /// left to the next page; should it be all that there is, then there is nothing else to take.
+    pub tail: Option<Bytes>,
+    /// The cursor that was asked for.
+    pub after: i64,
+    /// The cursor of the next page: the number of the last line that has one above `after`;
+    /// `after` itself when there is none.
+    pub next: i64,
+    /// Lines asked for.
+    pub asked: usize,
+    /// Fewer lines than asked for, in a complete body.
+    pub near_end: bool,
+    /// Why the body is not complete. Its complete lines are as good as those of any other.
+    pub cut: Option<UpstreamFault>,
+    /// When its last byte arrived.
+    pub received_at: Timestamp,
+}
+
+impl ExportClient {
+    /// A client of the directory (or replica) at this URL, with a budget of so many requests a
+    /// minute (0 for no limit).
+    pub fn new(
+        base_url: &str,
+        requests_per_minute: u32,
+        user_agent: &str,
+        limits: Limits,
+    ) -> Result<ExportClient, UnusableUpstream> {
+        let unusable = |reason: String| UnusableUpstream { given: base_url.to_owned(), reason };
+        let url = Url::parse(base_url).map_err(|error| unusable(error.to_string()))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(unusable(format!("its scheme is {}", url.scheme())));
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(unusable("it has a query or a fragment".to_owned()));
+        }
+        let mut builder = reqwest::Client::builder()
+            .user_agent(user_agent)
+            .connect_timeout(limits.connect)
+            .redirect(reqwest::redirect::Policy::limited(REDIRECTS));
+        if is_loopback(&url) {
+            // The proxy of the environment, which every other upstream is asked through, cannot
+            // reach what listens on our own loopback.
+            builder = builder.no_proxy();
+        }
+        let http = builder.build().map_err(|error| unusable(sentence(&error)))?;
+        Ok(ExportClient {
+            http,
+            base: url.as_str().trim_end_matches('/').into(),
+            user_agent: user_agent.into(),
+            budget: Arc::new(RequestBudget::per_minute(requests_per_minute)),
+            limits: Arc::new(limits),
+        })
+    }
+
+    /// The URL, without a slash at its end: what [`crate::store::Source::upstream`] remembers.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// What requests to this upstream are counted against.
+    pub fn budget(&self) -> &Arc<RequestBudget> {
+        &self.budget
+    }
+
+    /// The limits that it was made with.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    pub(super) fn user_agent(&self) -> &str {
+        &self.user_agent
+    }
+
+    /// The page after this sequence number. A body that was cut is a page too, of its complete
+    /// lines, as long as these lead further; otherwise it is the fault that cut it.
+    pub async fn page(&self, after: i64) -> Result<Page, UpstreamFault> {
+        let asked = self.limits.page;
+        let path = format!("/export?after={after}&count={asked}");
+        let response = self.request(&path, Priority::Following).await?;
+        match response.status() {
+            StatusCode::OK => {}
+            status => return Err(UpstreamFault::UnexpectedStatus { status: status.as_u16() }),
+        }
+        let web_page = response
+            .headers()
+            .get(CONTENT_TYPE)
+            .is_some_and(|value| value.as_bytes().starts_with(b"text/html"));
+        let (body, cut) = self.receive(response).await;
+        if web_page {
+            return Err(UpstreamFault::NotAnExport { beginning: quote(&body) });
+        }
+        Page::read(&body, after, asked, cut)
+    }
+
+    /// The audit log of an identity, as a JSON array; none when the upstream does not know it.
+    pub async fn audit_log(&self, did: &Did) -> Result<Option<Bytes>, UpstreamFault> {
+        let answer = self.fetch(&format!("/{did}/log/audit")).await?;
+        match answer.status {
+            200 => Ok(Some(answer.body)),
+            404 => Ok(None),
+            status => Err(UpstreamFault::UnexpectedStatus { status }),
+        }
+    }
+
+    /// What the upstream answers to `GET path` (which begins with a slash), counted as
+    /// [`Priority::Aside`].
+    pub async fn fetch(&self, path: &str) -> Result<Answer, UpstreamFault> {
+        let response = self.request(path, Priority::Aside).await?;
+        let status = response.status().as_u16();
+        match self.receive(response).await {
+            (body, None) => Ok(Answer { status, body }),
+            (_, Some(fault)) => Err(fault),
+        }
+    }
+
+    /// Sends a request when its turn has come. Answers with 2xx or 4xx come back; the others are
+    /// faults.
+    async fn request(&self, path: &str, priority: Priority) -> Result<Response, UpstreamFault> {
+        self.budget.acquire(priority).await;
+        let sending = self.http.get(format!("{}{path}", self.base)).send();
+        let response = match timeout(self.limits.silence, sending).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) if error.is_redirect() => return Err(UpstreamFault::RedirectLoop),
+            Ok(Err(error)) => {
+                return Err(UpstreamFault::Unreachable { reason: sentence(&error.without_url()) });
+            }
+            Err(_) => return Err(UpstreamFault::Silent { after: self.limits.silence }),
+        };
+        let status = response.status();
+        if status.is_success() || (status.is_client_error() && status.as_u16() != 429) {
+            return Ok(response);
+        }
+        let retry_after = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok());
+        Err(self.refused(status.as_u16(), retry_after))
+    }
+
+    /// The fault that a status which is no answer means; keeps everybody away from the upstream
+    /// for as long as it asks for.
+    pub(super) fn refused(&self, status: u16, retry_after: Option<&str>) -> UpstreamFault {
+        let retry_after = retry_after
+            .and_then(|value| parse_retry_after(value, SystemTime::now()))
+            .map(|wish| wish.min(self.limits.retry_after_longest));
+        if let (429 | 503, Some(wish)) = (status, retry_after) {
+            self.budget.hold(wish);
+        }
+        match status {
+            429 => UpstreamFault::RateLimited { retry_after },
+            500..=599 => UpstreamFault::ServerError { status, retry_after },
+            _ => UpstreamFault::UnexpectedStatus { status },
+        }
+    }
+
+    /// Reads a body as far as it comes and the limits allow; says why it is not whole.
+    async fn receive(&self, mut response: Response) -> (Bytes, Option<UpstreamFault>) {
+        let deadline = Instant::now() + self.limits.answer;
+        let announced = response.content_length().unwrap_or(0);
+        let room = usize::try_from(announced).unwrap_or(usize::MAX).min(self.limits.body);
+        let mut body = BytesMut::with_capacity(room);
+        let cut = loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let piece = match timeout(left.min(self.limits.silence), response.chunk()).await {
+                Ok(Ok(Some(piece))) => piece,
+                Ok(Ok(None)) => break None,
+                Ok(Err(error)) => {
+                    break Some(UpstreamFault::Truncated {
+                        reason: sentence(&error.without_url()),
+                    });
+                }
+                Err(_) if left < self.limits.silence => {
+                    break Some(UpstreamFault::TooSlow { after: self.limits.answer });
+                }
+                Err(_) => break Some(UpstreamFault::Silent { after: self.limits.silence }),
+            };
+            if body.len() + piece.len() > self.limits.body {
+                break Some(UpstreamFault::BodyTooLarge { limit: self.limits.body });
+            }
+            body.extend_from_slice(&piece);
+        };
+        (body.freeze(), cut)
+    }
+}
+
+impl Page {
+    /// Takes a body apart. `cut` says why it is not complete.
+    fn read(
+        body: &Bytes,
+        after: i64,
+        asked: usize,
+        cut: Option<UpstreamFault>,
+    ) -> Result<Page, UpstreamFault> {
+        let mut lines = split_lines(body);
+        let count = lines.len();
+        // Lines are joined by newlines, so that nothing but its JSON shows whether the last one
+        // is whole. All before it are, whatever they are.
+        let tail = lines.pop_if(|last| !is_json(last));
+        let next = lines.iter().rev().filter_map(number).find(|&number| number > after);
+        if let (Some(fault), None) = (&cut, next) {
+            return Err(fault.clone());
+        }
+        if count > 0 && !lines.iter().chain(&tail).any(is_object) {
+            return Err(UpstreamFault::NotAnExport { beginning: quote(body) });
+        }
+        Ok(Page {
+            tail: tail.filter(|_| cut.is_none()),
+            lines,
+            after,
+            next: next.unwrap_or(after),
+            asked,
+            near_end: cut.is_none() && count < asked,
+            cut,
+            received_at: now(),
+        })
+    }
+
+    /// What to give as the reason when the next page would be this one again: there is something
+    /// in it, and nothing that moves the cursor.
+    pub fn stuck(&self) -> Option<UpstreamFault> {
+        match (&self.tail, self.lines.is_empty()) {
+            _ if self.next > self.after => None,
+            (Some(_), true) => {
+                let reason = "its only line is not JSON".to_owned();
+                Some(UpstreamFault::Truncated { reason })
+            }
+            (None, true) => None,
+            (_, false) => Some(UpstreamFault::NotAdvancing { after: self.after }),
+        }
+    }
+
+    /// The page as a batch. The tail is part of it only when the page is [`stuck`](Page::stuck):
+    /// it would be the first line of the next page, and there is none.
+    pub fn into_batch(self) -> Batch {
+        let Page { mut lines, tail, after, next, asked, near_end, received_at, .. } = self;
+        let stuck = next == after;
+        // With the last line still to be fetched, it is not the end.
+        let near_end = near_end && (stuck || tail.is_none());
+        lines.extend(tail.filter(|_| stuck));
+        Batch { lines, received_at, origin: Origin::Page { after, next, asked, near_end } }
+    }
+}
+
+/// The lines of a body, without copying; empty ones are left out.
+fn split_lines(body: &Bytes) -> Vec<Bytes> {
+    let ends = memchr::memchr_iter(b'\n', body).chain([body.len()]);
+    ends.scan(0, |start, end| {
+        let line = *start..end;
+        *start = end + 1;
+        Some(line)
+    })
+    .filter(|line| !body[line.clone()].trim_ascii().is_empty())
+    .map(|line| body.slice(line))
+    .collect()
+}
+
+fn is_json(line: &Bytes) -> bool {
+    serde_json::from_slice::<IgnoredAny>(line).is_ok()
+}
+
+/// Looks like a JSON object from its beginning.
+fn is_object(line: &Bytes) -> bool {
+    line.trim_ascii_start().starts_with(b"{")
+}
+
+/// The sequence number that a line states. Parsed, not searched for: an operation may hold any
+/// text, `"seq":7` included.
+fn number(line: &Bytes) -> Option<i64> {
+    #[derive(Deserialize)]
+    struct Numbered {
+        seq: i64,
+    }
+    serde_json::from_slice::<Numbered>(line).ok().map(|line| line.seq)
+}
+
+fn quote(body: &Bytes) -> String {
+    let beginning: Cow<'_, str> = String::from_utf8_lossy(&body[..body.len().min(QUOTED)]);
+    beginning.into_owned()
+}
+
+/// Seconds, or a date (RFC 9110, "Retry-After"). A date that is past is no delay.
+fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+    match value.trim().parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => {
+            let date = httpdate::parse_http_date(value.trim()).ok()?;
+            Some(date.duration_since(now).unwrap_or_default())
+        }
+    }
+}
+
+/// An error with its causes: the first alone says "error sending request".
+fn sentence(error: &dyn std::error::Error) -> String {
+    let mut sentence = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        sentence = format!("{sentence}: {error}");
+        cause = error.source();
+    }
+    sentence
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cut() -> Option<UpstreamFault> {
+        Some(UpstreamFault::Truncated { reason: "as a test".to_owned() })
+    }
+
+    fn read(body: &str, after: i64, cut: Option<UpstreamFault>) -> Result<Page, UpstreamFault> {
+        Page::read(&Bytes::copy_from_slice(body.as_bytes()), after, 3, cut)
+    }
+
+    #[test]
+    fn a_page_leads_to_the_number_of_its_last_line() {
+        let page = read("{\"seq\":1}\n{\"seq\":2,\"operation\":{\"seq\":7}}", 0, None).unwrap();
+        assert_eq!((page.lines.len(), page.next, page.near_end), (2, 2, true));
+        assert_eq!(page.stuck(), None);
+        let full = read("{\"seq\":1}\n\n{\"seq\":2}\r\n{\"seq\":5}\n", 0, None).unwrap();
+        assert_eq!((full.lines.len(), full.next, full.near_end), (3, 5, false));
+    }
+
+    #[test]
+    fn an_empty_page_is_the_end() {
+        let page = read("", 9, None).unwrap();
+        assert_eq!((page.next, page.near_end, page.stuck()), (9, true, None));
+        assert!(page.into_batch().reached_end());
+    }
+
+    #[test]
+    fn numbers_out_of_order_never_lead_back() {
+        assert_eq!(read("{\"seq\":8}\n{\"seq\":9}\n{\"seq\":3}", 7, None).unwrap().next, 9);
+        assert_eq!(read("{\"seq\":9}\n{\"seq\":8}", 7, None).unwrap().next, 8);
+    }
+
+    #[test]
+    fn a_last_line_that_is_not_json_is_left_to_the_next_page() {
+        let page = read("{\"seq\":1}\n{\"seq\":2,", 0, None).unwrap();
+        assert_eq!((page.lines.len(), page.next), (1, 1));
+        assert_eq!(page.tail.as_deref(), Some(&b"{\"seq\":2,"[..]));
+        let batch = page.into_batch();
+        assert_eq!(batch.lines.len(), 1);
+        assert!(!batch.reached_end());
+    }
+
+    #[test]
+    fn one_in_the_middle_is_handed_over() {
+        let page = read("{\"seq\":1}\nnonsense\n{\"seq\":3}", 0, None).unwrap();
+        assert_eq!((page.lines.len(), page.next), (3, 3));
+    }
+
+    #[test]
+    fn the_complete_lines_of_a_cut_body_count() {
+        let page = read("{\"seq\":1}\n{\"se", 0, cut()).unwrap();
+        assert_eq!((page.next, page.near_end, page.tail.is_none()), (1, false, true));
+        assert_eq!(read("{\"se", 0, cut()), Err(cut().unwrap()));
+        assert_eq!(read("{\"seq\":1}\n{\"seq\":2", 1, cut()), Err(cut().unwrap()));
+        assert_eq!(read("", 0, cut()), Err(cut().unwrap()));
+    }
+
+    #[test]
+    fn a_page_that_does_not_move_the_cursor_is_stuck() {
+        let old = read("{\"seq\":1}\n{\"seq\":2}\n{\"seq\":3}", 3, None).unwrap();
+        assert_eq!(old.stuck(), Some(UpstreamFault::NotAdvancing { after: 3 }));
+        let unnumbered = read("{\"type\":\"news\"}", 3, None).unwrap();
+        assert!(unnumbered.stuck().is_some());
+        let batch = unnumbered.into_batch();
+        assert!(matches!(batch.origin, Origin::Page { near_end: true, .. }));
+        assert!(!batch.reached_end());
+        let damaged = read("{\"seq\":4", 3, None).unwrap();
+        assert!(matches!(damaged.stuck(), Some(UpstreamFault::Truncated { .. })));
+        assert_eq!(damaged.into_batch().lines.len(), 1);
+    }
+
+    #[test]
+    fn what_has_no_object_is_no_export() {
+        for body in ["<html>\n<body>", "Busy, try again", "[]"] {
+            let fault = read(body, 0, None).unwrap_err();
+            assert_eq!(fault.kind(), "not-an-export", "{body}");
+        }
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
+        for (value, seconds) in [
+            ("0", Some(0)),
+            (" 120 ", Some(120)),
+            ("Sun, 06 Nov 1994 08:50:37 GMT", Some(60)),
+            ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
+            ("soon", None),
+            ("-1", None),
+        ] {
+            assert_eq!(parse_retry_after(value, now), seconds.map(Duration::from_secs), "{value}");
+        }
+    }
+
+    #[test]
+    fn only_http_urls_are_upstreams() {
+        let client = |url| ExportClient::new(url, 0, "test", Limits::default());
+        for url in ["plc.directory", "ftp://plc.directory", "https://plc.directory/?x", ""] {
+            assert!(client(url).is_err(), "{url}");
+        }
+        assert_eq!(client("https://plc.directory/").unwrap().base(), "https://plc.directory");
+        assert_eq!(client("http://h:1/plc/").unwrap().base(), "http://h:1/plc");
+    }
+}

@@ -1,0 +1,188 @@
+//! When to ask: the budget of requests that everybody here shares, and the delays after faults.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::{Limits, UpstreamFault};
+
+/// Of the budget, what is not following gets at most one request in this many: looking things up
+/// for clients and auditing must not starve the following, whatever clients ask for.
+const ASIDE_SHARE: u32 = 4;
+
+/// What a request is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Priority {
+    /// Pages and the opening of streams.
+    Following,
+    /// Read-through and audit: at most a quarter of the budget.
+    Aside,
+}
+
+/// The requests that one upstream may be sent, shared by all who send any.
+///
+/// Requests are spaced evenly, so that no window of time ever sees more than its share: with 100 a
+/// minute, one every 600 ms. Following waits in turn with at most one request of the others.
+#[derive(Debug)]
+pub struct RequestBudget {
+    /// Time between two requests; zero for no limit.
+    interval: Duration,
+    /// Held by the one who waits for the next slot; the others queue here in the order of arrival.
+    gate: tokio::sync::Mutex<()>,
+    /// As [`RequestBudget::gate`], before it, for [`Priority::Aside`]: when the next one may go.
+    aside: tokio::sync::Mutex<Instant>,
+    /// No request before this.
+    next: Mutex<Instant>,
+}
+
+impl RequestBudget {
+    /// A budget of so many requests a minute; 0 for no limit.
+    pub fn per_minute(requests: u32) -> RequestBudget {
+        let minute = Duration::from_secs(60);
+        let now = Instant::now();
+        RequestBudget {
+            interval: minute.checked_div(requests).unwrap_or(Duration::ZERO),
+            gate: tokio::sync::Mutex::new(()),
+            aside: tokio::sync::Mutex::new(now),
+            next: Mutex::new(now),
+        }
+    }
+
+    /// Waits until a request may be sent. Who gives up waiting (drops the future) has taken
+    /// nothing.
+    pub async fn acquire(&self, priority: Priority) {
+        match priority {
+            Priority::Following => self.take_slot().await,
+            Priority::Aside => {
+                let mut next_aside = self.aside.lock().await;
+                sleep_until(*next_aside).await;
+                self.take_slot().await;
+                *next_aside = Instant::now() + self.interval * ASIDE_SHARE;
+            }
+        }
+    }
+
+    /// Lets nobody send anything for this long: the upstream asked for it.
+    pub fn hold(&self, duration: Duration) {
+        let mut next = self.next();
+        *next = (*next).max(Instant::now() + duration);
+    }
+
+    async fn take_slot(&self) {
+        let _gate = self.gate.lock().await;
+        loop {
+            let slot = *self.next();
+            let now = Instant::now();
+            if now >= slot {
+                // From when it really is sent, not from when it could have been: a late one
+                // never draws the next one nearer. `hold` may have moved the slot meanwhile.
+                let mut next = self.next();
+                *next = (*next).max(now + self.interval);
+                return;
+            }
+            sleep_until(slot).await;
+        }
+    }
+
+    /// An instant is whole whoever panicked while holding it.
+    fn next(&self) -> MutexGuard<'_, Instant> {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Delays that double with each fault in a row, with jitter, up to a limit; a longer one only
+/// where the upstream asks for it.
+#[derive(Debug, Clone)]
+pub struct Backoff {
+    first: Duration,
+    longest: Duration,
+    next: Duration,
+}
+
+impl Backoff {
+    /// With the delays of these limits.
+    pub fn new(limits: &Limits) -> Backoff {
+        Backoff {
+            first: limits.backoff_first,
+            longest: limits.backoff_longest,
+            next: limits.backoff_first,
+        }
+    }
+
+    /// How long to wait after this fault.
+    pub fn after(&mut self, fault: &UpstreamFault) -> Duration {
+        // Between half and all of it: many replicas of one directory that lost it at the same
+        // moment do not come back at the same moment.
+        let delay = self.next.mul_f64(rand::random_range(0.5..=1.0));
+        self.next = (self.next * 2).min(self.longest);
+        delay.max(fault.retry_after().unwrap_or_default())
+    }
+
+    /// All is well again: the next fault is a first one.
+    pub fn reset(&mut self) {
+        self.next = self.first;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    const FAULT: UpstreamFault = UpstreamFault::RedirectLoop;
+
+    #[test]
+    fn delays_double_up_to_the_limit_and_start_again() {
+        let mut backoff = Backoff::new(&Limits::default());
+        let mut delays = (0..12).map(|_| backoff.after(&FAULT)).collect::<Vec<_>>();
+        assert!(delays[0] >= Duration::from_millis(250) && delays[0] <= Duration::from_millis(500));
+        assert!(delays[3] >= Duration::from_secs(2) && delays[3] <= Duration::from_secs(4));
+        assert!(delays.iter().all(|delay| *delay <= Duration::from_secs(60)));
+        assert!(delays.pop() >= Some(Duration::from_secs(30)));
+        backoff.reset();
+        assert!(backoff.after(&FAULT) <= Duration::from_millis(500));
+    }
+
+    #[test]
+    fn the_upstreams_wish_counts_when_it_is_longer() {
+        let mut backoff = Backoff::new(&Limits::default());
+        let retry_after = Some(Duration::from_secs(100));
+        let wish = UpstreamFault::RateLimited { retry_after };
+        assert_eq!(backoff.after(&wish), Duration::from_secs(100));
+    }
+
+    /// Sends from both sides for half a second at 50 requests a second (20 ms apart).
+    #[tokio::test]
+    async fn requests_are_spaced_and_the_others_get_a_quarter() {
+        let budget = Arc::new(RequestBudget::per_minute(3000));
+        let sent = Arc::new(Mutex::new(Vec::new()));
+        let senders = [Priority::Following, Priority::Aside, Priority::Aside].map(|priority| {
+            let (budget, sent) = (Arc::clone(&budget), Arc::clone(&sent));
+            tokio::spawn(async move {
+                loop {
+                    budget.acquire(priority).await;
+                    sent.lock().unwrap().push((Instant::now(), priority));
+                }
+            })
+        });
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        senders.iter().for_each(|sender| sender.abort());
+        let sent = sent.lock().unwrap();
+        assert!(sent.len() <= 26, "{} requests", sent.len());
+        let aside = sent.iter().filter(|(_, priority)| *priority == Priority::Aside).count();
+        assert!((1..=7).contains(&aside), "{aside} of {}", sent.len());
+        assert!(sent.len() - aside >= 2 * aside, "{aside} of {}", sent.len());
+    }
+
+    #[tokio::test]
+    async fn nobody_sends_while_it_is_held() {
+        let budget = RequestBudget::per_minute(0);
+        let start = Instant::now();
+        budget.acquire(Priority::Aside).await;
+        budget.hold(Duration::from_millis(60));
+        budget.acquire(Priority::Following).await;
+        assert!(start.elapsed() >= Duration::from_millis(60));
+    }
+}

@@ -1,0 +1,268 @@
+//! Stories of honest and hostile operations: each is judged as it says itself, and its JSON and
+//! DAG-CBOR, written in the slow and obvious way, are the same two forms that we read and write.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use plc_replica::generate::builder::Story;
+use plc_replica::generate::profile::write_log;
+use plc_replica::generate::{Expected, Generated};
+use plc_replica::plc::json::{read_operation, write_operation};
+use plc_replica::plc::key::{Curve, POINT_LENGTH, PublicKey};
+use plc_replica::plc::signature::PlainVerifier;
+use serde_json::{Value, json};
+
+use crate::vectors::judge_log;
+
+/// Judges what was told: verdicts, nullified flags, and both forms of what is accepted.
+fn ends_as_told(story: &Story) {
+    let lines: Vec<Bytes> =
+        story.log().iter().map(|entry| Bytes::from(entry.sequenced_line())).collect();
+    let (verdicts, nullified) = judge_log(&lines, &PlainVerifier);
+    for (index, entry) in story.log().iter().enumerate() {
+        let expected = match entry.expected {
+            Expected::Accepted => None,
+            Expected::Refused(kind) => Some(kind),
+        };
+        assert_eq!(verdicts[index], expected, "{}", entry.sequenced_line());
+        assert_eq!(nullified[index], entry.nullified_in_the_end, "{}", entry.sequenced_line());
+        if entry.expected == Expected::Accepted {
+            both_forms_agree(entry);
+        }
+    }
+}
+
+fn both_forms_agree(entry: &Generated) {
+    assert_eq!(read_operation(&entry.operation_json).unwrap(), entry.signed);
+    let mut json = Vec::new();
+    write_operation(&entry.signed, &mut json).unwrap();
+    assert_eq!(String::from_utf8(json).unwrap(), entry.operation_json);
+}
+
+#[test]
+fn an_honest_life() {
+    let mut story = Story::seeded(1);
+    let own = [story.p256(), story.k256()];
+    let alice = story.create().handle("alice.example.com").accepted();
+    let bob = story.create_legacy().handle("bob.example.com").accepted();
+    story.update(&alice).handle("alice.example.org").host("https://pds.example.org").accepted();
+    story.update(&bob).rotation_keys(&own).accepted();
+    story.update(&bob).signed_by(&own[0]).service("other", "Thing", "ftp://h").accepted();
+    story.tombstone(&alice).accepted();
+    story.tombstone(&bob).signed_by(&own[1]).accepted();
+    ends_as_told(&story);
+}
+
+#[test]
+fn a_theft_is_undone_within_72_hours() {
+    let mut story = Story::seeded(2);
+    let (recovery, thief) = (story.recovery.clone(), story.k256());
+    let alice = story.create().accepted();
+    let stolen = story.update(&alice).rotation_keys([&thief]).accepted();
+    let second = story.update(&alice).signed_by(&thief).handle("thief.example.com").accepted();
+    story.after(&alice).signed_by(&thief).refused("signature-invalid");
+    story.after(&alice).just_in_time_for(&stolen).refused("not-authorised");
+    story
+        .after(&alice)
+        .signed_by(&recovery)
+        .just_too_late_for(&stolen)
+        .refused("recovery-too-late");
+    // The window is that of the first operation that would be nullified, not of the last.
+    story.after(&alice).signed_by(&recovery).just_in_time_for(&stolen).accepted();
+    story.after(&second).signed_by(&thief).refused("prev-nullified");
+    story.update(&alice).handle("alice.example.com").accepted();
+    ends_as_told(&story);
+}
+
+#[test]
+fn a_tombstone_ends_an_identity_until_it_is_overruled() {
+    let mut story = Story::seeded(3);
+    let recovery = story.recovery.clone();
+    let alice = story.create().accepted();
+    let update = story.update(&alice).accepted();
+    let end = story.tombstone(&alice).accepted();
+    story.after(&end).refused("prev-tombstone");
+    story.tombstone_after(&update).signed_by(&recovery).accepted();
+    story.after(&update).signed_by(&recovery).refused("not-authorised");
+    story.after(&end).refused("prev-nullified");
+    ends_as_told(&story);
+}
+
+#[test]
+fn a_chain_is_not_joined_from_outside() {
+    let mut story = Story::seeded(4);
+    let alice = story.create().accepted();
+    let bob = story.create().accepted();
+    let nobody = "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa";
+    story.create().stated_did(&alice.did).refused("second-genesis");
+    story.create().stated_did(nobody).refused("genesis-mismatch");
+    story.create().stated_did("did:plc:0").refused("malformed-did");
+    story.create().prev(&alice.cid).refused("unknown-did");
+    story.update(&alice).prev(&bob.cid).refused("unknown-prev");
+    story.update(&alice).prev("not a CID").refused("unknown-prev");
+    story.update(&alice).prev(&alice.cid.to_uppercase()).refused("unknown-prev");
+    story.update(&alice).handle("two").prev_null().refused("second-genesis");
+    story.update(&alice).stated_cid(&bob.cid).refused("cid-mismatch");
+    story.tombstone(&alice).prev_null().stated_did(nobody).refused("malformed");
+    ends_as_told(&story);
+}
+
+#[test]
+fn signatures_have_one_form() {
+    let mut story = Story::seeded(5);
+    let (stranger, p256) = (story.k256(), story.p256());
+    let keys = [p256.clone(), story.signing.clone()];
+    let alice = story.create().rotation_keys(&keys).accepted();
+    for signer in &keys {
+        story.update(&alice).signed_by(signer).padded_signature().refused("signature-encoding");
+        story.update(&alice).signed_by(signer).loose_base64_bits().refused("signature-encoding");
+        story.update(&alice).signed_by(signer).newline_in_signature().refused("signature-encoding");
+        story.update(&alice).signed_by(signer).der_signature().refused("signature-encoding");
+        story.update(&alice).signed_by(signer).signature_text("").refused("signature-encoding");
+        story.update(&alice).signed_by(signer).signature_text("é").refused("signature-encoding");
+        story.update(&alice).signed_by(signer).high_s().refused("signature-invalid");
+        story.update(&alice).signed_by(signer).forged_signature().refused("signature-invalid");
+        story
+            .update(&alice)
+            .signed_by(signer)
+            .signature_text(&"A".repeat(86))
+            .refused("signature-invalid");
+        story.update(&alice).signed_by(signer).accepted();
+    }
+    story.update(&alice).signed_by(&stranger).refused("signature-invalid");
+    story
+        .update(&alice)
+        .rotation_keys([&stranger])
+        .signed_by(&stranger)
+        .refused("signature-invalid");
+    story
+        .update(&alice)
+        .tampered(|operation| {
+            operation.insert("alsoKnownAs".into(), json!(["at://mallory.example.com"]));
+        })
+        .refused("signature-invalid");
+    story.create().signed_by(&stranger).refused("signature-invalid");
+    story.create_legacy().padded_signature().refused("signature-encoding");
+    ends_as_told(&story);
+}
+
+#[test]
+fn a_key_is_any_text_until_it_is_met() {
+    let mut story = Story::seeded(6);
+    let signing = story.signing.clone();
+    let key = signing.did_key().to_string();
+    // No point of secp256k1 has the X coordinate 0.
+    let mut point = [0; POINT_LENGTH];
+    point[0] = 2;
+    let off_the_curve = &PublicKey { curve: Curve::K256, point }.to_string();
+    story.create().rotation_key_texts([&*key, "not a key"]).accepted();
+    story.create().rotation_key_texts(["not a key", &*key]).refused("unsupported-key");
+    story.create().rotation_key_texts([&**off_the_curve, &*key]).refused("unsupported-key");
+    let twice = story.create().rotation_key_texts([&*key, &*key]).accepted();
+    let mute = story.update(&twice).rotation_key_texts([]).accepted();
+    story.update(&mute).refused("signature-invalid");
+    story.create().rotation_key_texts([]).refused("signature-invalid");
+    ends_as_told(&story);
+}
+
+#[test]
+fn an_operation_has_exactly_its_fields() {
+    let mut story = Story::seeded(7);
+    let alice = story.create().accepted();
+    story.create().field("extra", json!(1)).refused("malformed");
+    story.create().without("services").refused("malformed");
+    story.create().without("prev").refused("malformed");
+    story.create().field("type", json!("plc_surprise")).refused("malformed");
+    story.create().field("alsoKnownAs", json!({})).refused("malformed");
+    story.create().field("rotationKeys", json!([null])).refused("malformed");
+    story.create().field("services", json!({"a": {"type": "b"}})).refused("malformed");
+    story.create().field("services", json!([])).refused("malformed");
+    story.create().field("verificationMethods", json!({"a": 1.5})).refused("malformed");
+    story.create().unsigned().refused("malformed");
+    story.create().lone_surrogate().refused("malformed");
+    story.create().duplicate_key().refused("malformed");
+    story.create_legacy().field("extra", json!(null)).refused("malformed");
+    story.create_legacy().prev(&alice.cid).refused("malformed");
+    story.update(&alice).field("prev", json!(7)).refused("malformed");
+    story.tombstone(&alice).field("rotationKeys", json!([])).refused("malformed");
+    ends_as_told(&story);
+}
+
+#[test]
+fn any_text_is_kept_as_it_is() {
+    let mut story = Story::seeded(8);
+    let odd = "\u{0}\u{1f}\u{7f}\"\\/\u{2028}é\u{202e}🦀\u{ffff}";
+    let alice = story
+        .create()
+        .also_known_as([odd, "", odd])
+        .verification_method(odd, odd)
+        .service(odd, odd, odd)
+        .accepted();
+    let mut update = story.update(&alice);
+    for name in ["33", "4", "0", "01", "-1", "4294967294", "4294967295", "", "a", "é", "__proto__"]
+    {
+        update = update.verification_method(name, name).service(name, "kind", "endpoint");
+    }
+    update.accepted();
+    story.update(&alice).empty_maps().also_known_as([]).accepted();
+    story.create_legacy().handle(odd).host(odd).accepted();
+    ends_as_told(&story);
+}
+
+#[test]
+fn time_goes_forward_within_an_identity() {
+    let mut story = Story::seeded(9);
+    let (recovery, moment) = (story.recovery.clone(), Duration::from_millis(1));
+    let alice = story.create().at("2024-05-01T00:00:00.000Z").accepted();
+    story.create().at("2024-04-01T00:00:00.000Z").accepted();
+    story
+        .update(&alice)
+        .handle("at.once")
+        .at("2024-05-01T00:00:00.000Z")
+        .refused("timestamp-order");
+    let update = story.update(&alice).later_than(&alice, moment).accepted();
+    story
+        .update(&alice)
+        .handle("too.early")
+        .earlier_than(&update, moment)
+        .refused("timestamp-order");
+    story.after(&alice).signed_by(&recovery).handle("back").later_than(&update, moment).accepted();
+    ends_as_told(&story);
+}
+
+#[test]
+fn the_measured_log_is_honest_and_of_its_profile() {
+    const OPERATIONS: u64 = 6_000;
+    let make = || {
+        let mut log = Vec::new();
+        let profile = write_log(11, OPERATIONS, &mut log, |_| {}).unwrap();
+        (log, profile)
+    };
+    let (log, profile) = make();
+    assert_eq!(make(), (log.clone(), profile), "the seed decides everything");
+
+    let log = Bytes::from(log);
+    let lines: Vec<Bytes> =
+        log.split(|&byte| byte == b'\n').map(|line| log.slice_ref(line)).collect();
+    let (lines, end) = lines.split_at(lines.len() - 1);
+    assert!(end[0].is_empty(), "every line ends with a newline");
+    assert_eq!(lines.len() as u64, OPERATIONS);
+
+    let (verdicts, nullified) = judge_log(lines, &PlainVerifier);
+    assert!(verdicts.iter().all(Option::is_none));
+    let overruled = nullified.iter().filter(|&&nullified| nullified).count() as u64;
+    assert_eq!(overruled, profile.recoveries);
+    for (index, line) in lines.iter().enumerate() {
+        let entry: Value = serde_json::from_slice(line).unwrap();
+        assert_eq!(entry["seq"], index + 1);
+    }
+
+    let share = |part: u64, of: u64| part as f64 / of as f64;
+    let near = |value: f64, aim: f64, by: f64| assert!((value - aim).abs() < by, "{profile}");
+    assert_eq!(profile.operations, OPERATIONS);
+    near(share(profile.genesis, OPERATIONS), 0.70, 0.03);
+    near(share(profile.recoveries, OPERATIONS), 0.01, 0.005);
+    near(share(profile.second_key, OPERATIONS), 0.75, 0.03);
+    near(share(profile.p256, OPERATIONS), 0.05, 0.02);
+    near(share(profile.shared_identities, profile.genesis), 0.95, 0.02);
+}
