@@ -1,5 +1,7 @@
 //! Integration tests, one binary with a module a theme.
 
+mod contract;
+mod postgres;
 mod replica;
 mod serve;
 mod serve_stream;
