@@ -139,8 +139,13 @@ pub(crate) fn write_null(out: &mut Vec<u8>) {
 }
 
 pub(crate) fn write_text(text: &str, out: &mut Vec<u8>) {
-    write_head(TEXT, text.len(), out);
+    write_text_head(text.len(), out);
     out.extend_from_slice(text.as_bytes());
+}
+
+/// The head of a text of this many bytes, which are to follow.
+pub(crate) fn write_text_head(length: usize, out: &mut Vec<u8>) {
+    write_head(TEXT, length, out);
 }
 
 pub(crate) fn write_array(length: usize, out: &mut Vec<u8>) {

@@ -20,7 +20,7 @@ const HEADER: [u8; 4] = [0x01, 0x71, 0x12, 0x20];
 /// Bytes of a binary CID: header and digest.
 const BINARY_LENGTH: usize = HEADER.len() + 32;
 /// Characters of the text form: `b`, then 58 of base32 (36 bytes and two spare bits).
-const TEXT_LENGTH: usize = 59;
+pub const TEXT_LENGTH: usize = 59;
 
 /// The CID of an operation, held as the SHA-256 digest of its signed DAG-CBOR.
 ///

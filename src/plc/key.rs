@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::base58;
+
 /// Multicodec of a compressed secp256k1 public key.
 const K256_CODEC: [u8; 2] = [0xe7, 0x01];
 /// Multicodec of a compressed P-256 public key.
@@ -10,8 +12,15 @@ const P256_CODEC: [u8; 2] = [0x80, 0x24];
 const PREFIX: &str = "did:key:z";
 /// Bytes of a compressed point.
 pub const POINT_LENGTH: usize = 33;
-/// Bytes of codec and point: always 48 characters of base58 for these two codecs.
+/// First byte of a compressed point with an even Y coordinate.
+pub const EVEN: u8 = 2;
+/// First byte of a compressed point with an odd Y coordinate.
+pub const ODD: u8 = 3;
+/// Bytes of codec and point: always 48 characters of base58 for these two codecs, none of them a
+/// leading zero.
 const DECODED_LENGTH: usize = 2 + POINT_LENGTH;
+/// Characters of a `did:key` text of these curves.
+pub const TEXT_LENGTH: usize = PREFIX.len() + base58::ENCODED_LENGTH;
 
 /// The curve that a key is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -36,11 +45,7 @@ impl PublicKey {
     /// Reads a `did:key` text, or `None` if it is not one of a compressed k256 or p256 key.
     pub fn parse(text: &str) -> Option<PublicKey> {
         let encoded = text.strip_prefix(PREFIX)?;
-        let mut decoded = [0; DECODED_LENGTH];
-        let length = bs58::decode(encoded).onto(&mut decoded[..]).ok()?;
-        if length != DECODED_LENGTH {
-            return None;
-        }
+        let decoded = base58::decode(encoded.as_bytes().try_into().ok()?)?;
         let curve = match [decoded[0], decoded[1]] {
             K256_CODEC => Curve::K256,
             P256_CODEC => Curve::P256,
@@ -48,7 +53,7 @@ impl PublicKey {
         };
         let mut point = [0; POINT_LENGTH];
         point.copy_from_slice(&decoded[2..]);
-        matches!(point[0], 2 | 3).then_some(PublicKey { curve, point })
+        matches!(point[0], EVEN | ODD).then_some(PublicKey { curve, point })
     }
 
     /// True when the point's X coordinate is one of its curve.
@@ -57,6 +62,15 @@ impl PublicKey {
             Curve::K256 => secp256k1::PublicKey::from_slice(&self.point).is_ok(),
             Curve::P256 => p256::PublicKey::from_sec1_bytes(&self.point).is_ok(),
         }
+    }
+
+    /// The `did:key` text as ASCII, without an allocation.
+    pub fn to_ascii(&self) -> [u8; TEXT_LENGTH] {
+        let mut text = [0; TEXT_LENGTH];
+        let (prefix, encoded) = text.split_at_mut(PREFIX.len());
+        prefix.copy_from_slice(PREFIX.as_bytes());
+        encoded.copy_from_slice(&base58::encode(&self.tagged()));
+        text
     }
 
     /// Codec and point, what the text encodes in base58.
@@ -74,7 +88,7 @@ impl PublicKey {
 
 impl fmt::Display for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{PREFIX}{}", bs58::encode(self.tagged()).into_string())
+        f.pad(str::from_utf8(&self.to_ascii()).map_err(|_| fmt::Error)?)
     }
 }
 

@@ -9,6 +9,7 @@
 //! Nothing here knows of a database or a server, so that a second program could take this folder
 //! as it is.
 
+pub(crate) mod base58;
 pub mod cbor;
 pub mod chain;
 pub mod cid;

@@ -6,6 +6,7 @@
 //! transaction or nothing, and only for the follower that holds the lease at the position that
 //! the commit starts from.
 
+pub mod codec;
 mod postgres;
 mod sqlite;
 
@@ -197,7 +198,7 @@ pub struct Lease {
 }
 
 /// Errors of the store, by what is to be done about them.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// The database cannot be reached or cannot write now (a full disk too): try again later.
     #[error("the database is unavailable: {0}")]

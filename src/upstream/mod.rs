@@ -70,9 +70,9 @@ pub enum Origin {
 }
 
 impl Batch {
-    /// True for a page that says, credibly, that there is nothing (more) after it. A page of
+    /// True for a page that says, credibly, that the present was near. A page of
     /// nothing but damaged or unnumbered lines says nothing about the end of the log.
-    pub fn reached_end(&self) -> bool {
+    pub fn is_present(&self) -> bool {
         match self.origin {
             Origin::Page { after, next, near_end, .. } => {
                 near_end && (next > after || self.lines.is_empty())
