@@ -352,8 +352,8 @@ impl Follower {
     }
 }
 
-/// Whether what a batch brings is the upstream's present: the stream is only opened once a page
-/// has reached the end.
+/// Whether a batch reaches the upstream's present. What the stream brings does: it is only opened
+/// once a page has reached the end, and what came since is a matter of milliseconds.
 fn is_present(batch: &Batch) -> bool {
     batch.reached_end() || batch.origin == Origin::Stream
 }
