@@ -1,0 +1,13 @@
+//! Whether the log that we hold and the one that somebody else tells are the same.
+//!
+//! ```text
+//! somebody's log ──▶ History (verified) ──┐
+//! our log        ──▶ History (verified) ──┴─▶ diff (pure) ──▶ Difference ──▶ report, record
+//! ```
+//!
+//! The comparison is pure; what is done about a difference is separate, and nothing that is found
+//! changes an operation that is held.
+
+pub mod history;
+
+pub use history::{History, Statement, Step};
