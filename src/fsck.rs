@@ -125,8 +125,7 @@ async fn read_around_damage(
 }
 
 fn check_block(operations: &[StoredOperation], verifier: &dyn Verifier) -> Vec<Damage> {
-    let histories: Vec<&[StoredOperation]> =
-        operations.chunk_by(|a, b| a.did == b.did).collect();
+    let histories: Vec<&[StoredOperation]> = operations.chunk_by(|a, b| a.did == b.did).collect();
     histories
         .par_iter()
         .with_min_len(HISTORIES)
@@ -207,9 +206,6 @@ async fn check_cursor(store: &Store, highest: i64) -> Result<Option<Damage>, Sto
     }
     Ok((received < source.cursor).then(|| Damage {
         place: format!("the cursor of {}", source.upstream),
-        reason: format!(
-            "it is {}, and nothing beyond {received} was ever received",
-            source.cursor
-        ),
+        reason: format!("it is {}, and nothing beyond {received} was ever received", source.cursor),
     }))
 }

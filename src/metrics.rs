@@ -9,9 +9,7 @@ use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandl
 ///
 /// When there is a recorder already.
 pub fn install(builder: PrometheusBuilder) -> Result<PrometheusHandle, BuildError> {
-    let handle = builder
-        .set_buckets(&SECONDS)?
-        .install_recorder()?;
+    let handle = builder.set_buckets(&SECONDS)?.install_recorder()?;
     describe_counter!("plc_operations_accepted_total", "Operations accepted and committed");
     describe_counter!("plc_operations_known_total", "Operations that came again");
     describe_counter!("plc_operations_refused_total", "Operations refused and kept, by kind");

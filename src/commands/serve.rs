@@ -23,12 +23,7 @@ pub struct Args {
     #[command(flatten)]
     database: super::Database,
     /// Directory or replica to follow: an http:// or https:// URL.
-    #[arg(
-        long,
-        env = "PLC_UPSTREAM",
-        value_name = "URL",
-        default_value = "https://plc.directory"
-    )]
+    #[arg(long, env = "PLC_UPSTREAM", value_name = "URL", default_value = "https://plc.directory")]
     upstream: String,
     /// Requests a minute that the upstream is sent at most; 0 for no limit. The public directory
     /// allows 500 in 5 minutes.
@@ -107,8 +102,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let server = tokio::spawn(serve::run(listener, state, shutdown.clone()));
     let verifier = args.signatures.verifier();
-    let followed =
-        Follower { store, client, verifier, feed, status }.run(shutdown.clone()).await;
+    let followed = Follower { store, client, verifier, feed, status }.run(shutdown.clone()).await;
     // Without a follower there is nothing to serve for: either both run, or neither.
     shutdown.cancel();
     server.await?;
@@ -126,7 +120,9 @@ async fn open(url: &str, shutdown: &CancellationToken) -> anyhow::Result<Option<
             Ok(store) => return Ok(Some(store)),
             Err(StoreError::Unavailable(reason)) => {
                 if !std::mem::replace(&mut said, true) {
-                    tracing::warn!("the database is unavailable: {reason}; retried until it is there");
+                    tracing::warn!(
+                        "the database is unavailable: {reason}; retried until it is there"
+                    );
                 }
             }
             Err(error) => return Err(error).context("--database"),

@@ -553,8 +553,11 @@ impl Assembly {
 
     fn finish(mut self, batch: u64) -> Prepared {
         let added = &self.added;
-        self.commit.nullified =
-            self.nullified.into_iter().filter(|(did, at, _)| !added.contains(&(*did, *at))).collect();
+        self.commit.nullified = self
+            .nullified
+            .into_iter()
+            .filter(|(did, at, _)| !added.contains(&(*did, *at)))
+            .collect();
         Prepared { batch, commit: self.commit, known: self.known }
     }
 }

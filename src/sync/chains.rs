@@ -102,8 +102,7 @@ fn link(stored: &StoredOperation) -> Result<Link, StoreError> {
         reason: error.to_string(),
     })?;
     let cid = stored.cid();
-    let mut link =
-        Link::new(&operation, cid, stored.created_at, stored.sequence, stored.signer);
+    let mut link = Link::new(&operation, cid, stored.created_at, stored.sequence, stored.signer);
     link.nullified_by = stored.nullified_by;
     Ok(link)
 }

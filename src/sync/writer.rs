@@ -181,12 +181,7 @@ impl Totals {
         if !live {
             let rate = operations as f64 / elapsed.as_secs_f64();
             let as_of = status.as_of().map(|time| time.to_string());
-            tracing::info!(
-                cursor = status.sequence(),
-                rate = rate.round(),
-                as_of,
-                "catching up"
-            );
+            tracing::info!(cursor = status.sequence(), rate = rate.round(), as_of, "catching up");
         }
     }
 }

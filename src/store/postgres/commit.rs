@@ -14,7 +14,8 @@ use super::connection::Session;
 use super::copy::{COPY, copy};
 use super::error::query_error;
 use super::write::LEASE;
-use crate::plc::{Cid, Did, Operation, Timestamp};
+use crate::plc::{Cid, Did, Timestamp};
+use crate::store::codec::{Packer, is_genesis};
 use crate::store::{
     Commit, Lease, NewDivergence, NewRefusal, Rejudged, StoreError, StoredOperation,
 };
@@ -27,6 +28,9 @@ const ADVANCE: &str = "UPDATE sources SET
         operations = operations + $7,
         identities = identities + $8
     WHERE epoch = $1 AND cursor = $2";
+
+const INTERN: &str =
+    "INSERT INTO interned (id, text) SELECT * FROM unnest($1::int4[], $2::bytea[])";
 
 const NULLIFY: &str = "UPDATE operations o SET nullified_by = new.nullified_by
     FROM unnest($1::bytea[], $2::int8[], $3::int8[]) AS new (did, created_at, nullified_by)
@@ -57,7 +61,7 @@ const DIVERGE: &str = "INSERT INTO divergences
     ON CONFLICT (identity) DO UPDATE SET last_seen = excluded.last_seen, closed_at = NULL";
 
 pub(super) const STATEMENTS: &[&str] =
-    &[ADVANCE, COPY, NULLIFY, NUMBER, REFUSE, ACCEPT_REFUSALS, REFUSE_AGAIN, DIVERGE];
+    &[ADVANCE, COPY, INTERN, NULLIFY, NUMBER, REFUSE, ACCEPT_REFUSALS, REFUSE_AGAIN, DIVERGE];
 
 impl Postgres {
     /// See [`crate::store::Store::commit`].
@@ -65,10 +69,14 @@ impl Postgres {
     /// Three round trips: begin, compare, start copying; the rows and what else there is; COMMIT.
     pub async fn commit(&self, lease: &Lease, commit: &Commit) -> Result<(), StoreError> {
         let writer = &self.writer;
-        let mut packing = writer.turn.lock().await;
+        let mut turn = writer.turn.lock().await;
         // Whatever fails or is dropped before COMMIT takes the session with it, and the server
         // rolls back.
         let session = writer.link.take().await?;
+        let mut packer = match turn.take() {
+            Some(packer) => packer,
+            None => writer.packer(&session).await?,
+        };
         let (advanced, sink) =
             begin(&session, lease, commit, writer.live.load(Ordering::Relaxed)).await?;
         if !advanced {
@@ -76,16 +84,20 @@ impl Postgres {
             return Err(self.lost_lease(lease, commit).await?);
         }
         if let Some(sink) = sink {
-            copy(sink, &in_order(&commit.operations), &mut packing).await?;
+            copy(sink, &in_order(&commit.operations), &mut packer).await?;
         }
         try_join!(
+            intern(&session, &packer),
             nullify(&session, &commit.nullified),
             number(&session, &commit.numbered),
             refuse(&session, &commit.refusals, commit.received_at_millis),
             rejudge(&session, &commit.rejudged, commit.received_at_millis),
             diverge(&session, &commit.divergences, commit.received_at_millis),
         )?;
-        writer.end(session).await
+        writer.end(session).await?;
+        packer.committed();
+        *turn = Some(packer);
+        Ok(())
     }
 
     /// Who writes now, for a commit that found another epoch or cursor than its own.
@@ -113,7 +125,7 @@ async fn begin(
     // and operations still agree.
     let begin = if live { "BEGIN" } else { "BEGIN; SET LOCAL synchronous_commit = off" };
     let operations = commit.operations.len() as i64;
-    let identities = commit.operations.iter().filter(|new| is_genesis(new)).count() as i64;
+    let identities = commit.operations.iter().filter(|new| is_genesis(&new.signed)).count() as i64;
     let lease_seconds = LEASE.as_secs_f64();
     let parameters: [&(dyn ToSql + Sync); 8] = [
         &lease.epoch,
@@ -139,17 +151,22 @@ async fn begin(
     Ok((advanced == 1, sink))
 }
 
-/// The first operation of its identity: the only kind that is accepted without `prev`.
-fn is_genesis(new: &StoredOperation) -> bool {
-    Operation::read(&new.signed).is_ok_and(|operation| operation.prev().is_none())
-}
-
 /// As exports read them: rows that are read together lie together, and the indexes on number and
 /// time grow at their end.
 fn in_order(operations: &[StoredOperation]) -> Vec<&StoredOperation> {
     let mut ordered: Vec<_> = operations.iter().collect();
     ordered.sort_by_key(|new| (new.sequence.unwrap_or(i64::MAX), new.created_at));
     ordered
+}
+
+/// The texts that were given a number while this batch was packed.
+async fn intern(session: &Session, packer: &Packer) -> Result<(), StoreError> {
+    let (numbers, texts): (Vec<_>, Vec<_>) =
+        packer.new_texts().map(|(number, text)| (number as i32, text.as_bytes())).unzip();
+    if !numbers.is_empty() {
+        session.execute(INTERN, &[&numbers, &texts]).await?;
+    }
+    Ok(())
 }
 
 async fn nullify(

@@ -6,7 +6,7 @@ use futures::SinkExt;
 use tokio_postgres::CopyInSink;
 
 use super::error::query_error;
-use super::write::Packing;
+use crate::store::codec::Packer;
 use crate::store::{StoreError, StoredOperation};
 
 /// Fixed columns first; see the migration.
@@ -29,13 +29,13 @@ const PIECE: usize = 64 * 1024;
 pub(super) async fn copy(
     sink: CopyInSink<Bytes>,
     operations: &[&StoredOperation],
-    packing: &mut Packing,
+    packer: &mut Packer,
 ) -> Result<(), StoreError> {
     let mut sink = std::pin::pin!(sink);
     let mut piece = BytesMut::with_capacity(PIECE + PIECE / 4);
     piece.put_slice(HEADER);
     for operation in operations {
-        put_row(&mut piece, operation, packing);
+        put_row(&mut piece, operation, packer);
         if piece.len() >= PIECE {
             sink.send(piece.split().freeze()).await.map_err(query_error)?;
             piece.reserve(PIECE + PIECE / 4);
@@ -47,7 +47,7 @@ pub(super) async fn copy(
     Ok(())
 }
 
-fn put_row(out: &mut BytesMut, operation: &StoredOperation, packing: &mut Packing) {
+fn put_row(out: &mut BytesMut, operation: &StoredOperation, packer: &mut Packer) {
     out.put_i16(COLUMNS);
     put_int8(out, Some(operation.created_at.millis()));
     put_int8(out, operation.sequence);
@@ -57,7 +57,7 @@ fn put_row(out: &mut BytesMut, operation: &StoredOperation, packing: &mut Packin
     // An index above 32,767 would be a list of keys that no operation has room for.
     out.put_i16(i16::try_from(operation.signer).unwrap_or(i16::MAX));
     put_bytes(out, operation.did.as_bytes());
-    put_bytes(out, &packing.pack(&operation.signed));
+    put_bytes(out, &packer.pack(&operation.signed));
 }
 
 fn put_int8(out: &mut BytesMut, value: Option<i64>) {

@@ -23,7 +23,7 @@ use self::connection::{Link, Server};
 use self::gather::Gatherer;
 use self::read::{Heads, Histories};
 use self::strings::Strings;
-use self::write::{Packing, Writer};
+use self::write::Writer;
 use super::{StoreError, StoredOperation};
 
 /// Connections for lookups, each with one query of gathered lookups at a time. Two keep a core of
@@ -65,7 +65,7 @@ impl Postgres {
         drop(session);
 
         let link = |statements| Arc::new(Link::new(server.clone(), read::SETTINGS, statements));
-        let ingest = link(&[read::STATEMENTS]);
+        let ingest = link(&[read::STATEMENTS, strings::STATEMENTS]);
         let pages = Turns::new((0..PAGE_CONNECTIONS).map(|_| link(&[read::STATEMENTS])));
         let lookups: Vec<_> =
             (0..LOOKUP_CONNECTIONS).map(|_| link(&[read::LOOKUP_STATEMENTS])).collect();
@@ -74,7 +74,7 @@ impl Postgres {
         let heads = of_lookups().map(|(link, strings)| Heads(link, strings)).collect();
         let histories = of_lookups().map(|(link, strings)| Histories(link, strings)).collect();
         Ok(Postgres {
-            writer: Arc::new(Writer::new(server.clone(), Packing)),
+            writer: Arc::new(Writer::new(server.clone(), strings.clone())),
             ingest,
             pages: Arc::new(pages),
             heads: Arc::new(Gatherer::start(heads)),

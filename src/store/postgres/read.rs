@@ -9,8 +9,9 @@ use super::Postgres;
 use super::connection::{Link, Session};
 use super::gather::Ask;
 use super::rows::{self, divergence_columns, operation_columns, refusal_columns};
-use super::strings::{Interned, Strings};
+use super::strings::Strings;
 use crate::plc::{Cid, Did, Timestamp};
+use crate::store::codec::Interned;
 use crate::store::{
     Source, Statistics, StoreError, StoredDivergence, StoredOperation, StoredRefusal,
 };
@@ -85,7 +86,9 @@ const NEXT_HISTORIES: &str = concat!(
     " FROM operations WHERE did > $1 ORDER BY did FETCH FIRST $2 ROWS WITH TIES"
 );
 
-pub(super) const SOURCE: &str = "SELECT upstream, cursor, epoch, caught_up_at FROM sources";
+const NEXT_IDENTITY: &str = "SELECT did FROM operations WHERE did > $1 ORDER BY did LIMIT 1";
+
+const SOURCE: &str = "SELECT upstream, cursor, epoch, caught_up_at FROM sources";
 
 const REFUSALS: &str =
     concat!("SELECT ", refusal_columns!(), " FROM refusals WHERE id > $1 ORDER BY id LIMIT $2");
@@ -149,6 +152,7 @@ pub(super) const STATEMENTS: &[&str] = &[
     LATEST,
     SEQUENCES,
     NEXT_HISTORIES,
+    NEXT_IDENTITY,
     SOURCE,
     REFUSALS,
     REFUSALS_OF,
@@ -239,12 +243,18 @@ impl Postgres {
         after: Option<Did>,
         operations: usize,
     ) -> Result<Vec<StoredOperation>, StoreError> {
-        let after = after.as_ref().map_or(&[][..], |did| did.as_bytes());
+        let after = first_bytes(&after);
         let limit = count(operations.max(1));
         let mut operations = self.operations(NEXT_HISTORIES, &[&after, &limit]).await?;
         // The index yields them in this order already, but the statement cannot ask for it.
         operations.sort_by_key(|operation| (operation.did, operation.created_at));
         Ok(operations)
+    }
+
+    /// See [`crate::store::Store::next_identity`].
+    pub async fn next_identity(&self, after: Option<Did>) -> Result<Option<Did>, StoreError> {
+        let row = self.pages().await?.query_opt(NEXT_IDENTITY, &[&first_bytes(&after)]).await?;
+        row.as_ref().map(rows::did).transpose()
     }
 
     /// See [`crate::store::Store::refusals`].
@@ -329,6 +339,11 @@ impl Postgres {
         let rows = self.pages().await?.query(sql, parameters).await?;
         unpack(&self.strings, rows).await
     }
+}
+
+/// What all DIDs after this one compare greater to; nothing stands before the first.
+fn first_bytes(after: &Option<Did>) -> &[u8] {
+    after.as_ref().map_or(&[], |did| did.as_bytes())
 }
 
 /// A limit, as LIMIT takes it.

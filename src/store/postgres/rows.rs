@@ -4,8 +4,8 @@ use bytes::Bytes;
 use tokio_postgres::Row;
 use tokio_postgres::types::FromSql;
 
-use super::strings::Interned;
 use crate::plc::{Cid, Did, Timestamp};
+use crate::store::codec::{Interned, unpack};
 use crate::store::{
     NewDivergence, NewRefusal, Source, StoreError, StoredDivergence, StoredOperation, StoredRefusal,
 };
@@ -57,7 +57,7 @@ fn optional_time(table: &str, row: &Row, at: usize) -> Result<Option<Timestamp>,
 }
 
 /// Strings of strangers are stored as bytes; we wrote UTF-8.
-fn text(table: &str, row: &Row, at: usize) -> Result<String, StoreError> {
+pub(super) fn text(table: &str, row: &Row, at: usize) -> Result<String, StoreError> {
     let bytes: Vec<u8> = column(table, row, at)?;
     String::from_utf8(bytes).map_err(|error| damaged(format!("table {table}"), error))
 }
@@ -109,7 +109,8 @@ pub(super) fn operation(
         received_at: time(TABLE, row, 4)?,
         signer: u16::try_from(signer)
             .map_err(|_| of_operation(format!("{signer} as the index of its key")))?,
-        signed: known.unpack(column(TABLE, row, 6)?).map_err(of_operation)?,
+        signed: unpack(column(TABLE, row, 6)?, known)
+            .map_err(|damage| of_operation(damage.to_string()))?,
     })
 }
 

@@ -9,7 +9,9 @@ use tokio::sync::Mutex;
 use super::Postgres;
 use super::connection::{Link, Server, Session};
 use super::error::{commit_error, query_error};
+use super::strings::{self, Strings};
 use super::{commit, rows};
+use crate::store::codec::Packer;
 use crate::store::{Lease, Source, StoreError};
 
 /// How long a follower that says nothing is believed to be alive. Several renewals, which come
@@ -46,17 +48,21 @@ const RENEW: &str = "UPDATE sources
 
 const RELEASE: &str = "UPDATE sources SET lease_until = NULL WHERE epoch = $1";
 
+const SET_UPSTREAM: &str = "UPDATE sources SET upstream = $2 WHERE epoch = $1";
+
 /// Waits for a transaction on the row that may still be under way on a connection that broke.
 const SOURCE_SETTLED: &str = "SELECT upstream, cursor, epoch, caught_up_at FROM sources FOR UPDATE";
 
 const STATEMENTS: &[&str] =
-    &[CREATE_SOURCE, TAKE_LEASE, LEASE_LEFT, RENEW, RELEASE, SOURCE_SETTLED];
+    &[CREATE_SOURCE, TAKE_LEASE, LEASE_LEFT, RENEW, RELEASE, SET_UPSTREAM, SOURCE_SETTLED];
 
 /// The one connection that writes, and what it remembers between commits.
 pub(super) struct Writer {
+    pub(super) strings: Arc<Strings>,
     pub(super) link: Link,
-    /// Held by whoever uses the connection: one at a time.
-    pub(super) turn: Mutex<Packing>,
+    /// Held by whoever uses the connection: one at a time. The packer is there when everything that it
+    /// has packed is committed; otherwise the next commit makes one from what is.
+    pub(super) turn: Mutex<Option<Packer>>,
     /// What COMMIT waits for: the disk (live), or nothing.
     pub(super) live: AtomicBool,
     /// A COMMIT was sent and nobody knows what became of it.
@@ -75,10 +81,15 @@ impl Drop for Doubt<'_> {
 }
 
 impl Writer {
-    pub(super) fn new(server: Arc<Server>, packing: Packing) -> Writer {
+    pub(super) fn new(server: Arc<Server>, strings: Arc<Strings>) -> Writer {
         Writer {
-            link: Link::new(server, SETTINGS, &[STATEMENTS, commit::STATEMENTS]),
-            turn: Mutex::new(packing),
+            strings,
+            link: Link::new(
+                server,
+                SETTINGS,
+                &[STATEMENTS, commit::STATEMENTS, strings::STATEMENTS],
+            ),
+            turn: Mutex::default(),
             live: AtomicBool::new(true),
             in_doubt: AtomicBool::new(false),
         }
@@ -95,6 +106,12 @@ impl Writer {
         let source = row.as_ref().map(rows::source).transpose()?;
         self.in_doubt.store(false, Ordering::Release);
         Ok(Some(source))
+    }
+
+    /// A packer that knows every text that is committed, also by a transaction of unknown outcome.
+    pub(super) async fn packer(&self, session: &Session) -> Result<Packer, StoreError> {
+        session.query_opt(SOURCE_SETTLED, &[]).await?;
+        self.strings.packer(session).await
     }
 
     /// COMMIT on a session that was taken; gives it back when the outcome is known.
@@ -115,7 +132,9 @@ impl Postgres {
     /// See [`crate::store::Store::follow`].
     pub async fn follow(&self, upstream: &str) -> Result<(Lease, Source), StoreError> {
         let writer = &self.writer;
-        let _turn = writer.turn.lock().await;
+        let mut packer = writer.turn.lock().await;
+        // Whoever wrote in between may have given numbers to texts.
+        *packer = None;
         let session = writer.link.take().await?;
         // On its own: a crash after it leaves a source that nobody follows yet.
         session.execute(CREATE_SOURCE, &[&upstream]).await?;
@@ -141,7 +160,7 @@ impl Postgres {
         let _turn = self.writer.turn.lock().await;
         let session = self.writer.link.session().await?;
         match session.execute(RENEW, &[&lease.epoch, &LEASE.as_secs_f64()]).await? {
-            0 => Err(StoreError::LostLease(format!("epoch {} is over", lease.epoch))),
+            0 => Err(over(lease)),
             _ => Ok(()),
         }
     }
@@ -153,6 +172,16 @@ impl Postgres {
         Ok(())
     }
 
+    /// See [`crate::store::Store::set_upstream`].
+    pub async fn set_upstream(&self, lease: &Lease, upstream: &str) -> Result<(), StoreError> {
+        let _turn = self.writer.turn.lock().await;
+        let session = self.writer.link.session().await?;
+        match session.execute(SET_UPSTREAM, &[&lease.epoch, &upstream]).await? {
+            0 => Err(over(lease)),
+            _ => Ok(()),
+        }
+    }
+
     /// See [`crate::store::Store::set_durability`].
     pub async fn set_durability(&self, live: bool) -> Result<(), StoreError> {
         self.writer.live.store(live, Ordering::Relaxed);
@@ -160,14 +189,6 @@ impl Postgres {
     }
 }
 
-/// Stand-in.
-#[derive(Default)]
-pub(super) struct Packing;
-
-impl Packing {
-    pub(super) fn pack(&mut self, signed: &[u8]) -> Vec<u8> {
-        let mut packed = vec![0];
-        packed.extend_from_slice(signed);
-        packed
-    }
+fn over(lease: &Lease) -> StoreError {
+    StoreError::LostLease(format!("epoch {} is over", lease.epoch))
 }
