@@ -8,6 +8,8 @@
 //! The comparison is pure; what is done about a difference is separate, and nothing that is found
 //! changes an operation that is held.
 
+pub mod diff;
 pub mod history;
 
+pub use diff::{Comparison, Difference, Kind, Theirs, compare};
 pub use history::{History, Statement, Step};

@@ -384,7 +384,7 @@ mod tests {
     fn an_empty_page_is_the_end() {
         let page = read("", 9, None).unwrap();
         assert_eq!((page.next, page.near_end, page.stuck()), (9, true, None));
-        assert!(page.into_batch().is_present());
+        assert!(page.into_batch().reached_end());
     }
 
     #[test]
@@ -400,7 +400,7 @@ mod tests {
         assert_eq!(page.tail.as_deref(), Some(&b"{\"seq\":2,"[..]));
         let batch = page.into_batch();
         assert_eq!(batch.lines.len(), 1);
-        assert!(!batch.is_present());
+        assert!(!batch.reached_end());
     }
 
     #[test]
@@ -426,7 +426,7 @@ mod tests {
         assert!(unnumbered.stuck().is_some());
         let batch = unnumbered.into_batch();
         assert!(matches!(batch.origin, Origin::Page { near_end: true, .. }));
-        assert!(!batch.is_present());
+        assert!(!batch.reached_end());
         let damaged = read("{\"seq\":4", 3, None).unwrap();
         assert!(matches!(damaged.stuck(), Some(UpstreamFault::Truncated { .. })));
         assert_eq!(damaged.into_batch().lines.len(), 1);
