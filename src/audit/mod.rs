@@ -10,6 +10,10 @@
 
 pub mod diff;
 pub mod history;
+pub mod peer;
+pub mod verdict;
 
 pub use diff::{Comparison, Difference, Kind, Theirs, compare};
 pub use history::{History, Statement, Step};
+pub use peer::{Peer, PeerError, Told};
+pub use verdict::Verdict;

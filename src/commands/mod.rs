@@ -2,6 +2,7 @@
 
 mod export;
 mod fsck;
+mod history;
 mod import;
 mod logging;
 mod metrics;
@@ -33,11 +34,15 @@ enum Command {
     Serve(Box<serve::Args>),
     Verify(verify::Args),
     Fsck(fsck::Args),
+    History(history::Args),
     Refused(refused::Args),
     Resolve(resolve::Args),
     Export(export::Args),
     Import(import::Args),
 }
+
+/// How requests to others are signed.
+const USER_AGENT: &str = concat!("plc-replica/", env!("CARGO_PKG_VERSION"));
 
 /// Where the log is kept.
 #[derive(Debug, clap::Args)]
@@ -114,6 +119,7 @@ impl Cli {
                 Command::Serve(args) => serve::run(*args).await,
                 Command::Verify(args) => verify::run(&args),
                 Command::Fsck(args) => fsck::run(&args).await,
+                Command::History(args) => history::run(&args).await,
                 Command::Refused(args) => refused::run(&args).await,
                 Command::Resolve(args) => resolve::run(&args).await,
                 Command::Export(args) => export::run(&args).await,

@@ -63,11 +63,10 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from
 /// Runs the command.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     args.logging.start();
-    let user_agent = concat!("plc-replica/", env!("CARGO_PKG_VERSION"));
     let client = ExportClient::new(
         &args.upstream,
         args.upstream_requests_per_minute,
-        user_agent,
+        super::USER_AGENT,
         Limits::default(),
     )
     .map_err(|error| anyhow::anyhow!("--upstream: {error}"))?;
