@@ -178,7 +178,9 @@ impl ExportClient {
         let response = match timeout(self.limits.silence, sending).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) if error.is_redirect() => return Err(UpstreamFault::RedirectLoop),
-            Ok(Err(error)) => return Err(UpstreamFault::Unreachable { reason: sentence(&error) }),
+            Ok(Err(error)) => {
+                return Err(UpstreamFault::Unreachable { reason: sentence(&error.without_url()) });
+            }
             Err(_) => return Err(UpstreamFault::Silent { after: self.limits.silence }),
         };
         let status = response.status();
@@ -217,7 +219,9 @@ impl ExportClient {
                 Ok(Ok(Some(piece))) => piece,
                 Ok(Ok(None)) => break None,
                 Ok(Err(error)) => {
-                    break Some(UpstreamFault::Truncated { reason: sentence(&error) });
+                    break Some(UpstreamFault::Truncated {
+                        reason: sentence(&error.without_url()),
+                    });
                 }
                 Err(_) if left < self.limits.silence => {
                     break Some(UpstreamFault::TooSlow { after: self.limits.answer });
