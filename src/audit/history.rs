@@ -50,7 +50,8 @@ impl From<StoredOperation> for Statement {
             created_at: stored.created_at,
             sequence: stored.sequence,
             nullified: Some(stored.nullified_by.is_some()),
-            received_at: Some(stored.received_at),
+            // Zero is what read-through gives to what was never received.
+            received_at: Some(stored.received_at).filter(|at| at.millis() > 0),
             signed: stored.signed,
         }
     }
@@ -165,6 +166,11 @@ impl History {
     /// Judges what is stored of an identity.
     pub fn of_stored(did: Did, stored: Vec<StoredOperation>, verifier: &dyn Verifier) -> History {
         History::verify(did, stored.into_iter().map(Statement::from), verifier)
+    }
+
+    /// Whether nothing at all was stated.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty() && self.unreadable.is_empty()
     }
 
     /// The newest operation in force.

@@ -254,7 +254,7 @@ impl Page {
         if let (Some(fault), None) = (&cut, next) {
             return Err(fault.clone());
         }
-        if count > 0 && !lines.iter().chain(&tail).any(|line| is_object(line)) {
+        if count > 0 && !lines.iter().chain(&tail).any(is_object) {
             return Err(UpstreamFault::NotAnExport { beginning: quote(body) });
         }
         Ok(Page {
