@@ -26,7 +26,7 @@ use writer::Writer;
 use crate::live::{Feed, Mode, Status};
 use crate::plc::signature::Verifier;
 use crate::store::{Lease, Source, Store, StoreError};
-use crate::upstream::ExportClient;
+use crate::upstream::{Batch, ExportClient, Origin};
 
 /// Lines that are judged at once, at most: what one commit can take in a fraction of a second.
 /// With the pages on their way this bounds the memory of following to some tens of megabytes.
@@ -299,7 +299,7 @@ impl Follower {
                 Event::Batch(batch) => batch,
             };
             let mut lines = Lines {
-                caught_up: first.is_present(),
+                caught_up: is_present(&first),
                 lines: first.lines,
                 received_at: first.received_at,
                 cursor,
@@ -309,7 +309,7 @@ impl Follower {
             while lines.lines.len() < MAX_BATCH {
                 match events.try_recv() {
                     Ok(Event::Batch(batch)) => {
-                        lines.caught_up = batch.is_present();
+                        lines.caught_up = is_present(&batch);
                         lines.lines.extend(batch.lines);
                         lines.received_at = batch.received_at;
                     }
@@ -350,6 +350,12 @@ impl Follower {
             }
         }
     }
+}
+
+/// Whether a batch reaches the upstream's present. What the stream brings does: it is only opened
+/// once a page has reached the end, and what came since is a matter of milliseconds.
+fn is_present(batch: &Batch) -> bool {
+    batch.reached_end() || batch.origin == Origin::Stream
 }
 
 /// Why the writer ended before it was told to.

@@ -73,7 +73,7 @@ impl Batch {
     /// True for what reaches the upstream's present: what its stream brings, which is only opened
     /// once a page has reached the end, and a page that says, credibly, that it has. A page of
     /// nothing but damaged or unnumbered lines says nothing about the end of the log.
-    pub fn is_present(&self) -> bool {
+    pub fn reached_end(&self) -> bool {
         match self.origin {
             Origin::Page { after, next, near_end, .. } => {
                 near_end && (next > after || self.lines.is_empty())

@@ -149,7 +149,7 @@ async fn pages_lead_to_the_end() {
         origins,
         [page(0, 10, false), page(10, 20, false), page(20, 30, false), page(30, 35, true)]
     );
-    assert!(paged.batches.iter().map(Batch::is_present).eq([false, false, false, true]));
+    assert!(paged.batches.iter().map(Batch::reached_end).eq([false, false, false, true]));
     assert_eq!(upstream.asked()[1].path, "/export?after=10&count=10");
     assert_eq!(upstream.asked()[1].user_agent, "plc-replica/test");
 }
@@ -159,7 +159,7 @@ async fn an_empty_page_is_the_present() {
     let upstream = FakeUpstream::start(entries(30)).await;
     let paged = Paged::all(&client(&upstream), 0, ANY).await;
     assert_eq!(paged.batches.len(), 4);
-    assert!(paged.batches[3].lines.is_empty() && paged.batches[3].is_present());
+    assert!(paged.batches[3].lines.is_empty() && paged.batches[3].reached_end());
     let beyond = Paged::all(&client(&upstream), 77, ANY).await;
     assert_eq!(
         beyond.batches[0].origin,
@@ -195,7 +195,7 @@ async fn faults_pass_and_nothing_is_lost() {
         upstream.fail(Route::Export, 2, fault);
         let paged = Paged::all(&client(&upstream), 0, ANY).await;
         assert_eq!(paged.kinds(), kinds);
-        assert!(paged.batches.last().unwrap().is_present(), "{kinds:?}");
+        assert!(paged.batches.last().unwrap().reached_end(), "{kinds:?}");
         let mut seqs = paged.seqs();
         seqs.dedup();
         // The line that was replaced in two pages is for the caller to fetch again.
@@ -245,7 +245,7 @@ async fn a_last_line_that_stays_damaged_is_handed_over() {
     assert_eq!(paged.kinds(), ["truncated", "truncated"]);
     let last = paged.batches.last().unwrap();
     assert_eq!(last.origin, Origin::Page { after: 9, next: 9, asked: 10, near_end: true });
-    assert!(!last.is_present());
+    assert!(!last.reached_end());
 }
 
 #[tokio::test]
@@ -271,7 +271,7 @@ async fn lines_of_unknown_type_are_handed_over() {
     assert_eq!(paged.seqs(), [1, 2, 3, 5, 6, 7, 8, 9]);
     let news = paged.lines().iter().filter(|line| seq(line).is_none()).count();
     assert!(news >= 2);
-    assert!(!paged.batches.last().unwrap().is_present());
+    assert!(!paged.batches.last().unwrap().reached_end());
 }
 
 #[tokio::test]
