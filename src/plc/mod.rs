@@ -12,6 +12,7 @@
 pub(crate) mod base58;
 pub mod cbor;
 pub mod chain;
+pub mod change;
 pub mod cid;
 pub mod did;
 pub mod document;
@@ -22,6 +23,7 @@ pub mod operation;
 pub mod signature;
 pub mod timestamp;
 
+pub use change::Change;
 pub use chain::{Acceptance, Chain, Refusal};
 pub use cid::Cid;
 pub use did::Did;

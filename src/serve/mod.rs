@@ -14,7 +14,9 @@ mod conditional;
 mod connection;
 mod encoding;
 mod error;
+pub mod explorer;
 mod export;
+mod pulse;
 mod query;
 mod resolve;
 mod route;
@@ -30,6 +32,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::pulse::Pulse;
 use crate::live::{Feed, Status};
 use crate::store::Store;
 
@@ -68,6 +71,8 @@ impl Default for ServeSettings {
 #[derive(Debug)]
 struct Server {
     state: ServeState,
+    /// What was noticed in the last hour.
+    pulse: Pulse,
     /// One for each stream client that there may be.
     stream_places: Arc<Semaphore>,
     /// Connections and stream clients, to be waited for at the end.
@@ -80,9 +85,16 @@ struct Server {
 pub async fn run(listener: TcpListener, state: ServeState, shutdown: CancellationToken) {
     let server = Server {
         state,
+        pulse: Pulse::default(),
         stream_places: Arc::new(Semaphore::new(stream::MAX_CLIENTS)),
         tasks: TaskTracker::new(),
         shutdown,
     };
-    connection::accept(listener, Arc::new(server)).await;
+    let server = Arc::new(server);
+    let beating = tokio::spawn({
+        let server = Arc::clone(&server);
+        async move { pulse::beat(&server).await }
+    });
+    connection::accept(listener, server).await;
+    beating.abort();
 }
