@@ -166,11 +166,17 @@ impl Follower {
         let Some(first) = held.iter().filter_map(|operation| operation.sequence).min() else {
             return Ok(true);
         };
+        let mut said = None;
         let page = loop {
             match self.client.page(first - 1).await {
                 Ok(page) => break page,
                 Err(fault) => {
-                    tracing::warn!("to compare what it has with what we hold: {fault}");
+                    self.status.set_mode(Mode::Waiting);
+                    if said.replace(fault.kind()) != Some(fault.kind()) {
+                        tracing::warn!(
+                            "another upstream than before cannot be compared with what we hold: {fault}; asked again until it can"
+                        );
+                    }
                     let pause = sleep(fault.retry_after().unwrap_or(STORE_PAUSES.1));
                     tokio::select! {
                         () = shutdown.cancelled() => return Ok(false),
@@ -346,8 +352,8 @@ impl Follower {
     }
 }
 
-/// Whether what a batch brings is the upstream's present: the stream is only opened once a page
-/// has reached the end.
+/// Whether a batch reaches the upstream's present. What the stream brings does: it is only opened
+/// once a page has reached the end, and what came since is a matter of milliseconds.
 fn is_present(batch: &Batch) -> bool {
     batch.reached_end() || batch.origin == Origin::Stream
 }

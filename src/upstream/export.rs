@@ -178,7 +178,9 @@ impl ExportClient {
         let response = match timeout(self.limits.silence, sending).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) if error.is_redirect() => return Err(UpstreamFault::RedirectLoop),
-            Ok(Err(error)) => return Err(UpstreamFault::Unreachable { reason: sentence(&error) }),
+            Ok(Err(error)) => {
+                return Err(UpstreamFault::Unreachable { reason: sentence(&error.without_url()) });
+            }
             Err(_) => return Err(UpstreamFault::Silent { after: self.limits.silence }),
         };
         let status = response.status();
@@ -217,7 +219,9 @@ impl ExportClient {
                 Ok(Ok(Some(piece))) => piece,
                 Ok(Ok(None)) => break None,
                 Ok(Err(error)) => {
-                    break Some(UpstreamFault::Truncated { reason: sentence(&error) });
+                    break Some(UpstreamFault::Truncated {
+                        reason: sentence(&error.without_url()),
+                    });
                 }
                 Err(_) if left < self.limits.silence => {
                     break Some(UpstreamFault::TooSlow { after: self.limits.answer });
@@ -250,7 +254,7 @@ impl Page {
         if let (Some(fault), None) = (&cut, next) {
             return Err(fault.clone());
         }
-        if count > 0 && !lines.iter().chain(&tail).any(|line| is_object(line)) {
+        if count > 0 && !lines.iter().chain(&tail).any(is_object) {
             return Err(UpstreamFault::NotAnExport { beginning: quote(body) });
         }
         Ok(Page {
@@ -384,7 +388,7 @@ mod tests {
     fn an_empty_page_is_the_end() {
         let page = read("", 9, None).unwrap();
         assert_eq!((page.next, page.near_end, page.stuck()), (9, true, None));
-        assert!(page.into_batch().is_present());
+        assert!(page.into_batch().reached_end());
     }
 
     #[test]
@@ -400,7 +404,7 @@ mod tests {
         assert_eq!(page.tail.as_deref(), Some(&b"{\"seq\":2,"[..]));
         let batch = page.into_batch();
         assert_eq!(batch.lines.len(), 1);
-        assert!(!batch.is_present());
+        assert!(!batch.reached_end());
     }
 
     #[test]
@@ -426,7 +430,7 @@ mod tests {
         assert!(unnumbered.stuck().is_some());
         let batch = unnumbered.into_batch();
         assert!(matches!(batch.origin, Origin::Page { near_end: true, .. }));
-        assert!(!batch.is_present());
+        assert!(!batch.reached_end());
         let damaged = read("{\"seq\":4", 3, None).unwrap();
         assert!(matches!(damaged.stuck(), Some(UpstreamFault::Truncated { .. })));
         assert_eq!(damaged.into_batch().lines.len(), 1);

@@ -70,14 +70,16 @@ pub enum Origin {
 }
 
 impl Batch {
-    /// True for a page that says, credibly, that there is nothing (more) after it. A page of
+    /// True for what reaches the upstream's present: what its stream brings, which is only opened
+    /// once a page has reached the end, and a page that says, credibly, that it has. A page of
     /// nothing but damaged or unnumbered lines says nothing about the end of the log.
     pub fn reached_end(&self) -> bool {
         match self.origin {
             Origin::Page { after, next, near_end, .. } => {
                 near_end && (next > after || self.lines.is_empty())
             }
-            Origin::Stream | Origin::Dump => false,
+            Origin::Stream => true,
+            Origin::Dump => false,
         }
     }
 }

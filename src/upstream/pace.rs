@@ -172,7 +172,7 @@ mod tests {
         let sent = sent.lock().unwrap();
         assert!(sent.len() <= 26, "{} requests", sent.len());
         let aside = sent.iter().filter(|(_, priority)| *priority == Priority::Aside).count();
-        assert!(aside >= 1 && aside <= 7, "{aside} of {}", sent.len());
+        assert!((1..=7).contains(&aside), "{aside} of {}", sent.len());
         assert!(sent.len() - aside >= 2 * aside, "{aside} of {}", sent.len());
     }
 

@@ -1,5 +1,12 @@
 //! Integration tests, one binary with a module a theme.
 
+mod fake_upstream;
+mod follow;
+mod postgres;
+mod replica;
+mod serve;
+mod serve_stream;
 mod shared;
 mod stories;
+mod upstream;
 mod vectors;

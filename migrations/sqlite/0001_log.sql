@@ -1,0 +1,109 @@
+-- The log, what was refused, and where the follower stands.
+--
+-- Times are milliseconds since 1970. DIDs are the 15 bytes that their 24 characters encode, CIDs
+-- their SHA-256 digests. Sequence numbers are the rows' own numbers, so that the log lies in the
+-- order in which it is exported and needs no index for that.
+
+-- Every accepted operation. The CID is not stored: it is the SHA-256 of what `operation` unpacks to.
+CREATE TABLE operations (
+    -- The directory's number. Operations that only a legacy dump had, which have none, stand
+    -- below zero in the order in which they came.
+    sequence     INTEGER PRIMARY KEY,
+    did          BLOB    NOT NULL,
+    created_at   INTEGER NOT NULL,  -- when the directory accepted it
+    signer       INTEGER NOT NULL,  -- index of the rotation key that signed it; 0 and 1 take no space
+    nullified_by INTEGER,           -- created_at of the operation of this DID that nullified it
+    received_at  INTEGER NOT NULL,  -- when the batch that brought it arrived here
+    operation    BLOB    NOT NULL   -- the signed bytes, packed; the first byte names the codec
+) STRICT;
+
+-- Serves the export by time. Nearly ascending, so its pages are filled and left.
+CREATE INDEX operations_created_at ON operations (created_at);
+
+-- The operations of an identity. DIDs come in no order, so that each page of this index is written
+-- again and again: it has only the first four bytes of the DID (fewer than four identities
+-- in a hundred share them with another when there are 150 million), and the whole DID is compared in the row.
+-- Operations above `sources.indexed` come to it later, many at a time.
+CREATE TABLE chains (
+    prefix   INTEGER NOT NULL,  -- as a number, less 2^31: small in a row, and in the order of DIDs
+    sequence INTEGER NOT NULL,
+    PRIMARY KEY (prefix, sequence)
+) STRICT, WITHOUT ROWID;
+
+-- Strings that occur in many operations, which name them by number. Written in the
+-- transaction of the first operation that uses it, never changed.
+CREATE TABLE interned (
+    id   INTEGER PRIMARY KEY,
+    text TEXT NOT NULL
+) STRICT;
+
+-- The upstream that is followed: one row. Each batch changes it in the transaction of its
+-- operations, which is what makes the two agree after any crash, and what keeps a second follower out.
+CREATE TABLE sources (
+    id           INTEGER PRIMARY KEY CHECK (id = 1),
+    upstream     TEXT    NOT NULL,
+    cursor       INTEGER NOT NULL DEFAULT 0,  -- last committed sequence number
+    epoch        INTEGER NOT NULL DEFAULT 0,  -- raised by each follower that takes over
+    caught_up_at INTEGER,                     -- when the log was caught up for the first time
+    operations   INTEGER NOT NULL DEFAULT 0,  -- rows of `operations`, and how many of them are a
+    identities   INTEGER NOT NULL DEFAULT 0,  -- genesis: counting them would read the whole log
+    -- Operations up to this one are in `chains`. Those above it are, when they came out of order;
+    -- the others are known to whoever has read the end of the log.
+    indexed      INTEGER NOT NULL DEFAULT -9223372036854775808
+) STRICT;
+
+-- What the upstream sent and we refused, as it was received.
+CREATE TABLE refusals (
+    id          INTEGER PRIMARY KEY,
+    did         TEXT    NOT NULL,  -- as stated, whatever it looks like
+    sequence    INTEGER,           -- as stated
+    cid         BLOB,              -- digest computed from the operation, when it could be
+    kind        TEXT    NOT NULL,
+    detail      TEXT    NOT NULL,  -- for a person; quotes what came
+    awaits      BLOB,              -- digest of the operation after which it is judged again
+    received_at INTEGER NOT NULL,
+    accepted_at INTEGER,           -- when it was judged again and accepted after all
+    line_digest BLOB    NOT NULL UNIQUE,  -- SHA-256 of `line`: the same bytes are kept once
+    line        BLOB    NOT NULL
+) STRICT;
+
+-- Serves "what was refused of this identity".
+CREATE INDEX refusals_did ON refusals (did);
+
+-- Serves the search for what waits for an operation that was just accepted.
+CREATE INDEX refusals_awaits ON refusals (awaits) WHERE awaits IS NOT NULL AND accepted_at IS NULL;
+
+-- Serves the number of those that still stand.
+CREATE INDEX refusals_standing ON refusals (id) WHERE accepted_at IS NULL;
+
+-- Differences between this log and what somebody else says. Nothing in `operations` follows
+-- from them.
+CREATE TABLE divergences (
+    id         INTEGER PRIMARY KEY,
+    source     TEXT    NOT NULL,  -- who says otherwise
+    did        TEXT    NOT NULL,
+    kind       TEXT    NOT NULL,
+    subject    TEXT    NOT NULL,  -- what it is about, usually a CID
+    ours       TEXT,              -- our entries, JSON
+    theirs     TEXT,              -- theirs, as received
+    first_seen INTEGER NOT NULL,
+    last_seen  INTEGER NOT NULL,
+    closed_at  INTEGER,           -- when it was found to be gone
+    -- One record for each difference. Begins with the DID: serves "what differs about this
+    -- identity" too.
+    UNIQUE (did, kind, subject, source)
+) STRICT;
+
+-- Serves the list of what is open, and its number.
+CREATE INDEX divergences_open ON divergences (id) WHERE closed_at IS NULL;
+
+-- For people: `SELECT * FROM log WHERE sequence = 1`. Of a DID, these are the bytes in hexadecimal.
+CREATE VIEW log AS SELECT
+    iif(sequence > 0, sequence, NULL) AS sequence,
+    lower(hex(did)) AS did,
+    strftime('%Y-%m-%dT%H:%M:%fZ', created_at / 1000.0, 'unixepoch') AS created_at,
+    signer,
+    strftime('%Y-%m-%dT%H:%M:%fZ', nullified_by / 1000.0, 'unixepoch') AS nullified_by,
+    strftime('%Y-%m-%dT%H:%M:%fZ', received_at / 1000.0, 'unixepoch') AS received_at,
+    length(operation) AS bytes
+FROM operations;

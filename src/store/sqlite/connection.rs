@@ -1,0 +1,135 @@
+//! Connections: their settings, the tables, and those that read.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+
+use crate::store::StoreError;
+
+/// The steps from an empty file to the tables of today; `user_version` counts those taken.
+const MIGRATIONS: &[&str] = &[include_str!("../../../migrations/sqlite/0001_log.sql")];
+
+/// Bytes of a page, fixed when the file is created. A row takes some 180 bytes, so of every page a
+/// few hundredths are wasted at its end.
+const PAGE_SIZE: u32 = 4096;
+/// Memory of the connection that writes: the inner pages of the index of identities, for a log of
+/// any size, and the leaves that one commit touches.
+const WRITER_CACHE_KIB: u32 = 16 * 1024;
+/// Memory of each connection that reads: the inner pages of what it looks up. The rest comes from
+/// the system's cache.
+const READER_CACHE_KIB: u32 = 2 * 1024;
+/// Pages of the write-ahead log after which it is copied into the database (80 MB): a page that
+/// many commits change is copied once. SQLite's own 1,000 copy four times as much.
+const CHECKPOINT_PAGES: u32 = 20_000;
+/// What is left of the write-ahead log's file after it was copied, in bytes: about what it needs,
+/// whatever a slow reader once made of it.
+const LOG_SIZE: u32 = 100 << 20;
+/// How long to wait for another process that creates or changes the tables.
+const BUSY: Duration = Duration::from_secs(5);
+/// Statements that a connection keeps prepared: all that we have.
+const STATEMENTS: usize = 64;
+/// Connections that are kept when nobody reads.
+const MAX_IDLE: usize = 16;
+
+/// Opens the connection that writes, creating the database and its tables where they are missing.
+pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
+    let mut connection =
+        open(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
+    connection.pragma_update(None, "page_size", PAGE_SIZE)?;
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    connection.pragma_update(None, "cache_size", -i64::from(WRITER_CACHE_KIB))?;
+    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+    connection.pragma_update(None, "journal_size_limit", LOG_SIZE)?;
+    set_durability(&connection, true)?;
+    migrate(&mut connection, path)?;
+    Ok(connection)
+}
+
+/// Whether each commit waits for the disk. It is the checkpoints that do otherwise, so that a
+/// loss of power takes back whole commits, the last ones.
+pub(super) fn set_durability(connection: &Connection, live: bool) -> Result<(), StoreError> {
+    connection.pragma_update(None, "synchronous", if live { "full" } else { "normal" })?;
+    Ok(())
+}
+
+fn open(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
+    // Each connection is used by one thread at a time, so it needs no lock of its own.
+    let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)
+        .map_err(|error| StoreError::Unavailable(format!("{}: {error}", path.display())))?;
+    connection.busy_timeout(BUSY)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    Ok(connection)
+}
+
+/// Takes the steps that are missing, all in one transaction: a crash leaves the tables of before.
+fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
+    let steps = |taken: usize| {
+        MIGRATIONS.get(taken..).ok_or_else(|| {
+            StoreError::Unusable(format!(
+                "the database {} was written by a newer version of this program \
+                 (its tables are version {taken}, this one knows {})",
+                path.display(),
+                MIGRATIONS.len()
+            ))
+        })
+    };
+    if steps(version(connection)?)?.is_empty() {
+        return Ok(());
+    }
+    // Another process may be doing the same: what is missing is asked again under the lock.
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for step in steps(version(&transaction)?)? {
+        transaction.execute_batch(step)?;
+    }
+    transaction.pragma_update(None, "user_version", MIGRATIONS.len() as i64)?;
+    transaction.commit()?;
+    Ok(())
+}
+
+fn version(connection: &Connection) -> Result<usize, StoreError> {
+    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    Ok(usize::try_from(version).unwrap_or(usize::MAX))
+}
+
+/// The connections that read. As many as are in use at a time, some of which are kept.
+#[derive(Debug)]
+pub(super) struct Readers {
+    path: PathBuf,
+    idle: Mutex<Vec<Connection>>,
+}
+
+impl Readers {
+    pub(super) fn new(path: PathBuf) -> Readers {
+        Readers { path, idle: Mutex::default() }
+    }
+
+    /// Lends a connection for a read that ends its transaction itself.
+    pub(super) fn with<T>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let connection = match idle {
+            Some(connection) => connection,
+            None => self.connect()?,
+        };
+        let result = read(&connection);
+        // One that failed may have hit a file that was replaced: a new one sees what is there now.
+        if result.is_ok() {
+            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            if idle.len() < MAX_IDLE {
+                idle.push(connection);
+            }
+        }
+        result
+    }
+
+    fn connect(&self) -> Result<Connection, StoreError> {
+        let connection = open(&self.path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        connection.pragma_update(None, "cache_size", -i64::from(READER_CACHE_KIB))?;
+        Ok(connection)
+    }
+}

@@ -1,0 +1,35 @@
+//! What an error of SQLite means to us.
+
+use rusqlite::ErrorCode;
+
+use crate::store::StoreError;
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> StoreError {
+        match error.sqlite_error_code() {
+            // The disk is full or fails, the file is gone or not ours to write, another process
+            // holds it: all of it can pass.
+            Some(
+                ErrorCode::DiskFull
+                | ErrorCode::SystemIoFailure
+                | ErrorCode::DatabaseBusy
+                | ErrorCode::DatabaseLocked
+                | ErrorCode::CannotOpen
+                | ErrorCode::ReadOnly
+                | ErrorCode::PermissionDenied
+                | ErrorCode::AuthorizationForStatementDenied
+                | ErrorCode::FileLockingProtocolFailed
+                | ErrorCode::OperationAborted
+                | ErrorCode::OperationInterrupted
+                | ErrorCode::OutOfMemory,
+            ) => StoreError::Unavailable(error.to_string()),
+            // A value or a table that is not as we write them included.
+            _ => damaged("the database", error),
+        }
+    }
+}
+
+/// Damage at `place`: something that this program would not have written.
+pub(super) fn damaged(place: impl ToString, reason: impl ToString) -> StoreError {
+    StoreError::Damaged { place: place.to_string(), reason: reason.to_string() }
+}

@@ -1,0 +1,107 @@
+//! The store in a SQLite file.
+//!
+//! One connection writes ([`write`]), for the process that holds the lock on the file beside the
+//! database; any number read ([`read`]), each in a short transaction of its own. The database is in
+//! WAL mode: a reader sees what was committed when it began, and neither waits for the other.
+//!
+//! The index of identities is the one part of a log that is not written at its end. It
+//! gets new operations half a million at a time, and until then they are known to [`recent`], in memory;
+//! the log itself is what a new process reads them from again.
+
+mod commit;
+mod connection;
+mod error;
+mod export;
+mod read;
+mod recent;
+mod rows;
+mod write;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Semaphore;
+
+use self::connection::Readers;
+use self::recent::Recent;
+use self::write::Writer;
+use super::StoreError;
+use super::codec::Interned;
+
+/// Reads of many rows that run at a time; more wait. Each has a connection with its own cache.
+const MAX_LONG_READS: usize = 8;
+
+/// A store in a SQLite file. Cheap to clone: clones share everything.
+#[derive(Debug, Clone)]
+pub struct Sqlite {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    path: PathBuf,
+    readers: Readers,
+    long_reads: Semaphore,
+    writer: Mutex<Writer>,
+    /// Whether the writer holds the lease, so that nobody else changes the database.
+    following: AtomicBool,
+    recent: Recent,
+    interned: Interned,
+}
+
+impl Sqlite {
+    /// Opens the database, creating it and its tables where they are missing.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unusable`] when it is of a newer version of this program.
+    pub async fn open(path: &Path) -> Result<Sqlite, StoreError> {
+        let path = path.to_owned();
+        blocking(move || {
+            let writer = Writer::open(&path)?;
+            let interned = Interned::default();
+            rows::load_interned(writer.connection(), &interned)?;
+            Ok(Sqlite {
+                shared: Arc::new(Shared {
+                    readers: Readers::new(path.clone()),
+                    long_reads: Semaphore::new(MAX_LONG_READS),
+                    writer: Mutex::new(writer),
+                    following: AtomicBool::new(false),
+                    recent: Recent::default(),
+                    interned,
+                    path,
+                }),
+            })
+        })
+        .await
+    }
+}
+
+impl Shared {
+    /// The writer, when it is its turn. A thread that panicked with it has left a connection
+    /// that rolled back, and a writer that looks after what it remembers at its next commit.
+    fn writer(&self) -> MutexGuard<'_, Writer> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The file whose name is that of the database with an addition.
+fn beside(path: &Path, addition: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(addition);
+    name.into()
+}
+
+/// Runs what takes longer than the threads of the server may be kept.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(error) => Err(StoreError::Unavailable(error.to_string())),
+        },
+    }
+}

@@ -1,0 +1,221 @@
+//! The operations at the end of the log that the index of identities does not have yet.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use rusqlite::{Connection, OptionalExtension};
+
+use super::error::damaged;
+use crate::plc::Did;
+use crate::store::StoreError;
+
+/// Bytes of a DID that the index has.
+const PREFIX_LENGTH: usize = 4;
+
+/// What the index has of a DID: its first bytes as a number, in the order of DIDs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Prefix(i32);
+
+/// The bit that makes a number negative.
+const SIGN: u32 = 1 << 31;
+
+impl Prefix {
+    /// That of the lowest DIDs.
+    pub(super) const FIRST: Prefix = Prefix(i32::MIN);
+
+    pub(super) fn of(did: &Did) -> Prefix {
+        let mut bytes = [0; PREFIX_LENGTH];
+        bytes.copy_from_slice(&did.as_bytes()[..PREFIX_LENGTH]);
+        // The lowest number for the lowest bytes, though numbers in SQLite have a sign.
+        Prefix((u32::from_be_bytes(bytes) ^ SIGN) as i32)
+    }
+
+    /// The one after this, if there is one.
+    pub(super) fn next(self) -> Option<Prefix> {
+        self.0.checked_add(1).map(Prefix)
+    }
+
+    /// The last DID that there can be under this prefix.
+    pub(super) fn last_did(self) -> Did {
+        let mut bytes = [0xff; 15];
+        bytes[..PREFIX_LENGTH].copy_from_slice(&(self.0 as u32 ^ SIGN).to_be_bytes());
+        Did::from_bytes(bytes)
+    }
+}
+
+impl rusqlite::ToSql for Prefix {
+    fn to_sql(&self) -> rusqlite::Result<rusqlite::types::ToSqlOutput<'_>> {
+        self.0.to_sql()
+    }
+}
+
+impl rusqlite::types::FromSql for Prefix {
+    fn column_result(value: rusqlite::types::ValueRef<'_>) -> rusqlite::types::FromSqlResult<Self> {
+        i32::column_result(value).map(Prefix)
+    }
+}
+
+/// An operation of the index.
+pub(super) type Entry = (Prefix, i64);
+
+/// How much of the log there is, and how much of it is in the index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Extent {
+    /// Operations up to this number are in the index.
+    pub(super) indexed: i64,
+    /// The highest number of an operation.
+    pub(super) highest: i64,
+}
+
+impl Extent {
+    /// That of the transaction of this connection.
+    pub(super) fn read(connection: &Connection) -> Result<Extent, StoreError> {
+        let mut statement = connection.prepare_cached(
+            "SELECT indexed, (SELECT max(sequence) FROM operations) FROM sources",
+        )?;
+        let found = statement
+            .query_row([], |row| Ok((row.get(0)?, row.get::<_, Option<i64>>(1)?)))
+            .optional()?;
+        let (indexed, highest) = found.unwrap_or((i64::MIN, None));
+        Ok(Extent { indexed, highest: highest.unwrap_or(i64::MIN) })
+    }
+}
+
+/// The entries above [`Extent::indexed`], shared by the writer and all readers.
+///
+/// A reader looks here and then into the database, where commits happen meanwhile. The writer
+/// adds entries *before* it commits their operations: what a reader finds here and not in its
+/// transaction is not there for it. [`Recent::version`] moves with each change, so that a reader
+/// whose transaction may have begun after a commit that it has not seen here looks again.
+#[derive(Debug)]
+pub(super) struct Recent {
+    version: AtomicU64,
+    state: RwLock<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    extent: Extent,
+    entries: BTreeSet<Entry>,
+}
+
+impl Default for Recent {
+    fn default() -> Recent {
+        let extent = Extent { indexed: i64::MIN, highest: i64::MIN };
+        Recent {
+            version: AtomicU64::new(0),
+            state: RwLock::new(State { extent, entries: BTreeSet::new() }),
+        }
+    }
+}
+
+impl Recent {
+    /// Moves with every change.
+    pub(super) fn version(&self) -> u64 {
+        self.version.load(Ordering::SeqCst)
+    }
+
+    fn state(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self) -> RwLockWriteGuard<'_, State> {
+        let state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        self.version.fetch_add(1, Ordering::SeqCst);
+        state
+    }
+
+    /// The numbers of the operations of these identities, and of some others that share a prefix.
+    pub(super) fn find(&self, prefixes: &[Prefix]) -> Vec<Entry> {
+        let state = self.state();
+        let of = |&prefix| state.entries.range((prefix, i64::MIN)..=(prefix, i64::MAX)).copied();
+        prefixes.iter().flat_map(of).collect()
+    }
+
+    /// The first `limit` entries from a prefix on, and the rest of those that share the last one's
+    /// prefix.
+    pub(super) fn from(&self, first: Prefix, limit: usize) -> Vec<Entry> {
+        let state = self.state();
+        let mut found: Vec<Entry> = Vec::new();
+        for &entry in state.entries.range((first, i64::MIN)..) {
+            if found.len() >= limit && found.last().is_some_and(|last| last.0 != entry.0) {
+                break;
+            }
+            found.push(entry);
+        }
+        found
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.state().entries.len()
+    }
+
+    /// All entries, for the index.
+    pub(super) fn all(&self) -> Vec<Entry> {
+        self.state().entries.iter().copied().collect()
+    }
+
+    pub(super) fn extent(&self) -> Extent {
+        self.state().extent
+    }
+
+    /// Before the commit of these operations.
+    pub(super) fn add(&self, entries: &[Entry]) {
+        // In pieces, between which readers have their turn.
+        for entries in entries.chunks(512) {
+            self.change().entries.extend(entries);
+        }
+    }
+
+    /// After that commit, or instead of it.
+    pub(super) fn remove(&self, entries: &[Entry]) {
+        let mut state = self.change();
+        for entry in entries {
+            state.entries.remove(entry);
+        }
+    }
+
+    /// After the commit of operations up to this number.
+    pub(super) fn committed(&self, highest: i64) {
+        let mut state = self.change();
+        state.extent.highest = state.extent.highest.max(highest);
+    }
+
+    /// After the commit that brought all entries into the index.
+    pub(super) fn indexed(&self) {
+        let mut state = self.change();
+        state.extent.indexed = state.extent.highest;
+        state.entries.clear();
+    }
+
+    /// Reads what has been written by another process, in the transaction of `connection`. False
+    /// when that transaction is older than what is known here: begin a new one.
+    pub(super) fn catch_up(&self, connection: &Connection) -> Result<bool, StoreError> {
+        let now = Extent::read(connection)?;
+        let known = self.extent();
+        if now == known {
+            return Ok(true);
+        }
+        if now.indexed < known.indexed || now.highest < known.highest {
+            return Ok(false);
+        }
+        let mut state = self.change();
+        if state.extent != known {
+            return Ok(false);
+        }
+        let mut statement = connection
+            .prepare_cached("SELECT sequence, did FROM operations WHERE sequence > ?1")?;
+        let mut rows = statement.query([known.highest.max(now.indexed)])?;
+        let mut fresh = Vec::new();
+        while let Some(row) = rows.next()? {
+            let did = Did::from_slice(row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?)
+                .ok_or_else(|| damaged("table operations", "a DID that is not of 15 bytes"))?;
+            fresh.push((Prefix::of(&did), row.get(0)?));
+        }
+        state.entries.retain(|&(_, sequence)| sequence > now.indexed);
+        state.entries.extend(fresh);
+        state.extent = now;
+        Ok(true)
+    }
+}

@@ -1,0 +1,183 @@
+//! The connection that writes, and the lease that gives the right to.
+//!
+//! The lease is the lock of the operating system on a file beside the database. It ends with the
+//! process, however that ends, so that there is nothing to wait for. The file stays: removing it
+//! would let two processes hold a lock on two files of the same name.
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+
+use super::{Shared, Sqlite, beside, blocking, connection, read, rows};
+use crate::store::codec::Packer;
+use crate::store::{Commit, Lease, Source, StoreError};
+
+const CREATE_SOURCE: &str =
+    "INSERT INTO sources (id, upstream) VALUES (1, ?1) ON CONFLICT DO NOTHING";
+
+const RAISE_EPOCH: &str = "UPDATE sources SET epoch = epoch + 1";
+
+const SET_UPSTREAM: &str = "UPDATE sources SET upstream = ?1";
+
+/// The connection that writes.
+#[derive(Debug)]
+pub(super) struct Writer {
+    connection: Connection,
+    path: PathBuf,
+    held: Option<Held>,
+}
+
+/// What the holder of the lease has.
+#[derive(Debug)]
+pub(super) struct Held {
+    epoch: i64,
+    pub(super) packer: Packer,
+    /// Locked as long as it is open.
+    _lock: File,
+}
+
+impl Writer {
+    pub(super) fn open(path: &Path) -> Result<Writer, StoreError> {
+        Ok(Writer { connection: connection::open_writer(path)?, path: path.to_owned(), held: None })
+    }
+
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// A transaction of the follower, and what it packs with.
+    pub(super) fn transaction(
+        &mut self,
+        lease: &Lease,
+    ) -> Result<(Transaction<'_>, &mut Packer), StoreError> {
+        let Some(held) = self.held.as_mut().filter(|held| held.epoch == lease.epoch) else {
+            return Err(over(lease));
+        };
+        let behaviour = TransactionBehavior::Immediate;
+        let transaction = self.connection.transaction_with_behavior(behaviour)?;
+        // Nobody raises the epoch without the lock; but files can be copied, and locks lost with
+        // the file system that they are on.
+        let epoch: i64 = transaction
+            .prepare_cached("SELECT epoch FROM sources")?
+            .query_row([], |row| row.get(0))?;
+        if epoch != lease.epoch {
+            return Err(over(lease));
+        }
+        Ok((transaction, &mut held.packer))
+    }
+
+    fn lock(&self) -> Result<File, StoreError> {
+        let path = beside(&self.path, ".lock");
+        let unavailable = |error| StoreError::Unavailable(format!("{}: {error}", path.display()));
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(unavailable)?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(TryLockError::WouldBlock) => Err(StoreError::LostLease(format!(
+                "another process, or this one already, holds the lock on {}",
+                path.display()
+            ))),
+            Err(TryLockError::Error(error)) => Err(unavailable(error)),
+        }
+    }
+}
+
+fn over(lease: &Lease) -> StoreError {
+    StoreError::LostLease(format!("epoch {} is over", lease.epoch))
+}
+
+impl Shared {
+    fn follow(&self, upstream: &str) -> Result<(Lease, Source), StoreError> {
+        let mut writer = self.writer();
+        let lock = writer.lock()?;
+        // From here on nobody else writes. A crash leaves a source that nobody follows.
+        let behaviour = TransactionBehavior::Immediate;
+        let transaction = writer.connection.transaction_with_behavior(behaviour)?;
+        transaction.execute(CREATE_SOURCE, [upstream])?;
+        transaction.execute(RAISE_EPOCH, [])?;
+        let source = transaction.query_row(read::SOURCE, [], rows::source)?;
+        rows::load_interned(&transaction, &self.interned)?;
+        while !self.recent.catch_up(&transaction)? {}
+        transaction.commit()?;
+        let lease = Lease { epoch: source.epoch };
+        let packer = Packer::new(self.interned.clone());
+        writer.held = Some(Held { epoch: lease.epoch, packer, _lock: lock });
+        self.following.store(true, Ordering::Release);
+        Ok((lease, source))
+    }
+
+    fn release(&self, lease: &Lease) {
+        let mut writer = self.writer();
+        if writer.held.as_ref().is_some_and(|held| held.epoch == lease.epoch) {
+            self.following.store(false, Ordering::Release);
+            writer.held = None;
+        }
+    }
+}
+
+impl Sqlite {
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Shared) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let shared = Arc::clone(&self.shared);
+        blocking(move || work(&shared)).await
+    }
+
+    /// See [`crate::store::Store::follow`].
+    pub async fn follow(&self, upstream: &str) -> Result<(Lease, Source), StoreError> {
+        let upstream = upstream.to_owned();
+        self.write(move |shared| shared.follow(&upstream)).await
+    }
+
+    /// See [`crate::store::Store::renew`]. The lock needs no renewal; a lease that was given up
+    /// does not come back.
+    pub async fn renew(&self, lease: &Lease) -> Result<(), StoreError> {
+        let lease = lease.clone();
+        self.write(move |shared| match &shared.writer().held {
+            Some(held) if held.epoch == lease.epoch => Ok(()),
+            _ => Err(over(&lease)),
+        })
+        .await
+    }
+
+    /// See [`crate::store::Store::release`].
+    pub async fn release(&self, lease: Lease) -> Result<(), StoreError> {
+        self.write(move |shared| {
+            shared.release(&lease);
+            Ok(())
+        })
+        .await
+    }
+
+    /// See [`crate::store::Store::set_upstream`].
+    pub async fn set_upstream(&self, lease: &Lease, upstream: &str) -> Result<(), StoreError> {
+        let (lease, upstream) = (lease.clone(), upstream.to_owned());
+        self.write(move |shared| {
+            let mut writer = shared.writer();
+            let (transaction, _) = writer.transaction(&lease)?;
+            transaction.execute(SET_UPSTREAM, [upstream])?;
+            Ok(transaction.commit()?)
+        })
+        .await
+    }
+
+    /// See [`crate::store::Store::set_durability`].
+    pub async fn set_durability(&self, live: bool) -> Result<(), StoreError> {
+        self.write(move |shared| connection::set_durability(shared.writer().connection(), live))
+            .await
+    }
+
+    /// See [`crate::store::Store::commit`].
+    pub async fn commit(&self, lease: &Lease, commit: &Commit) -> Result<(), StoreError> {
+        let (lease, commit) = (lease.clone(), commit.clone());
+        self.write(move |shared| shared.commit(&lease, &commit)).await
+    }
+}

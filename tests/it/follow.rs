@@ -1,0 +1,508 @@
+//! Following, on each backend: what comes in is judged, stored, and given back as it was.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flate2::read::GzDecoder;
+use plc_replica::fsck;
+use plc_replica::generate::Expected;
+use plc_replica::generate::builder::Story;
+use plc_replica::live::{Feed, Mode, Status};
+use plc_replica::plc::signature::{NativeVerifier, PlainVerifier, Tables};
+use plc_replica::plc::{Cid, Did};
+use plc_replica::serve::{self, ServeSettings, ServeState};
+use plc_replica::store::Store;
+use plc_replica::sync::{FollowError, Follower};
+use plc_replica::upstream::{ExportClient, Limits};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::fake_upstream::{FakeUpstream, Fault, LogEntry, Route, load};
+use crate::postgres::Database;
+use crate::shared;
+
+/// A place for a store, gone with it.
+pub struct Place {
+    pub url: String,
+    _folder: Option<TempDir>,
+    _database: Option<Database>,
+}
+
+/// An empty store on each backend that there is.
+pub async fn places() -> Vec<Place> {
+    let folder = TempDir::new().unwrap();
+    let url = format!("sqlite://{}", folder.path().join("plc.db").display());
+    let mut places = vec![Place { url, _folder: Some(folder), _database: None }];
+    if let Some(database) = Database::create().await {
+        let url = database.url.clone();
+        places.push(Place { url, _folder: None, _database: Some(database) });
+    }
+    places
+}
+
+/// A replica that follows and serves, in this process.
+pub struct Running {
+    pub store: Store,
+    pub status: Arc<Status>,
+    pub address: SocketAddr,
+    shutdown: CancellationToken,
+    follower: JoinHandle<Result<(), FollowError>>,
+    server: JoinHandle<()>,
+}
+
+/// Bounds that make the tests quick where an upstream is silent or away.
+fn limits() -> Limits {
+    Limits {
+        silence: Duration::from_millis(500),
+        backoff_first: Duration::from_millis(20),
+        backoff_longest: Duration::from_millis(200),
+        quiet: Duration::from_millis(300),
+        pong: Duration::from_millis(300),
+        body: 4 << 20,
+        ..Limits::default()
+    }
+}
+
+impl Running {
+    pub async fn start(url: &str, upstream: &str) -> Running {
+        Running::start_paging_by(url, upstream, 1000).await
+    }
+
+    /// Asks for so many lines a page.
+    pub async fn start_paging_by(url: &str, upstream: &str, page: usize) -> Running {
+        let limits = Limits { page, ..limits() };
+        let client = ExportClient::new(upstream, 0, "test", limits).unwrap();
+        let store = Store::open(url).await.unwrap();
+        let source = store.source().await.unwrap();
+        let status = Arc::new(Status::new(client.base(), source.as_ref()));
+        let feed = Arc::new(Feed::new());
+        let shutdown = CancellationToken::new();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = ServeState {
+            store: store.clone(),
+            feed: Arc::clone(&feed),
+            status: Arc::clone(&status),
+            settings: ServeSettings::default(),
+        };
+        let server = tokio::spawn(serve::run(listener, state, shutdown.clone()));
+        let follower = Follower {
+            store: store.clone(),
+            client,
+            verifier: Arc::new(NativeVerifier::new(Tables::On)),
+            feed,
+            status: Arc::clone(&status),
+        };
+        let follower = tokio::spawn(follower.run(shutdown.clone()));
+        Running { store, status, address, shutdown, follower, server }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Waits until this number is committed and the stream is followed.
+    pub async fn live_at(&self, sequence: i64) {
+        let reached = || self.status.sequence() >= sequence && self.status.mode() == Mode::Live;
+        eventually(&format!("live at {sequence}"), reached).await;
+    }
+
+    /// Ends in order, and checks what is left behind.
+    pub async fn end(self) -> Store {
+        self.shutdown.cancel();
+        self.follower.await.unwrap().unwrap();
+        self.server.await.unwrap();
+        let mut damages = Vec::new();
+        fsck::check(&self.store, &PlainVerifier, |damage| damages.push(damage), |_| ())
+            .await
+            .unwrap();
+        assert_eq!(damages, []);
+        self.store
+    }
+
+    /// Status, media type and body of an answer.
+    async fn get(&self, path: &str) -> (u16, String, String) {
+        let answer = reqwest::get(format!("{}{path}", self.url())).await.unwrap();
+        let media_type = answer.headers().get("content-type").map_or("", |t| t.to_str().unwrap());
+        let media_type = media_type.split(';').next().unwrap().to_owned();
+        (answer.status().as_u16(), media_type, answer.text().await.unwrap())
+    }
+}
+
+pub async fn eventually(what: &str, reached: impl Fn() -> bool) {
+    for _ in 0..1500 {
+        if reached() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("not within 15 s: {what}");
+}
+
+async fn kinds_of_refusals(store: &Store) -> BTreeMap<i64, String> {
+    let refusals = store.refusals(None, 0, 10_000).await.unwrap();
+    refusals
+        .into_iter()
+        .filter(|kept| kept.accepted_at.is_none())
+        .map(|kept| (kept.refusal.sequence.unwrap_or(-1), kept.refusal.kind))
+        .collect()
+}
+
+/// What the recorded verdicts say of a log, line by line, is what the store holds.
+async fn holds_what_is_expected(store: &Store, folder: &Path) {
+    let refused = kinds_of_refusals(store).await;
+    let expected = std::fs::read_to_string(folder.join("expected.jsonl")).unwrap();
+    for line in expected.lines() {
+        let expected: Value = serde_json::from_str(line).unwrap();
+        let sequence = expected["seq"].as_i64().unwrap();
+        let held = store.sequences(&[sequence]).await.unwrap().pop();
+        if expected["verdict"] == "ok" {
+            let held = held.unwrap_or_else(|| panic!("not accepted: {line}"));
+            assert_eq!(held.cid().to_string(), expected["cid"].as_str().unwrap());
+            assert_eq!(held.nullified_by.is_some(), expected["nullified"].as_bool().unwrap());
+            assert!(!refused.contains_key(&sequence), "{line}");
+        } else {
+            assert!(held.is_none(), "accepted: {line}");
+            assert!(refused.contains_key(&sequence), "not kept: {line}");
+        }
+    }
+}
+
+async fn answers_what_was_recorded(replica: &Running, folder: &Path) {
+    let file = std::fs::File::open(folder.join("answers.jsonl.gz")).unwrap();
+    for line in BufReader::new(GzDecoder::new(file)).lines() {
+        let recorded: Value = serde_json::from_str(&line.unwrap()).unwrap();
+        let text = |name: &str| recorded[name].as_str().unwrap().to_owned();
+        let status = recorded["status"].as_u64().unwrap() as u16;
+        let answer = replica.get(&text("path")).await;
+        assert_eq!(answer, (status, text("type"), text("body")), "{}", text("path"));
+    }
+}
+
+/// The recorded logs, followed from a directory, from the replica of it by pages, and from that
+/// one by its stream.
+#[tokio::test(flavor = "multi_thread")]
+async fn recorded_logs_are_followed_through_a_chain_of_replicas() {
+    for name in ["golden", "real"] {
+        let Some(folder) = shared::folder(name) else { return };
+        let log = load(&folder.join("export.jsonl"));
+        let last = log.last().unwrap().seq;
+        for (first, (second, third)) in
+            places().await.iter().zip(places().await.iter().zip(places().await.iter()))
+        {
+            let (early, late) = log.split_at(log.len() / 3);
+            let upstream = FakeUpstream::start(early.to_vec()).await;
+            let a = Running::start_paging_by(&first.url, &upstream.url(), 50).await;
+            a.live_at(early.last().unwrap().seq).await;
+            // From here on the second follows the first by its stream.
+            let b = Running::start(&second.url, &a.url()).await;
+            eventually("live", || b.status.mode() == Mode::Live).await;
+            for entry in late {
+                upstream.append(entry.clone());
+            }
+            a.live_at(last).await;
+            let held = a.store.last_sequence().await.unwrap().unwrap();
+            b.live_at(held).await;
+            // And the third all of it by pages.
+            let c = Running::start_paging_by(&third.url, &b.url(), 50).await;
+            c.live_at(held).await;
+
+            holds_what_is_expected(&a.store, &folder).await;
+            for replica in [&a, &b, &c] {
+                answers_what_was_recorded(replica, &folder).await;
+            }
+            c.end().await;
+            b.end().await;
+            a.end().await;
+        }
+    }
+}
+
+fn entries(story: &Story) -> Vec<LogEntry> {
+    story
+        .log()
+        .iter()
+        .map(|told| LogEntry {
+            did: told.did.clone(),
+            cid: told.cid.clone(),
+            seq: told.seq,
+            created_at: told.created_at.clone(),
+            operation: told.operation_json.clone(),
+            nullified: told.nullified_in_the_end,
+        })
+        .collect()
+}
+
+/// Each kind of attack gets its refusal, and leaves the rest alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_kind_of_attack_is_refused_by_name() {
+    let mut story = Story::seeded(11);
+    let thief = story.k256();
+    let recovery = story.recovery.clone();
+    let alice = story.create().handle("alice.example.com").accepted();
+    story.update(&alice).padded_signature().refused("signature-encoding");
+    story.update(&alice).loose_base64_bits().refused("signature-encoding");
+    story.update(&alice).high_s().refused("signature-invalid");
+    story.update(&alice).forged_signature().refused("signature-invalid");
+    story.update(&alice).signed_by(&thief).refused("signature-invalid");
+    story.update(&alice).rotation_keys([&thief]).signed_by(&thief).refused("signature-invalid");
+    story.update(&alice).prev_null().refused("second-genesis");
+    story.update(&alice).prev(&Cid::of(b"nothing").to_string()).refused("unknown-prev");
+    story.update(&alice).stated_cid(&Cid::of(b"other").to_string()).refused("cid-mismatch");
+    story.update(&alice).duplicate_key().refused("malformed");
+    story.update(&alice).lone_surrogate().refused("malformed");
+    story.update(&alice).stated_did("did:plc:tooshort").refused("malformed-did");
+    let stolen = story.update(&alice).rotation_keys([&thief]).accepted();
+    story.after(&alice).just_in_time_for(&stolen).refused("not-authorised");
+    let late = story.after(&alice).signed_by(&recovery);
+    late.just_too_late_for(&stolen).refused("recovery-too-late");
+    story.after(&alice).signed_by(&recovery).just_in_time_for(&stolen).accepted();
+    story.after(&stolen).signed_by(&thief).refused("prev-nullified");
+    let ended = story.tombstone(&alice).accepted();
+    story.after(&ended).refused("prev-tombstone");
+
+    for place in places().await {
+        let upstream = FakeUpstream::start(entries(&story)).await;
+        let replica = Running::start(&place.url, &upstream.url()).await;
+        replica.live_at(story.log().last().unwrap().seq).await;
+        let refused = kinds_of_refusals(&replica.store).await;
+        for told in story.log() {
+            match told.expected {
+                Expected::Refused(kind) => {
+                    assert_eq!(refused.get(&told.seq).map(String::as_str), Some(kind));
+                }
+                Expected::Accepted => {
+                    let held = replica.store.sequences(&[told.seq]).await.unwrap();
+                    assert_eq!(held[0].nullified_by.is_some(), told.nullified_in_the_end);
+                }
+            }
+        }
+        replica.end().await;
+    }
+}
+
+/// A life of some identities, told in order.
+fn lives(seed: u64, identities: usize) -> Story {
+    let mut story = Story::seeded(seed);
+    let told: Vec<_> = (0..identities)
+        .map(|n| story.create().handle(&format!("n{n}.example.com")).accepted())
+        .collect();
+    for (n, identity) in told.iter().enumerate().filter(|(n, _)| n % 2 == 0) {
+        story.update(identity).handle(&format!("m{n}.example.com")).accepted();
+    }
+    story
+}
+
+/// Follows a log whose telling is disturbed, and ends up with all of it.
+async fn all_comes_in(what: &str, disturb: impl Fn(&FakeUpstream, &[LogEntry])) {
+    let story = lives(21, 60);
+    let log = entries(&story);
+    for place in places().await {
+        let upstream = FakeUpstream::start(log.clone()).await;
+        disturb(&upstream, &log);
+        let replica = Running::start_paging_by(&place.url, &upstream.url(), 20).await;
+        replica.live_at(log.last().unwrap().seq).await;
+        for entry in &log {
+            let held = replica.store.sequences(&[entry.seq]).await.unwrap();
+            assert_eq!(held.len(), 1, "{what}: {} is missing", entry.seq);
+            assert_eq!(held[0].cid().to_string(), entry.cid, "{what}");
+        }
+        replica.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn faults_of_the_upstream_cost_nothing_but_time() {
+    let faults: [(&str, Route, usize, Fault); 11] = [
+        ("a cut line", Route::Export, 2, Fault::CutLine),
+        ("a cut body", Route::Export, 2, Fault::CutBody),
+        ("a cut chunk", Route::Export, 2, Fault::CutChunks),
+        ("a server error", Route::Export, 3, Fault::Status(503, None)),
+        ("too many requests", Route::Export, 1, Fault::Status(429, Some("1".to_owned()))),
+        ("a redirect loop", Route::Export, 1, Fault::RedirectLoop),
+        ("an endless body", Route::Export, 1, Fault::EndlessBody),
+        ("silence", Route::Export, 1, Fault::Silence),
+        ("a web page", Route::Export, 2, Fault::WebPage),
+        ("a stream that drops", Route::Stream, 2, Fault::DropAfter(0)),
+        ("a silent stream", Route::Stream, 1, Fault::SilentStream),
+    ];
+    for (what, route, times, fault) in faults {
+        all_comes_in(what, |upstream, _| upstream.fail(route, times, fault.clone())).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn closed_streams_are_opened_again() {
+    for reason in ["OutdatedCursor", "FutureCursor", "ConsumerTooSlow"] {
+        all_comes_in(reason, |upstream, _| {
+            upstream.fail(Route::Stream, 2, Fault::Close(1000, reason));
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_out_of_order_and_twice_are_taken_as_they_come() {
+    all_comes_in("reversed", |upstream, _| {
+        upstream.fail(Route::Export, 3, Fault::edited(|lines| lines.swap(2, 7)));
+    })
+    .await;
+    all_comes_in("repeated", |upstream, _| {
+        upstream.fail(Route::Export, 3, Fault::edited(|lines| {
+            let again = lines[3].clone();
+            lines.insert(9, again);
+        }));
+    })
+    .await;
+}
+
+/// A line that is damaged on its way is fetched again; one that stays damaged is kept as it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_that_is_not_json() {
+    all_comes_in("garbled once", |upstream, log| upstream.garble(log[30].seq, 2, "{\"did\":")).await;
+
+    let story = lives(22, 40);
+    let log = entries(&story);
+    // A genesis operation without any successor.
+    let lost = log[31].seq;
+    for place in places().await {
+        let upstream = FakeUpstream::start(log.clone()).await;
+        upstream.garble(lost, usize::MAX, "not json at all");
+        let replica = Running::start_paging_by(&place.url, &upstream.url(), 20).await;
+        replica.live_at(log.last().unwrap().seq).await;
+        assert!(replica.store.sequences(&[lost]).await.unwrap().is_empty());
+        let kept = replica.store.refusals(None, 0, 10).await.unwrap();
+        assert_eq!(kept.len(), 1, "{kept:?}");
+        assert_eq!((kept[0].refusal.kind.as_str(), &kept[0].refusal.line[..]), (
+            "not-json",
+            &b"not json at all"[..]
+        ));
+        replica.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_of_another_type_is_kept_as_it_is() {
+    let log = entries(&lives(23, 10));
+    let line = r#"{"type":"notice","seq":3,"text":"hello"}"#;
+    for place in places().await {
+        let upstream = FakeUpstream::start(log.clone()).await;
+        upstream.fail(Route::Export, 1, Fault::edited(|lines| lines.insert(4, line.to_owned())));
+        let replica = Running::start(&place.url, &upstream.url()).await;
+        replica.live_at(log.last().unwrap().seq).await;
+        let kept = replica.store.refusals(None, 0, 10).await.unwrap();
+        assert_eq!(kept.len(), 1);
+        assert_eq!(kept[0].refusal.kind, "unknown-type");
+        assert_eq!(kept[0].refusal.line, line);
+        replica.end().await;
+    }
+}
+
+/// What waits for its `prev` is judged again when that comes, and keeps its own number.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operation_before_its_prev_is_accepted_when_that_comes() {
+    let mut story = Story::seeded(24);
+    let alice = story.create().accepted();
+    story.update(&alice).handle("one.example.com").accepted();
+    story.update(&alice).handle("two.example.com").accepted();
+    story.create().accepted();
+    let mut log = entries(&story);
+    // The genesis comes last, under a higher number.
+    let genesis = log.remove(0);
+    let held_back = LogEntry { seq: log.last().unwrap().seq + 5, ..genesis.clone() };
+    for place in places().await {
+        let upstream = FakeUpstream::start(log.clone()).await;
+        let replica = Running::start(&place.url, &upstream.url()).await;
+        replica.live_at(log.last().unwrap().seq).await;
+        let did: Did = genesis.did.parse().unwrap();
+        assert_eq!(replica.store.history(&did).await.unwrap().len(), 0);
+        assert_eq!(kinds_of_refusals(&replica.store).await.len(), 2);
+        upstream.append(held_back.clone());
+        replica.live_at(held_back.seq).await;
+        let history = replica.store.history(&did).await.unwrap();
+        let numbers: Vec<_> = history.iter().map(|held| held.sequence.unwrap()).collect();
+        assert_eq!(numbers, [held_back.seq, log[0].seq, log[1].seq]);
+        assert_eq!(kinds_of_refusals(&replica.store).await.len(), 0);
+        replica.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_that_is_taken_and_a_statement_that_changes_are_recorded() {
+    let log = entries(&lives(25, 8));
+    for place in places().await {
+        let upstream = FakeUpstream::start(log.clone()).await;
+        let replica = Running::start(&place.url, &upstream.url()).await;
+        replica.live_at(log.last().unwrap().seq).await;
+        // Again, with another time; and another operation under a number that is taken.
+        let again = LogEntry { created_at: "2020-01-01T00:00:00.000Z".to_owned(), ..log[2].clone() };
+        let stranger = entries(&lives(26, 1)).remove(0);
+        let conflicting = LogEntry { seq: log[3].seq, ..stranger };
+        upstream.say(&again.streamed());
+        upstream.say(&conflicting.streamed());
+        let last = LogEntry { seq: 1000, ..entries(&lives(27, 1)).remove(0) };
+        upstream.append(last);
+        replica.live_at(1000).await;
+        let divergences = replica.store.divergences(None, None, None, 0, 10).await.unwrap();
+        let kinds: Vec<_> = divergences.iter().map(|d| d.divergence.kind.as_str()).collect();
+        assert_eq!(kinds, ["restated-created-at"]);
+        assert_eq!(divergences[0].divergence.theirs.as_deref(), Some(&*again.streamed()));
+        let refused = kinds_of_refusals(&replica.store).await;
+        assert_eq!(refused.values().collect::<Vec<_>>(), ["sequence-conflict"]);
+        replica.end().await;
+    }
+}
+
+/// Another upstream is followed when it has the same log, and not otherwise.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_upstream_must_tell_the_same_story() {
+    let log = entries(&lives(28, 20));
+    for place in places().await {
+        let first = FakeUpstream::start(log.clone()).await;
+        let replica = Running::start(&place.url, &first.url()).await;
+        replica.live_at(log.last().unwrap().seq).await;
+        replica.end().await;
+
+        let same = FakeUpstream::start(log.clone()).await;
+        let replica = Running::start(&place.url, &same.url()).await;
+        replica.live_at(log.last().unwrap().seq).await;
+        let source = replica.store.source().await.unwrap().unwrap();
+        assert_eq!(source.upstream, same.url());
+        replica.end().await;
+
+        let other = FakeUpstream::start(entries(&lives(29, 20))).await;
+        let replica = Running::start(&place.url, &other.url()).await;
+        let error = replica.follower.await.unwrap().unwrap_err();
+        assert!(matches!(&error, FollowError::OtherUpstream { ours, theirs, .. } if ours != theirs));
+        let sentence = error.to_string();
+        assert!(sentence.contains(&other.url()) && sentence.contains(&same.url()), "{sentence}");
+        replica.shutdown.cancel();
+        replica.server.await.unwrap();
+    }
+}
+
+/// An upstream that goes away and comes back is followed on; serving never stops.
+#[tokio::test(flavor = "multi_thread")]
+async fn serving_goes_on_while_the_upstream_is_away() {
+    let log = entries(&lives(30, 20));
+    let (early, late) = log.split_at(15);
+    for place in places().await {
+        let mut upstream = FakeUpstream::start(early.to_vec()).await;
+        let replica = Running::start(&place.url, &upstream.url()).await;
+        replica.live_at(early.last().unwrap().seq).await;
+        upstream.stop().await;
+        let answer = replica.get(&format!("/{}", early[0].did)).await;
+        assert_eq!(answer.0, 200);
+        upstream.append_all(late.to_vec());
+        upstream.start_again().await;
+        replica.live_at(late.last().unwrap().seq).await;
+        replica.end().await;
+    }
+}

@@ -1,0 +1,170 @@
+//! A server on a store of its own, to which operations are committed as a follower would.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use plc_replica::live::{Feed, Mode, Status};
+use plc_replica::plc::json::read_operation;
+use plc_replica::plc::{Did, Timestamp};
+use plc_replica::serve::{self, ServeSettings, ServeState};
+use plc_replica::store::{Commit, Lease, Store, StoredOperation};
+use reqwest::header::{HeaderMap, HeaderName};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Who is followed, as far as anybody is told.
+pub const UPSTREAM: &str = "https://plc.example.com";
+
+/// A server that runs until it is dropped.
+pub struct Replica {
+    pub address: SocketAddr,
+    pub state: ServeState,
+    pub shutdown: CancellationToken,
+    pub server: JoinHandle<()>,
+    lease: Lease,
+    cursor: i64,
+    client: reqwest::Client,
+    _folder: TempDir,
+}
+
+/// What was answered.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// A header as text; empty when there is none.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// The media type without its charset.
+    pub fn media_type(&self) -> &str {
+        self.header("content-type").split(';').next().unwrap()
+    }
+
+    pub fn text(&self) -> &str {
+        str::from_utf8(&self.body).unwrap()
+    }
+}
+
+impl Replica {
+    pub async fn start() -> Replica {
+        Replica::start_with(ServeSettings::default(), Feed::new()).await
+    }
+
+    pub async fn start_with(settings: ServeSettings, feed: Feed) -> Replica {
+        let folder = TempDir::new().unwrap();
+        let url = format!("sqlite://{}", folder.path().join("plc.db").display());
+        let store = Store::open(&url).await.unwrap();
+        let (lease, source) = store.follow(UPSTREAM).await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = ServeState {
+            store,
+            feed: Arc::new(feed),
+            status: Arc::new(Status::new(UPSTREAM, Some(&source))),
+            settings,
+        };
+        let shutdown = CancellationToken::new();
+        let server = tokio::spawn(serve::run(listener, state.clone(), shutdown.clone()));
+        // Answers are looked at as they are sent.
+        let client = reqwest::Client::builder().no_gzip().no_zstd().build().unwrap();
+        let cursor = source.cursor;
+        Replica { address, state, shutdown, server, lease, cursor, client, _folder: folder }
+    }
+
+    /// Commits new operations, and then tells whoever has to know.
+    pub async fn commit(&mut self, operations: Vec<StoredOperation>) {
+        self.commit_with(Commit { operations, ..Commit::default() }).await;
+    }
+
+    /// Commits what is new and what is now nullified.
+    pub async fn commit_with(&mut self, commit: Commit) {
+        let last = commit.operations.iter().filter_map(|operation| operation.sequence).max();
+        let commit = Commit {
+            cursor_before: self.cursor,
+            cursor_after: self.cursor.max(last.unwrap_or(0)),
+            ..commit
+        };
+        self.state.store.commit(&self.lease, &commit).await.unwrap();
+        self.cursor = commit.cursor_after;
+        let latest = commit.operations.iter().map(|operation| operation.created_at).max();
+        self.state.status.committed(self.cursor, latest);
+        self.state.feed.publish(&commit.operations);
+    }
+
+    /// The log has been read to its end.
+    pub fn caught_up(&self) {
+        self.state.status.set_mode(Mode::Live);
+        self.state.status.heard(now());
+        self.state.status.current(now());
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.ask("GET", path, &[]).await
+    }
+
+    pub async fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
+        let url = format!("http://{}{path}", self.address);
+        let mut request = self.client.request(method.parse().unwrap(), url);
+        for &(name, value) in headers {
+            request = request.header(name.parse::<HeaderName>().unwrap(), value);
+        }
+        let response = request.send().await.unwrap();
+        Answer {
+            status: response.status().as_u16(),
+            headers: response.headers().clone(),
+            body: response.bytes().await.unwrap().into(),
+        }
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+pub fn now() -> Timestamp {
+    Timestamp::from(SystemTime::now())
+}
+
+/// A stored operation from its JSON.
+pub fn stored(did: &str, created_at: &str, sequence: i64, json: &str) -> StoredOperation {
+    StoredOperation {
+        did: did.parse().unwrap(),
+        created_at: created_at.parse().unwrap(),
+        sequence: Some(sequence),
+        signed: read_operation(json).unwrap().into(),
+        signer: 0,
+        nullified_by: None,
+        received_at: now(),
+    }
+}
+
+/// An operation of an identity of its own, created now: enough for what does not look into it.
+pub fn numbered(sequence: i64) -> StoredOperation {
+    let mut did = [0; 15];
+    did[..8].copy_from_slice(&sequence.to_be_bytes());
+    let did = Did::from_bytes(did).to_string();
+    stored(&did, &now().to_string(), sequence, &operation(&format!("at://{sequence}.example")))
+}
+
+/// The JSON of an operation with this alias. Its signature is that of nobody.
+pub fn operation(alias: &str) -> String {
+    format!(
+        r#"{{"sig":"sig","prev":null,"type":"plc_operation","services":{{}},"alsoKnownAs":["{alias}"],"rotationKeys":[],"verificationMethods":{{}}}}"#
+    )
+}
+
+/// The JSON of a tombstone.
+pub fn tombstone(prev: &str) -> String {
+    format!(r#"{{"sig":"sig","prev":"{prev}","type":"plc_tombstone"}}"#)
+}

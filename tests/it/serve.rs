@@ -1,0 +1,443 @@
+//! The server over HTTP: the reference's recorded answers, and what those do not show.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use flate2::read::GzDecoder;
+use plc_replica::live::Feed;
+use plc_replica::plc::Timestamp;
+use plc_replica::plc::entry::Received;
+use plc_replica::serve::ServeSettings;
+use plc_replica::store::{Commit, StoredOperation};
+use serde::Deserialize;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::replica::{Replica, numbered, operation, stored, tombstone};
+use crate::shared;
+
+const ALICE: &str = "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa";
+const BOB: &str = "did:plc:bbbbbbbbbbbbbbbbbbbbbbbb";
+
+#[derive(Deserialize)]
+struct Expected {
+    cid: String,
+    nullified: bool,
+    verdict: String,
+}
+
+#[derive(Deserialize)]
+struct Recorded {
+    path: String,
+    status: u16,
+    #[serde(rename = "type")]
+    media_type: String,
+    body: String,
+}
+
+/// The operations of a recorded log that are to be accepted, as they are in the end.
+fn accepted(folder: &Path) -> Vec<StoredOperation> {
+    let read = |name| std::fs::read_to_string(folder.join(name)).unwrap();
+    let (export, expected) = (read("export.jsonl"), read("expected.jsonl"));
+    let mut operations = Vec::new();
+    for (line, expected) in export.lines().zip(expected.lines()) {
+        let expected: Expected = serde_json::from_str(expected).unwrap();
+        if expected.verdict != "ok" {
+            continue;
+        }
+        let received = Received::decode(line.as_bytes()).unwrap();
+        assert_eq!(received.cid.to_string(), expected.cid);
+        operations.push(StoredOperation {
+            did: received.did,
+            created_at: received.created_at,
+            sequence: received.sequence,
+            signed: received.signed.into(),
+            signer: 0,
+            nullified_by: expected
+                .nullified
+                .then(|| received.created_at + Duration::from_millis(1)),
+            received_at: received.created_at,
+        });
+    }
+    operations
+}
+
+async fn gives_the_recorded_answers(name: &str) {
+    let Some(folder) = shared::folder(name) else { return };
+    let mut replica = Replica::start().await;
+    replica.commit(accepted(&folder)).await;
+    replica.caught_up();
+    let file = std::fs::File::open(folder.join("answers.jsonl.gz")).unwrap();
+    for line in BufReader::new(GzDecoder::new(file)).lines() {
+        let recorded: Recorded = serde_json::from_str(&line.unwrap()).unwrap();
+        let answer = replica.get(&recorded.path).await;
+        assert_eq!(answer.status, recorded.status, "{}", recorded.path);
+        assert_eq!(answer.media_type(), recorded.media_type, "{}", recorded.path);
+        assert_eq!(answer.text(), recorded.body, "{}", recorded.path);
+    }
+}
+
+#[tokio::test]
+async fn generated_operations_are_answered_as_the_reference_answers() {
+    gives_the_recorded_answers("golden").await;
+}
+
+#[tokio::test]
+async fn real_operations_are_answered_as_the_reference_answers() {
+    gives_the_recorded_answers("real").await;
+}
+
+/// A replica that holds Alice's two operations, and has been caught up.
+async fn with_alice() -> Replica {
+    let mut replica = Replica::start().await;
+    let first = stored(ALICE, "2024-01-01T00:00:00.000Z", 1, &operation("at://a.example"));
+    let second = stored(ALICE, "2024-01-02T00:00:00.000Z", 2, &operation("at://b.example"));
+    replica.commit(vec![first, second]).await;
+    replica.caught_up();
+    replica
+}
+
+const VIEWS: [&str; 5] = ["", "/data", "/log", "/log/audit", "/log/last"];
+
+#[tokio::test]
+async fn an_answer_says_how_fresh_it_is_and_how_it_may_be_kept() {
+    let replica = with_alice().await;
+    for view in VIEWS {
+        let answer = replica.get(&format!("/{ALICE}{view}")).await;
+        assert_eq!(answer.status, 200, "{view}");
+        assert_eq!(answer.header("plc-sequence"), "2");
+        assert!(answer.header("plc-as-of").parse::<Timestamp>().is_ok());
+        assert_eq!(answer.header("last-modified"), "Tue, 02 Jan 2024 00:00:00 GMT");
+        assert_eq!(answer.header("cache-control"), "public, no-cache");
+        assert_eq!(answer.header("vary"), "accept-encoding");
+        assert_eq!(answer.header("access-control-allow-origin"), "*");
+        assert!(answer.header("content-type").ends_with("; charset=utf-8"));
+    }
+    let head = replica.state.store.head(&ALICE.parse().unwrap()).await.unwrap().unwrap();
+    let document = replica.get(&format!("/{ALICE}")).await;
+    assert_eq!(document.header("etag"), format!("W/\"doc-{}\"", head.cid()));
+    for path in ["/export", "/export?after=0", "/did:web:example.com", "/_health", "/_nothing"] {
+        let answer = replica.get(path).await;
+        assert_eq!(answer.header("access-control-allow-origin"), "*", "{path}");
+    }
+    assert_eq!(replica.get("/did:web:example.com").await.header("plc-sequence"), "2");
+    assert_eq!(
+        replica.get("/export?after=0").await.header("content-type"),
+        "application/jsonlines"
+    );
+}
+
+#[tokio::test]
+async fn what_the_client_has_is_not_sent_again() {
+    let mut replica = with_alice().await;
+    let mut tags = HashMap::new();
+    let pages = ["/export".to_owned(), "/export?after=0".to_owned()];
+    let paths: Vec<String> =
+        VIEWS.iter().map(|view| format!("/{ALICE}{view}")).chain(pages).collect();
+    for path in &paths {
+        let tag = replica.get(path).await.header("etag").to_owned();
+        let again = replica.ask("GET", path, &[("if-none-match", &tag)]).await;
+        assert_eq!((again.status, again.body.len()), (304, 0), "{path}");
+        assert_eq!(again.header("etag"), tag);
+        assert_eq!(again.header("vary"), "accept-encoding");
+        assert_ne!(again.header("last-modified"), "");
+        assert_eq!(again.header("content-type"), "");
+        let other = replica.ask("GET", path, &[("if-none-match", "\"other\", W/\"none\"")]).await;
+        assert_eq!(other.status, 200, "{path}");
+        tags.insert(path.clone(), tag);
+    }
+    assert_eq!(tags.values().collect::<std::collections::HashSet<_>>().len(), paths.len());
+
+    // A recovery: Alice's second operation is nullified, and every view changes.
+    let second: Timestamp = "2024-01-02T00:00:00.000Z".parse().unwrap();
+    let third = stored(ALICE, "2024-01-03T00:00:00.000Z", 3, &operation("at://c.example"));
+    let nullified = vec![(third.did, second, third.created_at)];
+    replica.commit_with(Commit { operations: vec![third], nullified, ..Commit::default() }).await;
+    for path in &paths {
+        let answer = replica.ask("GET", path, &[("if-none-match", &tags[path])]).await;
+        assert_eq!(answer.status, 200, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn an_audit_log_that_only_grew_in_the_past_has_another_tag() {
+    let mut replica = with_alice().await;
+    let (log, audit) = (format!("/{ALICE}/log"), format!("/{ALICE}/log/audit"));
+    let before = (replica.get(&log).await, replica.get(&audit).await);
+    let mut late = stored(ALICE, "2024-01-01T12:00:00.000Z", 3, &operation("at://late.example"));
+    late.nullified_by = Some("2024-01-02T00:00:00.000Z".parse().unwrap());
+    replica.commit(vec![late]).await;
+    let after = (replica.get(&log).await, replica.get(&audit).await);
+    assert_eq!(before.0.header("etag"), after.0.header("etag"));
+    assert_eq!(before.0.body, after.0.body);
+    assert_ne!(before.1.header("etag"), after.1.header("etag"));
+    assert_ne!(before.1.body, after.1.body);
+}
+
+#[tokio::test]
+async fn head_is_get_without_the_body_and_options_allows_everybody() {
+    let replica = with_alice().await;
+    let alice = format!("/{ALICE}");
+    for path in [&alice, "/export", "/_health", "/", "/did:plc:nobody", "/export?count=0"] {
+        let (get, head) = (replica.get(path).await, replica.ask("HEAD", path, &[]).await);
+        assert_eq!((head.status, head.body.len()), (get.status, 0), "{path}");
+        assert_eq!(head.header("content-length"), get.body.len().to_string(), "{path}");
+        assert_eq!(head.header("content-type"), get.header("content-type"), "{path}");
+        assert_eq!(head.header("etag"), get.header("etag"), "{path}");
+
+        let asked = [("origin", "https://app.example"), ("access-control-request-method", "GET")];
+        let options = replica.ask("OPTIONS", path, &asked).await;
+        assert_eq!((options.status, options.body.len()), (204, 0), "{path}");
+        assert_eq!(options.header("access-control-allow-origin"), "*");
+        assert_eq!(options.header("access-control-allow-methods"), "GET, HEAD, OPTIONS");
+    }
+}
+
+#[tokio::test]
+async fn errors_are_the_directorys() {
+    let replica = with_alice().await;
+    for (path, status, message) in [
+        (
+            "/did:plc:bbbbbbbbbbbbbbbbbbbbbbbb",
+            404,
+            "DID not registered: did:plc:bbbbbbbbbbbbbbbbbbbbbbbb",
+        ),
+        (
+            "/did:plc:bbbbbbbbbbbbbbbbbbbbbbbb/log/",
+            404,
+            "DID not registered: did:plc:bbbbbbbbbbbbbbbbbbbbbbbb",
+        ),
+        ("/favicon.ico", 404, "DID not registered: favicon.ico"),
+        ("/a%22%20%C3%A9%2Fb", 404, "DID not registered: a\\\" \u{e9}/b"),
+        ("/%zz", 400, "Failed to decode param '%zz'"),
+        ("/_other", 404, "No such path: /_other"),
+        (
+            "/did:plc:aaaaaaaaaaaaaaaaaaaaaaaa/log/first",
+            404,
+            "No such path: /did:plc:aaaaaaaaaaaaaaaaaaaaaaaa/log/first",
+        ),
+        ("/export/stream", 426, "upgrade required"),
+        ("/export?count=-1", 400, "Invalid count parameter"),
+        ("/export?count=+x", 400, "Invalid count parameter"),
+        ("/export?count=1&count=2", 400, "Invalid count parameter"),
+        ("/export?after=2023-02-30T00:00:00Z", 400, "Invalid after parameter"),
+        ("/export?after=-1", 400, "Invalid after parameter"),
+    ] {
+        let answer = replica.get(path).await;
+        assert_eq!(answer.status, status, "{path}");
+        assert_eq!(answer.text(), format!("{{\"message\":\"{message}\"}}"), "{path}");
+        assert_eq!(answer.header("content-type"), "application/json; charset=utf-8", "{path}");
+        assert_eq!(answer.header("cache-control"), "no-store", "{path}");
+    }
+    assert_eq!(replica.get("/export/stream").await.header("upgrade"), "websocket");
+}
+
+#[tokio::test]
+async fn parameters_are_read_as_parse_int_reads_them() {
+    let replica = with_alice().await;
+    for (path, lines) in [
+        ("/export?count=1x&after=0", 1),
+        ("/export?count=%201&after=0", 1),
+        ("/export?count=%2B1&after=0", 1),
+        ("/export?count=&after=", 2),
+        ("/export?count=99999999999999999999", 2),
+        ("/export/?after=1", 1),
+        ("/export?after=99999999999999999999", 0),
+        ("/export?after=2024-01-01T00:00:00Z", 1),
+        ("/export?after=2024-01-01T01:00:00%2B01:00", 1),
+        ("/export?after=2024-01-01T01:00:00+01:00", 1),
+        ("/export?after=2023", 2),
+    ] {
+        let answer = replica.get(path).await;
+        assert_eq!(answer.status, 200, "{path}");
+        assert_eq!(answer.text().lines().count(), lines, "{path}");
+        assert!(!answer.text().ends_with('\n'), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn paths_may_be_escaped_and_end_with_a_slash() {
+    let replica = with_alice().await;
+    let plain = replica.get(&format!("/{ALICE}/log")).await;
+    for path in [format!("/{ALICE}/log/"), format!("/{}/log", ALICE.replace(':', "%3A"))] {
+        assert_eq!(replica.get(&path).await.body, plain.body, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_can_be_written() {
+    let replica = with_alice().await;
+    let answer = replica.ask("POST", &format!("/{ALICE}"), &[]).await;
+    assert_eq!((answer.status, answer.header("allow")), (405, "GET, HEAD, OPTIONS"));
+    assert!(answer.text().contains("https://plc.example.com"), "{}", answer.text());
+    for (method, path) in [("DELETE", format!("/{ALICE}")), ("POST", "/export".to_owned())] {
+        let answer = replica.ask(method, &path, &[]).await;
+        assert_eq!((answer.status, answer.header("allow")), (405, "GET, HEAD, OPTIONS"));
+    }
+}
+
+#[tokio::test]
+async fn a_replica_that_is_filling_denies_nobody() {
+    let mut replica = Replica::start().await;
+    let first = stored(ALICE, "2024-01-01T00:00:00.000Z", 1, &operation("at://a.example"));
+    replica.commit(vec![first]).await;
+    assert_eq!(replica.get(&format!("/{ALICE}")).await.status, 200);
+    for view in VIEWS {
+        let unknown = replica.get(&format!("/{BOB}{view}")).await;
+        assert_eq!(unknown.status, 503, "{view}");
+        assert_ne!(unknown.header("retry-after"), "");
+        assert_eq!(unknown.header("plc-sequence"), "1");
+        assert_eq!(unknown.header("plc-as-of"), "2024-01-01T00:00:00.000Z");
+    }
+    assert_eq!(replica.get("/did:web:example.com").await.status, 404);
+    replica.caught_up();
+    assert_eq!(replica.get(&format!("/{BOB}")).await.status, 404);
+}
+
+#[tokio::test]
+async fn a_tombstone_ends_the_document_but_not_the_log() {
+    let mut replica = with_alice().await;
+    let head = replica.state.store.head(&ALICE.parse().unwrap()).await.unwrap().unwrap();
+    let end = tombstone(&head.cid().to_string());
+    replica.commit(vec![stored(ALICE, "2024-01-03T00:00:00.000Z", 3, &end)]).await;
+    for (view, status) in VIEWS.into_iter().zip([404, 404, 200, 200, 200]) {
+        let answer = replica.get(&format!("/{ALICE}{view}")).await;
+        assert_eq!(answer.status, status, "{view}");
+        if status == 404 {
+            assert_eq!(answer.text(), format!("{{\"message\":\"DID not available: {ALICE}\"}}"));
+        }
+    }
+    assert_eq!(replica.get(&format!("/{ALICE}/log/last")).await.text(), end);
+}
+
+#[tokio::test]
+async fn what_was_created_at_the_same_time_is_in_the_order_of_the_cids_text() {
+    let mut replica = Replica::start().await;
+    let at = "2024-01-01T00:00:00.000Z";
+    let mut operations: Vec<StoredOperation> = (1..=40)
+        .map(|number| StoredOperation { created_at: at.parse().unwrap(), ..numbered(number) })
+        .collect();
+    replica.commit(operations.clone()).await;
+    operations.sort_by_key(|operation| operation.cid().to_string());
+    let expected: Vec<String> =
+        operations.iter().map(|operation| operation.cid().to_string()).collect();
+    let page = replica.get("/export").await;
+    let cids = page.text().lines().map(|line| {
+        serde_json::from_str::<serde_json::Value>(line).unwrap()["cid"].as_str().unwrap().to_owned()
+    });
+    assert_eq!(cids.collect::<Vec<_>>(), expected);
+    assert_eq!(replica.get(&format!("/export?after={at}")).await.text(), "");
+}
+
+#[tokio::test]
+async fn answers_are_compressed_when_that_is_asked_for() {
+    let mut replica = Replica::start().await;
+    replica.commit((1..=1_100).map(numbered).collect()).await;
+    let plain = replica.get("/export").await;
+    assert_eq!(plain.header("content-encoding"), "");
+    assert_eq!(plain.text().lines().count(), 1_000);
+
+    let zstd = replica.ask("GET", "/export", &[("accept-encoding", "gzip, br, zstd")]).await;
+    assert_eq!(zstd.header("content-encoding"), "zstd");
+    assert_eq!(zstd::decode_all(&zstd.body[..]).unwrap(), plain.body);
+    assert_eq!(zstd.header("etag"), plain.header("etag"));
+    assert_eq!(zstd.header("content-length"), zstd.body.len().to_string());
+
+    let gzip = replica.ask("GET", "/export?count=20", &[("accept-encoding", "gzip")]).await;
+    assert_eq!(gzip.header("content-encoding"), "gzip");
+    let mut unpacked = String::new();
+    std::io::Read::read_to_string(&mut GzDecoder::new(&gzip.body[..]), &mut unpacked).unwrap();
+    assert_eq!(unpacked.lines().count(), 20);
+
+    let tag = plain.header("etag");
+    let asked = [("accept-encoding", "gzip"), ("if-none-match", tag)];
+    assert_eq!(replica.ask("GET", "/export", &asked).await.status, 304);
+    let small = replica.ask("GET", "/export?count=1", &[("accept-encoding", "gzip")]).await;
+    assert_eq!(small.header("content-encoding"), "");
+}
+
+#[tokio::test]
+async fn a_damaged_row_is_said_for_its_identity_alone() {
+    let mut replica = with_alice().await;
+    let damaged = StoredOperation {
+        signed: Bytes::from_static(b"no operation"),
+        ..stored(BOB, "2024-01-01T00:00:00.000Z", 3, &operation("at://bob.example"))
+    };
+    replica.commit(vec![damaged]).await;
+    for view in VIEWS {
+        let answer = replica.get(&format!("/{BOB}{view}")).await;
+        assert_eq!(answer.status, 500, "{view}");
+        assert!(answer.text().contains("damaged"), "{}", answer.text());
+        assert_eq!(replica.get(&format!("/{ALICE}{view}")).await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn health_and_readiness() {
+    let settings = ServeSettings { ready_lag: Duration::from_secs(30), ..Default::default() };
+    let mut replica = Replica::start_with(settings, Feed::new()).await;
+    let version = env!("CARGO_PKG_VERSION");
+    let health = replica.get("/_health").await;
+    assert_eq!(
+        (health.status, health.text()),
+        (
+            200,
+            &*format!(
+                "{{\"version\":\"{version}\",\"sequence\":0,\"lastOperationAt\":null,\
+                 \"upstreamAgeSeconds\":null,\"state\":\"idle\"}}"
+            )
+        )
+    );
+    assert_eq!(replica.get("/_ready").await.status, 503);
+
+    let first = stored(ALICE, "2024-01-01T00:00:00.000Z", 7, &operation("at://a.example"));
+    replica.commit(vec![first]).await;
+    assert_eq!(replica.get("/_ready").await.status, 503);
+    replica.caught_up();
+    assert_eq!(replica.get("/_ready").await.status, 200);
+    assert_eq!(
+        replica.get("/_health").await.text(),
+        format!(
+            "{{\"version\":\"{version}\",\"sequence\":7,\
+             \"lastOperationAt\":\"2024-01-01T00:00:00.000Z\",\
+             \"upstreamAgeSeconds\":0,\"state\":\"live\"}}"
+        )
+    );
+    assert!(replica.get("/").await.text().contains("https://plc.example.com"));
+}
+
+/// Writes a request as it stands and reads until the server closes the connection.
+async fn raw(replica: &Replica, request: &str) -> String {
+    let mut stream = TcpStream::connect(replica.address).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn requests_that_are_too_large_are_refused() {
+    let replica = with_alice().await;
+    let path = "x".repeat(40 << 10);
+    assert!(
+        raw(&replica, &format!("GET /{path} HTTP/1.1\r\nhost: x\r\n\r\n")).await.contains(" 4")
+    );
+    let headers: String = (0..100).map(|number| format!("x-{number}: y\r\n")).collect();
+    let answer = raw(&replica, &format!("GET / HTTP/1.1\r\n{headers}\r\n")).await;
+    assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+}
+
+#[tokio::test]
+async fn the_end_closes_idle_connections_and_takes_no_new_ones() {
+    let mut replica = with_alice().await;
+    // The client keeps its connection.
+    assert_eq!(replica.get("/_health").await.status, 200);
+    let begun = Instant::now();
+    replica.shutdown.cancel();
+    (&mut replica.server).await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(TcpStream::connect(replica.address).await.is_err());
+}

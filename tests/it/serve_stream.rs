@@ -1,0 +1,243 @@
+//! `/export/stream` with a WebSocket client.
+
+use std::time::{Duration, Instant};
+
+use futures::{SinkExt, StreamExt};
+use plc_replica::live::{Feed, Message as Published};
+use plc_replica::plc::Timestamp;
+use plc_replica::serve::ServeSettings;
+use plc_replica::store::StoredOperation;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+
+use crate::replica::{Replica, now, numbered};
+
+type Client = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+/// Long enough for a busy machine; nothing is waited for this long when all is well.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Long enough for something to arrive that should not.
+const MOMENT: Duration = Duration::from_millis(300);
+
+async fn connect(replica: &Replica, query: &str) -> Client {
+    let url = format!("ws://{}/export/stream{query}", replica.address);
+    connect_async(url).await.unwrap().0
+}
+
+async fn next_text(client: &mut Client) -> String {
+    loop {
+        match timeout(PATIENCE, client.next()).await.unwrap().unwrap().unwrap() {
+            Message::Text(text) => return text.to_string(),
+            Message::Ping(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn sequence(text: &str) -> i64 {
+    serde_json::from_str::<serde_json::Value>(text).unwrap()["seq"].as_i64().unwrap()
+}
+
+async fn next_sequences(client: &mut Client, count: usize) -> Vec<i64> {
+    let mut sequences = Vec::new();
+    for _ in 0..count {
+        sequences.push(sequence(&next_text(client).await));
+    }
+    sequences
+}
+
+async fn hears_nothing(client: &mut Client) {
+    let heard = timeout(MOMENT, client.next()).await;
+    assert!(heard.is_err(), "{heard:?}");
+}
+
+/// The code and the reason that the server closes with.
+async fn closed(client: &mut Client) -> (u16, String) {
+    loop {
+        match timeout(PATIENCE, client.next()).await.unwrap() {
+            Some(Ok(Message::Close(Some(frame)))) => {
+                return (frame.code.into(), frame.reason.to_string());
+            }
+            Some(Ok(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+async fn with_operations(count: i64) -> Replica {
+    let mut replica = Replica::start().await;
+    replica.commit((1..=count).map(numbered).collect()).await;
+    replica
+}
+
+#[tokio::test]
+async fn without_a_cursor_it_begins_now() {
+    let mut replica = with_operations(3).await;
+    let mut client = connect(&replica, "").await;
+    let operation = numbered(4);
+    replica.commit(vec![operation.clone()]).await;
+    let expected = Published::encode(&operation).unwrap().unwrap();
+    assert_eq!(next_text(&mut client).await, expected.text.as_str());
+    replica.commit((5..=6).map(numbered).collect()).await;
+    assert_eq!(next_sequences(&mut client, 2).await, [5, 6]);
+    hears_nothing(&mut client).await;
+}
+
+#[tokio::test]
+async fn with_a_cursor_it_begins_after_it() {
+    let mut replica = with_operations(1_300).await;
+    let mut client = connect(&replica, "?cursor=3").await;
+    assert_eq!(next_sequences(&mut client, 1_297).await, (4..=1_300).collect::<Vec<_>>());
+    replica.commit((1_301..=1_302).map(numbered).collect()).await;
+    assert_eq!(next_sequences(&mut client, 2).await, [1_301, 1_302]);
+    let mut at_the_end = connect(&replica, "?cursor=1302").await;
+    hears_nothing(&mut at_the_end).await;
+    replica.commit(vec![numbered(1_303)]).await;
+    assert_eq!(next_sequences(&mut at_the_end, 1).await, [1_303]);
+    hears_nothing(&mut client).await;
+}
+
+#[tokio::test]
+async fn an_operation_that_was_accepted_late_comes_at_once() {
+    let mut replica = Replica::start().await;
+    replica.commit(vec![numbered(1), numbered(2), numbered(9)]).await;
+    let mut from_now = connect(&replica, "").await;
+    let mut caught_up = connect(&replica, "?cursor=1").await;
+    assert_eq!(next_sequences(&mut caught_up, 2).await, [2, 9]);
+    replica.commit(vec![numbered(5)]).await;
+    assert_eq!(next_sequences(&mut from_now, 1).await, [5]);
+    assert_eq!(next_sequences(&mut caught_up, 1).await, [5]);
+}
+
+/// Clients that catch up with a log that grows all the while, at its end and in its middle.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_comes_twice_and_nothing_is_missing() {
+    const LAST: i64 = 4_000;
+    let mut replica = Replica::start().await;
+    // Of the first numbers only every second one is there at first.
+    replica.commit((1..=2_000).step_by(2).map(numbered).collect()).await;
+    let address = replica.address;
+    let clients: Vec<_> = (0..8)
+        .map(|number| {
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(number * 15)).await;
+                let url = format!("ws://{address}/export/stream?cursor=0");
+                let mut client = connect_async(url).await.unwrap().0;
+                let count = usize::try_from(LAST).unwrap();
+                let sequences = next_sequences(&mut client, count).await;
+                hears_nothing(&mut client).await;
+                sequences
+            })
+        })
+        .collect();
+    let late: Vec<i64> = (2..=2_000).step_by(2).collect();
+    let new: Vec<i64> = (2_001..=LAST).collect();
+    for (late, new) in late.chunks(10).zip(new.chunks(20)) {
+        replica.commit(new.iter().chain(late).copied().map(numbered).collect()).await;
+    }
+    for client in clients {
+        let mut sequences = client.await.unwrap();
+        sequences.sort_unstable();
+        assert_eq!(sequences, (1..=LAST).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test]
+async fn cursors_that_cannot_be_followed_are_told_why() {
+    let mut replica = with_operations(2).await;
+    for query in ["?cursor=3", "?cursor=99999999999999999999"] {
+        let mut client = connect(&replica, query).await;
+        assert_eq!(closed(&mut client).await, (1000, "FutureCursor".to_owned()));
+    }
+    // The last number may be that of an operation that was refused.
+    replica.state.status.committed(3, None);
+    hears_nothing(&mut connect(&replica, "?cursor=3").await).await;
+
+    let week = ServeSettings::default().stream_catch_up;
+    let old = now() - week - Duration::from_secs(60);
+    let young = now() - week + Duration::from_secs(60);
+    let at = |sequence, created_at: Timestamp| StoredOperation { created_at, ..numbered(sequence) };
+    replica.commit(vec![at(4, old), at(5, young)]).await;
+    // Only the next operation counts, not those after it and not the one at the cursor.
+    let mut client = connect(&replica, "?cursor=3").await;
+    assert_eq!(closed(&mut client).await, (1000, "OutdatedCursor".to_owned()));
+    assert_eq!(next_sequences(&mut connect(&replica, "?cursor=4").await, 1).await, [5]);
+    assert_eq!(next_sequences(&mut connect(&replica, "?cursor=1").await, 1).await, [2]);
+}
+
+#[tokio::test]
+async fn handshakes_that_are_none_are_refused() {
+    let replica = with_operations(1).await;
+    for query in ["?cursor=abc", "?cursor=-1", "?cursor=1&cursor=1"] {
+        let url = format!("ws://{}/export/stream{query}", replica.address);
+        let Err(Error::Http(response)) = connect_async(url).await else { panic!("{query}") };
+        assert_eq!(response.status(), 400);
+        let body = response.body().as_deref().unwrap_or_default();
+        assert_eq!(body, b"{\"message\":\"Invalid cursor parameter\"}");
+    }
+    let asked = [("connection", "upgrade"), ("upgrade", "websocket")];
+    let answer = replica.ask("GET", "/export/stream", &asked).await;
+    assert_eq!((answer.status, answer.media_type()), (400, "application/json"));
+    assert_eq!(replica.get("/export/stream").await.status, 426);
+}
+
+#[tokio::test]
+async fn the_end_of_the_server_is_told() {
+    let mut replica = with_operations(1).await;
+    let mut client = connect(&replica, "").await;
+    let begun = Instant::now();
+    replica.shutdown.cancel();
+    assert_eq!(closed(&mut client).await.0, 1001);
+    drop(client);
+    (&mut replica.server).await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn pings_are_answered_and_a_client_may_leave() {
+    let mut replica = with_operations(1).await;
+    let mut client = connect(&replica, "").await;
+    client.send(Message::Ping("here".into())).await.unwrap();
+    let answer = timeout(PATIENCE, client.next()).await.unwrap().unwrap().unwrap();
+    assert_eq!(answer, Message::Pong("here".into()));
+    client.close(None).await.unwrap();
+    while let Some(Ok(_)) = client.next().await {}
+    let feed = replica.state.feed.clone();
+    timeout(PATIENCE, async {
+        while feed.subscribers() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .unwrap();
+    replica.commit(vec![numbered(2)]).await;
+}
+
+/// A client that does not read is dropped, and told so; another one gets everything in time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_client_is_dropped_and_slows_nobody() {
+    const OPERATIONS: i64 = 40_000;
+    const BATCH: usize = 500;
+    let feed = Feed::with_capacity(1 << 20);
+    let mut replica = Replica::start_with(ServeSettings::default(), feed).await;
+    let mut slow = connect(&replica, "").await;
+    let mut quick = connect(&replica, "").await;
+    let reader = tokio::spawn(async move {
+        let count = usize::try_from(OPERATIONS).unwrap();
+        next_sequences(&mut quick, count).await
+    });
+    let numbers: Vec<i64> = (1..=OPERATIONS).collect();
+    for batch in numbers.chunks(BATCH) {
+        // Straight to the feed: what a store does is not what is measured here.
+        let batch: Vec<StoredOperation> = batch.iter().copied().map(numbered).collect();
+        replica.state.feed.publish(&batch);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(reader.await.unwrap(), numbers);
+    // By now it lags by more than the feed holds; what it is told comes after what was on its way.
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert_eq!(closed(&mut slow).await, (1000, "ConsumerTooSlow".to_owned()));
+    replica.commit(vec![numbered(OPERATIONS + 1)]).await;
+}
