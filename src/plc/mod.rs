@@ -23,8 +23,8 @@ pub mod operation;
 pub mod signature;
 pub mod timestamp;
 
-pub use change::Change;
 pub use chain::{Acceptance, Chain, Refusal};
+pub use change::Change;
 pub use cid::Cid;
 pub use did::Did;
 

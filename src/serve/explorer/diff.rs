@@ -158,11 +158,7 @@ pub fn endpoint(endpoint: &Endpoint) -> Markup {
     }
 }
 
-fn pair<T: ?Sized>(
-    before: Option<&T>,
-    after: Option<&T>,
-    show: impl Fn(&T) -> Markup,
-) -> Markup {
+fn pair<T: ?Sized>(before: Option<&T>, after: Option<&T>, show: impl Fn(&T) -> Markup) -> Markup {
     html! {
         @if let Some(before) = before { (was(show(before))) }
         @if let Some(after) = after { (is(show(after))) }

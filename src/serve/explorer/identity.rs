@@ -234,9 +234,7 @@ fn filters(context: &Context<'_>, chosen: Option<&str>) -> Markup {
     let kinds: Vec<(&str, &str, usize)> = KINDS
         .into_iter()
         .chain([(RECOVERY, "recovery")])
-        .map(|(kind, name)| {
-            (kind, name, entries.iter().filter(|entry| has(entry, kind)).count())
-        })
+        .map(|(kind, name)| (kind, name, entries.iter().filter(|entry| has(entry, kind)).count()))
         .filter(|(.., count)| *count > 0)
         .collect();
     html! {

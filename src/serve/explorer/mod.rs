@@ -24,7 +24,7 @@ use maud::html;
 
 pub use self::home::{Report, home_page};
 pub use self::identity::{Selection, identity_page};
-pub use self::layout::{icon, style};
+pub(super) use self::layout::{icon, style};
 pub use self::timeline::{Entry, Held, Timeline};
 
 use crate::plc::Did;
@@ -39,7 +39,7 @@ use super::status::now;
 const DID_LENGTH: usize = "did:plc:".len() + 24;
 
 /// `/`: the status page.
-pub fn home(server: &Server) -> Answer {
+pub(super) fn home(server: &Server) -> Answer {
     let (status, taken, now) = (&server.state.status, server.pulse.taken(), now());
     let report = Report {
         upstream: status.upstream().to_owned(),
@@ -57,7 +57,7 @@ pub fn home(server: &Server) -> Answer {
 }
 
 /// `/explore?q=`: to the identity whose DID stands in what was searched for.
-pub fn search(query: &str) -> Answer {
+pub(super) fn search(query: &str) -> Answer {
     let searched = parameter(query, "q").ok().flatten().unwrap_or_default();
     let searched = searched.trim();
     if searched.is_empty() {
@@ -70,7 +70,7 @@ pub fn search(query: &str) -> Answer {
 }
 
 /// `/explore/{did}`: the page of an identity. What goes wrong is said on a page too.
-pub async fn identity(server: &Server, did: &str, query: &str) -> Answer {
+pub(super) async fn identity(server: &Server, did: &str, query: &str) -> Answer {
     match show(server, did, query).await {
         Ok(page) => layout::answer(StatusCode::OK, page),
         Err(error) => {
@@ -170,7 +170,8 @@ mod tests {
         ] {
             assert_eq!(find_did(text).map(|did| did.to_string()).as_deref(), Some(did), "{text}");
         }
-        for text in ["", "alice.example.com", "did:plc:éééééééééééééééé", "did:plc:"] {
+        for text in ["", "alice.example.com", "did:plc:éééééééééééééééé", "did:plc:"]
+        {
             assert_eq!(find_did(text), None, "{text}");
         }
     }
