@@ -1,5 +1,6 @@
 //! Integration tests, one binary with a module a theme.
 
+mod contract;
 mod explorer;
 mod fake_upstream;
 mod follow;
