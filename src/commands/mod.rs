@@ -1,7 +1,9 @@
 //! The command line: one file a subcommand, and what they share.
 
+mod bench;
 mod export;
 mod fsck;
+mod history;
 mod import;
 mod logging;
 mod metrics;
@@ -33,11 +35,16 @@ enum Command {
     Serve(Box<serve::Args>),
     Verify(verify::Args),
     Fsck(fsck::Args),
+    History(history::Args),
     Refused(refused::Args),
     Resolve(resolve::Args),
     Export(export::Args),
     Import(import::Args),
+    Bench(bench::Args),
 }
+
+/// How requests to others are signed.
+const USER_AGENT: &str = concat!("plc-replica/", env!("CARGO_PKG_VERSION"));
 
 /// Where the log is kept.
 #[derive(Debug, clap::Args)]
@@ -105,20 +112,21 @@ impl Cli {
     ///
     /// What a person should read; the process ends with 2 then.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        if let Command::Verify(args) = &self.command {
-            return verify::run(args);
+        match self.command {
+            Command::Serve(args) => block_on(serve::run(*args)),
+            Command::Verify(args) => verify::run(&args),
+            Command::Fsck(args) => block_on(fsck::run(&args)),
+            Command::History(args) => block_on(history::run(&args)),
+            Command::Refused(args) => block_on(refused::run(&args)),
+            Command::Resolve(args) => block_on(resolve::run(&args)),
+            Command::Export(args) => block_on(export::run(&args)),
+            Command::Import(args) => block_on(import::run(&args)),
+            Command::Bench(args) => bench::run(&args),
         }
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        runtime.block_on(async {
-            match self.command {
-                Command::Serve(args) => serve::run(*args).await,
-                Command::Verify(args) => verify::run(&args),
-                Command::Fsck(args) => fsck::run(&args).await,
-                Command::Refused(args) => refused::run(&args).await,
-                Command::Resolve(args) => resolve::run(&args).await,
-                Command::Export(args) => export::run(&args).await,
-                Command::Import(args) => import::run(&args).await,
-            }
-        })
     }
+}
+
+/// Runs a subcommand on a runtime with all cores.
+fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(command)
 }
