@@ -9,12 +9,6 @@ use crate::store::StoreError;
 
 use super::answer::{self, Answer};
 
-/// Seconds after which a client that was sent away for now may come back: about what a database
-/// takes to restart, and often enough while the log is being read for the first time.
-const RETRY_AFTER: HeaderValue = HeaderValue::from_static("10");
-/// What is allowed on every resource.
-const ALLOW: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
-
 /// A request that is not answered with what it asked for. The texts that the directory has are
 /// the directory's.
 #[derive(Debug, thiserror::Error)]
@@ -101,10 +95,10 @@ impl ServeError {
         headers.insert(header::CACHE_CONTROL, answer::NO_STORE);
         match answer.status() {
             StatusCode::METHOD_NOT_ALLOWED => {
-                answer.headers_mut().insert(header::ALLOW, ALLOW);
+                answer.headers_mut().insert(header::ALLOW, answer::METHODS);
             }
             StatusCode::SERVICE_UNAVAILABLE => {
-                answer.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+                answer.headers_mut().insert(header::RETRY_AFTER, answer::RETRY_AFTER);
             }
             StatusCode::UPGRADE_REQUIRED => {
                 let headers = answer.headers_mut();
