@@ -1,10 +1,10 @@
 //! What can go wrong with a request, and the one place where it becomes an answer.
 
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
-use crate::plc::Did;
 use crate::plc::json::write_string;
 use crate::plc::operation::Malformed;
+use crate::plc::{Cid, Did};
 use crate::store::StoreError;
 
 use super::answer::{self, Answer};
@@ -22,6 +22,23 @@ pub enum ServeError {
     /// The identity is not here yet, and the log was never read to its end.
     #[error("{0} is not known yet: this replica is still reading the log for the first time")]
     NotKnownYet(Did),
+    /// The operation that the client waited for has not come.
+    #[error(
+        "{did} has no operation {cid} here after {seconds} s; this replica has read its upstream up to sequence number {sequence}"
+    )]
+    NotYet {
+        /// The identity.
+        did: Did,
+        /// The operation.
+        cid: Cid,
+        /// How long was waited.
+        seconds: u64,
+        /// How far the log was read.
+        sequence: i64,
+    },
+    /// As many waiting requests as this server takes.
+    #[error("too many requests wait for operations, try again later")]
+    TooManyWaiting,
     /// A parameter that cannot be read.
     #[error("Invalid {0} parameter")]
     InvalidParameter(&'static str),
@@ -63,7 +80,8 @@ impl ServeError {
         })
     }
 
-    fn status(&self) -> StatusCode {
+    /// The status of the answer.
+    pub fn status(&self) -> StatusCode {
         match self {
             ServeError::NotRegistered(_)
             | ServeError::NotAvailable(_)
@@ -74,9 +92,11 @@ impl ServeError {
             ServeError::ReadOnly { .. } | ServeError::MethodNotAllowed(_) => {
                 StatusCode::METHOD_NOT_ALLOWED
             }
+            ServeError::NotYet { .. } => StatusCode::GATEWAY_TIMEOUT,
             ServeError::UpgradeRequired => StatusCode::UPGRADE_REQUIRED,
             ServeError::NotKnownYet(_)
             | ServeError::TooManyStreams
+            | ServeError::TooManyWaiting
             | ServeError::Store(StoreError::Unavailable(_)) => StatusCode::SERVICE_UNAVAILABLE,
             ServeError::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -84,29 +104,33 @@ impl ServeError {
 
     /// The answer: `{"message": …}` with the status that fits.
     pub fn into_answer(self) -> Answer {
-        if let ServeError::Store(error @ StoreError::Damaged { .. }) = &self {
-            tracing::error!(%error, "cannot be served");
-        }
         let mut body = b"{\"message\":".to_vec();
         write_string(&self.to_string(), &mut body);
         body.push(b'}');
         let mut answer = answer::json(self.status(), body);
-        let headers = answer.headers_mut();
+        self.state(answer.headers_mut());
+        answer
+    }
+
+    /// States what the client may do about it, in the headers of an answer of any form. Damage is
+    /// logged.
+    pub fn state(&self, headers: &mut HeaderMap) {
+        if let ServeError::Store(error @ StoreError::Damaged { .. }) = self {
+            tracing::error!(%error, "cannot be served");
+        }
         headers.insert(header::CACHE_CONTROL, answer::NO_STORE);
-        match answer.status() {
+        match self.status() {
             StatusCode::METHOD_NOT_ALLOWED => {
-                answer.headers_mut().insert(header::ALLOW, answer::METHODS);
+                headers.insert(header::ALLOW, answer::METHODS);
             }
             StatusCode::SERVICE_UNAVAILABLE => {
-                answer.headers_mut().insert(header::RETRY_AFTER, answer::RETRY_AFTER);
+                headers.insert(header::RETRY_AFTER, answer::RETRY_AFTER);
             }
             StatusCode::UPGRADE_REQUIRED => {
-                let headers = answer.headers_mut();
                 headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
                 headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             }
             _ => {}
         }
-        answer
     }
 }

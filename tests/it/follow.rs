@@ -90,6 +90,8 @@ impl Running {
             store: store.clone(),
             feed: Arc::clone(&feed),
             status: Arc::clone(&status),
+            verifier: Arc::new(PlainVerifier),
+            upstream: None,
             settings: ServeSettings::default(),
         };
         let server = tokio::spawn(serve::run(listener, state, shutdown.clone()));
@@ -225,7 +227,7 @@ async fn recorded_logs_are_followed_through_a_chain_of_replicas() {
     }
 }
 
-fn entries(story: &Story) -> Vec<LogEntry> {
+pub fn entries(story: &Story) -> Vec<LogEntry> {
     story
         .log()
         .iter()
