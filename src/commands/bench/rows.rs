@@ -37,7 +37,7 @@ const POSTGRES_LOOK: Duration = Duration::from_millis(500);
 
 /// What is measured, and of how much.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct Scope {
     /// Operations of the log.
     #[arg(long, default_value_t = 2_000_000)]
     operations: u64,
@@ -123,7 +123,7 @@ impl FromStr for Choice {
     }
 }
 
-impl Args {
+impl Scope {
     fn wants(&self, task: &str, backend: Option<Backend>) -> bool {
         let matches = |choice: &Choice| {
             choice.task == task
@@ -138,12 +138,12 @@ impl Args {
 }
 
 /// Runs the command.
-pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    if args.wrk {
+pub fn run(scope: &Scope) -> anyhow::Result<ExitCode> {
+    if scope.wrk {
         ensure!(wrk::is_installed(), "--wrk: the program `wrk` is not installed");
     }
-    let report = Bench::new(args)?.measure()?;
-    match args.json {
+    let report = Bench::new(scope)?.measure()?;
+    match scope.json {
         true => println!("{}", serde_json::to_string_pretty(&report)?),
         false => print!("{}", report.markdown()),
     }
@@ -152,7 +152,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 /// A benchmark that is under way.
 struct Bench<'a> {
-    args: &'a Args,
+    scope: &'a Scope,
     log: log::Kept,
     dids: PathBuf,
     work: Work,
@@ -184,29 +184,29 @@ impl Drop for Work {
 }
 
 impl<'a> Bench<'a> {
-    fn new(args: &'a Args) -> anyhow::Result<Bench<'a>> {
-        let directory = args
+    fn new(scope: &'a Scope) -> anyhow::Result<Bench<'a>> {
+        let directory = scope
             .directory
             .clone()
             .unwrap_or_else(|| std::env::temp_dir().join("plc-replica-bench"));
-        let log = log::kept(&directory, args.seed, args.operations + LIVE)?;
-        let dids = log::kept_dids(&log.path, args.operations)?;
+        let log = log::kept(&directory, scope.seed, scope.operations + LIVE)?;
+        let dids = log::kept_dids(&log.path, scope.operations)?;
         let directory = directory.canonicalize()?;
         let report = Report {
             machine: Machine::here(),
             log: log.profile.clone(),
-            settings: settings(args),
+            settings: settings(scope),
             rows: Vec::new(),
             stages: Vec::new(),
             processor: Vec::new(),
             skipped: Vec::new(),
         };
         Ok(Bench {
-            args,
+            scope,
             log,
             dids,
             work: Work::new(&directory)?,
-            bound: args.memory_limit.map(Bound::new).transpose()?,
+            bound: scope.memory_limit.map(Bound::new).transpose()?,
             upstream: free_address()?,
             server: None,
             report,
@@ -214,20 +214,21 @@ impl<'a> Bench<'a> {
     }
 
     fn measure(mut self) -> anyhow::Result<Report> {
-        if self.args.wants("stages", None) {
+        if self.scope.wants("stages", None) {
             let _upstream = self.start_upstream()?;
             say("stages");
             self.report.stages = stages::measure(
                 &Log::open(&self.log.path)?,
+                self.scope.operations,
                 self.upstream,
-                &*self.args.signatures.verifier(),
+                &*self.scope.signatures.verifier(),
             )?;
         }
-        if self.args.wants("verify", None) {
+        if self.scope.wants("verify", None) {
             self.verify()?;
         }
         for backend in [Backend::Sqlite, Backend::Postgres] {
-            if self.args.wants_any(backend) && self.is_there(backend)? {
+            if self.scope.wants_any(backend) && self.is_there(backend)? {
                 self.measure_on(backend)?;
             }
         }
@@ -239,9 +240,9 @@ impl<'a> Bench<'a> {
         if backend == Backend::Sqlite {
             return Ok(true);
         }
-        self.server = match &self.args.postgres {
+        self.server = match &self.scope.postgres {
             Some(url) => Some(postgres::Server::existing(url)),
-            None => postgres::Server::start(&self.work.0, &self.args.postgres_setting)?,
+            None => postgres::Server::start(&self.work.0, &self.scope.postgres_setting)?,
         };
         match (&self.server, &self.bound) {
             (Some(server), Some(bound)) => server.bind(bound)?,
@@ -252,17 +253,17 @@ impl<'a> Bench<'a> {
     }
 
     fn measure_on(&mut self, backend: Backend) -> anyhow::Result<()> {
-        let wants = |task| self.args.wants(task, Some(backend));
+        let wants = |task| self.scope.wants(task, Some(backend));
         // The others need a store that is filled.
-        let runs = if wants("follow") { self.args.runs } else { 1 };
+        let runs = if wants("follow") { self.scope.runs } else { 1 };
         let database = self.follow(backend, runs, wants("follow"))?;
-        if self.args.wants("fsck", Some(backend)) {
+        if self.scope.wants("fsck", Some(backend)) {
             self.fsck(backend, &database)?;
         }
-        if ["lookup", "audit", "export"].iter().any(|task| self.args.wants(task, Some(backend))) {
+        if ["lookup", "audit", "export"].iter().any(|task| self.scope.wants(task, Some(backend))) {
             self.serve_and_load(backend, &database)?;
         }
-        if self.args.wants("stream", Some(backend)) {
+        if self.scope.wants("stream", Some(backend)) {
             self.stream(backend, &database)?;
         }
         Ok(())
@@ -271,10 +272,10 @@ impl<'a> Bench<'a> {
     fn verify(&mut self) -> anyhow::Result<()> {
         let (mut rates, mut memory) = (Vec::new(), Vec::new());
         let file = self.log.path.to_string_lossy().into_owned();
-        for run in 1..=self.args.runs {
+        for run in 1..=self.scope.runs {
             say(&format!("verify, run {run}"));
             let ended = self.run(&["verify", "--json", &file])?;
-            rates.push((self.args.operations + LIVE) as f64 / ended.seconds);
+            rates.push((self.scope.operations + LIVE) as f64 / ended.seconds);
             memory.push(megabytes(ended.usage.peak_memory));
         }
         self.row("verify of a file", None, "op/s", goal(40_000.0, 60_000.0), rates);
@@ -284,10 +285,10 @@ impl<'a> Bench<'a> {
 
     fn fsck(&mut self, backend: Backend, database: &str) -> anyhow::Result<()> {
         let (mut rates, mut memory) = (Vec::new(), Vec::new());
-        for run in 1..=self.args.runs {
+        for run in 1..=self.scope.runs {
             say(&format!("fsck on {}, run {run}", backend.name()));
             let ended = self.run(&["fsck", "--json", "--database", database])?;
-            rates.push(self.args.operations as f64 / ended.seconds);
+            rates.push(self.scope.operations as f64 / ended.seconds);
             memory.push(megabytes(ended.usage.peak_memory));
         }
         self.row("`fsck` of a store", Some(backend), "op/s", goal(35_000.0, 55_000.0), rates);
@@ -322,7 +323,7 @@ impl<'a> Bench<'a> {
         backend: Backend,
         database: &str,
     ) -> anyhow::Result<Vec<(Quantity, f64)>> {
-        let operations = self.args.operations;
+        let operations = self.scope.operations;
         let before = self.postgres_usage(backend);
         let begun = Instant::now();
         let (mut serve, replica, metrics) = self.start_serve(database)?;
@@ -374,7 +375,7 @@ impl<'a> Bench<'a> {
     fn serve_and_load(&mut self, backend: Backend, database: &str) -> anyhow::Result<()> {
         let _upstream = self.start_upstream()?;
         let (serve, replica, _) = self.start_serve(database)?;
-        wait_until(START, || Ok(health(replica)?.sequence >= self.args.operations))?;
+        wait_until(START, || Ok(health(replica)?.sequence >= self.scope.operations))?;
         let lookup = match backend {
             Backend::Sqlite => goal(20_000.0, 40_000.0),
             Backend::Postgres => goal(15_000.0, 30_000.0),
@@ -382,11 +383,11 @@ impl<'a> Bench<'a> {
         for (task, suffix, goal) in
             [("lookup", "", lookup), ("audit", "/log/audit", goal(10_000.0, 20_000.0))]
         {
-            if self.args.wants(task, Some(backend)) {
+            if self.scope.wants(task, Some(backend)) {
                 self.look_up(backend, replica, suffix, goal)?;
             }
         }
-        if self.args.wants("export", Some(backend)) {
+        if self.scope.wants("export", Some(backend)) {
             self.export(backend, replica)?;
         }
         let memory = vec![megabytes(serve.usage().peak_memory)];
@@ -401,9 +402,9 @@ impl<'a> Bench<'a> {
         suffix: &str,
         goal: Option<Goal>,
     ) -> anyhow::Result<()> {
-        let connections = self.args.connections;
+        let connections = self.scope.connections;
         let ask = |seconds: u64| -> anyhow::Result<load::Outcome> {
-            let outcome = if self.args.wrk {
+            let outcome = if self.scope.wrk {
                 wrk::run(replica, &self.dids, suffix, connections, seconds)?
             } else {
                 let path = format!("/{{did}}{suffix}");
@@ -416,11 +417,11 @@ impl<'a> Bench<'a> {
         say(&format!("{name} on {}", backend.name()));
         ask(WARM_UP_SECONDS)?;
         let outcomes =
-            (0..self.args.runs).map(|_| ask(self.args.seconds)).collect::<Result<Vec<_>, _>>()?;
+            (0..self.scope.runs).map(|_| ask(self.scope.seconds)).collect::<Result<Vec<_>, _>>()?;
         // Identities that have ended answer 404 on the first path, and there are few of them.
         let others: u64 = outcomes.iter().map(|outcome| outcome.others).sum();
         let all: f64 = outcomes.iter().map(|outcome| outcome.requests_per_second).sum();
-        let share = others as f64 / (all * self.args.seconds as f64);
+        let share = others as f64 / (all * self.scope.seconds as f64);
         ensure!(share < 0.02, "{:.1} % of the answers were no documents", 100.0 * share);
         let rates = outcomes.iter().map(|outcome| outcome.requests_per_second).collect();
         self.row(&name, Some(backend), "/s", goal, rates);
@@ -433,12 +434,12 @@ impl<'a> Bench<'a> {
 
     fn export(&mut self, backend: Backend, replica: SocketAddr) -> anyhow::Result<()> {
         say(&format!("export pages from {}", backend.name()));
-        let operations = self.args.operations.saturating_sub(1_000).to_string();
+        let operations = self.scope.operations.saturating_sub(1_000).to_string();
         let arguments = ["--operations", &*operations];
         let path = "/export?after={after}&count=1000";
         let mut rates = Vec::new();
-        for _ in 0..self.args.runs {
-            let seconds = self.args.seconds;
+        for _ in 0..self.scope.runs {
+            let seconds = self.scope.seconds;
             let outcome = self.load(replica, path, EXPORT_CONNECTIONS, seconds, &arguments)?;
             ensure!(outcome.others == 0, "{} pages were refused", outcome.others);
             rates.push(outcome.megabytes_per_second);
@@ -465,11 +466,11 @@ impl<'a> Bench<'a> {
 
     fn stream(&mut self, backend: Backend, database: &str) -> anyhow::Result<()> {
         let (mut p50, mut p99) = (Vec::new(), Vec::new());
-        for run in 0..self.args.runs {
+        for run in 0..self.scope.runs {
             say(&format!("stream from {}, run {}", backend.name(), run + 1));
             let (serve, replica, _) = self.start_serve(database)?;
             let file = self.log.path.to_string_lossy();
-            let operations = (self.args.operations + run * STREAMED).to_string();
+            let operations = (self.scope.operations + run * STREAMED).to_string();
             let (upstream, replica) = (self.upstream.to_string(), replica.to_string());
             let (clients, rate) = (STREAM_LOAD.0.to_string(), STREAM_LOAD.1.to_string());
             let added = STREAMED.to_string();
@@ -501,7 +502,7 @@ impl<'a> Bench<'a> {
 
     /// Runs a measured subcommand to its end.
     fn run(&self, arguments: &[&str]) -> anyhow::Result<Ended> {
-        let tables = &*self.args.signatures.signature_tables;
+        let tables = &*self.scope.signatures.signature_tables;
         let arguments = [arguments, &["--signature-tables", tables]].concat();
         let ended = run_to_end(&arguments, self.cgroup())?;
         ensure!(ended.status.success(), "`{}`: {}", arguments.join(" "), ended.output);
@@ -514,7 +515,7 @@ impl<'a> Bench<'a> {
 
     fn start_upstream(&self) -> anyhow::Result<Process> {
         let (file, listen) = (self.log.path.to_string_lossy(), self.upstream.to_string());
-        let operations = self.args.operations.to_string();
+        let operations = self.scope.operations.to_string();
         let arguments =
             ["bench", "upstream", "--log", &file, "--listen", &listen, "--operations", &operations];
         let mut process = Process::start(&arguments, None)?;
@@ -533,7 +534,7 @@ impl<'a> Bench<'a> {
         let mut arguments = vec!["serve", "--database", database, "--upstream", &upstream];
         arguments.extend(["--listen", &listen, "--metrics-listen", &metrics_listen]);
         arguments.extend(["--upstream-requests-per-minute", "0", "--log", "warn"]);
-        arguments.extend(["--signature-tables", &self.args.signatures.signature_tables]);
+        arguments.extend(["--signature-tables", &self.scope.signatures.signature_tables]);
         Ok((Process::start(&arguments, self.cgroup())?, replica, metrics))
     }
 
@@ -601,15 +602,15 @@ fn megabytes(bytes: u64) -> f64 {
 }
 
 /// What the reader of the figures has to know.
-fn settings(args: &Args) -> Vec<String> {
+fn settings(scope: &Scope) -> Vec<String> {
     let mut settings = vec![format!(
         "{} operations followed, {} runs, {} connections for lookups.",
-        args.operations, args.runs, args.connections
+        scope.operations, scope.runs, scope.connections
     )];
-    if !args.postgres_setting.is_empty() {
-        settings.push(format!("Postgres with {}.", args.postgres_setting.join(", ")));
+    if !scope.postgres_setting.is_empty() {
+        settings.push(format!("Postgres with {}.", scope.postgres_setting.join(", ")));
     }
-    if let Some(limit) = args.memory_limit {
+    if let Some(limit) = scope.memory_limit {
         settings.push(format!("Memory, page cache included, held to {limit} MB."));
     }
     settings
