@@ -6,21 +6,29 @@
 //!  shutdown       method     render
 //! ```
 //!
-//! The server only reads. It never waits for the upstream, and goes on while that is away: how
-//! fresh an answer is stands in its headers.
+//! The server only reads. It never waits for the upstream unless the client asks for that or for
+//! what is not here ([`ReadThrough`]), and goes on while that is away: how fresh an answer is
+//! stands in its headers.
 
 mod answer;
 mod conditional;
 mod connection;
 mod encoding;
 mod error;
+mod evidence;
 mod export;
 mod query;
+mod read_through;
+mod resolution;
 mod resolve;
 mod route;
 mod router;
 mod status;
 mod stream;
+mod verdicts;
+mod wait;
+
+pub use self::read_through::ReadThrough;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,10 +39,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::live::{Feed, Status};
+use crate::plc::signature::Verifier;
 use crate::store::Store;
 
 /// What the server answers from. Clones share all of it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ServeState {
     /// The log.
     pub store: Store,
@@ -42,6 +51,10 @@ pub struct ServeState {
     pub feed: Arc<Feed>,
     /// How fresh the store is.
     pub status: Arc<Status>,
+    /// Who checks signatures, where an answer says who signed.
+    pub verifier: Arc<dyn Verifier>,
+    /// Who is asked for what is not here, or for what must be fresh; none without read-through.
+    pub upstream: Option<Arc<ReadThrough>>,
     /// What can be set.
     pub settings: ServeSettings,
 }
@@ -65,11 +78,12 @@ impl Default for ServeSettings {
 }
 
 /// A running server: what all of its connections share.
-#[derive(Debug)]
 struct Server {
     state: ServeState,
     /// One for each stream client that there may be.
     stream_places: Arc<Semaphore>,
+    /// One for each request that waits for an operation.
+    waiting_places: Semaphore,
     /// Connections and stream clients, to be waited for at the end.
     tasks: TaskTracker,
     shutdown: CancellationToken,
@@ -81,6 +95,7 @@ pub async fn run(listener: TcpListener, state: ServeState, shutdown: Cancellatio
     let server = Server {
         state,
         stream_places: Arc::new(Semaphore::new(stream::MAX_CLIENTS)),
+        waiting_places: Semaphore::new(wait::MAX_WAITING),
         tasks: TaskTracker::new(),
         shutdown,
     };

@@ -17,6 +17,8 @@ pub enum View {
     Audit,
     /// `/{did}/log/last`: its newest operation.
     Last,
+    /// `/{did}/log/verdicts`: who signed each operation and what became of it.
+    Verdicts,
 }
 
 /// A resource of the server.
@@ -32,6 +34,19 @@ pub enum Route<'a> {
     Export,
     /// `/export/stream`
     Stream,
+    /// `/_audit/divergences`
+    Divergences,
+    /// `/_audit/divergences/{id}/ours` and `…/theirs`: one side's entries
+    Evidence {
+        /// Number of the record.
+        id: &'a str,
+        /// Theirs, or ours.
+        theirs: bool,
+    },
+    /// `/_audit/refused`
+    Refused,
+    /// `/1.0/identifiers/{did}`, decoded, and any text.
+    Resolution(Cow<'a, str>),
     /// `/{did}` and what is below it. The DID is decoded, and any text.
     Identity {
         /// The DID.
@@ -58,6 +73,11 @@ impl Route<'_> {
             ("export", "stream") => Route::Stream,
             ("_health", "") => Route::Health,
             ("_ready", "") => Route::Ready,
+            ("_audit", rest) => Route::audit(rest),
+            ("1.0", rest) if rest.starts_with("identifiers/") => {
+                let segment = &rest["identifiers/".len()..];
+                decode(segment).map_or(Route::Undecodable(segment), Route::Resolution)
+            }
             // What starts with an underscore is this server's own, now and later.
             (first, _) if first.is_empty() || first.starts_with('_') => Route::Unknown,
             (did, "") => Route::identity(did, View::Document),
@@ -65,6 +85,17 @@ impl Route<'_> {
             (did, "log") => Route::identity(did, View::Log),
             (did, "log/audit") => Route::identity(did, View::Audit),
             (did, "log/last") => Route::identity(did, View::Last),
+            (did, "log/verdicts") => Route::identity(did, View::Verdicts),
+            _ => Route::Unknown,
+        }
+    }
+
+    fn audit(rest: &str) -> Route<'_> {
+        match rest.split('/').collect::<Vec<_>>()[..] {
+            ["divergences"] => Route::Divergences,
+            ["divergences", id, "ours"] => Route::Evidence { id, theirs: false },
+            ["divergences", id, "theirs"] => Route::Evidence { id, theirs: true },
+            ["refused"] => Route::Refused,
             _ => Route::Unknown,
         }
     }

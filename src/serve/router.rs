@@ -12,7 +12,7 @@ use super::answer::{self, Answer};
 use super::encoding::Coding;
 use super::error::ServeError;
 use super::route::{Route, View};
-use super::{Server, export, resolve, status, stream};
+use super::{Server, evidence, export, resolution, resolve, status, stream};
 
 /// Answers one request. A body that came with it is not read.
 pub async fn answer(server: &Arc<Server>, request: Request<Incoming>) -> Answer {
@@ -36,8 +36,14 @@ async fn route(server: &Arc<Server>, parts: &mut Parts) -> Result<Answer, ServeE
     let query = parts.uri.query().unwrap_or_default();
     match route {
         Route::Identity { did, view } => {
-            Ok(resolve::identity(server, &parts.headers, &did, view).await)
+            Ok(resolve::identity(server, &parts.headers, query, &did, view).await)
         }
+        Route::Resolution(did) => {
+            Ok(resolution::resolve(server, &parts.headers, query, &did).await)
+        }
+        Route::Divergences => evidence::divergences(server, query).await,
+        Route::Evidence { id, theirs } => evidence::side(server, id, theirs).await,
+        Route::Refused => evidence::refused(server, query).await,
         Route::Export => export::export(server, &parts.headers, query).await,
         Route::Stream => stream::open(server, parts).await,
         Route::Health => Ok(status::health(server).await),
