@@ -6,13 +6,16 @@
 
 mod cgroup;
 mod child;
+mod follow;
 mod http;
 mod load;
 mod log;
 mod postgres;
 mod report;
 mod rows;
+mod scope;
 mod stages;
+mod stand;
 mod stream;
 mod upstream;
 mod wrk;
@@ -30,7 +33,7 @@ pub struct Args {
     #[command(subcommand)]
     part: Option<Part>,
     #[command(flatten)]
-    scope: rows::Scope,
+    scope: scope::Scope,
 }
 
 /// What the benchmark is put together from, to be used by itself.

@@ -2,9 +2,9 @@
 
 use http::{HeaderValue, Method, StatusCode, header};
 
-use crate::plc::{Cid, Did};
 use crate::plc::json::write_string;
 use crate::plc::operation::Malformed;
+use crate::plc::{Cid, Did};
 use crate::store::StoreError;
 
 use super::answer::{self, Answer};
