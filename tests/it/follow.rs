@@ -227,7 +227,7 @@ async fn recorded_logs_are_followed_through_a_chain_of_replicas() {
     }
 }
 
-fn entries(story: &Story) -> Vec<LogEntry> {
+pub fn entries(story: &Story) -> Vec<LogEntry> {
     story
         .log()
         .iter()

@@ -1,6 +1,7 @@
 //! Integration tests, one binary with a module a theme.
 
 mod contract;
+mod explorer;
 mod fake_upstream;
 mod follow;
 mod postgres;
