@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand, and what they share.
 
+mod audit;
 mod export;
 mod fsck;
 mod history;
@@ -33,6 +34,7 @@ pub struct Cli {
 enum Command {
     Serve(Box<serve::Args>),
     Verify(verify::Args),
+    Audit(audit::Args),
     Fsck(fsck::Args),
     History(history::Args),
     Refused(refused::Args),
@@ -118,6 +120,7 @@ impl Cli {
             match self.command {
                 Command::Serve(args) => serve::run(*args).await,
                 Command::Verify(args) => verify::run(&args),
+                Command::Audit(args) => audit::run(&args).await,
                 Command::Fsck(args) => fsck::run(&args).await,
                 Command::History(args) => history::run(&args).await,
                 Command::Refused(args) => refused::run(&args).await,

@@ -1,5 +1,6 @@
 //! Integration tests, one binary with a module a theme.
 
+mod audit;
 mod fake_upstream;
 mod follow;
 mod postgres;
