@@ -109,3 +109,71 @@ CREATE INDEX divergences_did ON divergences USING hash (did);
 
 -- Serves the list of what is open, and its number.
 CREATE INDEX divergences_open ON divergences (id) WHERE closed_at IS NULL;
+
+-- For people: text forms of what is stored as bytes and numbers. The program uses none of it.
+
+-- RFC 4648 base32 in lower case without padding.
+CREATE FUNCTION plc_base32(bytes bytea) RETURNS text LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+    SELECT string_agg(
+        substr('abcdefghijklmnopqrstuvwxyz234567',
+               substring(padded.bits FROM at + 1 FOR 5)::bit(5)::int4 + 1, 1),
+        '' ORDER BY at)
+    FROM (SELECT ('x' || encode(bytes, 'hex'))::varbit || B'0000' AS bits) AS padded,
+         generate_series(0, octet_length(bytes) * 8 - 1, 5) AS at
+$$;
+
+-- SELECT plc_did(did) FROM operations
+CREATE FUNCTION plc_did(did bytea) RETURNS text LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+    SELECT 'did:plc:' || plc_base32(did)
+$$;
+
+-- SELECT * FROM operations WHERE did = plc_did('did:plc:ewvi7nxzyoun6zhxrhs64oiz')
+CREATE FUNCTION plc_did(did text) RETURNS bytea LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+    SELECT string_agg(decode(lpad(to_hex(groups.value), 10, '0'), 'hex'), ''::bytea ORDER BY first)
+    FROM (
+        SELECT first, sum((strpos('abcdefghijklmnopqrstuvwxyz234567', substr(did, first + at, 1)) - 1)::int8
+                          << (5 * (7 - at)))::int8 AS value
+        FROM generate_series(9, 25, 8) AS first, generate_series(0, 7) AS at
+        GROUP BY first
+    ) AS groups
+    WHERE did ~ '^did:plc:[a-z2-7]{24}$'
+$$;
+
+-- SELECT plc_cid(cid) FROM refusals: a CID from the SHA-256 of the signed operation
+CREATE FUNCTION plc_cid(digest bytea) RETURNS text LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+    SELECT 'b' || plc_base32('\x01711220'::bytea || digest)
+$$;
+
+-- SELECT plc_time(created_at) FROM operations
+CREATE FUNCTION plc_time(millis int8) RETURNS timestamptz
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+    SELECT to_timestamp(millis / 1000.0)
+$$;
+
+-- Text of strangers; escaped as bytea where it is none that Postgres can hold.
+CREATE FUNCTION plc_text(utf8 bytea) RETURNS text LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
+BEGIN
+    RETURN convert_from(utf8, 'UTF8');
+EXCEPTION WHEN character_not_in_repertoire OR untranslatable_character THEN
+    RETURN encode(utf8, 'escape');
+END
+$$;
+
+-- The log as people read it. Conditions on one identity or on times are fast on the table instead.
+CREATE VIEW readable_operations AS
+    SELECT plc_did(did) AS did, plc_time(created_at) AS created_at, sequence,
+           plc_time(nullified_by) AS nullified_by, plc_time(received_at) AS received_at,
+           signer, octet_length(operation) AS stored_bytes
+    FROM operations;
+
+CREATE VIEW readable_refusals AS
+    SELECT id, plc_text(did) AS did, sequence, plc_cid(cid) AS cid, kind, plc_text(detail) AS detail,
+           plc_cid(awaits) AS awaits, plc_text(line) AS line,
+           plc_time(received_at) AS received_at, plc_time(accepted_at) AS accepted_at
+    FROM refusals;
+
+CREATE VIEW readable_divergences AS
+    SELECT id, plc_text(source) AS source, plc_text(did) AS did, kind, plc_text(subject) AS subject,
+           plc_text(ours) AS ours, plc_text(theirs) AS theirs, plc_time(first_seen) AS first_seen,
+           plc_time(last_seen) AS last_seen, plc_time(closed_at) AS closed_at
+    FROM divergences;

@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand, and what they share.
 
 mod audit;
+mod bench;
 mod export;
 mod fsck;
 mod history;
@@ -41,6 +42,7 @@ enum Command {
     Resolve(resolve::Args),
     Export(export::Args),
     Import(import::Args),
+    Bench(bench::Args),
 }
 
 /// How requests to others are signed.
@@ -112,8 +114,16 @@ impl Cli {
     ///
     /// What a person should read; the process ends with 2 then.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        if let Command::Verify(args) = &self.command {
-            return verify::run(args);
+        match self.command {
+            Command::Serve(args) => block_on(serve::run(*args)),
+            Command::Verify(args) => verify::run(&args),
+            Command::Fsck(args) => block_on(fsck::run(&args)),
+            Command::History(args) => block_on(history::run(&args)),
+            Command::Refused(args) => block_on(refused::run(&args)),
+            Command::Resolve(args) => block_on(resolve::run(&args)),
+            Command::Export(args) => block_on(export::run(&args)),
+            Command::Import(args) => block_on(import::run(&args)),
+            Command::Bench(args) => bench::run(&args),
         }
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         runtime.block_on(async {
@@ -130,4 +140,9 @@ impl Cli {
             }
         })
     }
+}
+
+/// Runs a subcommand on a runtime with all cores.
+fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(command)
 }

@@ -19,8 +19,6 @@ pub const DID_DOCUMENT: HeaderValue =
     HeaderValue::from_static("application/did+ld+json; charset=utf-8");
 /// An export, whose type the directory sends without a charset.
 pub const JSON_LINES: HeaderValue = HeaderValue::from_static("application/jsonlines");
-/// Text for a person.
-pub const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 /// For what may be kept but has to be asked about again each time: an identity can change at any
 /// time, and asking costs a 304.

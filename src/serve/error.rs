@@ -1,10 +1,10 @@
 //! What can go wrong with a request, and the one place where it becomes an answer.
 
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
-use crate::plc::{Cid, Did};
 use crate::plc::json::write_string;
 use crate::plc::operation::Malformed;
+use crate::plc::{Cid, Did};
 use crate::store::StoreError;
 
 use super::answer::{self, Answer};
@@ -86,7 +86,8 @@ impl ServeError {
         })
     }
 
-    fn status(&self) -> StatusCode {
+    /// The status of the answer.
+    pub fn status(&self) -> StatusCode {
         match self {
             ServeError::NotRegistered(_)
             | ServeError::NotAvailable(_)
@@ -109,29 +110,33 @@ impl ServeError {
 
     /// The answer: `{"message": …}` with the status that fits.
     pub fn into_answer(self) -> Answer {
-        if let ServeError::Store(error @ StoreError::Damaged { .. }) = &self {
-            tracing::error!(%error, "cannot be served");
-        }
         let mut body = b"{\"message\":".to_vec();
         write_string(&self.to_string(), &mut body);
         body.push(b'}');
         let mut answer = answer::json(self.status(), body);
-        let headers = answer.headers_mut();
+        self.state(answer.headers_mut());
+        answer
+    }
+
+    /// States what the client may do about it, in the headers of an answer of any form. Damage is
+    /// logged.
+    pub fn state(&self, headers: &mut HeaderMap) {
+        if let ServeError::Store(error @ StoreError::Damaged { .. }) = self {
+            tracing::error!(%error, "cannot be served");
+        }
         headers.insert(header::CACHE_CONTROL, answer::NO_STORE);
-        match answer.status() {
+        match self.status() {
             StatusCode::METHOD_NOT_ALLOWED => {
-                answer.headers_mut().insert(header::ALLOW, ALLOW);
+                headers.insert(header::ALLOW, ALLOW);
             }
             StatusCode::SERVICE_UNAVAILABLE => {
-                answer.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+                headers.insert(header::RETRY_AFTER, RETRY_AFTER);
             }
             StatusCode::UPGRADE_REQUIRED => {
-                let headers = answer.headers_mut();
                 headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
                 headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             }
             _ => {}
         }
-        answer
     }
 }

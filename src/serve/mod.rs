@@ -16,7 +16,9 @@ mod connection;
 mod encoding;
 mod error;
 mod evidence;
+pub mod explorer;
 mod export;
+mod pulse;
 mod query;
 mod read_through;
 mod resolution;
@@ -38,6 +40,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::pulse::Pulse;
 use crate::live::{Feed, Status};
 use crate::plc::signature::Verifier;
 use crate::store::Store;
@@ -80,6 +83,8 @@ impl Default for ServeSettings {
 /// A running server: what all of its connections share.
 struct Server {
     state: ServeState,
+    /// What was noticed in the last hour.
+    pulse: Pulse,
     /// One for each stream client that there may be.
     stream_places: Arc<Semaphore>,
     /// One for each request that waits for an operation.
@@ -94,10 +99,17 @@ struct Server {
 pub async fn run(listener: TcpListener, state: ServeState, shutdown: CancellationToken) {
     let server = Server {
         state,
+        pulse: Pulse::default(),
         stream_places: Arc::new(Semaphore::new(stream::MAX_CLIENTS)),
         waiting_places: Semaphore::new(wait::MAX_WAITING),
         tasks: TaskTracker::new(),
         shutdown,
     };
-    connection::accept(listener, Arc::new(server)).await;
+    let server = Arc::new(server);
+    let beating = tokio::spawn({
+        let server = Arc::clone(&server);
+        async move { pulse::beat(&server).await }
+    });
+    connection::accept(listener, server).await;
+    beating.abort();
 }

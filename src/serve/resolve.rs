@@ -91,9 +91,7 @@ async fn show_local(
             store.head(&did).await?.map(|head| show_head(request, &head, view)).transpose()
         }
         View::Log | View::Audit => show_history(request, &store.history(&did).await?, view),
-        View::Verdicts => {
-            show_operations(server, request, store.history(&did).await?, view).await
-        }
+        View::Verdicts => show_operations(server, request, store.history(&did).await?, view).await,
     }
 }
 

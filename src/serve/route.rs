@@ -26,6 +26,14 @@ pub enum View {
 pub enum Route<'a> {
     /// `/`
     Index,
+    /// `/explore`: an identity is searched for.
+    Search,
+    /// `/explore/{did}`: the page of an identity. The DID is decoded, and any text.
+    Explore(Cow<'a, str>),
+    /// `/_style.css`
+    Style,
+    /// `/_icon.svg`
+    Icon,
     /// `/_health`
     Health,
     /// `/_ready`
@@ -60,7 +68,56 @@ pub enum Route<'a> {
     Unknown,
 }
 
+/// The names by which requests are counted, by [`Route::number`].
+pub const NAMES: [&str; 19] = [
+    "/",
+    "/explore",
+    "/explore/{did}",
+    "/_style.css",
+    "/_icon.svg",
+    "/_health",
+    "/_ready",
+    "/export",
+    "/export/stream",
+    "/{did}",
+    "/{did}/data",
+    "/{did}/log",
+    "/{did}/log/audit",
+    "/{did}/log/last",
+    "/{did}/log/verdicts",
+    "/_audit/divergences",
+    "/_audit/divergences/{id}/{side}",
+    "/_audit/refused",
+    "/1.0/identifiers/{did}",
+];
+
 impl Route<'_> {
+    /// Its place in [`NAMES`]; beyond it for what is no resource.
+    pub fn number(&self) -> usize {
+        match self {
+            Route::Index => 0,
+            Route::Search => 1,
+            Route::Explore(_) => 2,
+            Route::Style => 3,
+            Route::Icon => 4,
+            Route::Health => 5,
+            Route::Ready => 6,
+            Route::Export => 7,
+            Route::Stream => 8,
+            Route::Identity { view: View::Document, .. } => 9,
+            Route::Identity { view: View::Data, .. } => 10,
+            Route::Identity { view: View::Log, .. } => 11,
+            Route::Identity { view: View::Audit, .. } => 12,
+            Route::Identity { view: View::Last, .. } => 13,
+            Route::Identity { view: View::Verdicts, .. } => 14,
+            Route::Divergences => 15,
+            Route::Evidence { .. } => 16,
+            Route::Refused => 17,
+            Route::Resolution(_) => 18,
+            Route::Undecodable(_) | Route::Unknown => NAMES.len(),
+        }
+    }
+
     /// The resource at `path`, which begins with a slash and may end with one. Names are compared
     /// as written; only the DID is decoded.
     pub fn of(path: &str) -> Route<'_> {
@@ -71,6 +128,13 @@ impl Route<'_> {
             ("", "") => Route::Index,
             ("export", "") => Route::Export,
             ("export", "stream") => Route::Stream,
+            ("explore", "") => Route::Search,
+            ("explore", did) if !did.contains('/') => match decode(did) {
+                Some(did) => Route::Explore(did),
+                None => Route::Undecodable(did),
+            },
+            ("_style.css", "") => Route::Style,
+            ("_icon.svg", "") => Route::Icon,
             ("_health", "") => Route::Health,
             ("_ready", "") => Route::Ready,
             ("_audit", rest) => Route::audit(rest),
@@ -135,6 +199,12 @@ mod tests {
         let did = "did:plc:ewvi7nxzyoun6zhxrhs64oiz";
         for (path, route) in [
             ("/", Route::Index),
+            ("/explore", Route::Search),
+            ("/explore/did%3Aplc%3aewvi7nxzyoun6zhxrhs64oiz", Route::Explore(did.into())),
+            ("/explore/a/b", Route::Unknown),
+            ("/explore/%zz", Route::Undecodable("%zz")),
+            ("/_style.css", Route::Style),
+            ("/_icon.svg", Route::Icon),
             ("/export", Route::Export),
             ("/export/", Route::Export),
             ("/export/stream", Route::Stream),
@@ -161,6 +231,12 @@ mod tests {
             ("//log", Route::Unknown),
         ] {
             assert_eq!(Route::of(path), route, "{path}");
+            let counted = NAMES.get(route.number()).unwrap_or(&"other");
+            if route != Route::Unknown && !path.contains(['%', '.']) {
+                let shape = path.replace(did, "{did}");
+                let shape = shape.trim_end_matches('/');
+                assert!(shape.is_empty() || shape == *counted || shape == "/export/data", "{path}");
+            }
         }
     }
 }

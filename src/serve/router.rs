@@ -1,6 +1,7 @@
 //! From a request to its answer.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -8,26 +9,43 @@ use http::{HeaderValue, Method, Request, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 
+use crate::metrics::Requests;
+
 use super::answer::{self, Answer};
 use super::encoding::Coding;
 use super::error::ServeError;
-use super::route::{Route, View};
-use super::{Server, evidence, export, resolution, resolve, status, stream};
+use super::route::{NAMES, Route, View};
+use super::{Server, evidence, explorer, export, resolution, resolve, status, stream};
 
 /// Answers one request. A body that came with it is not read.
 pub async fn answer(server: &Arc<Server>, request: Request<Incoming>) -> Answer {
+    let began = Instant::now();
     let (mut parts, _) = request.into_parts();
     let coding = Coding::wanted(&parts.headers);
-    let mut answer = route(server, &mut parts).await.unwrap_or_else(ServeError::into_answer);
+    let path = parts.uri.clone();
+    let route = Route::of(path.path());
+    let number = route.number();
+    let mut answer =
+        self::route(server, route, &mut parts).await.unwrap_or_else(ServeError::into_answer);
     answer::for_everybody(answer.headers_mut());
-    match coding {
+    let answer = match coding {
         Some(coding) => encode(answer, coding).await,
         None => answer,
-    }
+    };
+    REQUESTS[number].count(answer.status(), began.elapsed());
+    answer
 }
 
-async fn route(server: &Arc<Server>, parts: &mut Parts) -> Result<Answer, ServeError> {
-    let route = Route::of(parts.uri.path());
+/// Requests of each route, and of what is none.
+static REQUESTS: LazyLock<[Requests; NAMES.len() + 1]> = LazyLock::new(|| {
+    std::array::from_fn(|number| Requests::new(NAMES.get(number).copied().unwrap_or("other")))
+});
+
+async fn route(
+    server: &Arc<Server>,
+    route: Route<'_>,
+    parts: &mut Parts,
+) -> Result<Answer, ServeError> {
     match parts.method {
         Method::GET | Method::HEAD => {}
         Method::OPTIONS => return Ok(answer::preflight()),
@@ -48,7 +66,11 @@ async fn route(server: &Arc<Server>, parts: &mut Parts) -> Result<Answer, ServeE
         Route::Stream => stream::open(server, parts).await,
         Route::Health => Ok(status::health(server).await),
         Route::Ready => Ok(status::ready(server)),
-        Route::Index => Ok(status::index(server)),
+        Route::Index => Ok(explorer::home(server)),
+        Route::Search => Ok(explorer::search(query)),
+        Route::Explore(did) => Ok(explorer::identity(server, &did, query).await),
+        Route::Style => Ok(explorer::style()),
+        Route::Icon => Ok(explorer::icon()),
         Route::Undecodable(segment) => Err(ServeError::Undecodable(segment.to_owned())),
         Route::Unknown => Err(ServeError::NoSuchPath(parts.uri.path().to_owned())),
     }

@@ -111,6 +111,18 @@ enum End {
 }
 
 impl End {
+    /// The name by which it is counted.
+    fn name(&self) -> &'static str {
+        match self {
+            End::Gone => "gone",
+            End::FutureCursor => "future-cursor",
+            End::OutdatedCursor => "outdated-cursor",
+            End::TooSlow => "too-slow",
+            End::Shutdown => "shutdown",
+            End::Store(_) => "store",
+        }
+    }
+
     /// What the client is told (RFC 6455 7.4.1); nothing when it is not there.
     fn close_frame(&self) -> Option<CloseFrame> {
         let (code, reason) = match self {
@@ -179,10 +191,13 @@ struct Client {
 
 impl Client {
     async fn run(mut self, cursor: Option<i64>) {
+        metrics::gauge!("plc_stream_clients").increment(1);
         let end = match self.follow(cursor).await {
             Err(end) => end,
             Ok(never) => match never {},
         };
+        metrics::gauge!("plc_stream_clients").decrement(1);
+        metrics::counter!("plc_stream_ended_total", "reason" => end.name()).increment(1);
         match &end {
             End::Store(reason) => tracing::warn!(reason, "a stream client cannot be served"),
             end => tracing::debug!(?end, "stream client left"),

@@ -1,6 +1,8 @@
 //! Integration tests, one binary with a module a theme.
 
 mod audit;
+mod contract;
+mod explorer;
 mod fake_upstream;
 mod follow;
 mod postgres;

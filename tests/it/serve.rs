@@ -249,7 +249,8 @@ async fn parameters_are_read_as_parse_int_reads_them() {
         ("/export?after=2024-01-01T00:00:00Z", 1),
         ("/export?after=2024-01-01T01:00:00%2B01:00", 1),
         ("/export?after=2024-01-01T01:00:00+01:00", 1),
-        ("/export?after=2023", 2),
+        ("/export?after=2023", 0),
+        ("/export?after=2023-12", 2),
     ] {
         let answer = replica.get(path).await;
         assert_eq!(answer.status, 200, "{path}");
@@ -421,10 +422,9 @@ async fn raw(replica: &Replica, request: &str) -> String {
 #[tokio::test]
 async fn requests_that_are_too_large_are_refused() {
     let replica = with_alice().await;
-    let path = "x".repeat(40 << 10);
-    assert!(
-        raw(&replica, &format!("GET /{path} HTTP/1.1\r\nhost: x\r\n\r\n")).await.contains(" 4")
-    );
+    let path = "x".repeat(100 << 10);
+    let answer = raw(&replica, &format!("GET /{path} HTTP/1.1\r\n\r\n")).await;
+    assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
     let headers: String = (0..100).map(|number| format!("x-{number}: y\r\n")).collect();
     let answer = raw(&replica, &format!("GET / HTTP/1.1\r\n{headers}\r\n")).await;
     assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");

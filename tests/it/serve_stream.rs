@@ -96,6 +96,7 @@ async fn with_a_cursor_it_begins_after_it() {
     hears_nothing(&mut at_the_end).await;
     replica.commit(vec![numbered(1_303)]).await;
     assert_eq!(next_sequences(&mut at_the_end, 1).await, [1_303]);
+    assert_eq!(next_sequences(&mut client, 1).await, [1_303]);
     hears_nothing(&mut client).await;
 }
 
