@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand, and what they share.
 
+mod audit;
 mod bench;
 mod export;
 mod fsck;
@@ -34,6 +35,7 @@ pub struct Cli {
 enum Command {
     Serve(Box<serve::Args>),
     Verify(verify::Args),
+    Audit(audit::Args),
     Fsck(fsck::Args),
     History(history::Args),
     Refused(refused::Args),
@@ -123,6 +125,20 @@ impl Cli {
             Command::Import(args) => block_on(import::run(&args)),
             Command::Bench(args) => bench::run(&args),
         }
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        runtime.block_on(async {
+            match self.command {
+                Command::Serve(args) => serve::run(*args).await,
+                Command::Verify(args) => verify::run(&args),
+                Command::Audit(args) => audit::run(&args).await,
+                Command::Fsck(args) => fsck::run(&args).await,
+                Command::History(args) => history::run(&args).await,
+                Command::Refused(args) => refused::run(&args).await,
+                Command::Resolve(args) => resolve::run(&args).await,
+                Command::Export(args) => export::run(&args).await,
+                Command::Import(args) => import::run(&args).await,
+            }
+        })
     }
 }
 
