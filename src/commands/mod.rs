@@ -3,6 +3,7 @@
 mod bench;
 mod export;
 mod fsck;
+mod history;
 mod import;
 mod logging;
 mod metrics;
@@ -34,12 +35,16 @@ enum Command {
     Serve(Box<serve::Args>),
     Verify(verify::Args),
     Fsck(fsck::Args),
+    History(history::Args),
     Refused(refused::Args),
     Resolve(resolve::Args),
     Export(export::Args),
     Import(import::Args),
     Bench(bench::Args),
 }
+
+/// How requests to others are signed.
+const USER_AGENT: &str = concat!("plc-replica/", env!("CARGO_PKG_VERSION"));
 
 /// Where the log is kept.
 #[derive(Debug, clap::Args)]
@@ -111,6 +116,7 @@ impl Cli {
             Command::Serve(args) => block_on(serve::run(*args)),
             Command::Verify(args) => verify::run(&args),
             Command::Fsck(args) => block_on(fsck::run(&args)),
+            Command::History(args) => block_on(history::run(&args)),
             Command::Refused(args) => block_on(refused::run(&args)),
             Command::Resolve(args) => block_on(resolve::run(&args)),
             Command::Export(args) => block_on(export::run(&args)),

@@ -2,9 +2,9 @@
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
-use crate::plc::Did;
 use crate::plc::json::write_string;
 use crate::plc::operation::Malformed;
+use crate::plc::{Cid, Did};
 use crate::store::StoreError;
 
 use super::answer::{self, Answer};
@@ -28,6 +28,23 @@ pub enum ServeError {
     /// The identity is not here yet, and the log was never read to its end.
     #[error("{0} is not known yet: this replica is still reading the log for the first time")]
     NotKnownYet(Did),
+    /// The operation that the client waited for has not come.
+    #[error(
+        "{did} has no operation {cid} here after {seconds} s; this replica has read its upstream up to sequence number {sequence}"
+    )]
+    NotYet {
+        /// The identity.
+        did: Did,
+        /// The operation.
+        cid: Cid,
+        /// How long was waited.
+        seconds: u64,
+        /// How far the log was read.
+        sequence: i64,
+    },
+    /// As many waiting requests as this server takes.
+    #[error("too many requests wait for operations, try again later")]
+    TooManyWaiting,
     /// A parameter that cannot be read.
     #[error("Invalid {0} parameter")]
     InvalidParameter(&'static str),
@@ -81,9 +98,11 @@ impl ServeError {
             ServeError::ReadOnly { .. } | ServeError::MethodNotAllowed(_) => {
                 StatusCode::METHOD_NOT_ALLOWED
             }
+            ServeError::NotYet { .. } => StatusCode::GATEWAY_TIMEOUT,
             ServeError::UpgradeRequired => StatusCode::UPGRADE_REQUIRED,
             ServeError::NotKnownYet(_)
             | ServeError::TooManyStreams
+            | ServeError::TooManyWaiting
             | ServeError::Store(StoreError::Unavailable(_)) => StatusCode::SERVICE_UNAVAILABLE,
             ServeError::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }

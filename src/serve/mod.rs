@@ -6,23 +6,31 @@
 //!  shutdown       method     render
 //! ```
 //!
-//! The server only reads. It never waits for the upstream, and goes on while that is away: how
-//! fresh an answer is stands in its headers.
+//! The server only reads. It never waits for the upstream unless the client asks for that or for
+//! what is not here ([`ReadThrough`]), and goes on while that is away: how fresh an answer is
+//! stands in its headers.
 
 mod answer;
 mod conditional;
 mod connection;
 mod encoding;
 mod error;
+mod evidence;
 pub mod explorer;
 mod export;
 mod pulse;
 mod query;
+mod read_through;
+mod resolution;
 mod resolve;
 mod route;
 mod router;
 mod status;
 mod stream;
+mod verdicts;
+mod wait;
+
+pub use self::read_through::ReadThrough;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,10 +42,11 @@ use tokio_util::task::TaskTracker;
 
 use self::pulse::Pulse;
 use crate::live::{Feed, Status};
+use crate::plc::signature::Verifier;
 use crate::store::Store;
 
 /// What the server answers from. Clones share all of it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ServeState {
     /// The log.
     pub store: Store,
@@ -45,6 +54,10 @@ pub struct ServeState {
     pub feed: Arc<Feed>,
     /// How fresh the store is.
     pub status: Arc<Status>,
+    /// Who checks signatures, where an answer says who signed.
+    pub verifier: Arc<dyn Verifier>,
+    /// Who is asked for what is not here, or for what must be fresh; none without read-through.
+    pub upstream: Option<Arc<ReadThrough>>,
     /// What can be set.
     pub settings: ServeSettings,
 }
@@ -68,13 +81,14 @@ impl Default for ServeSettings {
 }
 
 /// A running server: what all of its connections share.
-#[derive(Debug)]
 struct Server {
     state: ServeState,
     /// What was noticed in the last hour.
     pulse: Pulse,
     /// One for each stream client that there may be.
     stream_places: Arc<Semaphore>,
+    /// One for each request that waits for an operation.
+    waiting_places: Semaphore,
     /// Connections and stream clients, to be waited for at the end.
     tasks: TaskTracker,
     shutdown: CancellationToken,
@@ -87,6 +101,7 @@ pub async fn run(listener: TcpListener, state: ServeState, shutdown: Cancellatio
         state,
         pulse: Pulse::default(),
         stream_places: Arc::new(Semaphore::new(stream::MAX_CLIENTS)),
+        waiting_places: Semaphore::new(wait::MAX_WAITING),
         tasks: TaskTracker::new(),
         shutdown,
     };

@@ -17,6 +17,8 @@ pub enum View {
     Audit,
     /// `/{did}/log/last`: its newest operation.
     Last,
+    /// `/{did}/log/verdicts`: who signed each operation and what became of it.
+    Verdicts,
 }
 
 /// A resource of the server.
@@ -40,6 +42,19 @@ pub enum Route<'a> {
     Export,
     /// `/export/stream`
     Stream,
+    /// `/_audit/divergences`
+    Divergences,
+    /// `/_audit/divergences/{id}/ours` and `…/theirs`: one side's entries
+    Evidence {
+        /// Number of the record.
+        id: &'a str,
+        /// Theirs, or ours.
+        theirs: bool,
+    },
+    /// `/_audit/refused`
+    Refused,
+    /// `/1.0/identifiers/{did}`, decoded, and any text.
+    Resolution(Cow<'a, str>),
     /// `/{did}` and what is below it. The DID is decoded, and any text.
     Identity {
         /// The DID.
@@ -54,7 +69,7 @@ pub enum Route<'a> {
 }
 
 /// The names by which requests are counted, by [`Route::number`].
-pub const NAMES: [&str; 14] = [
+pub const NAMES: [&str; 19] = [
     "/",
     "/explore",
     "/explore/{did}",
@@ -69,6 +84,11 @@ pub const NAMES: [&str; 14] = [
     "/{did}/log",
     "/{did}/log/audit",
     "/{did}/log/last",
+    "/{did}/log/verdicts",
+    "/_audit/divergences",
+    "/_audit/divergences/{id}/{side}",
+    "/_audit/refused",
+    "/1.0/identifiers/{did}",
 ];
 
 impl Route<'_> {
@@ -89,6 +109,11 @@ impl Route<'_> {
             Route::Identity { view: View::Log, .. } => 11,
             Route::Identity { view: View::Audit, .. } => 12,
             Route::Identity { view: View::Last, .. } => 13,
+            Route::Identity { view: View::Verdicts, .. } => 14,
+            Route::Divergences => 15,
+            Route::Evidence { .. } => 16,
+            Route::Refused => 17,
+            Route::Resolution(_) => 18,
             Route::Undecodable(_) | Route::Unknown => NAMES.len(),
         }
     }
@@ -112,6 +137,11 @@ impl Route<'_> {
             ("_icon.svg", "") => Route::Icon,
             ("_health", "") => Route::Health,
             ("_ready", "") => Route::Ready,
+            ("_audit", rest) => Route::audit(rest),
+            ("1.0", rest) if rest.starts_with("identifiers/") => {
+                let segment = &rest["identifiers/".len()..];
+                decode(segment).map_or(Route::Undecodable(segment), Route::Resolution)
+            }
             // What starts with an underscore is this server's own, now and later.
             (first, _) if first.is_empty() || first.starts_with('_') => Route::Unknown,
             (did, "") => Route::identity(did, View::Document),
@@ -119,6 +149,17 @@ impl Route<'_> {
             (did, "log") => Route::identity(did, View::Log),
             (did, "log/audit") => Route::identity(did, View::Audit),
             (did, "log/last") => Route::identity(did, View::Last),
+            (did, "log/verdicts") => Route::identity(did, View::Verdicts),
+            _ => Route::Unknown,
+        }
+    }
+
+    fn audit(rest: &str) -> Route<'_> {
+        match rest.split('/').collect::<Vec<_>>()[..] {
+            ["divergences"] => Route::Divergences,
+            ["divergences", id, "ours"] => Route::Evidence { id, theirs: false },
+            ["divergences", id, "theirs"] => Route::Evidence { id, theirs: true },
+            ["refused"] => Route::Refused,
             _ => Route::Unknown,
         }
     }

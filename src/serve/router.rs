@@ -15,7 +15,7 @@ use super::answer::{self, Answer};
 use super::encoding::Coding;
 use super::error::ServeError;
 use super::route::{NAMES, Route, View};
-use super::{Server, explorer, export, resolve, status, stream};
+use super::{Server, evidence, explorer, export, resolution, resolve, status, stream};
 
 /// Answers one request. A body that came with it is not read.
 pub async fn answer(server: &Arc<Server>, request: Request<Incoming>) -> Answer {
@@ -54,8 +54,14 @@ async fn route(
     let query = parts.uri.query().unwrap_or_default();
     match route {
         Route::Identity { did, view } => {
-            Ok(resolve::identity(server, &parts.headers, &did, view).await)
+            Ok(resolve::identity(server, &parts.headers, query, &did, view).await)
         }
+        Route::Resolution(did) => {
+            Ok(resolution::resolve(server, &parts.headers, query, &did).await)
+        }
+        Route::Divergences => evidence::divergences(server, query).await,
+        Route::Evidence { id, theirs } => evidence::side(server, id, theirs).await,
+        Route::Refused => evidence::refused(server, query).await,
         Route::Export => export::export(server, &parts.headers, query).await,
         Route::Stream => stream::open(server, parts).await,
         Route::Health => Ok(status::health(server).await),

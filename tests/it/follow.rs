@@ -90,6 +90,8 @@ impl Running {
             store: store.clone(),
             feed: Arc::clone(&feed),
             status: Arc::clone(&status),
+            verifier: Arc::new(PlainVerifier),
+            upstream: None,
             settings: ServeSettings::default(),
         };
         let server = tokio::spawn(serve::run(listener, state, shutdown.clone()));

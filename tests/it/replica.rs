@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use plc_replica::live::{Feed, Mode, Status};
 use plc_replica::plc::json::read_operation;
+use plc_replica::plc::signature::PlainVerifier;
 use plc_replica::plc::{Did, Timestamp};
 use plc_replica::serve::{self, ServeSettings, ServeState};
 use plc_replica::store::{Commit, Lease, Store, StoredOperation};
@@ -70,6 +71,8 @@ impl Replica {
             store,
             feed: Arc::new(feed),
             status: Arc::new(Status::new(UPSTREAM, Some(&source))),
+            verifier: Arc::new(PlainVerifier),
+            upstream: None,
             settings,
         };
         let shutdown = CancellationToken::new();
