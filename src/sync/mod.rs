@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -321,10 +321,13 @@ impl Follower {
                 }
             }
             self.status.heard(lines.received_at);
+            let begun = Instant::now();
             let outcome = match judge.judge(lines).await {
                 Ok(outcome) => outcome,
                 Err(error) => return End::Store(error),
             };
+            metrics::histogram!("plc_ingest_stage_seconds", "stage" => "judge")
+                .record(begun.elapsed().as_secs_f64());
             cursor = outcome.cursor;
             for batch in outcome.prepared {
                 // Without a writer nothing more can be done here; it says itself why it ended.

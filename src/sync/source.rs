@@ -3,7 +3,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use metrics::counter;
+use metrics::{counter, gauge};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
@@ -106,6 +106,7 @@ impl Reader {
             Err(fault) => return Ok(fault),
         };
         tracing::info!(cursor = self.cursor, "following the stream");
+        counter!("plc_upstream_streams_total").increment(1);
         self.send(Event::Mode(Mode::Live)).await?;
         loop {
             let next = tokio::time::timeout(SIGN_OF_LIFE, stream.next()).await;
@@ -164,6 +165,7 @@ impl Reader {
     }
 
     async fn send(&self, event: Event) -> Result<(), Gone> {
+        gauge!("plc_received_cursor").set(self.cursor as f64);
         self.events.send(event).await.map_err(|_| Gone)
     }
 }
