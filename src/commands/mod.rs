@@ -117,6 +117,7 @@ impl Cli {
         match self.command {
             Command::Serve(args) => block_on(serve::run(*args)),
             Command::Verify(args) => verify::run(&args),
+            Command::Audit(args) => block_on(audit::run(&args)),
             Command::Fsck(args) => block_on(fsck::run(&args)),
             Command::History(args) => block_on(history::run(&args)),
             Command::Refused(args) => block_on(refused::run(&args)),
@@ -125,20 +126,6 @@ impl Cli {
             Command::Import(args) => block_on(import::run(&args)),
             Command::Bench(args) => bench::run(&args),
         }
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        runtime.block_on(async {
-            match self.command {
-                Command::Serve(args) => serve::run(*args).await,
-                Command::Verify(args) => verify::run(&args),
-                Command::Audit(args) => audit::run(&args).await,
-                Command::Fsck(args) => fsck::run(&args).await,
-                Command::History(args) => history::run(&args).await,
-                Command::Refused(args) => refused::run(&args).await,
-                Command::Resolve(args) => resolve::run(&args).await,
-                Command::Export(args) => export::run(&args).await,
-                Command::Import(args) => import::run(&args).await,
-            }
-        })
     }
 }
 
