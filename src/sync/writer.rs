@@ -105,6 +105,11 @@ impl Writer {
             self.status.current(Timestamp::from_millis(commit.received_at_millis));
         }
         self.feed.publish(&commit.operations);
+        if !commit.numbered.is_empty() {
+            // For clients of the stream these are new: they had no number to be sent under.
+            let numbers: Vec<i64> = commit.numbered.iter().map(|(_, _, number)| *number).collect();
+            self.feed.publish(&self.store.sequences(&numbers).await?);
+        }
         count(&commit, known);
         Ok(())
     }
