@@ -1,22 +1,25 @@
 //! The command line: one file a subcommand, and what they share.
 
 mod bench;
+mod completions;
 mod export;
 mod fsck;
 mod history;
 mod import;
+mod limits;
 mod logging;
 mod metrics;
 mod progress;
 mod refused;
 mod resolve;
 mod serve;
+mod settings;
 mod verify;
 
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use plc_replica::plc::signature::{NativeVerifier, PlainVerifier, Tables, Verifier};
 
 /// An independent, verifying replica of the PLC directory.
@@ -28,6 +31,8 @@ use plc_replica::plc::signature::{NativeVerifier, PlainVerifier, Tables, Verifie
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
+    #[command(flatten)]
+    config: settings::ConfigFile,
 }
 
 #[derive(Debug, Subcommand)]
@@ -41,6 +46,7 @@ enum Command {
     Export(export::Args),
     Import(import::Args),
     Bench(bench::Args),
+    Completions(completions::Args),
 }
 
 /// How requests to others are signed.
@@ -91,8 +97,13 @@ impl Signatures {
 }
 
 impl Cli {
-    /// Parses the arguments of the process; the first of them may be a setting of `serve`.
-    pub fn from_process() -> Cli {
+    /// Parses the arguments of the process; the first of them may be a setting of `serve`. A mistake
+    /// in them is told by clap, which ends the process.
+    ///
+    /// # Errors
+    ///
+    /// A file with settings that cannot be read, or sets what there is not.
+    pub fn from_process() -> anyhow::Result<Cli> {
         let mut arguments: Vec<_> = std::env::args_os().collect();
         let first = arguments.get(1).and_then(|first| first.to_str());
         let serves = match first {
@@ -103,7 +114,18 @@ impl Cli {
         if serves {
             arguments.insert(1, "serve".into());
         }
-        Cli::parse_from(arguments)
+        let settings = settings::Settings::read(&arguments)?;
+        let command = settings.apply(Cli::command())?;
+        let matches = command.clone().get_matches_from(arguments);
+        let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+        if let (Command::Serve(args), Some((name, given))) =
+            (&mut cli.command, matches.subcommand())
+            && args.print_config
+        {
+            let described = command.find_subcommand(name).unwrap_or(&command);
+            args.printed = Some(settings.print(described, given));
+        }
+        Ok(cli)
     }
 
     /// Runs the subcommand.
@@ -122,6 +144,7 @@ impl Cli {
             Command::Export(args) => block_on(export::run(&args)),
             Command::Import(args) => block_on(import::run(&args)),
             Command::Bench(args) => bench::run(&args),
+            Command::Completions(args) => Ok(completions::run(&args, Cli::command())),
         }
     }
 }
