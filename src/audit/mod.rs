@@ -12,6 +12,7 @@ pub mod check;
 pub mod diff;
 pub mod history;
 pub mod peer;
+pub mod sweep;
 pub mod verdict;
 pub mod watch;
 
@@ -19,5 +20,6 @@ pub use check::{CheckError, Checker, Depth, Found};
 pub use diff::{Comparison, Difference, Kind, Theirs, compare};
 pub use history::{History, Statement, Step};
 pub use peer::{Peer, PeerError, Told};
+pub use sweep::{Order, Pages, Sweep, SweepError};
 pub use verdict::Verdict;
 pub use watch::{Watch, WatchSettings};

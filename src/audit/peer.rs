@@ -1,14 +1,18 @@
 //! Somebody who tells a log: a directory or replica at a URL, or a dump in a file.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
+use ahash::AHashMap;
 use bytes::Bytes;
 
 use super::diff::Theirs;
 use super::history::{History, NotALog};
 use crate::plc::signature::Verifier;
-use crate::plc::{Cid, Did, json};
-use crate::upstream::{Dump, DumpError, ExportClient, Limits, UnusableUpstream, UpstreamFault};
+use crate::plc::{Cid, Did, Timestamp, json};
+use crate::upstream::{
+    ASIDE_SHARE, Dump, DumpError, ExportClient, Limits, UnusableUpstream, UpstreamFault,
+};
 
 /// Where another log comes from.
 #[derive(Debug, Clone)]
@@ -74,8 +78,9 @@ impl Peer {
         if !place.contains("://") {
             return Ok(Peer::File(place.into()));
         }
-        ExportClient::new(place, requests_per_minute, user_agent, Limits::default())
-            .map(Peer::Server)
+        // Only requests aside of following are sent, which get their share of a budget.
+        let budget = requests_per_minute.saturating_mul(ASIDE_SHARE);
+        ExportClient::new(place, budget, user_agent, Limits::default()).map(Peer::Server)
     }
 
     /// How it is named in reports: the URL without a slash at its end, or the file.
@@ -95,7 +100,7 @@ impl Peer {
         match self {
             Peer::Server(client) => ask_server(client, did, verifier).await,
             Peer::File(path) => {
-                let lines = lines_of(path, &[did])?;
+                let lines = look_up(path, &[did])?.lines.remove(&did).unwrap_or_default();
                 Ok(Told::of_lines(did, &lines, verifier))
             }
         }
@@ -151,22 +156,41 @@ impl Told {
     }
 }
 
-/// The entries of a dump that name one of these identities, as text and in order. Blocking.
+/// What a dump has of some identities.
+#[derive(Debug, Default)]
+pub struct Dumped {
+    /// Their entries, in order.
+    pub lines: AHashMap<Did, Vec<Bytes>>,
+    /// The latest `createdAt` in the dump: what is newer, it cannot have.
+    pub latest: Option<Timestamp>,
+}
+
+/// Looks identities up in a dump, all in one reading. Blocking.
 ///
 /// # Errors
 ///
 /// When the file cannot be read.
-pub fn lines_of(path: &Path, dids: &[Did]) -> Result<Vec<Bytes>, DumpError> {
-    let named: Vec<String> = dids.iter().map(|did| format!("\"{did}\"")).collect();
-    let finders: Vec<_> = named.iter().map(|name| memchr::memmem::Finder::new(name)).collect();
-    let mut lines = Vec::new();
+pub fn look_up(path: &Path, dids: &[Did]) -> Result<Dumped, DumpError> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Named<'a> {
+        #[serde(borrow)]
+        did: Cow<'a, str>,
+        #[serde(borrow)]
+        created_at: Cow<'a, str>,
+    }
+    let mut dumped = Dumped::default();
+    dumped.lines.extend(dids.iter().map(|did| (*did, Vec::new())));
     for block in Dump::open(path)? {
         for (_, line) in block? {
-            if finders.iter().any(|finder| finder.find(&line).is_some()) {
+            let Ok(named) = serde_json::from_slice::<Named>(&line) else { continue };
+            dumped.latest = dumped.latest.max(named.created_at.parse().ok());
+            let did = named.did.parse::<Did>().ok();
+            if let Some(lines) = did.and_then(|did| dumped.lines.get_mut(&did)) {
                 // A copy: the line is a slice of a whole block.
                 lines.push(Bytes::copy_from_slice(&line));
             }
         }
     }
-    Ok(lines)
+    Ok(dumped)
 }

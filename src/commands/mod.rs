@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand, and what they share.
 
+mod audit;
 mod bench;
 mod completions;
 mod export;
@@ -39,6 +40,7 @@ pub struct Cli {
 enum Command {
     Serve(Box<serve::Args>),
     Verify(verify::Args),
+    Audit(audit::Args),
     Fsck(fsck::Args),
     History(history::Args),
     Refused(refused::Args),
@@ -116,14 +118,16 @@ impl Cli {
         }
         let settings = settings::Settings::read(&arguments)?;
         let command = settings.apply(Cli::command())?;
-        let matches = command.clone().get_matches_from(arguments);
+        let matches = command.get_matches_from(arguments);
         let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
         if let (Command::Serve(args), Some((name, given))) =
             (&mut cli.command, matches.subcommand())
             && args.print_config
         {
-            let described = command.find_subcommand(name).unwrap_or(&command);
-            args.printed = Some(settings.print(described, given));
+            // As they are declared: what the file changed has moved to the end.
+            let declared = Cli::command();
+            let declared = declared.find_subcommand(name).unwrap_or(&declared);
+            args.printed = Some(settings.print(declared, given));
         }
         Ok(cli)
     }
@@ -137,6 +141,7 @@ impl Cli {
         match self.command {
             Command::Serve(args) => block_on(serve::run(*args)),
             Command::Verify(args) => verify::run(&args),
+            Command::Audit(args) => block_on(audit::run(&args)),
             Command::Fsck(args) => block_on(fsck::run(&args)),
             Command::History(args) => block_on(history::run(&args)),
             Command::Refused(args) => block_on(refused::run(&args)),

@@ -22,6 +22,10 @@ use super::{Server, router};
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 /// The smallest limit of a request's head that HTTP's implementation takes.
 const MIN_HEAD: usize = 8 << 10;
+/// How long a client may leave what it was sent untaken. Whoever is gone without a word, or does
+/// not read, holds an answer in memory for no longer than this.
+#[cfg(target_os = "linux")]
+const SEND_TIMEOUT: Duration = Duration::from_secs(60);
 /// Headers of a request.
 const MAX_HEADERS: usize = 64;
 /// Time for everything in hand once the end has come, so that the process is gone within ten
@@ -81,8 +85,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 /// Answers the requests of one connection, one after the other. At the shutdown the one in hand
 /// is finished; an idle connection is closed at once.
 async fn serve(stream: TcpStream, peer: IpAddr, server: Arc<Server>) {
-    // Answers are written whole: waiting for more to send would only delay them.
-    let _ = stream.set_nodelay(true);
+    prepare(&stream);
     let shutdown = server.shutdown.clone();
     let head = server.state.settings.limits.head_bytes.max(MIN_HEAD);
     let service = service_fn(move |request| {
@@ -106,4 +109,12 @@ async fn serve(stream: TcpStream, peer: IpAddr, server: Arc<Server>) {
             let _ = connection.await;
         }
     }
+}
+
+/// Sets the options of a connection. One that refuses them is served as it is.
+fn prepare(stream: &TcpStream) {
+    // Answers are written whole: waiting for more to send would only delay them.
+    let _ = stream.set_nodelay(true);
+    #[cfg(target_os = "linux")]
+    let _ = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(SEND_TIMEOUT));
 }
