@@ -53,6 +53,11 @@ pub const METRICS: &[(&str, Kind, &str)] = &[
     ("plc_http_request_seconds", Kind::Histogram, "Time until an answer was ready, by route"),
     ("plc_http_refused_total", Kind::Counter, "Requests that a limit refused, by limit"),
     ("plc_stream_clients", Kind::Gauge, "Clients of the stream"),
+    ("plc_read_through_total", Kind::Counter, "Questions passed on to the upstream, by outcome"),
+    ("plc_audit_comparisons_total", Kind::Counter, "Identities compared with the upstream's"),
+    ("plc_audit_failures_total", Kind::Counter, "Comparisons that could not be made"),
+    ("plc_audit_waiting", Kind::Gauge, "Identities that changed and are to be compared"),
+    ("plc_divergences_closed_total", Kind::Counter, "Divergences that were found to be gone"),
     ("plc_stream_ended_total", Kind::Counter, "Stream clients that left, by reason"),
 ];
 
@@ -116,9 +121,9 @@ pub fn store(statistics: &Statistics) {
 }
 
 /// The statuses that are counted by themselves; the others are counted as `other`.
-const STATUSES: [&str; 14] = [
-    "200", "303", "304", "400", "404", "405", "408", "410", "426", "429", "500", "503", "101",
-    "204",
+const STATUSES: [&str; 16] = [
+    "200", "303", "304", "400", "404", "405", "408", "410", "426", "429", "414", "500", "503",
+    "504", "101", "204",
 ];
 
 /// Requests of one route: the handles are asked for once, so that counting a request costs some

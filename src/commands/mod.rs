@@ -2,22 +2,25 @@
 
 mod audit;
 mod bench;
+mod completions;
 mod export;
 mod fsck;
 mod history;
 mod import;
+mod limits;
 mod logging;
 mod metrics;
 mod progress;
 mod refused;
 mod resolve;
 mod serve;
+mod settings;
 mod verify;
 
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use plc_replica::plc::signature::{NativeVerifier, PlainVerifier, Tables, Verifier};
 
 /// An independent, verifying replica of the PLC directory.
@@ -29,6 +32,8 @@ use plc_replica::plc::signature::{NativeVerifier, PlainVerifier, Tables, Verifie
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
+    #[command(flatten)]
+    config: settings::ConfigFile,
 }
 
 #[derive(Debug, Subcommand)]
@@ -43,6 +48,7 @@ enum Command {
     Export(export::Args),
     Import(import::Args),
     Bench(bench::Args),
+    Completions(completions::Args),
 }
 
 /// How requests to others are signed.
@@ -93,8 +99,13 @@ impl Signatures {
 }
 
 impl Cli {
-    /// Parses the arguments of the process; the first of them may be a setting of `serve`.
-    pub fn from_process() -> Cli {
+    /// Parses the arguments of the process; the first of them may be a setting of `serve`. A mistake
+    /// in them is told by clap, which ends the process.
+    ///
+    /// # Errors
+    ///
+    /// A file with settings that cannot be read, or sets what there is not.
+    pub fn from_process() -> anyhow::Result<Cli> {
         let mut arguments: Vec<_> = std::env::args_os().collect();
         let first = arguments.get(1).and_then(|first| first.to_str());
         let serves = match first {
@@ -105,7 +116,20 @@ impl Cli {
         if serves {
             arguments.insert(1, "serve".into());
         }
-        Cli::parse_from(arguments)
+        let settings = settings::Settings::read(&arguments)?;
+        let command = settings.apply(Cli::command())?;
+        let matches = command.get_matches_from(arguments);
+        let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+        if let (Command::Serve(args), Some((name, given))) =
+            (&mut cli.command, matches.subcommand())
+            && args.print_config
+        {
+            // As they are declared: what the file changed has moved to the end.
+            let declared = Cli::command();
+            let declared = declared.find_subcommand(name).unwrap_or(&declared);
+            args.printed = Some(settings.print(declared, given));
+        }
+        Ok(cli)
     }
 
     /// Runs the subcommand.
@@ -125,6 +149,7 @@ impl Cli {
             Command::Export(args) => block_on(export::run(&args)),
             Command::Import(args) => block_on(import::run(&args)),
             Command::Bench(args) => bench::run(&args),
+            Command::Completions(args) => Ok(completions::run(&args, Cli::command())),
         }
     }
 }

@@ -74,9 +74,17 @@ pub struct Args {
     )]
     read_through: String,
     #[command(flatten)]
+    limits: super::limits::LimitArgs,
+    #[command(flatten)]
     signatures: super::Signatures,
     #[command(flatten)]
     logging: super::logging::Logging,
+    /// Print every setting with where it comes from, passwords hidden, and do nothing else.
+    #[arg(long)]
+    pub print_config: bool,
+    /// The settings as they are to be printed.
+    #[arg(skip)]
+    pub printed: Option<String>,
 }
 
 /// First and longest pause while the database cannot be reached at start.
@@ -84,6 +92,10 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from
 
 /// Runs the command.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    if let Some(settings) = args.printed {
+        print!("{settings}");
+        return Ok(ExitCode::SUCCESS);
+    }
     args.logging.start();
     let client = ExportClient::new(
         &args.upstream,
@@ -130,6 +142,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         settings: ServeSettings {
             ready_lag: Duration::from_secs(args.ready_lag_seconds),
             stream_catch_up: Duration::from_secs(args.stream_catch_up_seconds),
+            limits: args.limits.into(),
         },
     };
     let server = tokio::spawn(serve::run(listener, state, shutdown.clone()));

@@ -1,5 +1,7 @@
 //! What can go wrong with a request, and the one place where it becomes an answer.
 
+use std::time::Duration;
+
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use crate::plc::json::write_string;
@@ -8,6 +10,7 @@ use crate::plc::{Cid, Did};
 use crate::store::StoreError;
 
 use super::answer::{self, Answer};
+use super::limits::{self, seconds};
 
 /// A request that is not answered with what it asked for. The texts that the directory has are
 /// the directory's.
@@ -66,6 +69,24 @@ pub enum ServeError {
     /// As many stream clients as this server takes.
     #[error("too many stream clients, try again later")]
     TooManyStreams,
+    /// One client has as many streams as it may have.
+    #[error("too many stream clients from this address")]
+    TooManyOwnStreams,
+    /// One client asks more often than it may.
+    #[error("too many requests, try again in {} s", seconds(*retry_after))]
+    TooManyRequests {
+        /// When it may ask again.
+        retry_after: Duration,
+    },
+    /// A path and query that nothing here has.
+    #[error("the address is longer than {limit} bytes")]
+    UrlTooLong {
+        /// How long it may be.
+        limit: usize,
+    },
+    /// No answer in the time that one may take.
+    #[error("no answer within {} s, try again later", seconds(*.0))]
+    TookTooLong(Duration),
     /// The store cannot answer, or its answer is damaged.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -94,11 +115,28 @@ impl ServeError {
             }
             ServeError::NotYet { .. } => StatusCode::GATEWAY_TIMEOUT,
             ServeError::UpgradeRequired => StatusCode::UPGRADE_REQUIRED,
+            ServeError::TooManyRequests { .. } | ServeError::TooManyOwnStreams => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
+            ServeError::UrlTooLong { .. } => StatusCode::URI_TOO_LONG,
             ServeError::NotKnownYet(_)
             | ServeError::TooManyStreams
+            | ServeError::TookTooLong(_)
             | ServeError::TooManyWaiting
             | ServeError::Store(StoreError::Unavailable(_)) => StatusCode::SERVICE_UNAVAILABLE,
             ServeError::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// The name of the limit that it is about.
+    pub fn limit(&self) -> Option<&'static str> {
+        match self {
+            ServeError::TooManyRequests { .. } => Some("rate"),
+            ServeError::TooManyOwnStreams => Some("streams-per-address"),
+            ServeError::TooManyStreams => Some("streams"),
+            ServeError::UrlTooLong { .. } => Some("url"),
+            ServeError::TookTooLong(_) => Some("time"),
+            _ => None,
         }
     }
 
@@ -122,6 +160,15 @@ impl ServeError {
         match self.status() {
             StatusCode::METHOD_NOT_ALLOWED => {
                 headers.insert(header::ALLOW, answer::METHODS);
+            }
+            StatusCode::TOO_MANY_REQUESTS => {
+                let wait = match self {
+                    ServeError::TooManyRequests { retry_after } => {
+                        limits::retry_after(*retry_after)
+                    }
+                    _ => RETRY_AFTER,
+                };
+                headers.insert(header::RETRY_AFTER, wait);
             }
             StatusCode::SERVICE_UNAVAILABLE => {
                 headers.insert(header::RETRY_AFTER, answer::RETRY_AFTER);

@@ -11,6 +11,7 @@
 //! stands in its headers.
 
 mod answer;
+pub mod client_address;
 mod conditional;
 mod connection;
 mod encoding;
@@ -18,6 +19,7 @@ mod error;
 mod evidence;
 pub mod explorer;
 mod export;
+pub mod limits;
 mod pulse;
 mod query;
 mod read_through;
@@ -40,6 +42,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::limits::{Limiter, Limits};
 use self::pulse::Pulse;
 use crate::live::{Feed, Status};
 use crate::plc::signature::Verifier;
@@ -69,6 +72,8 @@ pub struct ServeSettings {
     pub ready_lag: Duration,
     /// A stream client whose next operation is older than this is sent to the pages.
     pub stream_catch_up: Duration,
+    /// How much a client may ask for.
+    pub limits: Limits,
 }
 
 impl Default for ServeSettings {
@@ -76,6 +81,7 @@ impl Default for ServeSettings {
         ServeSettings {
             ready_lag: Duration::from_secs(60),
             stream_catch_up: Duration::from_secs(7 * 24 * 60 * 60),
+            limits: Limits::default(),
         }
     }
 }
@@ -85,6 +91,8 @@ struct Server {
     state: ServeState,
     /// What was noticed in the last hour.
     pulse: Pulse,
+    /// What clients have asked for.
+    limiter: Limiter,
     /// One for each stream client that there may be.
     stream_places: Arc<Semaphore>,
     /// One for each request that waits for an operation.
@@ -98,6 +106,7 @@ struct Server {
 /// client is told, for eight seconds at most.
 pub async fn run(listener: TcpListener, state: ServeState, shutdown: CancellationToken) {
     let server = Server {
+        limiter: Limiter::new(&state.settings.limits),
         state,
         pulse: Pulse::default(),
         stream_places: Arc::new(Semaphore::new(stream::MAX_CLIENTS)),

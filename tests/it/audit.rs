@@ -106,8 +106,7 @@ impl Watched {
     async fn finds(&self, kinds: &[&str]) -> Vec<StoredDivergence> {
         for _ in 0..1000 {
             let open = self.divergences(Some(true)).await;
-            let mut found: Vec<&str> =
-                open.iter().map(|record| &*record.divergence.kind).collect();
+            let mut found: Vec<&str> = open.iter().map(|record| &*record.divergence.kind).collect();
             found.sort_unstable();
             if found == kinds {
                 return open;
@@ -282,7 +281,8 @@ async fn an_honest_upstream_that_grows_raises_no_alarm() {
         let recovery = story.recovery.clone();
         let begun = chrono_now();
         for round in 0..60 {
-            let at = |n: i64| (begun + Duration::from_millis((round * 40 + n * 10) as u64)).to_string();
+            let at =
+                |n: i64| (begun + Duration::from_millis((round * 40 + n * 10) as u64)).to_string();
             let known = story.log().len();
             let identity = story.create().at(&at(0)).accepted();
             let update = story.update(&identity).at(&at(1)).handle("x.example").accepted();

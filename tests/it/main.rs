@@ -5,6 +5,7 @@ mod contract;
 mod explorer;
 mod fake_upstream;
 mod follow;
+mod limits;
 mod ops;
 mod postgres;
 mod replica;
