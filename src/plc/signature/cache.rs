@@ -5,26 +5,25 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use ahash::RandomState;
 
-/// Bytes of the text of every usable key: `did:key:z` and 48 characters of base58, since the
-/// 35 bytes of either codec and a compressed point lie between 58^47 and 58^48. A text of another
-/// length is no key, and needs no place in a cache to be told so.
-pub(super) const TEXT_LENGTH: usize = 57;
-/// The text of a key, perhaps.
+use crate::plc::key::TEXT_LENGTH;
+
+/// The text of a key, perhaps. A text of another length is no key, and needs no place in a cache to
+/// be told so.
 pub(super) type KeyText = [u8; TEXT_LENGTH];
 
 /// So many threads rarely wait for each other: a lock is held for tens of nanoseconds.
 const SHARDS: usize = 16;
-/// Keys in one generation of one shard. With two generations and 16 shards there are at most
-/// 16,384 keys: 3 MB of k256 keys, 20 MB if somebody makes all of them P-256 (their library keeps
-/// about 1 kB each).
-const GENERATION: usize = 512;
+/// Keys in one generation of one shard: what a hash table of 512 places takes. With two generations
+/// and 16 shards there are at most 14,336 keys: 2.5 MB, or 17 MB if somebody makes all of them P-256
+/// (their library keeps about 1 kB each).
+const GENERATION: usize = 448;
 
 /// A map from key texts to what was made of them. What is made of a text must depend on nothing
 /// else, since it may be forgotten and made again at any time.
 ///
 /// A shard has two generations. What is new or was met again goes into the young one; when that is
 /// full it becomes the old one, and the old one is forgotten. So a key is kept as long as it is
-/// met once while 512 others come by, a hit writes nothing, and nothing is ever searched for a
+/// met once while 448 others come by, a hit writes nothing, and nothing is ever searched for a
 /// victim.
 pub(super) struct KeyCache<V> {
     /// Keyed at random: nobody can choose keys that collide.
@@ -66,7 +65,8 @@ impl<V> KeyCache<V> {
         let value = remembered.unwrap_or_else(make);
         let shard = &mut *write(shard);
         if shard.young.len() >= GENERATION {
-            shard.old = std::mem::take(&mut shard.young);
+            std::mem::swap(&mut shard.old, &mut shard.young);
+            shard.young.clear();
         }
         look(shard.young.entry(*text).or_insert(value))
     }

@@ -7,7 +7,7 @@ use aws_lc_rs::digest::{Digest, SHA256};
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ParsedPublicKey};
 
 use super::cache::{KeyCache, KeyText};
-use super::hot::{HOT, HotKeys};
+use super::hot::{HOT, HotKeys, TABLES};
 use super::{Signature, UnsupportedKey, Verifier};
 use crate::plc::key::{Curve, PublicKey};
 
@@ -55,7 +55,7 @@ impl NativeVerifier {
     /// A verifier that has met no key yet.
     #[must_use]
     pub fn new(tables: Tables) -> NativeVerifier {
-        let hot = (tables == Tables::On).then(HotKeys::new);
+        let hot = (tables == Tables::On).then(|| HotKeys::new(TABLES));
         NativeVerifier { keys: KeyCache::new(), hot }
     }
 }
@@ -127,4 +127,36 @@ fn verify_p256(key: &ParsedPublicKey, digest: &[u8; 32], signature: &Signature) 
     let low = signature.0[32..] <= P256_HALF_ORDER[..];
     low && Digest::import_less_safe(digest, &SHA256)
         .is_ok_and(|digest| key.verify_digest_sig(&digest, &signature.0).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_that_meet_a_key_often_find_its_table() {
+        let secret = secp256k1::SecretKey::from_secret_bytes([7; 32]).unwrap();
+        let point = secp256k1::PublicKey::from_secret_key(&secret).serialize();
+        let key = PublicKey { curve: Curve::K256, point }.to_string();
+        let digest = [9; 32];
+        let message = secp256k1::Message::from_digest(digest);
+        let good = secp256k1::ecdsa::sign(message, &secret).serialize_compact();
+        let mut bad = good;
+        bad[63] ^= 1;
+        let verifier = NativeVerifier::new(Tables::On);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..HOT {
+                        assert_eq!(verifier.verify(&key, &digest, &Signature(good)), Ok(true));
+                        assert_eq!(verifier.verify(&key, &digest, &Signature(bad)), Ok(false));
+                    }
+                });
+            }
+        });
+        let text = key.as_bytes().try_into().unwrap();
+        let hot = verifier.hot.unwrap();
+        assert_eq!(hot.verify(text, &digest, &Signature(good)), Some(true));
+        assert_eq!(hot.verify(text, &digest, &Signature(bad)), Some(false));
+    }
 }
