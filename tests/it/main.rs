@@ -7,6 +7,7 @@ mod fake_upstream;
 mod follow;
 mod postgres;
 mod replica;
+mod resolution;
 mod serve;
 mod serve_stream;
 mod shared;
