@@ -30,6 +30,8 @@ pub const METRICS: &[(&str, Kind, &str)] = &[
     ("plc_operations_refused_total", Kind::Counter, "Operations refused and kept, by kind"),
     ("plc_divergences_total", Kind::Counter, "Differences noticed and recorded, by kind"),
     ("plc_upstream_faults_total", Kind::Counter, "Faults of the upstream, by kind"),
+    ("plc_upstream_streams_total", Kind::Counter, "Times that the upstream's stream was joined"),
+    ("plc_received_cursor", Kind::Gauge, "Last sequence number that was received"),
     ("plc_cursor", Kind::Gauge, "Last sequence number that is committed"),
     ("plc_lag_seconds", Kind::Gauge, "How old the store's picture of the upstream is"),
     (

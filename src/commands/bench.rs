@@ -6,13 +6,16 @@
 
 mod cgroup;
 mod child;
+mod follow;
 mod http;
 mod load;
 mod log;
 mod postgres;
 mod report;
 mod rows;
+mod scope;
 mod stages;
+mod stand;
 mod stream;
 mod upstream;
 mod wrk;
@@ -30,7 +33,7 @@ pub struct Args {
     #[command(subcommand)]
     part: Option<Part>,
     #[command(flatten)]
-    rows: rows::Args,
+    scope: scope::Scope,
 }
 
 /// What the benchmark is put together from, to be used by itself.
@@ -45,7 +48,7 @@ enum Part {
 /// Runs the command. It starts runtimes of its own where it needs one.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     match &args.part {
-        None => rows::run(&args.rows),
+        None => rows::run(&args.scope),
         Some(Part::Generate(args)) => log::run(args),
         Some(Part::Upstream(args)) => upstream::run(args),
         Some(Part::Load(args)) => load::run(args),

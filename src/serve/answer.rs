@@ -28,9 +28,14 @@ pub const REVALIDATE: HeaderValue = HeaderValue::from_static("public, no-cache")
 /// For what is true only now.
 pub const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
+/// Seconds after which a client that was sent away for now may come back: about what a database
+/// takes to restart, and often enough while the log is being read for the first time.
+pub const RETRY_AFTER: HeaderValue = HeaderValue::from_static("10");
+/// What can be done with every resource.
+pub const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
+
 const ANY: HeaderValue = HeaderValue::from_static("*");
 const VARY: HeaderValue = HeaderValue::from_static("accept-encoding");
-const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
 /// Seconds that a browser may keep the answer to `OPTIONS`; it never changes.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("86400");
 const PLC_SEQUENCE: HeaderName = HeaderName::from_static("plc-sequence");

@@ -22,6 +22,10 @@ const MAX_CONNECTIONS: usize = 16_384;
 /// idle. Longer than the minute for which proxies usually keep theirs, so that a proxy does not
 /// send a request into a connection that is being closed here.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
+/// How long a client may leave what it was sent untaken. Whoever is gone without a word, or does
+/// not read, holds an answer in memory for no longer than this.
+#[cfg(target_os = "linux")]
+const SEND_TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes of a request's head. A DID, a cursor and what proxies add fit many times.
 const MAX_HEAD: usize = 32 << 10;
 /// Headers of a request.
@@ -83,8 +87,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 /// Answers the requests of one connection, one after the other. At the shutdown the one in hand
 /// is finished; an idle connection is closed at once.
 async fn serve(stream: TcpStream, server: Arc<Server>) {
-    // Answers are written whole: waiting for more to send would only delay them.
-    let _ = stream.set_nodelay(true);
+    prepare(&stream);
     let shutdown = server.shutdown.clone();
     let service = service_fn(move |request| {
         let server = Arc::clone(&server);
@@ -107,4 +110,12 @@ async fn serve(stream: TcpStream, server: Arc<Server>) {
             let _ = connection.await;
         }
     }
+}
+
+/// Sets the options of a connection. One that refuses them is served as it is.
+fn prepare(stream: &TcpStream) {
+    // Answers are written whole: waiting for more to send would only delay them.
+    let _ = stream.set_nodelay(true);
+    #[cfg(target_os = "linux")]
+    let _ = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(SEND_TIMEOUT));
 }

@@ -9,12 +9,6 @@ use crate::store::StoreError;
 
 use super::answer::{self, Answer};
 
-/// Seconds after which a client that was sent away for now may come back: about what a database
-/// takes to restart, and often enough while the log is being read for the first time.
-const RETRY_AFTER: HeaderValue = HeaderValue::from_static("10");
-/// What is allowed on every resource.
-const ALLOW: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
-
 /// A request that is not answered with what it asked for. The texts that the directory has are
 /// the directory's.
 #[derive(Debug, thiserror::Error)]
@@ -127,10 +121,10 @@ impl ServeError {
         headers.insert(header::CACHE_CONTROL, answer::NO_STORE);
         match self.status() {
             StatusCode::METHOD_NOT_ALLOWED => {
-                headers.insert(header::ALLOW, ALLOW);
+                headers.insert(header::ALLOW, answer::METHODS);
             }
             StatusCode::SERVICE_UNAVAILABLE => {
-                headers.insert(header::RETRY_AFTER, RETRY_AFTER);
+                headers.insert(header::RETRY_AFTER, answer::RETRY_AFTER);
             }
             StatusCode::UPGRADE_REQUIRED => {
                 headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));

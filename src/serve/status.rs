@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::{HeaderValue, StatusCode, header};
+use http::{StatusCode, header};
 use serde::Serialize;
 
 use crate::plc::Timestamp;
@@ -74,7 +74,7 @@ fn report(status: StatusCode, body: &impl Serialize) -> Answer {
     let headers = answer.headers_mut();
     headers.insert(header::CACHE_CONTROL, answer::NO_STORE);
     if status == StatusCode::SERVICE_UNAVAILABLE {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("10"));
+        headers.insert(header::RETRY_AFTER, answer::RETRY_AFTER);
     }
     answer
 }

@@ -5,6 +5,7 @@ mod contract;
 mod explorer;
 mod fake_upstream;
 mod follow;
+mod ops;
 mod postgres;
 mod replica;
 mod resolution;

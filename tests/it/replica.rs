@@ -28,7 +28,8 @@ pub struct Replica {
     lease: Lease,
     cursor: i64,
     client: reqwest::Client,
-    _folder: TempDir,
+    /// Where its store is, when that is its own.
+    folder: Option<TempDir>,
 }
 
 /// What was answered.
@@ -63,7 +64,14 @@ impl Replica {
     pub async fn start_with(settings: ServeSettings, feed: Feed) -> Replica {
         let folder = TempDir::new().unwrap();
         let url = format!("sqlite://{}", folder.path().join("plc.db").display());
-        let store = Store::open(&url).await.unwrap();
+        let mut replica = Replica::start_at(&url, settings, feed).await;
+        replica.folder = Some(folder);
+        replica
+    }
+
+    /// On a store that the caller keeps in its place.
+    pub async fn start_at(url: &str, settings: ServeSettings, feed: Feed) -> Replica {
+        let store = Store::open(url).await.unwrap();
         let (lease, source) = store.follow(UPSTREAM).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -80,7 +88,7 @@ impl Replica {
         // Answers are looked at as they are sent.
         let client = reqwest::Client::builder().no_gzip().no_zstd().build().unwrap();
         let cursor = source.cursor;
-        Replica { address, state, shutdown, server, lease, cursor, client, _folder: folder }
+        Replica { address, state, shutdown, server, lease, cursor, client, folder: None }
     }
 
     /// Commits new operations, and then tells whoever has to know.

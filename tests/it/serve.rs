@@ -16,6 +16,8 @@ use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::follow::places;
+use crate::postgres::Database;
 use crate::replica::{Replica, numbered, operation, stored, tombstone};
 use crate::shared;
 
@@ -67,9 +69,16 @@ fn accepted(folder: &Path) -> Vec<StoredOperation> {
 
 async fn gives_the_recorded_answers(name: &str) {
     let Some(folder) = shared::folder(name) else { return };
-    let mut replica = Replica::start().await;
-    replica.commit(accepted(&folder)).await;
-    replica.caught_up();
+    for place in places().await {
+        let mut replica =
+            Replica::start_at(&place.url, ServeSettings::default(), Feed::new()).await;
+        replica.commit(accepted(&folder)).await;
+        replica.caught_up();
+        gives_answers(&replica, &folder).await;
+    }
+}
+
+async fn gives_answers(replica: &Replica, folder: &Path) {
     let file = std::fs::File::open(folder.join("answers.jsonl.gz")).unwrap();
     for line in BufReader::new(GzDecoder::new(file)).lines() {
         let recorded: Recorded = serde_json::from_str(&line.unwrap()).unwrap();
@@ -408,6 +417,27 @@ async fn health_and_readiness() {
         )
     );
     assert!(replica.get("/").await.text().contains("https://plc.example.com"));
+}
+
+#[tokio::test]
+async fn a_database_that_is_away_is_said_and_comes_back() {
+    let Some(database) = Database::create().await else { return };
+    let mut replica = Replica::start_at(&database.url, ServeSettings::default(), Feed::new()).await;
+    let first = stored(ALICE, "2024-01-01T00:00:00.000Z", 1, &operation("at://a.example"));
+    replica.commit(vec![first]).await;
+    database.interrupt(true).await;
+    for path in [&format!("/{ALICE}"), "/export", "/_health"] {
+        let answer = replica.get(path).await;
+        assert_eq!(answer.status, 503, "{path}: {}", answer.text());
+        assert_ne!(answer.header("retry-after"), "", "{path}");
+    }
+    database.interrupt(false).await;
+    let begun = Instant::now();
+    while replica.get(&format!("/{ALICE}")).await.status != 200 {
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(replica.get("/_health").await.status, 200);
 }
 
 /// Writes a request as it stands and reads until the server closes the connection.

@@ -175,20 +175,17 @@ pub fn health(replica: SocketAddr) -> anyhow::Result<Health> {
     Ok(serde_json::from_slice(&body)?)
 }
 
-/// Looks again and again until it is so. An error means that it is not so yet.
+/// Looks again and again until it is so.
 pub fn wait_until(
     patience: Duration,
     mut is_so: impl FnMut() -> anyhow::Result<bool>,
 ) -> anyhow::Result<()> {
     let begun = Instant::now();
-    loop {
-        match is_so() {
-            Ok(true) => return Ok(()),
-            Err(error) if begun.elapsed() > patience => return Err(error),
-            Ok(false) if begun.elapsed() > patience => bail!("waited {patience:?} in vain"),
-            Ok(false) | Err(_) => std::thread::sleep(POLL),
-        }
+    while !is_so()? {
+        ensure!(begun.elapsed() < patience, "waited {patience:?} in vain");
+        std::thread::sleep(POLL);
     }
+    Ok(())
 }
 
 /// An address on this machine where nobody listens.

@@ -73,6 +73,16 @@ pub struct Goal {
     pub aim: f64,
 }
 
+/// What is to be reached, at least and better.
+pub fn goal(least: f64, aim: f64) -> Option<Goal> {
+    Some(Goal { least, aim })
+}
+
+/// Of 1,000,000 bytes each.
+pub fn megabytes(bytes: u64) -> f64 {
+    bytes as f64 / 1e6
+}
+
 impl Row {
     /// A row of what each run measured.
     pub fn new(

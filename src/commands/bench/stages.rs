@@ -23,13 +23,14 @@ const SAMPLE: u64 = 200_000;
 /// Operations that are judged together, as a follower's batch.
 const BATCH: usize = 1_000;
 
-/// Measures each stage over the beginning of a log that this upstream serves.
+/// Measures each stage over the first operations of a log that this upstream serves.
 pub fn measure(
     log: &Log,
+    operations: u64,
     upstream: SocketAddr,
     verifier: &dyn Verifier,
 ) -> anyhow::Result<Vec<Stage>> {
-    let operations = SAMPLE.min(log.operations());
+    let operations = SAMPLE.min(operations);
     let fetch = fetch(upstream, operations)?;
     let text = Bytes::from(log.lines(0, operations)?);
     let lines: Vec<Bytes> = text

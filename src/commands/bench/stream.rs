@@ -83,7 +83,8 @@ async fn measure(args: &Args, log: Log) -> anyhow::Result<Outcome> {
     let serving = tokio::spawn(upstream.clone().serve(args.upstream));
     let (replica, operations) = (args.replica, args.operations);
     let caught_up = tokio::task::spawn_blocking(move || {
-        wait_until(CATCH_UP, || Ok(health(replica)?.sequence >= operations))
+        let there = || health(replica).is_ok_and(|health| health.sequence >= operations);
+        wait_until(CATCH_UP, || Ok(there()))
     });
     tokio::select! {
         served = serving => bail!("the upstream has ended: {served:?}"),

@@ -286,7 +286,7 @@ impl Shared {
 
     /// Brings what is remembered here into the index. A crash in the middle leaves entries that
     /// are in the index and, by the extent, not yet: they are found once, and brought in again.
-    fn index_recent(&self, lease: &Lease) -> Result<(), StoreError> {
+    pub(super) fn index_recent(&self, lease: &Lease) -> Result<(), StoreError> {
         let mut writer = self.writer();
         let entries = self.recent.all();
         let mut left = entries.chunks(INDEXED_AT_ONCE).peekable();
