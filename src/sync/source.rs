@@ -62,7 +62,15 @@ impl Reader {
     /// A reader of what comes after this sequence number.
     pub fn new(client: ExportClient, cursor: i64, events: mpsc::Sender<Event>) -> Reader {
         let backoff = Backoff::new(client.limits());
-        Reader { client, events, cursor, backoff, said: None, streamless_until: None, future_cursors: 0 }
+        Reader {
+            client,
+            events,
+            cursor,
+            backoff,
+            said: None,
+            streamless_until: None,
+            future_cursors: 0,
+        }
     }
 
     /// Reads until nobody listens any more.

@@ -77,7 +77,10 @@ async fn every_version_of_an_identity_is_resolved() {
     }
     // While the theft stood, it is the version before it that is valid in hindsight.
     let at_theft = format!("{did}?versionTime={}", seconds(&log[2].created_at));
-    assert_eq!(resolve(&watched, &at_theft).await.1["didDocumentMetadata"]["versionId"], log[1].cid);
+    assert_eq!(
+        resolve(&watched, &at_theft).await.1["didDocumentMetadata"]["versionId"],
+        log[1].cid
+    );
 
     let (status, ended) = resolve(&watched, &told.bob.did).await;
     assert_eq!(status, 410);
