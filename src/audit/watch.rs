@@ -31,7 +31,7 @@ const MAX_WAITING: usize = 200_000;
 /// Of so many comparisons one is of the sample, also while changes wait.
 const SAMPLE_SHARE: u64 = 4;
 /// Of so many comparisons one asks for head and document too, which takes three requests.
-const EVERYTHING_SHARE: u64 = 8;
+const EVERYTHING_SHARE: u32 = 8;
 /// Identities whose difference is still to be confirmed, or that are compared again since
 /// something about them was too new.
 const MAX_AGAIN: usize = 10_000;
@@ -147,7 +147,8 @@ impl Watch {
         let Some((did, before)) = self.choose().await? else { return Ok(false) };
         self.count += 1;
         let recorded = before.is_some();
-        let depth = match recorded || self.count.is_multiple_of(EVERYTHING_SHARE) {
+        // By chance: what comes by regularly must not always have the same identity in its turn.
+        let depth = match recorded || rand::random_ratio(1, EVERYTHING_SHARE) {
             true => Depth::Everything,
             false => Depth::Log,
         };

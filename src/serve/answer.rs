@@ -17,6 +17,8 @@ pub const JSON: HeaderValue = HeaderValue::from_static("application/json; charse
 /// A DID document.
 pub const DID_DOCUMENT: HeaderValue =
     HeaderValue::from_static("application/did+ld+json; charset=utf-8");
+/// A DID document without a context.
+pub const PLAIN_DID_DOCUMENT: HeaderValue = HeaderValue::from_static("application/did+json");
 /// An export, whose type the directory sends without a charset.
 pub const JSON_LINES: HeaderValue = HeaderValue::from_static("application/jsonlines");
 

@@ -26,9 +26,9 @@ use crate::upstream::ExportClient;
 
 use super::Server;
 
-/// Requests to the upstream, sent or waiting for their turn. More would only wait longer than a
-/// client does.
-const MAX_IN_FLIGHT: usize = 8;
+/// Requests to the upstream, sent or waiting for their turn. With the usual budget a turn comes
+/// every 2.4 s: more would only wait longer than a client does.
+const MAX_IN_FLIGHT: usize = 4;
 /// How long a client waits for the upstream, the turn in its budget included.
 const PATIENCE: Duration = Duration::from_secs(4);
 /// How long it is remembered that the upstream does not know an identity.

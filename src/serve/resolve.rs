@@ -1,8 +1,8 @@
 //! Everything about one identity: `/{did}` and what is below it.
 
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 
-use crate::plc::document::{write_data, write_document};
+use crate::plc::document::{write_data, write_document, write_plain_document};
 use crate::plc::json::write_operation;
 use crate::plc::operation::{Kind, Malformed, Operation};
 use crate::plc::{Cid, Did, Timestamp};
@@ -122,22 +122,38 @@ fn show_head(
     if ended && view != View::Last {
         return Err(ServeError::NotAvailable(head.did));
     }
+    let plain = view == View::Document && wants_plain(request);
     let (name, media_type): (&[u8], _) = match view {
+        View::Document if plain => (b"json", answer::PLAIN_DID_DOCUMENT),
         View::Document => (b"doc", answer::DID_DOCUMENT),
         View::Data => (b"data", answer::JSON),
         _ => (b"last", answer::JSON),
     };
     let etag = etag(name, &head.cid(), &[]);
-    conditional(request, etag, Some(head.created_at), media_type, || {
+    let answer = conditional(request, etag, Some(head.created_at), media_type, || {
         let mut body = Vec::with_capacity(2 * head.signed.len() + BODY_ROOM);
         match view {
+            View::Document if plain => write_plain_document(&head.did, &head.signed, &mut body),
             View::Document => write_document(&head.did, &head.signed, &mut body),
             View::Data => write_data(&head.did, &head.signed, &mut body),
             _ => write_operation(&head.signed, &mut body),
         }
         .map_err(damaged)?;
         Ok(body)
+    });
+    answer.map(|mut answer| {
+        if plain {
+            answer.headers_mut().append(header::VARY, HeaderValue::from_static("accept"));
+        }
+        answer
     })
+}
+
+/// Whether the client asks for the document as plain JSON, by name and for nothing else.
+fn wants_plain(request: &HeaderMap) -> bool {
+    request
+        .get(header::ACCEPT)
+        .is_some_and(|accept| accept.as_bytes().trim_ascii() == b"application/did+json")
 }
 
 /// None when there is no history.

@@ -8,6 +8,7 @@ use plc_replica::audit::{Checker, Order, Pages, Peer, Sweep, Watch, WatchSetting
 use plc_replica::generate::builder::{Story, Told};
 use plc_replica::live::{Feed, Mode, Status};
 use plc_replica::offline::OfflineJudge;
+use plc_replica::plc::Timestamp;
 use plc_replica::plc::signature::{PlainVerifier, Verifier};
 use plc_replica::serve::{self, ReadThrough, ServeSettings, ServeState};
 use plc_replica::store::{Store, StoredDivergence};
@@ -118,13 +119,13 @@ impl Watched {
 }
 
 /// Alice (genesis, update, theft, recovery, update) and Bob (genesis, update): numbers 1 to 7.
-struct Log {
-    story: Story,
-    alice: Told,
-    bob: Told,
+pub struct Log {
+    pub story: Story,
+    pub alice: Told,
+    pub bob: Told,
 }
 
-fn tell() -> Log {
+pub fn tell() -> Log {
     let mut story = Story::seeded(77);
     let thief = story.k256();
     let recovery = story.recovery.clone();
@@ -138,7 +139,7 @@ fn tell() -> Log {
     Log { story, alice, bob }
 }
 
-fn entries(story: &Story) -> Vec<LogEntry> {
+pub fn entries(story: &Story) -> Vec<LogEntry> {
     story.log().iter().map(LogEntry::from).collect()
 }
 
@@ -272,6 +273,57 @@ async fn another_history_on_another_path_is_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_backdated_operation_is_found() {
+    for place in places().await {
+        let mut told = tell();
+        let upstream = FakeUpstream::start(entries(&told.story)).await;
+        let watched = Watched::start_with(&place, &upstream, 0, 0).await;
+        watched.live_at(7).await;
+        let fresh = told.story.update(&told.bob).at(&now().to_string()).accepted();
+        upstream.append(told.story.log().last().unwrap().into());
+        watched.live_at(8).await;
+        let old = told.story.update(&told.alice).at("2024-02-01T00:00:00.000Z").accepted();
+        assert!(old.created_at < fresh.created_at);
+        upstream.append(told.story.log().last().unwrap().into());
+        watched.live_at(9).await;
+        let found = watched.finds(&["backdated"]).await;
+        assert_eq!(found[0].divergence.subject, old.cid);
+        watched.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_goes_back_is_followed_from_what_is_shared() {
+    for place in places().await {
+        let mut told = tell();
+        let upstream = FakeUpstream::start(entries(&told.story)).await;
+        let watched = Watched::start_with(&place, &upstream, 0, 0).await;
+        watched.live_at(7).await;
+        upstream.rewind(5);
+        upstream.close_streams(1012, "restart");
+        let found = watched.finds(&["upstream-rewound"]).await;
+        let shared = &told.story.log()[4].cid;
+        assert_eq!(found[0].divergence.subject, format!("5 {shared}"));
+        // What it numbers from here on collides with what we hold until it is past that.
+        let carol = told.story.create().accepted();
+        let mut new = LogEntry::from(told.story.log().last().unwrap());
+        new.seq = 6;
+        upstream.append(new);
+        let did = carol.did.clone();
+        let refused = async || watched.store.refusals(Some(&did), 0, 10).await.unwrap();
+        for _ in 0..500 {
+            if !refused().await.is_empty() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(refused().await[0].refusal.kind, "sequence-conflict");
+        assert_eq!(watched.store.last_sequence().await.unwrap(), Some(7));
+        watched.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_honest_upstream_that_grows_raises_no_alarm() {
     for place in places().await {
         let mut story = Story::seeded(5);
@@ -279,7 +331,7 @@ async fn an_honest_upstream_that_grows_raises_no_alarm() {
         let watched = Watched::start(&place, &upstream).await;
         watched.live_at(0).await;
         let recovery = story.recovery.clone();
-        let begun = chrono_now();
+        let begun = now();
         for round in 0..60 {
             let at =
                 |n: i64| (begun + Duration::from_millis((round * 40 + n * 10) as u64)).to_string();
@@ -304,14 +356,194 @@ async fn an_honest_upstream_that_grows_raises_no_alarm() {
         }
         watched.live_at(240).await;
         tokio::time::sleep(Duration::from_millis(500)).await;
+        let compared = || upstream.asked_for(Route::Identity) > 100;
+        crate::follow::eventually("a hundred comparisons", compared).await;
         assert_eq!(watched.divergences(None).await, []);
-        assert!(upstream.asked_for(Route::Identity) > 60);
         watched.end().await;
     }
 }
 
-fn chrono_now() -> plc_replica::plc::Timestamp {
-    plc_replica::plc::Timestamp::from(std::time::SystemTime::now())
+fn now() -> Timestamp {
+    Timestamp::from(std::time::SystemTime::now())
+}
+
+/// Status, `PLC-Read-Through` and body of an answer.
+async fn get(url: String, headers: &[(&str, &str)]) -> (u16, String, String) {
+    let client = reqwest::Client::new();
+    let request =
+        headers.iter().fold(client.get(url), |request, &(name, value)| request.header(name, value));
+    let answer = request.send().await.unwrap();
+    let header = answer.headers().get("plc-read-through");
+    let header = header.map_or(String::new(), |value| value.to_str().unwrap().to_owned());
+    (answer.status().as_u16(), header, answer.text().await.unwrap())
+}
+
+const NO_CACHE: &[(&str, &str)] = &[("cache-control", "no-cache")];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_here_is_read_through_and_never_stored() {
+    let mut told = tell();
+    let place = places().await.remove(0);
+    let mut upstream = FakeUpstream::start(entries(&told.story)).await;
+    let watched = Watched::start_with(&place, &upstream, 0, 0).await;
+    watched.live_at(7).await;
+    let alice = format!("{}/{}", watched.url, told.alice.did);
+
+    // An operation that the upstream shows on its other paths before its export has it.
+    told.story.update(&told.alice).handle("new.example").accepted();
+    let carol = told.story.create().handle("carol.example").accepted();
+    let [.., update, genesis] = told.story.log() else { panic!("two more") };
+    let log = plc_replica::generate::audit_log(told.story.accepted(&told.alice));
+    upstream.answer(&format!("/{}/log/audit", told.alice.did), 200, &log);
+    let log = plc_replica::generate::audit_log([genesis]);
+    upstream.answer(&format!("/{}/log/audit", carol.did), 200, &log);
+
+    let (status, how, body) = get(alice.clone(), &[]).await;
+    assert_eq!((status, &*how), (200, ""));
+    assert!(body.contains("c.example"));
+    let (status, how, body) = get(alice.clone(), NO_CACHE).await;
+    assert_eq!((status, &*how), (200, "upstream"));
+    assert!(body.contains("new.example"));
+    let (_, _, last) = get(format!("{alice}/log/last"), NO_CACHE).await;
+    assert_eq!(last, update.operation_json);
+    let (status, how, body) = get(format!("{}/{}", watched.url, carol.did), &[]).await;
+    assert_eq!((status, &*how), (200, "upstream"));
+    assert!(body.contains("carol.example"));
+    assert_eq!(watched.store.history(&carol.did.parse().unwrap()).await.unwrap(), []);
+
+    // What does not verify, and what lacks what we hold, is not passed on.
+    let cut = plc_replica::generate::audit_log(told.story.accepted(&told.alice).skip(1));
+    upstream.answer(&format!("/{}/log/audit", told.alice.did), 200, &cut);
+    let (status, how, body) = get(alice.clone(), NO_CACHE).await;
+    assert_eq!((status, &*how), (200, "upstream-does-not-verify"));
+    assert!(body.contains("c.example"));
+    let old = plc_replica::generate::audit_log(told.story.accepted(&told.alice).take(1));
+    upstream.answer(&format!("/{}/log/audit", told.alice.did), 200, &old);
+    assert_eq!(get(alice.clone(), NO_CACHE).await.1, "upstream-lacks-operations");
+
+    upstream.stop().await;
+    let (status, how, _) = get(alice.clone(), NO_CACHE).await;
+    assert_eq!((status, &*how), (200, "upstream-unavailable"));
+    watched.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unknown_identities_cannot_flood_the_upstream() {
+    let told = tell();
+    let place = places().await.remove(0);
+    let upstream = FakeUpstream::start(entries(&told.story)).await;
+    // A request every 100 ms, of which the clients' share is a quarter.
+    let watched = Watched::start_with(&place, &upstream, 0, 600).await;
+    watched.live_at(7).await;
+    let before = upstream.asked_for(Route::Identity);
+    let begun = std::time::Instant::now();
+    let client = reqwest::Client::new();
+    let asked = (0..40).map(|task| {
+        let (client, url) = (client.clone(), watched.url.clone());
+        tokio::spawn(async move {
+            for n in 0..5u8 {
+                let mut bytes = [n; 15];
+                bytes[0] = task;
+                let did = plc_replica::plc::Did::from_bytes(bytes);
+                let answer = client.get(format!("{url}/{did}")).send().await.unwrap();
+                assert_eq!(answer.status(), 404);
+            }
+        })
+    });
+    for task in asked.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+    let allowed = begun.elapsed().as_millis() / 400 + 2;
+    let sent = upstream.asked_for(Route::Identity) - before;
+    assert!(sent as u128 <= allowed, "{sent} requests, {allowed} allowed");
+
+    // One identity, asked for by many at once and again: one request.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let before = upstream.asked_for(Route::Identity);
+    let url = format!("{}/did:plc:zzzzzzzzzzzzzzzzzzzzzzzz", watched.url);
+    let many: Vec<_> = (0..50).map(|_| tokio::spawn(get(url.clone(), &[]))).collect();
+    for one in many {
+        let (status, how, _) = one.await.unwrap();
+        assert_eq!((status, &*how), (404, "unknown-upstream"));
+    }
+    assert_eq!(get(url, &[]).await.0, 404);
+    assert_eq!(upstream.asked_for(Route::Identity) - before, 1);
+    watched.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_reads_what_it_has_written() {
+    let mut told = tell();
+    let place = places().await.remove(0);
+    let upstream = FakeUpstream::start(entries(&told.story)).await;
+    let watched = Watched::start_with(&place, &upstream, 0, 0).await;
+    watched.live_at(7).await;
+    let bob = format!("{}/{}", watched.url, told.bob.did);
+    let mut waits = Vec::new();
+    for n in 0..100 {
+        let handle = format!("bob{n}.example");
+        let new = told.story.update(&told.bob).handle(&handle).accepted();
+        let asked = tokio::spawn(get(format!("{bob}?cid={}", new.cid), &[]));
+        upstream.append(told.story.log().last().unwrap().into());
+        let begun = std::time::Instant::now();
+        let (status, _, body) = asked.await.unwrap();
+        waits.push(begun.elapsed());
+        assert_eq!(status, 200);
+        assert!(body.contains(&handle), "{body}");
+    }
+    waits.sort_unstable();
+    println!("read after write: p50 {:?}, p99 {:?}", waits[50], waits[99]);
+
+    let absent = plc_replica::plc::Cid::of(b"absent");
+    let begun = std::time::Instant::now();
+    let (status, _, body) = get(format!("{bob}?cid={absent}"), &[("prefer", "wait=1")]).await;
+    assert_eq!(status, 504);
+    assert!(body.contains(&absent.to_string()) && body.contains("after 1 s"), "{body}");
+    assert!(begun.elapsed() < Duration::from_secs(3));
+    assert_eq!(get(format!("{bob}?cid=bafy"), &[]).await.0, 400);
+    watched.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn evidence_is_served() {
+    let told = tell();
+    let place = places().await.remove(0);
+    let upstream = FakeUpstream::start(entries(&told.story)).await;
+    let watched = Watched::start(&place, &upstream).await;
+    watched.live_at(7).await;
+    upstream.delete(7);
+    upstream.append(LogEntry { seq: 8, operation: "{}".into(), ..entries(&told.story)[0].clone() });
+    watched.finds(&["does-not-verify", "missing-there"]).await;
+    let json = async |path: &str| -> serde_json::Value {
+        let (status, _, body) = get(format!("{}{path}", watched.url), &[]).await;
+        assert_eq!(status, 200, "{path}: {body}");
+        serde_json::from_str(&body).unwrap()
+    };
+    let all = json("/_audit/divergences").await;
+    assert_eq!(all["divergences"].as_array().unwrap().len(), 2);
+    assert_eq!(all["next"], serde_json::Value::Null);
+    let missing = json("/_audit/divergences?kind=missing-there&open=true").await;
+    let missing = &missing["divergences"][0];
+    assert_eq!(missing["did"], told.alice.did);
+    assert_eq!(missing["ours"].as_array().unwrap().len(), 5);
+    let ours = json(&format!("/_audit/divergences/{}/ours", missing["id"])).await;
+    assert_eq!(&ours, &missing["ours"]);
+    assert_eq!(verify(&ours.to_string()), [""; 0]);
+    assert_eq!(json("/_audit/divergences?open=false").await["divergences"], serde_json::json!([]));
+    let first = json("/_audit/divergences?count=1").await;
+    let rest = json(&format!("/_audit/divergences?after={}", first["next"])).await;
+    assert_eq!(rest["divergences"].as_array().unwrap().len(), 1);
+    let refused = json("/_audit/refused").await;
+    assert_eq!(refused["refused"][0]["kind"], "malformed");
+    assert_eq!(json("/_audit/refused?kind=other").await["refused"], serde_json::json!([]));
+
+    let verdicts = json(&format!("/{}/log/verdicts", told.alice.did)).await;
+    let verdicts = verdicts["verdicts"].as_array().unwrap().clone();
+    assert_eq!(verdicts.len(), 5);
+    assert_eq!(verdicts[2]["nullifiedBy"], verdicts[3]["cid"]);
+    assert_eq!(verdicts[3]["signedBy"]["index"], 0);
+    assert!(verdicts[0]["receivedAfterSeconds"].as_f64().unwrap() > 0.0);
+    watched.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -323,7 +555,7 @@ async fn a_sweep_suspects_what_differs_and_nothing_else() {
         watched.live_at(7).await;
         let sweep = async |order| {
             let until = match order {
-                Order::Time => chrono_now().millis(),
+                Order::Time => now().millis(),
                 Order::Sequence => 7,
             };
             let peer = Peer::new(&upstream.url(), 0, "test").unwrap();

@@ -9,6 +9,7 @@ mod limits;
 mod ops;
 mod postgres;
 mod replica;
+mod resolution;
 mod serve;
 mod serve_stream;
 mod shared;
