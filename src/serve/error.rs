@@ -166,7 +166,7 @@ impl ServeError {
                     ServeError::TooManyRequests { retry_after } => {
                         limits::retry_after(*retry_after)
                     }
-                    _ => RETRY_AFTER,
+                    _ => super::answer::RETRY_AFTER,
                 };
                 headers.insert(header::RETRY_AFTER, wait);
             }
