@@ -19,7 +19,7 @@ pub fn write_document(did: &Did, signed: &[u8], out: &mut Vec<u8>) -> Result<(),
     let operation = Operation::read(signed)?;
     out.extend_from_slice(b"{\"@context\":[");
     let methods = operation.verification_methods();
-    write_list(contexts(&methods), out, |context, out| write_string(context, out));
+    write_list(contexts(&methods), out, write_string);
     out.extend_from_slice(b"],");
     write_members(did, &operation, methods, out);
     Ok(())
@@ -75,7 +75,7 @@ pub fn write_data(did: &Did, signed: &[u8], out: &mut Vec<u8>) -> Result<(), Mal
         write_string(key, out);
     });
     out.extend_from_slice(b"},\"rotationKeys\":[");
-    write_list(operation.rotation_keys(), out, |key, out| write_string(key, out));
+    write_list(operation.rotation_keys(), out, write_string);
     out.extend_from_slice(b"],\"alsoKnownAs\":[");
     write_list(operation.also_known_as(), out, |alias, out| write_string(&alias, out));
     out.extend_from_slice(b"],\"services\":{");

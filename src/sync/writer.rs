@@ -95,7 +95,9 @@ impl Writer {
     async fn commit(&self, prepared: Prepared) -> Result<(), StoreError> {
         let Prepared { batch, commit, known } = prepared;
         let begun = Instant::now();
+        tracing::debug!(cursor = commit.cursor_after, "committing");
         self.store.commit(&self.lease, &commit).await?;
+        tracing::debug!(cursor = commit.cursor_after, "committed");
         histogram!("plc_ingest_stage_seconds", "stage" => "write")
             .record(begun.elapsed().as_secs_f64());
         self.committed.send_replace(batch);

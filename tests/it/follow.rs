@@ -304,6 +304,24 @@ fn lives(seed: u64, identities: usize) -> Story {
     story
 }
 
+/// Lives of about so many operations, with thefts undone, tombstones, and attacks in between.
+pub fn lives_with_attacks(seed: u64, operations: usize) -> Vec<LogEntry> {
+    let mut story = Story::seeded(seed);
+    let (thief, recovery) = (story.k256(), story.recovery.clone());
+    while story.log().len() < operations {
+        let alice = story.create().accepted();
+        let bob = story.create_legacy().accepted();
+        story.update(&bob).padded_signature().refused("signature-encoding");
+        let stolen = story.update(&alice).rotation_keys([&thief]).accepted();
+        story.update(&alice).signed_by(&thief).handle("thief.example.com").accepted();
+        story.after(&alice).signed_by(&recovery).just_in_time_for(&stolen).accepted();
+        story.after(&stolen).signed_by(&thief).refused("prev-nullified");
+        story.update(&bob).signed_by(&thief).refused("signature-invalid");
+        story.tombstone(&bob).accepted();
+    }
+    entries(&story)
+}
+
 /// Follows a log whose telling is disturbed, and ends up with all of it.
 async fn all_comes_in(what: &str, disturb: impl Fn(&FakeUpstream, &[LogEntry])) {
     let story = lives(21, 60);

@@ -2,6 +2,7 @@
 
 mod audit;
 mod contract;
+mod crash;
 mod explorer;
 mod fake_upstream;
 mod follow;
