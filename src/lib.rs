@@ -19,6 +19,7 @@ pub mod store;
 pub mod live;
 pub mod sync;
 
+pub mod audit;
 pub mod serve;
 
 pub mod fsck;

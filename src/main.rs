@@ -5,7 +5,7 @@ mod commands;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    match commands::Cli::from_process().run() {
+    match commands::Cli::from_process().and_then(commands::Cli::run) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("plc-replica: {error:#}");

@@ -1,7 +1,71 @@
-//! The metrics: each name once, with what it means.
+//! The metrics: each name once, with what it means. What is in `ops/` uses these names, which a
+//! test makes sure of.
 
-use metrics::{describe_counter, describe_gauge, describe_histogram};
-use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use ::metrics::{Counter, Histogram, counter, gauge, histogram};
+use ::metrics::{describe_counter, describe_gauge, describe_histogram};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+
+use crate::live::{Mode, Status};
+use crate::plc::Timestamp;
+use crate::store::Statistics;
+
+/// What a metric is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only rises; its name ends with `_total`.
+    Counter,
+    /// Rises and falls.
+    Gauge,
+    /// Counted into buckets: `_bucket`, `_sum` and `_count` are scraped.
+    Histogram,
+}
+
+/// Every metric: its name, what it is, what it means.
+pub const METRICS: &[(&str, Kind, &str)] = &[
+    ("plc_operations_accepted_total", Kind::Counter, "Operations accepted and committed"),
+    ("plc_operations_known_total", Kind::Counter, "Operations that came again"),
+    ("plc_operations_refused_total", Kind::Counter, "Operations refused and kept, by kind"),
+    ("plc_divergences_total", Kind::Counter, "Differences noticed and recorded, by kind"),
+    ("plc_upstream_faults_total", Kind::Counter, "Faults of the upstream, by kind"),
+    ("plc_upstream_streams_total", Kind::Counter, "Times that the upstream's stream was joined"),
+    ("plc_received_cursor", Kind::Gauge, "Last sequence number that was received"),
+    ("plc_cursor", Kind::Gauge, "Last sequence number that is committed"),
+    ("plc_lag_seconds", Kind::Gauge, "How old the store's picture of the upstream is"),
+    (
+        "plc_upstream_silence_seconds",
+        Kind::Gauge,
+        "How long ago the upstream said something; absent before it has",
+    ),
+    ("plc_mode", Kind::Gauge, "1 for what the follower is doing, 0 for what it is not, by mode"),
+    ("plc_caught_up", Kind::Gauge, "1 once the log was read to its end"),
+    ("plc_store_damaged", Kind::Gauge, "1 when a damaged row has stopped the intake"),
+    ("plc_ingest_batch_operations", Kind::Histogram, "Operations of a commit"),
+    ("plc_ingest_stage_seconds", Kind::Histogram, "Time of a batch in each stage"),
+    ("plc_store_operations", Kind::Gauge, "Operations in the store, nullified ones included"),
+    ("plc_store_identities", Kind::Gauge, "Identities in the store"),
+    ("plc_store_refusals", Kind::Gauge, "Kept refusals that were not accepted since"),
+    ("plc_store_open_divergences", Kind::Gauge, "Divergences that are not closed"),
+    ("plc_store_bytes", Kind::Gauge, "Bytes of the database on disk"),
+    ("plc_http_requests_total", Kind::Counter, "Requests answered, by route and status"),
+    ("plc_http_request_seconds", Kind::Histogram, "Time until an answer was ready, by route"),
+    ("plc_http_refused_total", Kind::Counter, "Requests that a limit refused, by limit"),
+    ("plc_stream_clients", Kind::Gauge, "Clients of the stream"),
+    ("plc_read_through_total", Kind::Counter, "Questions passed on to the upstream, by outcome"),
+    ("plc_audit_comparisons_total", Kind::Counter, "Identities compared with the upstream's"),
+    ("plc_audit_failures_total", Kind::Counter, "Comparisons that could not be made"),
+    ("plc_audit_waiting", Kind::Gauge, "Identities that changed and are to be compared"),
+    ("plc_divergences_closed_total", Kind::Counter, "Divergences that were found to be gone"),
+    ("plc_stream_ended_total", Kind::Counter, "Stream clients that left, by reason"),
+];
+
+/// Upper bounds of what is measured in seconds.
+const SECONDS: [f64; 14] =
+    [0.0002, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+/// Upper bounds of what is counted in operations: a batch has 8,000 at most.
+const OPERATIONS: [f64; 8] = [1.0, 3.0, 10.0, 50.0, 200.0, 1_000.0, 3_000.0, 8_000.0];
 
 /// Installs the recorder of this process and describes every metric.
 ///
@@ -9,19 +73,86 @@ use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandl
 ///
 /// When there is a recorder already.
 pub fn install(builder: PrometheusBuilder) -> Result<PrometheusHandle, BuildError> {
-    let handle = builder.set_buckets(&SECONDS)?.install_recorder()?;
-    describe_counter!("plc_operations_accepted_total", "Operations accepted and committed");
-    describe_counter!("plc_operations_known_total", "Operations that came again");
-    describe_counter!("plc_operations_refused_total", "Operations refused and kept, by kind");
-    describe_counter!("plc_divergences_total", "Differences noticed and recorded, by kind");
-    describe_counter!("plc_upstream_faults_total", "Faults of the upstream, by kind");
-    describe_gauge!("plc_cursor", "Last sequence number that is committed");
-    describe_gauge!("plc_store_damaged", "1 when a damaged row has stopped the intake");
-    describe_histogram!("plc_ingest_batch_operations", "Operations of a commit");
-    describe_histogram!("plc_ingest_stage_seconds", "Time of a batch in each stage");
+    let handle = builder
+        .set_buckets(&SECONDS)?
+        .set_buckets_for_metric(Matcher::Suffix("_operations".to_owned()), &OPERATIONS)?
+        .install_recorder()?;
+    for &(name, kind, meaning) in METRICS {
+        match kind {
+            Kind::Counter => describe_counter!(name, meaning),
+            Kind::Gauge => describe_gauge!(name, meaning),
+            Kind::Histogram => describe_histogram!(name, meaning),
+        }
+    }
+    // What alerts look at is there from the start: a metric that is absent alarms nobody.
+    gauge!("plc_store_damaged").set(0.0);
+    gauge!("plc_stream_clients").set(0.0);
+    for unlabelled in ["plc_operations_accepted_total", "plc_operations_known_total"] {
+        counter!(unlabelled).absolute(0);
+    }
     Ok(handle)
 }
 
-/// Upper bounds of the histograms, in seconds.
-const SECONDS: [f64; 12] =
-    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+/// States how far the follower is.
+pub fn follow(status: &Status, now: Timestamp) {
+    gauge!("plc_cursor").set(status.sequence() as f64);
+    gauge!("plc_caught_up").set(f64::from(u8::from(status.caught_up())));
+    if let Some(lag) = status.lag(now) {
+        gauge!("plc_lag_seconds").set(lag.as_secs_f64());
+    }
+    if let Some(silence) = status.upstream_age(now) {
+        gauge!("plc_upstream_silence_seconds").set(silence.as_secs_f64());
+    }
+    let doing = status.mode();
+    for mode in [Mode::CatchingUp, Mode::Live, Mode::Waiting, Mode::Idle] {
+        let is = f64::from(u8::from(mode == doing));
+        gauge!("plc_mode", "mode" => mode.name()).set(is);
+    }
+}
+
+/// States what the store holds.
+pub fn store(statistics: &Statistics) {
+    let &Statistics { operations, identities, refusals, open_divergences, bytes } = statistics;
+    gauge!("plc_store_operations").set(operations as f64);
+    gauge!("plc_store_identities").set(identities as f64);
+    gauge!("plc_store_refusals").set(refusals as f64);
+    gauge!("plc_store_open_divergences").set(open_divergences as f64);
+    gauge!("plc_store_bytes").set(bytes as f64);
+}
+
+/// The statuses that are counted by themselves; the others are counted as `other`.
+const STATUSES: [&str; 16] = [
+    "200", "303", "304", "400", "404", "405", "408", "410", "426", "429", "414", "500", "503",
+    "504", "101", "204",
+];
+
+/// Requests of one route: the handles are asked for once, so that counting a request costs some
+/// nanoseconds.
+#[derive(Debug)]
+pub struct Requests {
+    route: &'static str,
+    seconds: OnceLock<Histogram>,
+    answered: [OnceLock<Counter>; STATUSES.len() + 1],
+}
+
+impl Requests {
+    /// None yet.
+    pub fn new(route: &'static str) -> Requests {
+        Requests { route, seconds: OnceLock::new(), answered: Default::default() }
+    }
+
+    /// Counts one that was answered so, after this time.
+    pub fn count(&self, status: http::StatusCode, took: Duration) {
+        let at = STATUSES.iter().position(|name| *name == status.as_str());
+        let at = at.unwrap_or(STATUSES.len());
+        let answered = self.answered[at].get_or_init(|| {
+            let status = STATUSES.get(at).copied().unwrap_or("other");
+            counter!("plc_http_requests_total", "route" => self.route, "status" => status)
+        });
+        answered.increment(1);
+        let seconds = self
+            .seconds
+            .get_or_init(|| histogram!("plc_http_request_seconds", "route" => self.route));
+        seconds.record(took.as_secs_f64());
+    }
+}

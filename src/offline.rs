@@ -386,11 +386,11 @@ mod tests {
         Link {
             cid: Cid::of(&[n]),
             created_at: Timestamp::from_millis(i64::from(n)),
-            sequence: (n % 2 == 0).then_some(i64::from(n) + 1),
+            sequence: (n.is_multiple_of(2)).then_some(i64::from(n) + 1),
             rotation_keys: (0..n % 4).map(|k| format!("key {k}").into_boxed_str()).collect(),
-            tombstone: n % 5 == 0,
+            tombstone: n.is_multiple_of(5),
             signer: u16::from(n),
-            nullified_by: (n % 3 == 0).then_some(Timestamp::from_millis(-1)),
+            nullified_by: (n.is_multiple_of(3)).then_some(Timestamp::from_millis(-1)),
         }
     }
 

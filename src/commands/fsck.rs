@@ -32,7 +32,7 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let store = Store::open(&args.database.url).await?;
     let verifier = args.signatures.verifier_or_plain(args.second_opinion);
     let total = store.statistics().await?.operations;
-    let meter = Meter::operations("checking", u64::try_from(total).ok());
+    let meter = Meter::operations("checking", Some(total));
     let begun = Instant::now();
     let print = |damage: Damage| {
         meter.suspend(|| match serde_json::to_string(&damage) {

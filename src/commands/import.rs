@@ -92,6 +92,7 @@ async fn import(
                 received_at: Timestamp::from(SystemTime::now()),
                 cursor,
                 caught_up: false,
+                live: false,
                 not_json: NotJson::Keep,
             })
             .await?;

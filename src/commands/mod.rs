@@ -1,20 +1,26 @@
 //! The command line: one file a subcommand, and what they share.
 
+mod audit;
+mod bench;
+mod completions;
 mod export;
 mod fsck;
+mod history;
 mod import;
+mod limits;
 mod logging;
 mod metrics;
 mod progress;
 mod refused;
 mod resolve;
 mod serve;
+mod settings;
 mod verify;
 
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use plc_replica::plc::signature::{NativeVerifier, PlainVerifier, Tables, Verifier};
 
 /// An independent, verifying replica of the PLC directory.
@@ -26,18 +32,27 @@ use plc_replica::plc::signature::{NativeVerifier, PlainVerifier, Tables, Verifie
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
+    #[command(flatten)]
+    config: settings::ConfigFile,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(Box<serve::Args>),
     Verify(verify::Args),
+    Audit(audit::Args),
     Fsck(fsck::Args),
+    History(history::Args),
     Refused(refused::Args),
     Resolve(resolve::Args),
     Export(export::Args),
     Import(import::Args),
+    Bench(bench::Args),
+    Completions(completions::Args),
 }
+
+/// How requests to others are signed.
+const USER_AGENT: &str = concat!("plc-replica/", env!("CARGO_PKG_VERSION"));
 
 /// Where the log is kept.
 #[derive(Debug, clap::Args)]
@@ -84,8 +99,13 @@ impl Signatures {
 }
 
 impl Cli {
-    /// Parses the arguments of the process; the first of them may be a setting of `serve`.
-    pub fn from_process() -> Cli {
+    /// Parses the arguments of the process; the first of them may be a setting of `serve`. A mistake
+    /// in them is told by clap, which ends the process.
+    ///
+    /// # Errors
+    ///
+    /// A file with settings that cannot be read, or sets what there is not.
+    pub fn from_process() -> anyhow::Result<Cli> {
         let mut arguments: Vec<_> = std::env::args_os().collect();
         let first = arguments.get(1).and_then(|first| first.to_str());
         let serves = match first {
@@ -96,7 +116,20 @@ impl Cli {
         if serves {
             arguments.insert(1, "serve".into());
         }
-        Cli::parse_from(arguments)
+        let settings = settings::Settings::read(&arguments)?;
+        let command = settings.apply(Cli::command())?;
+        let matches = command.get_matches_from(arguments);
+        let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+        if let (Command::Serve(args), Some((name, given))) =
+            (&mut cli.command, matches.subcommand())
+            && args.print_config
+        {
+            // As they are declared: what the file changed has moved to the end.
+            let declared = Cli::command();
+            let declared = declared.find_subcommand(name).unwrap_or(&declared);
+            args.printed = Some(settings.print(declared, given));
+        }
+        Ok(cli)
     }
 
     /// Runs the subcommand.
@@ -105,20 +138,23 @@ impl Cli {
     ///
     /// What a person should read; the process ends with 2 then.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        if let Command::Verify(args) = &self.command {
-            return verify::run(args);
+        match self.command {
+            Command::Serve(args) => block_on(serve::run(*args)),
+            Command::Verify(args) => verify::run(&args),
+            Command::Audit(args) => block_on(audit::run(&args)),
+            Command::Fsck(args) => block_on(fsck::run(&args)),
+            Command::History(args) => block_on(history::run(&args)),
+            Command::Refused(args) => block_on(refused::run(&args)),
+            Command::Resolve(args) => block_on(resolve::run(&args)),
+            Command::Export(args) => block_on(export::run(&args)),
+            Command::Import(args) => block_on(import::run(&args)),
+            Command::Bench(args) => bench::run(&args),
+            Command::Completions(args) => Ok(completions::run(&args, Cli::command())),
         }
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        runtime.block_on(async {
-            match self.command {
-                Command::Serve(args) => serve::run(*args).await,
-                Command::Verify(args) => verify::run(&args),
-                Command::Fsck(args) => fsck::run(&args).await,
-                Command::Refused(args) => refused::run(&args).await,
-                Command::Resolve(args) => resolve::run(&args).await,
-                Command::Export(args) => export::run(&args).await,
-                Command::Import(args) => import::run(&args).await,
-            }
-        })
     }
+}
+
+/// Runs a subcommand on a runtime with all cores.
+fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(command)
 }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use plc_replica::audit::{Checker, Peer, Watch, WatchSettings};
 use plc_replica::live::{Feed, Status};
-use plc_replica::serve::{self, ServeSettings, ServeState};
+use plc_replica::serve::{self, ReadThrough, ServeSettings, ServeState};
 use plc_replica::store::{Store, StoreError};
 use plc_replica::sync::Follower;
 use plc_replica::upstream::{ExportClient, Limits};
@@ -51,10 +52,39 @@ pub struct Args {
         default_value_t = 7 * 24 * 60 * 60
     )]
     stream_catch_up_seconds: u64,
+    /// Identities a minute that are compared with the upstream in the background; 0 for none. Most
+    /// take one request, and all requests but those for pages share a quarter of the upstream's
+    /// budget.
+    #[arg(
+        long,
+        env = "PLC_AUDIT_REQUESTS_PER_MINUTE",
+        value_name = "REQUESTS",
+        default_value_t = 12
+    )]
+    audit_requests_per_minute: u32,
+    /// Ask the upstream for an identity that is not here, and where a client asks for it with
+    /// `Cache-Control: no-cache`. What it answers is verified in full, and not stored.
+    #[arg(
+        long,
+        env = "PLC_READ_THROUGH",
+        value_name = "on|off",
+        default_value = "on",
+        action = clap::ArgAction::Set,
+        value_parser = clap::builder::PossibleValuesParser::new(["on", "off"])
+    )]
+    read_through: String,
+    #[command(flatten)]
+    limits: super::limits::LimitArgs,
     #[command(flatten)]
     signatures: super::Signatures,
     #[command(flatten)]
     logging: super::logging::Logging,
+    /// Print every setting with where it comes from, passwords hidden, and do nothing else.
+    #[arg(long)]
+    pub print_config: bool,
+    /// The settings as they are to be printed.
+    #[arg(skip)]
+    pub printed: Option<String>,
 }
 
 /// First and longest pause while the database cannot be reached at start.
@@ -62,12 +92,15 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from
 
 /// Runs the command.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    if let Some(settings) = args.printed {
+        print!("{settings}");
+        return Ok(ExitCode::SUCCESS);
+    }
     args.logging.start();
-    let user_agent = concat!("plc-replica/", env!("CARGO_PKG_VERSION"));
     let client = ExportClient::new(
         &args.upstream,
         args.upstream_requests_per_minute,
-        user_agent,
+        super::USER_AGENT,
         Limits::default(),
     )
     .map_err(|error| anyhow::anyhow!("--upstream: {error}"))?;
@@ -91,21 +124,34 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         cursor = source.as_ref().map_or(0, |source| source.cursor),
         "serving"
     );
+    let verifier = args.signatures.verifier();
+    let read_through = (args.read_through == "on")
+        .then(|| Arc::new(ReadThrough::new(client.clone(), Arc::clone(&verifier))));
+    let watch = Watch::new(
+        Checker { store: store.clone(), verifier: Arc::clone(&verifier) },
+        Peer::Server(client.clone()),
+        Arc::clone(&status),
+        WatchSettings::per_minute(args.audit_requests_per_minute),
+    );
     let state = ServeState {
         store: store.clone(),
         feed: Arc::clone(&feed),
         status: Arc::clone(&status),
+        verifier: Arc::clone(&verifier),
+        upstream: read_through,
         settings: ServeSettings {
             ready_lag: Duration::from_secs(args.ready_lag_seconds),
             stream_catch_up: Duration::from_secs(args.stream_catch_up_seconds),
+            limits: args.limits.into(),
         },
     };
     let server = tokio::spawn(serve::run(listener, state, shutdown.clone()));
-    let verifier = args.signatures.verifier();
+    let watch = tokio::spawn(watch.run(shutdown.clone()));
     let followed = Follower { store, client, verifier, feed, status }.run(shutdown.clone()).await;
     // Without a follower there is nothing to serve for: either both run, or neither.
     shutdown.cancel();
     server.await?;
+    watch.await?;
     followed?;
     tracing::info!("ended in order");
     Ok(ExitCode::SUCCESS)

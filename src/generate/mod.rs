@@ -3,6 +3,7 @@
 //! bytes wherever it is made.
 
 pub mod builder;
+mod draft;
 pub mod keys;
 pub mod profile;
 mod shape;

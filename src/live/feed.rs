@@ -84,8 +84,9 @@ impl Feed {
         Feed { ring: Mutex::default(), end: watch::Sender::new(0), capacity: bytes }
     }
 
-    /// Sends operations that were just committed, in this order. Those without a sequence number
-    /// are not for the stream.
+    /// Sends operations that were just committed, in the order of their sequence numbers: a client
+    /// that goes away in between comes back with the last one. Those without a number are not for
+    /// the stream.
     ///
     /// Only one task publishes, which keeps the order.
     pub fn publish(&self, operations: &[StoredOperation]) {
@@ -99,10 +100,11 @@ impl Feed {
                 None
             })
         });
-        let messages: Vec<Message> = messages.collect();
+        let mut messages: Vec<Message> = messages.collect();
         if messages.is_empty() {
             return;
         }
+        messages.sort_by_key(|message| message.sequence);
         let mut ring = self.lock();
         ring.bytes += messages.iter().map(|message| message.text.len()).sum::<usize>();
         ring.messages.extend(messages);
@@ -231,7 +233,7 @@ mod tests {
         let feed = Arc::new(Feed::new());
         feed.publish(&operations(&[1]));
         let mut first = feed.subscribe();
-        feed.publish(&operations(&[2, 3]));
+        feed.publish(&operations(&[3, 2]));
         let mut second = feed.subscribe();
         feed.publish(&operations(&[4]));
         first.wait().await;

@@ -17,11 +17,35 @@ const P256_CONTEXT: &str = "https://w3id.org/security/suites/ecdsa-2019/v1";
 /// [`Malformed`] when the bytes are not an operation.
 pub fn write_document(did: &Did, signed: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
     let operation = Operation::read(signed)?;
-    let did = did.to_string();
-    let methods = operation.verification_methods();
     out.extend_from_slice(b"{\"@context\":[");
-    write_list(contexts(&methods), out, |context, out| write_string(context, out));
-    out.extend_from_slice(b"],\"id\":\"");
+    let methods = operation.verification_methods();
+    write_list(contexts(&methods), out, write_string);
+    out.extend_from_slice(b"],");
+    write_members(did, &operation, methods, out);
+    Ok(())
+}
+
+/// The same as plain JSON (`application/did+json`), which has no context.
+///
+/// # Errors
+///
+/// [`Malformed`] when the bytes are not an operation.
+pub fn write_plain_document(did: &Did, signed: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
+    let operation = Operation::read(signed)?;
+    out.push(b'{');
+    write_members(did, &operation, operation.verification_methods(), out);
+    Ok(())
+}
+
+/// Everything after the context, and the end of the object.
+fn write_members(
+    did: &Did,
+    operation: &Operation<'_>,
+    methods: Vec<(&str, &str)>,
+    out: &mut Vec<u8>,
+) {
+    let did = did.to_string();
+    out.extend_from_slice(b"\"id\":\"");
     out.extend_from_slice(did.as_bytes());
     out.extend_from_slice(b"\",\"alsoKnownAs\":[");
     write_list(operation.also_known_as(), out, |alias, out| write_string(&alias, out));
@@ -32,7 +56,6 @@ pub fn write_document(did: &Did, signed: &[u8], out: &mut Vec<u8>) -> Result<(),
         write_service(name, &service, out);
     });
     out.extend_from_slice(b"]}");
-    Ok(())
 }
 
 /// Appends what a head says of an identity in the form of an operation without its signature: the
@@ -52,7 +75,7 @@ pub fn write_data(did: &Did, signed: &[u8], out: &mut Vec<u8>) -> Result<(), Mal
         write_string(key, out);
     });
     out.extend_from_slice(b"},\"rotationKeys\":[");
-    write_list(operation.rotation_keys(), out, |key, out| write_string(key, out));
+    write_list(operation.rotation_keys(), out, write_string);
     out.extend_from_slice(b"],\"alsoKnownAs\":[");
     write_list(operation.also_known_as(), out, |alias, out| write_string(&alias, out));
     out.extend_from_slice(b"],\"services\":{");

@@ -12,6 +12,7 @@
 pub(crate) mod base58;
 pub mod cbor;
 pub mod chain;
+pub mod change;
 pub mod cid;
 pub mod did;
 pub mod document;
@@ -23,6 +24,7 @@ pub mod signature;
 pub mod timestamp;
 
 pub use chain::{Acceptance, Chain, Refusal};
+pub use change::Change;
 pub use cid::Cid;
 pub use did::Did;
 

@@ -17,10 +17,10 @@ pub const JSON: HeaderValue = HeaderValue::from_static("application/json; charse
 /// A DID document.
 pub const DID_DOCUMENT: HeaderValue =
     HeaderValue::from_static("application/did+ld+json; charset=utf-8");
+/// A DID document without a context.
+pub const PLAIN_DID_DOCUMENT: HeaderValue = HeaderValue::from_static("application/did+json");
 /// An export, whose type the directory sends without a charset.
 pub const JSON_LINES: HeaderValue = HeaderValue::from_static("application/jsonlines");
-/// Text for a person.
-pub const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 /// For what may be kept but has to be asked about again each time: an identity can change at any
 /// time, and asking costs a 304.
@@ -28,9 +28,14 @@ pub const REVALIDATE: HeaderValue = HeaderValue::from_static("public, no-cache")
 /// For what is true only now.
 pub const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
+/// Seconds after which a client that was sent away for now may come back: about what a database
+/// takes to restart, and often enough while the log is being read for the first time.
+pub const RETRY_AFTER: HeaderValue = HeaderValue::from_static("10");
+/// What can be done with every resource.
+pub const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
+
 const ANY: HeaderValue = HeaderValue::from_static("*");
 const VARY: HeaderValue = HeaderValue::from_static("accept-encoding");
-const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
 /// Seconds that a browser may keep the answer to `OPTIONS`; it never changes.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("86400");
 const PLC_SEQUENCE: HeaderName = HeaderName::from_static("plc-sequence");

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,15 +16,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Server, router};
 
-/// Connections at a time. One costs a few kilobytes while it is idle; beyond this new ones wait
-/// in the system's queue.
-const MAX_CONNECTIONS: usize = 16_384;
 /// How long a request's head may take to arrive, which is also how long a connection may be
 /// idle. Longer than the minute for which proxies usually keep theirs, so that a proxy does not
 /// send a request into a connection that is being closed here.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
-/// Bytes of a request's head. A DID, a cursor and what proxies add fit many times.
-const MAX_HEAD: usize = 32 << 10;
+/// The smallest limit of a request's head that HTTP's implementation takes.
+const MIN_HEAD: usize = 8 << 10;
+/// How long a client may leave what it was sent untaken. Whoever is gone without a word, or does
+/// not read, holds an answer in memory for no longer than this.
+#[cfg(target_os = "linux")]
+const SEND_TIMEOUT: Duration = Duration::from_secs(60);
 /// Headers of a request.
 const MAX_HEADERS: usize = 64;
 /// Time for everything in hand once the end has come, so that the process is gone within ten
@@ -35,13 +37,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts connections until the shutdown, then waits for those in hand.
 pub async fn accept(listener: TcpListener, server: Arc<Server>) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = Arc::new(Semaphore::new(server.state.settings.limits.connections));
     // Cut off are those that have not ended by themselves in time.
     let cut = CancellationToken::new();
-    while let Some(stream) = server.shutdown.run_until_cancelled(next(&listener)).await {
+    while let Some((stream, peer)) = server.shutdown.run_until_cancelled(next(&listener)).await {
         // Never closed, so never an error.
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
-        let connection = serve(stream, Arc::clone(&server));
+        let connection = serve(stream, peer, Arc::clone(&server));
         let cut = cut.clone();
         server.tasks.spawn(async move {
             cut.run_until_cancelled(connection).await;
@@ -57,10 +59,10 @@ pub async fn accept(listener: TcpListener, server: Arc<Server>) {
 }
 
 /// The next connection.
-async fn next(listener: &TcpListener) -> TcpStream {
+async fn next(listener: &TcpListener) -> (TcpStream, IpAddr) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return stream,
+            Ok((stream, peer)) => return (stream, peer.ip()),
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 tracing::warn!(%error, "cannot accept connections");
@@ -82,18 +84,18 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 
 /// Answers the requests of one connection, one after the other. At the shutdown the one in hand
 /// is finished; an idle connection is closed at once.
-async fn serve(stream: TcpStream, server: Arc<Server>) {
-    // Answers are written whole: waiting for more to send would only delay them.
-    let _ = stream.set_nodelay(true);
+async fn serve(stream: TcpStream, peer: IpAddr, server: Arc<Server>) {
+    prepare(&stream);
     let shutdown = server.shutdown.clone();
+    let head = server.state.settings.limits.head_bytes.max(MIN_HEAD);
     let service = service_fn(move |request| {
         let server = Arc::clone(&server);
-        async move { Ok::<_, Infallible>(router::answer(&server, request).await) }
+        async move { Ok::<_, Infallible>(router::answer(&server, peer, request).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(MAX_HEAD)
+        .max_buf_size(head)
         .max_headers(MAX_HEADERS)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
@@ -107,4 +109,12 @@ async fn serve(stream: TcpStream, server: Arc<Server>) {
             let _ = connection.await;
         }
     }
+}
+
+/// Sets the options of a connection. One that refuses them is served as it is.
+fn prepare(stream: &TcpStream) {
+    // Answers are written whole: waiting for more to send would only delay them.
+    let _ = stream.set_nodelay(true);
+    #[cfg(target_os = "linux")]
+    let _ = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(SEND_TIMEOUT));
 }

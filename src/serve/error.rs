@@ -1,19 +1,16 @@
 //! What can go wrong with a request, and the one place where it becomes an answer.
 
-use http::{HeaderValue, Method, StatusCode, header};
+use std::time::Duration;
 
-use crate::plc::Did;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+
 use crate::plc::json::write_string;
 use crate::plc::operation::Malformed;
+use crate::plc::{Cid, Did};
 use crate::store::StoreError;
 
 use super::answer::{self, Answer};
-
-/// Seconds after which a client that was sent away for now may come back: about what a database
-/// takes to restart, and often enough while the log is being read for the first time.
-const RETRY_AFTER: HeaderValue = HeaderValue::from_static("10");
-/// What is allowed on every resource.
-const ALLOW: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
+use super::limits::{self, seconds};
 
 /// A request that is not answered with what it asked for. The texts that the directory has are
 /// the directory's.
@@ -28,6 +25,23 @@ pub enum ServeError {
     /// The identity is not here yet, and the log was never read to its end.
     #[error("{0} is not known yet: this replica is still reading the log for the first time")]
     NotKnownYet(Did),
+    /// The operation that the client waited for has not come.
+    #[error(
+        "{did} has no operation {cid} here after {seconds} s; this replica has read its upstream up to sequence number {sequence}"
+    )]
+    NotYet {
+        /// The identity.
+        did: Did,
+        /// The operation.
+        cid: Cid,
+        /// How long was waited.
+        seconds: u64,
+        /// How far the log was read.
+        sequence: i64,
+    },
+    /// As many waiting requests as this server takes.
+    #[error("too many requests wait for operations, try again later")]
+    TooManyWaiting,
     /// A parameter that cannot be read.
     #[error("Invalid {0} parameter")]
     InvalidParameter(&'static str),
@@ -55,6 +69,24 @@ pub enum ServeError {
     /// As many stream clients as this server takes.
     #[error("too many stream clients, try again later")]
     TooManyStreams,
+    /// One client has as many streams as it may have.
+    #[error("too many stream clients from this address")]
+    TooManyOwnStreams,
+    /// One client asks more often than it may.
+    #[error("too many requests, try again in {} s", seconds(*retry_after))]
+    TooManyRequests {
+        /// When it may ask again.
+        retry_after: Duration,
+    },
+    /// A path and query that nothing here has.
+    #[error("the address is longer than {limit} bytes")]
+    UrlTooLong {
+        /// How long it may be.
+        limit: usize,
+    },
+    /// No answer in the time that one may take.
+    #[error("no answer within {} s, try again later", seconds(*.0))]
+    TookTooLong(Duration),
     /// The store cannot answer, or its answer is damaged.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -69,7 +101,8 @@ impl ServeError {
         })
     }
 
-    fn status(&self) -> StatusCode {
+    /// The status of the answer.
+    pub fn status(&self) -> StatusCode {
         match self {
             ServeError::NotRegistered(_)
             | ServeError::NotAvailable(_)
@@ -80,39 +113,71 @@ impl ServeError {
             ServeError::ReadOnly { .. } | ServeError::MethodNotAllowed(_) => {
                 StatusCode::METHOD_NOT_ALLOWED
             }
+            ServeError::NotYet { .. } => StatusCode::GATEWAY_TIMEOUT,
             ServeError::UpgradeRequired => StatusCode::UPGRADE_REQUIRED,
+            ServeError::TooManyRequests { .. } | ServeError::TooManyOwnStreams => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
+            ServeError::UrlTooLong { .. } => StatusCode::URI_TOO_LONG,
             ServeError::NotKnownYet(_)
             | ServeError::TooManyStreams
+            | ServeError::TookTooLong(_)
+            | ServeError::TooManyWaiting
             | ServeError::Store(StoreError::Unavailable(_)) => StatusCode::SERVICE_UNAVAILABLE,
             ServeError::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
+    /// The name of the limit that it is about.
+    pub fn limit(&self) -> Option<&'static str> {
+        match self {
+            ServeError::TooManyRequests { .. } => Some("rate"),
+            ServeError::TooManyOwnStreams => Some("streams-per-address"),
+            ServeError::TooManyStreams => Some("streams"),
+            ServeError::UrlTooLong { .. } => Some("url"),
+            ServeError::TookTooLong(_) => Some("time"),
+            _ => None,
+        }
+    }
+
     /// The answer: `{"message": …}` with the status that fits.
     pub fn into_answer(self) -> Answer {
-        if let ServeError::Store(error @ StoreError::Damaged { .. }) = &self {
-            tracing::error!(%error, "cannot be served");
-        }
         let mut body = b"{\"message\":".to_vec();
         write_string(&self.to_string(), &mut body);
         body.push(b'}');
         let mut answer = answer::json(self.status(), body);
-        let headers = answer.headers_mut();
+        self.state(answer.headers_mut());
+        answer
+    }
+
+    /// States what the client may do about it, in the headers of an answer of any form. Damage is
+    /// logged.
+    pub fn state(&self, headers: &mut HeaderMap) {
+        if let ServeError::Store(error @ StoreError::Damaged { .. }) = self {
+            tracing::error!(%error, "cannot be served");
+        }
         headers.insert(header::CACHE_CONTROL, answer::NO_STORE);
-        match answer.status() {
+        match self.status() {
             StatusCode::METHOD_NOT_ALLOWED => {
-                answer.headers_mut().insert(header::ALLOW, ALLOW);
+                headers.insert(header::ALLOW, answer::METHODS);
+            }
+            StatusCode::TOO_MANY_REQUESTS => {
+                let wait = match self {
+                    ServeError::TooManyRequests { retry_after } => {
+                        limits::retry_after(*retry_after)
+                    }
+                    _ => super::answer::RETRY_AFTER,
+                };
+                headers.insert(header::RETRY_AFTER, wait);
             }
             StatusCode::SERVICE_UNAVAILABLE => {
-                answer.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+                headers.insert(header::RETRY_AFTER, answer::RETRY_AFTER);
             }
             StatusCode::UPGRADE_REQUIRED => {
-                let headers = answer.headers_mut();
                 headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
                 headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             }
             _ => {}
         }
-        answer
     }
 }

@@ -6,21 +6,33 @@
 //!  shutdown       method     render
 //! ```
 //!
-//! The server only reads. It never waits for the upstream, and goes on while that is away: how
-//! fresh an answer is stands in its headers.
+//! The server only reads. It never waits for the upstream unless the client asks for that or for
+//! what is not here ([`ReadThrough`]), and goes on while that is away: how fresh an answer is
+//! stands in its headers.
 
 mod answer;
+pub mod client_address;
 mod conditional;
 mod connection;
 mod encoding;
 mod error;
+mod evidence;
+pub mod explorer;
 mod export;
+pub mod limits;
+mod pulse;
 mod query;
+mod read_through;
+mod resolution;
 mod resolve;
 mod route;
 mod router;
 mod status;
 mod stream;
+mod verdicts;
+mod wait;
+
+pub use self::read_through::ReadThrough;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,11 +42,14 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::limits::{Limiter, Limits};
+use self::pulse::Pulse;
 use crate::live::{Feed, Status};
+use crate::plc::signature::Verifier;
 use crate::store::Store;
 
 /// What the server answers from. Clones share all of it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ServeState {
     /// The log.
     pub store: Store,
@@ -42,6 +57,10 @@ pub struct ServeState {
     pub feed: Arc<Feed>,
     /// How fresh the store is.
     pub status: Arc<Status>,
+    /// Who checks signatures, where an answer says who signed.
+    pub verifier: Arc<dyn Verifier>,
+    /// Who is asked for what is not here, or for what must be fresh; none without read-through.
+    pub upstream: Option<Arc<ReadThrough>>,
     /// What can be set.
     pub settings: ServeSettings,
 }
@@ -53,6 +72,8 @@ pub struct ServeSettings {
     pub ready_lag: Duration,
     /// A stream client whose next operation is older than this is sent to the pages.
     pub stream_catch_up: Duration,
+    /// How much a client may ask for.
+    pub limits: Limits,
 }
 
 impl Default for ServeSettings {
@@ -60,16 +81,22 @@ impl Default for ServeSettings {
         ServeSettings {
             ready_lag: Duration::from_secs(60),
             stream_catch_up: Duration::from_secs(7 * 24 * 60 * 60),
+            limits: Limits::default(),
         }
     }
 }
 
 /// A running server: what all of its connections share.
-#[derive(Debug)]
 struct Server {
     state: ServeState,
+    /// What was noticed in the last hour.
+    pulse: Pulse,
+    /// What clients have asked for.
+    limiter: Limiter,
     /// One for each stream client that there may be.
     stream_places: Arc<Semaphore>,
+    /// One for each request that waits for an operation.
+    waiting_places: Semaphore,
     /// Connections and stream clients, to be waited for at the end.
     tasks: TaskTracker,
     shutdown: CancellationToken,
@@ -79,10 +106,19 @@ struct Server {
 /// client is told, for eight seconds at most.
 pub async fn run(listener: TcpListener, state: ServeState, shutdown: CancellationToken) {
     let server = Server {
+        limiter: Limiter::new(&state.settings.limits),
         state,
+        pulse: Pulse::default(),
         stream_places: Arc::new(Semaphore::new(stream::MAX_CLIENTS)),
+        waiting_places: Semaphore::new(wait::MAX_WAITING),
         tasks: TaskTracker::new(),
         shutdown,
     };
-    connection::accept(listener, Arc::new(server)).await;
+    let server = Arc::new(server);
+    let beating = tokio::spawn({
+        let server = Arc::clone(&server);
+        async move { pulse::beat(&server).await }
+    });
+    connection::accept(listener, server).await;
+    beating.abort();
 }

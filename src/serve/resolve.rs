@@ -1,8 +1,8 @@
 //! Everything about one identity: `/{did}` and what is below it.
 
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 
-use crate::plc::document::{write_data, write_document};
+use crate::plc::document::{write_data, write_document, write_plain_document};
 use crate::plc::json::write_operation;
 use crate::plc::operation::{Kind, Malformed, Operation};
 use crate::plc::{Cid, Did, Timestamp};
@@ -12,7 +12,9 @@ use super::Server;
 use super::answer::{self, Answer, Freshness};
 use super::conditional::client_has;
 use super::error::ServeError;
+use super::read_through::{self, Outcome, wants_upstream};
 use super::route::View;
+use super::{verdicts, wait};
 
 /// JSON of an operation against its DAG-CBOR, and its envelope: enough room that a body is
 /// seldom moved.
@@ -20,14 +22,30 @@ const BODY_ROOM: usize = 512;
 
 /// Answers for the identity that the path names, which may be any text. Every answer says how
 /// fresh it is.
-pub async fn identity(server: &Server, request: &HeaderMap, did: &str, view: View) -> Answer {
+pub async fn identity(
+    server: &Server,
+    request: &HeaderMap,
+    query: &str,
+    did: &str,
+    view: View,
+) -> Answer {
+    let Ok(did) = did.parse::<Did>() else {
+        let mut answer = ServeError::NotRegistered(did.to_owned()).into_answer();
+        Freshness::now(&server.state.status).state(answer.headers_mut());
+        return answer;
+    };
+    let waited = wait::for_operation(server, request, query, did).await;
     let freshness = Freshness::now(&server.state.status);
-    let shown = match did.parse::<Did>() {
-        Ok(did) => show(server, request, did, view).await,
-        Err(_) => Err(ServeError::NotRegistered(did.to_owned())),
+    let mut read_through = None;
+    let shown = match waited {
+        Ok(()) => show(server, request, did, view, &mut read_through).await,
+        Err(error) => Err(error),
     };
     let mut answer = shown.unwrap_or_else(ServeError::into_answer);
     freshness.state(answer.headers_mut());
+    if let Some(outcome) = read_through {
+        outcome.state(answer.headers_mut());
+    }
     answer
 }
 
@@ -36,25 +54,62 @@ async fn show(
     request: &HeaderMap,
     did: Did,
     view: View,
+    read_through: &mut Option<Outcome>,
 ) -> Result<Answer, ServeError> {
     // Read before the store: what is caught up to after that is no proof of absence.
     let caught_up = server.state.status.caught_up();
-    let shown = match view {
-        View::Document | View::Data | View::Last => server
-            .state
-            .store
-            .head(&did)
-            .await?
-            .map(|head| show_head(request, &head, view))
-            .transpose()?,
-        View::Log | View::Audit => {
-            show_history(request, &server.state.store.history(&did).await?, view)?
-        }
+    let local = match wants_upstream(request) {
+        false => show_local(server, request, did, view).await?,
+        true => None,
+    };
+    if let Some(answer) = local {
+        return Ok(answer);
+    }
+    let (outcome, history) = read_through::read(server, did).await;
+    *read_through = outcome;
+    let shown = match history {
+        Some(history) => show_operations(server, request, history, view).await?,
+        None if wants_upstream(request) => show_local(server, request, did, view).await?,
+        None => None,
     };
     shown.ok_or_else(|| match caught_up {
         true => ServeError::NotRegistered(did.to_string()),
         false => ServeError::NotKnownYet(did),
     })
+}
+
+/// What the store has; none when it does not hold the identity.
+async fn show_local(
+    server: &Server,
+    request: &HeaderMap,
+    did: Did,
+    view: View,
+) -> Result<Option<Answer>, ServeError> {
+    let store = &server.state.store;
+    match view {
+        View::Document | View::Data | View::Last => {
+            store.head(&did).await?.map(|head| show_head(request, &head, view)).transpose()
+        }
+        View::Log | View::Audit => show_history(request, &store.history(&did).await?, view),
+        View::Verdicts => show_operations(server, request, store.history(&did).await?, view).await,
+    }
+}
+
+/// The same from all operations of an identity, wherever they come from.
+async fn show_operations(
+    server: &Server,
+    request: &HeaderMap,
+    history: Vec<StoredOperation>,
+    view: View,
+) -> Result<Option<Answer>, ServeError> {
+    match view {
+        View::Document | View::Data | View::Last => {
+            let head = history.iter().rev().find(|operation| operation.nullified_by.is_none());
+            head.map(|head| show_head(request, head, view)).transpose()
+        }
+        View::Log | View::Audit => show_history(request, &history, view),
+        View::Verdicts => verdicts::show(server, request, history).await,
+    }
 }
 
 fn show_head(
@@ -67,22 +122,38 @@ fn show_head(
     if ended && view != View::Last {
         return Err(ServeError::NotAvailable(head.did));
     }
+    let plain = view == View::Document && wants_plain(request);
     let (name, media_type): (&[u8], _) = match view {
+        View::Document if plain => (b"json", answer::PLAIN_DID_DOCUMENT),
         View::Document => (b"doc", answer::DID_DOCUMENT),
         View::Data => (b"data", answer::JSON),
         _ => (b"last", answer::JSON),
     };
     let etag = etag(name, &head.cid(), &[]);
-    conditional(request, etag, head.created_at, media_type, || {
+    let answer = conditional(request, etag, Some(head.created_at), media_type, || {
         let mut body = Vec::with_capacity(2 * head.signed.len() + BODY_ROOM);
         match view {
+            View::Document if plain => write_plain_document(&head.did, &head.signed, &mut body),
             View::Document => write_document(&head.did, &head.signed, &mut body),
             View::Data => write_data(&head.did, &head.signed, &mut body),
             _ => write_operation(&head.signed, &mut body),
         }
         .map_err(damaged)?;
         Ok(body)
+    });
+    answer.map(|mut answer| {
+        if plain {
+            answer.headers_mut().append(header::VARY, HeaderValue::from_static("accept"));
+        }
+        answer
     })
+}
+
+/// Whether the client asks for the document as plain JSON, by name and for nothing else.
+fn wants_plain(request: &HeaderMap) -> bool {
+    request
+        .get(header::ACCEPT)
+        .is_some_and(|accept| accept.as_bytes().trim_ascii() == b"application/did+json")
 }
 
 /// None when there is no history.
@@ -101,7 +172,7 @@ fn show_history(
     };
     let modified =
         history.last().map_or(head.created_at, |last| last.created_at.max(head.created_at));
-    conditional(request, etag, modified, answer::JSON, || match view {
+    conditional(request, etag, Some(modified), answer::JSON, || match view {
         View::Audit => list(history.iter(), write_audit),
         _ => list(in_force(), |operation, body| write_operation(&operation.signed, body)),
     })
@@ -132,10 +203,10 @@ fn list<'a>(
 }
 
 /// The body with its tag, or 304 without making the body when the client has it.
-fn conditional(
+pub fn conditional(
     request: &HeaderMap,
     etag: HeaderValue,
-    modified: Timestamp,
+    modified: Option<Timestamp>,
     media_type: HeaderValue,
     body: impl FnOnce() -> Result<Vec<u8>, ServeError>,
 ) -> Result<Answer, ServeError> {
@@ -144,12 +215,12 @@ fn conditional(
     } else {
         answer::body(StatusCode::OK, media_type, body()?)
     };
-    answer::cacheable(answer.headers_mut(), etag, Some(modified));
+    answer::cacheable(answer.headers_mut(), etag, modified);
     Ok(answer)
 }
 
 /// `W/"name-cid-number-…"`. Weak, since one tag stands for the body in every content coding.
-fn etag(name: &[u8], cid: &Cid, numbers: &[usize]) -> HeaderValue {
+pub fn etag(name: &[u8], cid: &Cid, numbers: &[usize]) -> HeaderValue {
     let mut tag = Vec::with_capacity(96);
     tag.extend_from_slice(b"W/\"");
     tag.extend_from_slice(name);

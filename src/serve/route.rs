@@ -17,6 +17,8 @@ pub enum View {
     Audit,
     /// `/{did}/log/last`: its newest operation.
     Last,
+    /// `/{did}/log/verdicts`: who signed each operation and what became of it.
+    Verdicts,
 }
 
 /// A resource of the server.
@@ -24,6 +26,14 @@ pub enum View {
 pub enum Route<'a> {
     /// `/`
     Index,
+    /// `/explore`: an identity is searched for.
+    Search,
+    /// `/explore/{did}`: the page of an identity. The DID is decoded, and any text.
+    Explore(Cow<'a, str>),
+    /// `/_style.css`
+    Style,
+    /// `/_icon.svg`
+    Icon,
     /// `/_health`
     Health,
     /// `/_ready`
@@ -32,6 +42,19 @@ pub enum Route<'a> {
     Export,
     /// `/export/stream`
     Stream,
+    /// `/_audit/divergences`
+    Divergences,
+    /// `/_audit/divergences/{id}/ours` and `…/theirs`: one side's entries
+    Evidence {
+        /// Number of the record.
+        id: &'a str,
+        /// Theirs, or ours.
+        theirs: bool,
+    },
+    /// `/_audit/refused`
+    Refused,
+    /// `/1.0/identifiers/{did}`, decoded, and any text.
+    Resolution(Cow<'a, str>),
     /// `/{did}` and what is below it. The DID is decoded, and any text.
     Identity {
         /// The DID.
@@ -45,7 +68,56 @@ pub enum Route<'a> {
     Unknown,
 }
 
+/// The names by which requests are counted, by [`Route::number`].
+pub const NAMES: [&str; 19] = [
+    "/",
+    "/explore",
+    "/explore/{did}",
+    "/_style.css",
+    "/_icon.svg",
+    "/_health",
+    "/_ready",
+    "/export",
+    "/export/stream",
+    "/{did}",
+    "/{did}/data",
+    "/{did}/log",
+    "/{did}/log/audit",
+    "/{did}/log/last",
+    "/{did}/log/verdicts",
+    "/_audit/divergences",
+    "/_audit/divergences/{id}/{side}",
+    "/_audit/refused",
+    "/1.0/identifiers/{did}",
+];
+
 impl Route<'_> {
+    /// Its place in [`NAMES`]; beyond it for what is no resource.
+    pub fn number(&self) -> usize {
+        match self {
+            Route::Index => 0,
+            Route::Search => 1,
+            Route::Explore(_) => 2,
+            Route::Style => 3,
+            Route::Icon => 4,
+            Route::Health => 5,
+            Route::Ready => 6,
+            Route::Export => 7,
+            Route::Stream => 8,
+            Route::Identity { view: View::Document, .. } => 9,
+            Route::Identity { view: View::Data, .. } => 10,
+            Route::Identity { view: View::Log, .. } => 11,
+            Route::Identity { view: View::Audit, .. } => 12,
+            Route::Identity { view: View::Last, .. } => 13,
+            Route::Identity { view: View::Verdicts, .. } => 14,
+            Route::Divergences => 15,
+            Route::Evidence { .. } => 16,
+            Route::Refused => 17,
+            Route::Resolution(_) => 18,
+            Route::Undecodable(_) | Route::Unknown => NAMES.len(),
+        }
+    }
+
     /// The resource at `path`, which begins with a slash and may end with one. Names are compared
     /// as written; only the DID is decoded.
     pub fn of(path: &str) -> Route<'_> {
@@ -56,8 +128,20 @@ impl Route<'_> {
             ("", "") => Route::Index,
             ("export", "") => Route::Export,
             ("export", "stream") => Route::Stream,
+            ("explore", "") => Route::Search,
+            ("explore", did) if !did.contains('/') => match decode(did) {
+                Some(did) => Route::Explore(did),
+                None => Route::Undecodable(did),
+            },
+            ("_style.css", "") => Route::Style,
+            ("_icon.svg", "") => Route::Icon,
             ("_health", "") => Route::Health,
             ("_ready", "") => Route::Ready,
+            ("_audit", rest) => Route::audit(rest),
+            ("1.0", rest) if rest.starts_with("identifiers/") => {
+                let segment = &rest["identifiers/".len()..];
+                decode(segment).map_or(Route::Undecodable(segment), Route::Resolution)
+            }
             // What starts with an underscore is this server's own, now and later.
             (first, _) if first.is_empty() || first.starts_with('_') => Route::Unknown,
             (did, "") => Route::identity(did, View::Document),
@@ -65,6 +149,17 @@ impl Route<'_> {
             (did, "log") => Route::identity(did, View::Log),
             (did, "log/audit") => Route::identity(did, View::Audit),
             (did, "log/last") => Route::identity(did, View::Last),
+            (did, "log/verdicts") => Route::identity(did, View::Verdicts),
+            _ => Route::Unknown,
+        }
+    }
+
+    fn audit(rest: &str) -> Route<'_> {
+        match rest.split('/').collect::<Vec<_>>()[..] {
+            ["divergences"] => Route::Divergences,
+            ["divergences", id, "ours"] => Route::Evidence { id, theirs: false },
+            ["divergences", id, "theirs"] => Route::Evidence { id, theirs: true },
+            ["refused"] => Route::Refused,
             _ => Route::Unknown,
         }
     }
@@ -104,6 +199,12 @@ mod tests {
         let did = "did:plc:ewvi7nxzyoun6zhxrhs64oiz";
         for (path, route) in [
             ("/", Route::Index),
+            ("/explore", Route::Search),
+            ("/explore/did%3Aplc%3aewvi7nxzyoun6zhxrhs64oiz", Route::Explore(did.into())),
+            ("/explore/a/b", Route::Unknown),
+            ("/explore/%zz", Route::Undecodable("%zz")),
+            ("/_style.css", Route::Style),
+            ("/_icon.svg", Route::Icon),
             ("/export", Route::Export),
             ("/export/", Route::Export),
             ("/export/stream", Route::Stream),
@@ -130,6 +231,12 @@ mod tests {
             ("//log", Route::Unknown),
         ] {
             assert_eq!(Route::of(path), route, "{path}");
+            let counted = NAMES.get(route.number()).unwrap_or(&"other");
+            if route != Route::Unknown && !path.contains(['%', '.']) {
+                let shape = path.replace(did, "{did}");
+                let shape = shape.trim_end_matches('/');
+                assert!(shape.is_empty() || shape == *counted || shape == "/export/data", "{path}");
+            }
         }
     }
 }

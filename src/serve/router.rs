@@ -1,33 +1,84 @@
 //! From a request to its answer.
 
-use std::sync::Arc;
+use std::net::IpAddr;
+use std::sync::{Arc, LazyLock};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, header};
+use http::{HeaderValue, Method, Request, Uri, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
+use tokio::time::timeout;
+
+use crate::metrics::Requests;
 
 use super::answer::{self, Answer};
 use super::encoding::Coding;
 use super::error::ServeError;
-use super::route::{Route, View};
-use super::{Server, export, resolve, status, stream};
+use super::limits::{Allowance, Limits};
+use super::route::{NAMES, Route, View};
+use super::{Server, evidence, explorer, export, resolution, resolve, status, stream};
 
-/// Answers one request. A body that came with it is not read.
-pub async fn answer(server: &Arc<Server>, request: Request<Incoming>) -> Answer {
+/// Answers one request of whoever is at the other end. A body that came with it is not read.
+pub async fn answer(server: &Arc<Server>, peer: IpAddr, request: Request<Incoming>) -> Answer {
+    let began = Instant::now();
+    let limits = &server.state.settings.limits;
     let (mut parts, _) = request.into_parts();
     let coding = Coding::wanted(&parts.headers);
-    let mut answer = route(server, &mut parts).await.unwrap_or_else(ServeError::into_answer);
+    let client = limits.proxies.client(peer, &parts.headers);
+    let uri = parts.uri.clone();
+    let route = Route::of(uri.path());
+    let number = route.number();
+    let allowance = match route {
+        // Who watches the server is not to be kept from it.
+        Route::Health | Route::Ready => None,
+        _ => server.limiter.request(client, began),
+    };
+    let routed = match over_limit(limits, allowance, &uri) {
+        Some(refused) => Err(refused),
+        None => timeout(limits.request_time, self::route(server, client, route, &mut parts))
+            .await
+            .unwrap_or(Err(ServeError::TookTooLong(limits.request_time))),
+    };
+    let mut answer = routed.unwrap_or_else(|error| {
+        if let Some(limit) = error.limit() {
+            metrics::counter!("plc_http_refused_total", "limit" => limit).increment(1);
+        }
+        error.into_answer()
+    });
     answer::for_everybody(answer.headers_mut());
-    match coding {
+    if let Some(allowance) = allowance {
+        allowance.state(answer.headers_mut());
+    }
+    let answer = match coding {
         Some(coding) => encode(answer, coding).await,
         None => answer,
-    }
+    };
+    REQUESTS[number].count(answer.status(), began.elapsed());
+    answer
 }
 
-async fn route(server: &Arc<Server>, parts: &mut Parts) -> Result<Answer, ServeError> {
-    let route = Route::of(parts.uri.path());
+/// Why a request is not even looked at.
+fn over_limit(limits: &Limits, allowance: Option<Allowance>, uri: &Uri) -> Option<ServeError> {
+    if let Some(retry_after) = allowance.and_then(|allowance| allowance.retry_after) {
+        return Some(ServeError::TooManyRequests { retry_after });
+    }
+    let length = uri.path_and_query().map_or(0, |path| path.as_str().len());
+    (length > limits.url_bytes).then_some(ServeError::UrlTooLong { limit: limits.url_bytes })
+}
+
+/// Requests of each route, and of what is none.
+static REQUESTS: LazyLock<[Requests; NAMES.len() + 1]> = LazyLock::new(|| {
+    std::array::from_fn(|number| Requests::new(NAMES.get(number).copied().unwrap_or("other")))
+});
+
+async fn route(
+    server: &Arc<Server>,
+    client: IpAddr,
+    route: Route<'_>,
+    parts: &mut Parts,
+) -> Result<Answer, ServeError> {
     match parts.method {
         Method::GET | Method::HEAD => {}
         Method::OPTIONS => return Ok(answer::preflight()),
@@ -36,13 +87,23 @@ async fn route(server: &Arc<Server>, parts: &mut Parts) -> Result<Answer, ServeE
     let query = parts.uri.query().unwrap_or_default();
     match route {
         Route::Identity { did, view } => {
-            Ok(resolve::identity(server, &parts.headers, &did, view).await)
+            Ok(resolve::identity(server, &parts.headers, query, &did, view).await)
         }
+        Route::Resolution(did) => {
+            Ok(resolution::resolve(server, &parts.headers, query, &did).await)
+        }
+        Route::Divergences => evidence::divergences(server, query).await,
+        Route::Evidence { id, theirs } => evidence::side(server, id, theirs).await,
+        Route::Refused => evidence::refused(server, query).await,
         Route::Export => export::export(server, &parts.headers, query).await,
-        Route::Stream => stream::open(server, parts).await,
+        Route::Stream => stream::open(server, client, parts).await,
         Route::Health => Ok(status::health(server).await),
         Route::Ready => Ok(status::ready(server)),
-        Route::Index => Ok(status::index(server)),
+        Route::Index => Ok(explorer::home(server)),
+        Route::Search => Ok(explorer::search(query)),
+        Route::Explore(did) => Ok(explorer::identity(server, &did, query).await),
+        Route::Style => Ok(explorer::style()),
+        Route::Icon => Ok(explorer::icon()),
         Route::Undecodable(segment) => Err(ServeError::Undecodable(segment.to_owned())),
         Route::Unknown => Err(ServeError::NoSuchPath(parts.uri.path().to_owned())),
     }

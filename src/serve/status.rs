@@ -1,8 +1,8 @@
-//! How the server itself is: `/_health`, `/_ready` and, for a person who comes by, `/`.
+//! How the server itself is, for programs: `/_health` and `/_ready`.
 
 use std::time::{Duration, SystemTime};
 
-use http::{HeaderValue, StatusCode, header};
+use http::{StatusCode, header};
 use serde::Serialize;
 
 use crate::plc::Timestamp;
@@ -68,35 +68,13 @@ pub fn ready(server: &Server) -> Answer {
     report(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &body)
 }
 
-/// What this is, for somebody who opens it in a browser.
-pub fn index(server: &Server) -> Answer {
-    let status = &server.state.status;
-    let text = format!(
-        "plc-replica {VERSION}: a verifying replica of {}\n\n\
-         /{{did}}            DID document\n\
-         /{{did}}/data       what it is made from\n\
-         /{{did}}/log        operations in force\n\
-         /{{did}}/log/audit  all operations\n\
-         /{{did}}/log/last   the newest operation\n\
-         /export           everything, in pages\n\
-         /export/stream    everything that is new (WebSocket)\n\
-         /_health          sequence number {}, {}\n",
-        status.upstream(),
-        status.sequence(),
-        status.mode().name(),
-    );
-    let mut answer = answer::body(StatusCode::OK, answer::TEXT, text.into_bytes());
-    answer.headers_mut().insert(header::CACHE_CONTROL, answer::NO_STORE);
-    answer
-}
-
 fn report(status: StatusCode, body: &impl Serialize) -> Answer {
     // These structures have no map with keys that are not strings, the only way to fail.
     let mut answer = answer::json(status, serde_json::to_vec(body).unwrap_or_default());
     let headers = answer.headers_mut();
     headers.insert(header::CACHE_CONTROL, answer::NO_STORE);
     if status == StatusCode::SERVICE_UNAVAILABLE {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("10"));
+        headers.insert(header::RETRY_AFTER, answer::RETRY_AFTER);
     }
     answer
 }

@@ -5,6 +5,7 @@
 //! is committed after a page was read comes by the feed, whatever was committed before is in the
 //! page, and what is in both is recognised by its number.
 
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,7 +58,11 @@ const PAUSE_PER_CLIENT: Duration = Duration::from_micros(40);
 const MAX_PAUSE: Duration = Duration::from_millis(40);
 
 /// Answers a request for the stream: begins one, or says what is wrong with it.
-pub async fn open(server: &Arc<Server>, parts: &mut Parts) -> Result<Answer, ServeError> {
+pub async fn open(
+    server: &Arc<Server>,
+    client: IpAddr,
+    parts: &mut Parts,
+) -> Result<Answer, ServeError> {
     if !parts.headers.contains_key(header::UPGRADE) {
         return Err(ServeError::UpgradeRequired);
     }
@@ -65,6 +70,7 @@ pub async fn open(server: &Arc<Server>, parts: &mut Parts) -> Result<Answer, Ser
     let upgrade = WebSocketUpgrade::from_request_parts(parts, &())
         .await
         .map_err(|rejection| ServeError::BadUpgrade(rejection.body_text()))?;
+    let own_place = server.limiter.stream(client).map_err(|_| ServeError::TooManyOwnStreams)?;
     let place = Arc::clone(&server.stream_places)
         .try_acquire_owned()
         .map_err(|_| ServeError::TooManyStreams)?;
@@ -81,7 +87,7 @@ pub async fn open(server: &Arc<Server>, parts: &mut Parts) -> Result<Answer, Ser
             let client = Client { server, socket, subscription, caught_up: CaughtUp::default() };
             tasks.track_future(async move {
                 client.run(cursor).await;
-                drop(place);
+                drop((place, own_place));
             })
         });
     Ok(response.map(|_| Full::default()))
@@ -111,6 +117,18 @@ enum End {
 }
 
 impl End {
+    /// The name by which it is counted.
+    fn name(&self) -> &'static str {
+        match self {
+            End::Gone => "gone",
+            End::FutureCursor => "future-cursor",
+            End::OutdatedCursor => "outdated-cursor",
+            End::TooSlow => "too-slow",
+            End::Shutdown => "shutdown",
+            End::Store(_) => "store",
+        }
+    }
+
     /// What the client is told (RFC 6455 7.4.1); nothing when it is not there.
     fn close_frame(&self) -> Option<CloseFrame> {
         let (code, reason) = match self {
@@ -179,10 +197,13 @@ struct Client {
 
 impl Client {
     async fn run(mut self, cursor: Option<i64>) {
+        metrics::gauge!("plc_stream_clients").increment(1);
         let end = match self.follow(cursor).await {
             Err(end) => end,
             Ok(never) => match never {},
         };
+        metrics::gauge!("plc_stream_clients").decrement(1);
+        metrics::counter!("plc_stream_ended_total", "reason" => end.name()).increment(1);
         match &end {
             End::Store(reason) => tracing::warn!(reason, "a stream client cannot be served"),
             end => tracing::debug!(?end, "stream client left"),

@@ -149,6 +149,15 @@ pub struct StoredDivergence {
     pub closed_at: Option<Timestamp>,
 }
 
+/// What became of the divergences that a comparison noted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Noted {
+    /// Records that were not open before: new ones, and closed ones that are open again.
+    pub opened: Vec<NewDivergence>,
+    /// Records that were open and are closed now.
+    pub closed: usize,
+}
+
 /// Everything that one batch changes, written in one transaction.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Commit {
@@ -258,6 +267,28 @@ macro_rules! backend {
             Store::Sqlite($backend) => $call.await,
         }
     };
+}
+
+impl Noted {
+    /// Compares what was open (id, kind, subject) with what is seen now; beside it the ids of the
+    /// records that are to be closed.
+    fn between(
+        open: &[(i64, String, String)],
+        covered: &[&str],
+        seen: &[NewDivergence],
+    ) -> (Noted, Vec<i64>) {
+        let is = |new: &NewDivergence, kind: &str, subject: &str| {
+            new.kind == kind && new.subject == subject
+        };
+        let was_open =
+            |new: &&NewDivergence| open.iter().any(|(_, kind, subject)| is(new, kind, subject));
+        let gone = open.iter().filter(|(_, kind, subject)| {
+            covered.contains(&&**kind) && !seen.iter().any(|new| is(new, kind, subject))
+        });
+        let closed: Vec<i64> = gone.map(|(id, _, _)| *id).collect();
+        let opened = seen.iter().filter(|new| !was_open(new)).cloned().collect();
+        (Noted { opened, closed: closed.len() }, closed)
+    }
 }
 
 impl Store {
@@ -422,6 +453,21 @@ impl Store {
     /// lease is still the newest and the stored cursor the one that the commit starts from.
     pub async fn commit(&self, lease: &Lease, commit: &Commit) -> Result<(), StoreError> {
         backend!(self, store => store.commit(lease, commit))
+    }
+
+    /// Records what a comparison of one identity with one source found: `seen` is there now, and
+    /// an open record of the same source and identity that is of one of the kinds that the
+    /// comparison covers, and is not among `seen`, is closed. Needs no lease: nothing that a
+    /// follower writes depends on it.
+    pub async fn note_divergences(
+        &self,
+        source: &str,
+        did: &str,
+        covered: &[&str],
+        seen: &[NewDivergence],
+        now: Timestamp,
+    ) -> Result<Noted, StoreError> {
+        backend!(self, store => store.note_divergences(source, did, covered, seen, now))
     }
 
     /// Whether a commit survives a loss of power (`live`), or only a crash of this process: what

@@ -1,6 +1,7 @@
 //! One batch: decoded, completed with what the store knows, judged, and turned into a commit.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ahash::{AHashMap, AHashSet};
 use bytes::Bytes;
@@ -19,6 +20,15 @@ use crate::store::{
 /// 32 MB at most. With more than this on record the store is asked for every batch.
 const MAX_AWAITED: usize = 1_000_000;
 
+/// How long an operation may take to come here live, clocks that differ included. An upstream that
+/// is a replica itself may have stood still for some minutes.
+const UNDER_WAY: Duration = Duration::from_secs(10 * 60);
+/// How far `createdAt` may go back from one operation to the next: transactions of the directory
+/// do not end in the order in which they began.
+const OUT_OF_ORDER: Duration = Duration::from_secs(60);
+
+/// Name of the record of an operation whose `createdAt` is well before it was received.
+pub const BACKDATED: &str = "backdated";
 /// Name of the kept line that is not JSON.
 pub const NOT_JSON: &str = "not-json";
 /// Name of the kept line whose `type` is not known.
@@ -33,6 +43,8 @@ pub struct BatchJudge {
     awaited: Awaited,
     /// No operation that was seen so far has a higher number.
     highest_sequence: i64,
+    /// The latest `createdAt` that was accepted so far.
+    latest: Option<Timestamp>,
     /// Number of the batch that was judged last.
     judged: u64,
     /// Number of the batch that was committed last.
@@ -57,6 +69,8 @@ pub struct Lines {
     pub cursor: i64,
     /// They reach the upstream's present.
     pub caught_up: bool,
+    /// They all came by the stream, as they happened.
+    pub live: bool,
     /// What to do about a line that is not JSON.
     pub not_json: NotJson,
 }
@@ -100,6 +114,8 @@ struct Part {
     cursor_before: i64,
     cursor_after: i64,
     caught_up: bool,
+    /// Of what came live: no `createdAt` should be before this.
+    backdated_before: Option<Timestamp>,
 }
 
 impl BatchJudge {
@@ -124,6 +140,7 @@ impl BatchJudge {
             chains: Chains::default(),
             awaited: Awaited { cids: cids.into_iter().collect(), incomplete },
             highest_sequence,
+            latest: None,
             judged: 0,
             committed,
         })
@@ -136,7 +153,7 @@ impl BatchJudge {
     ///
     /// Those of the store. What was judged before the error must not be relied on any more.
     pub async fn judge(&mut self, lines: Lines) -> Result<Outcome, StoreError> {
-        let Lines { lines, received_at, cursor, mut caught_up, not_json } = lines;
+        let Lines { lines, received_at, cursor, mut caught_up, live, not_json } = lines;
         let (mut lines, mut decoded) = on_cores(move || {
             let decoded = judge::decode(&lines);
             (lines, decoded)
@@ -167,6 +184,7 @@ impl BatchJudge {
                 // The cursor moves with the last part only: after a crash all of it comes again.
                 cursor_after: if last { outcome.cursor } else { cursor },
                 caught_up: caught_up && last,
+                backdated_before: live.then(|| self.backdated_before(received_at)),
             };
             outcome.prepared.push(self.judge_part(part).await?);
             from = end;
@@ -218,6 +236,13 @@ impl BatchJudge {
         Ok(prepared)
     }
 
+    /// Before which time the `createdAt` of an operation that came live is recorded: well before
+    /// it was received, or before another one that was received already.
+    fn backdated_before(&self, received_at: Timestamp) -> Timestamp {
+        let by_order = self.latest.map(|latest| latest - OUT_OF_ORDER);
+        by_order.map_or(received_at - UNDER_WAY, |order| order.max(received_at - UNDER_WAY))
+    }
+
     /// Keeps what the next batches need to know of this one.
     fn remember(&mut self, groups: Vec<(Did, Group)>, prepared: &Prepared) {
         self.judged = prepared.batch;
@@ -226,6 +251,10 @@ impl BatchJudge {
             self.chains.put(did, group.chain, prepared.batch);
         }
         let commit = &prepared.commit;
+        let received_at = Timestamp::from_millis(commit.received_at_millis);
+        // One from the future would make all that follow look old.
+        let times = commit.operations.iter().map(|operation| operation.created_at.min(received_at));
+        self.latest = self.latest.max(times.max());
         let numbers = commit.operations.iter().filter_map(|operation| operation.sequence);
         let numbered = commit.numbered.iter().map(|(_, _, number)| *number);
         self.highest_sequence =
@@ -385,6 +414,7 @@ struct Assembly {
     lines: Vec<Bytes>,
     upstream: String,
     received_at: Timestamp,
+    backdated_before: Option<Timestamp>,
     commit: Commit,
     known: usize,
     /// (identity, `created_at`) of what this batch adds.
@@ -398,6 +428,7 @@ impl Assembly {
         Assembly {
             upstream,
             received_at: part.received_at,
+            backdated_before: part.backdated_before,
             commit: Commit {
                 cursor_before: part.cursor_before,
                 cursor_after: part.cursor_after,
@@ -455,6 +486,7 @@ impl Assembly {
     }
 
     fn accept(&mut self, candidate: Candidate, signer: u16, groups: &AHashMap<Did, &Group>) {
+        self.note_backdated(&candidate);
         let received = candidate.received;
         // Something later in the batch may have nullified it already: the chain knows.
         let link = groups.get(&received.did).and_then(|group| group.chain.find(&received.cid));
@@ -471,6 +503,23 @@ impl Assembly {
         if let Place::Kept(id) = candidate.place {
             self.commit.rejudged.push(Rejudged::Accepted { id });
         }
+    }
+
+    /// Records an operation that came live with an old time. It is accepted all the same.
+    fn note_backdated(&mut self, candidate: &Candidate) {
+        let received = &candidate.received;
+        let Place::Line(index) = candidate.place else { return };
+        if self.backdated_before.is_none_or(|before| received.created_at >= before) {
+            return;
+        }
+        self.commit.divergences.push(NewDivergence {
+            source: self.upstream.clone(),
+            did: received.did.to_string(),
+            kind: BACKDATED.to_owned(),
+            subject: received.cid.to_string(),
+            ours: None,
+            theirs: String::from_utf8(self.lines[index].to_vec()).ok(),
+        });
     }
 
     /// An operation that is here already: only what was stated otherwise is of interest.

@@ -8,6 +8,7 @@
 
 mod batch;
 mod chains;
+mod rewind;
 mod source;
 mod writer;
 
@@ -15,11 +16,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 pub use batch::{BatchJudge, Lines, NOT_JSON, NotJson, Outcome, Prepared, UNKNOWN_TYPE};
+use rewind::RewindError;
 use source::{Event, Reader};
 use writer::Writer;
 
@@ -89,6 +91,8 @@ enum End {
     Shutdown,
     /// A line that is not JSON is to be fetched again.
     NotJson { cursor: i64 },
+    /// The upstream has gone back to before this number.
+    Rewound { cursor: i64 },
     /// The store.
     Store(StoreError),
 }
@@ -139,6 +143,14 @@ impl Follower {
                     damaged_line = (cursor, tries);
                     self.store.release(lease).await.ok();
                     tracing::warn!(cursor, tries, "a line that is not JSON: it is fetched again");
+                    pauses.sleep(&shutdown).await;
+                }
+                End::Rewound { cursor } => {
+                    let stepped = self.step_back(&lease, cursor).await;
+                    self.store.release(lease).await.ok();
+                    if let Err(error) = stepped {
+                        pauses.wait_out(error, &shutdown).await?;
+                    }
                     pauses.sleep(&shutdown).await;
                 }
                 End::Store(error) => {
@@ -206,6 +218,20 @@ impl Follower {
         );
         self.store.set_upstream(lease, self.client.base()).await.map_err(FollowError::Store)?;
         Ok(true)
+    }
+
+    /// Puts the cursor back to what the upstream still has. Whatever fails is tried again at the
+    /// upstream's next refusal of the cursor.
+    async fn step_back(&self, lease: &Lease, cursor: i64) -> Result<(), StoreError> {
+        match rewind::step_back(&self.store, &self.client, cursor).await {
+            Ok(Some(commit)) => self.store.commit(lease, &commit).await,
+            Ok(None) => Ok(()),
+            Err(RewindError::Upstream(fault)) => {
+                tracing::warn!("to find what the upstream still has: {fault}");
+                Ok(())
+            }
+            Err(RewindError::Store(error)) => Err(error),
+        }
     }
 
     /// Reads, judges and commits from a cursor on.
@@ -296,10 +322,12 @@ impl Follower {
                     }
                     continue;
                 }
+                Event::Rewound => return End::Rewound { cursor },
                 Event::Batch(batch) => batch,
             };
             let mut lines = Lines {
                 caught_up: is_present(&first),
+                live: first.origin == Origin::Stream,
                 lines: first.lines,
                 received_at: first.received_at,
                 cursor,
@@ -310,6 +338,7 @@ impl Follower {
                 match events.try_recv() {
                     Ok(Event::Batch(batch)) => {
                         lines.caught_up = is_present(&batch);
+                        lines.live &= batch.origin == Origin::Stream;
                         lines.lines.extend(batch.lines);
                         lines.received_at = batch.received_at;
                     }
@@ -321,10 +350,13 @@ impl Follower {
                 }
             }
             self.status.heard(lines.received_at);
+            let begun = Instant::now();
             let outcome = match judge.judge(lines).await {
                 Ok(outcome) => outcome,
                 Err(error) => return End::Store(error),
             };
+            metrics::histogram!("plc_ingest_stage_seconds", "stage" => "judge")
+                .record(begun.elapsed().as_secs_f64());
             cursor = outcome.cursor;
             for batch in outcome.prepared {
                 // Without a writer nothing more can be done here; it says itself why it ended.

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use metrics::counter;
+use metrics::{counter, gauge};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
@@ -22,6 +22,10 @@ const ASK_FOR_STREAM: Duration = Duration::from_secs(600);
 /// upstream's last word is known.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 
+/// How often in a row an upstream has to say that our cursor is in its future: one of several
+/// servers behind one name may be some operations behind the others.
+const FUTURE_CURSORS: u32 = 3;
+
 /// What the source tells the follower.
 #[derive(Debug)]
 pub enum Event {
@@ -31,6 +35,8 @@ pub enum Event {
     Mode(Mode),
     /// The upstream was heard at this time and had nothing new to say.
     Quiet(Timestamp),
+    /// The upstream's last number is below the cursor, and stays so.
+    Rewound,
 }
 
 /// The follower has gone.
@@ -48,13 +54,23 @@ pub struct Reader {
     said: Option<&'static str>,
     /// Until when the upstream is only paged, since it has no stream.
     streamless_until: Option<Instant>,
+    /// How often in a row the cursor was in the upstream's future.
+    future_cursors: u32,
 }
 
 impl Reader {
     /// A reader of what comes after this sequence number.
     pub fn new(client: ExportClient, cursor: i64, events: mpsc::Sender<Event>) -> Reader {
         let backoff = Backoff::new(client.limits());
-        Reader { client, events, cursor, backoff, said: None, streamless_until: None }
+        Reader {
+            client,
+            events,
+            cursor,
+            backoff,
+            said: None,
+            streamless_until: None,
+            future_cursors: 0,
+        }
     }
 
     /// Reads until nobody listens any more.
@@ -106,6 +122,7 @@ impl Reader {
             Err(fault) => return Ok(fault),
         };
         tracing::info!(cursor = self.cursor, "following the stream");
+        counter!("plc_upstream_streams_total").increment(1);
         self.send(Event::Mode(Mode::Live)).await?;
         loop {
             let next = tokio::time::timeout(SIGN_OF_LIFE, stream.next()).await;
@@ -128,6 +145,15 @@ impl Reader {
 
     /// What to do when the stream has ended: always pages next, sooner or later.
     async fn after_stream(&mut self, fault: UpstreamFault) -> Result<(), Gone> {
+        match fault {
+            UpstreamFault::FutureCursor => self.future_cursors += 1,
+            _ => self.future_cursors = 0,
+        }
+        if self.future_cursors == FUTURE_CURSORS {
+            self.future_cursors = 0;
+            self.say(&fault, Duration::ZERO);
+            return self.send(Event::Rewound).await;
+        }
         let pause = match fault {
             UpstreamFault::OutdatedCursor => Duration::ZERO,
             UpstreamFault::NoStream { .. } => {
@@ -164,6 +190,7 @@ impl Reader {
     }
 
     async fn send(&self, event: Event) -> Result<(), Gone> {
+        gauge!("plc_received_cursor").set(self.cursor as f64);
         self.events.send(event).await.map_err(|_| Gone)
     }
 }

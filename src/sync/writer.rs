@@ -95,7 +95,9 @@ impl Writer {
     async fn commit(&self, prepared: Prepared) -> Result<(), StoreError> {
         let Prepared { batch, commit, known } = prepared;
         let begun = Instant::now();
+        tracing::debug!(cursor = commit.cursor_after, "committing");
         self.store.commit(&self.lease, &commit).await?;
+        tracing::debug!(cursor = commit.cursor_after, "committed");
         histogram!("plc_ingest_stage_seconds", "stage" => "write")
             .record(begun.elapsed().as_secs_f64());
         self.committed.send_replace(batch);
@@ -105,6 +107,11 @@ impl Writer {
             self.status.current(Timestamp::from_millis(commit.received_at_millis));
         }
         self.feed.publish(&commit.operations);
+        if !commit.numbered.is_empty() {
+            // For clients of the stream these are new: they had no number to be sent under.
+            let numbers: Vec<i64> = commit.numbered.iter().map(|(_, _, number)| *number).collect();
+            self.feed.publish(&self.store.sequences(&numbers).await?);
+        }
         count(&commit, known);
         Ok(())
     }

@@ -170,6 +170,15 @@ impl ExportClient {
         }
     }
 
+    /// The lines of any export, counted as [`Priority::Aside`].
+    pub async fn lines(&self, path: &str) -> Result<Vec<Bytes>, UpstreamFault> {
+        let answer = self.fetch(path).await?;
+        match answer.status {
+            200 => Ok(split_lines(&answer.body)),
+            status => Err(UpstreamFault::UnexpectedStatus { status }),
+        }
+    }
+
     /// Sends a request when its turn has come. Answers with 2xx or 4xx come back; the others are
     /// faults.
     async fn request(&self, path: &str, priority: Priority) -> Result<Response, UpstreamFault> {

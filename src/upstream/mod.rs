@@ -30,7 +30,7 @@ pub use ahead::{Fetched, PagesAhead};
 pub use dump::{Block, Dump, DumpError, MAX_ENTRY, Progress};
 pub use export::{Answer, ExportClient, Page, UnusableUpstream};
 pub use fault::UpstreamFault;
-pub use pace::{Backoff, Priority, RequestBudget};
+pub use pace::{ASIDE_SHARE, Backoff, Priority, RequestBudget};
 pub use stream::Stream;
 
 use crate::plc::Timestamp;

@@ -9,7 +9,7 @@ use super::{Limits, UpstreamFault};
 
 /// Of the budget, what is not following gets at most one request in this many: looking things up
 /// for clients and auditing must not starve the following, whatever clients ask for.
-const ASIDE_SHARE: u32 = 4;
+pub const ASIDE_SHARE: u32 = 4;
 
 /// What a request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,9 +1,16 @@
 //! Integration tests, one binary with a module a theme.
 
+mod audit;
+mod contract;
+mod crash;
+mod explorer;
 mod fake_upstream;
 mod follow;
+mod limits;
+mod ops;
 mod postgres;
 mod replica;
+mod resolution;
 mod serve;
 mod serve_stream;
 mod shared;

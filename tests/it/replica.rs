@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use plc_replica::live::{Feed, Mode, Status};
 use plc_replica::plc::json::read_operation;
+use plc_replica::plc::signature::PlainVerifier;
 use plc_replica::plc::{Did, Timestamp};
 use plc_replica::serve::{self, ServeSettings, ServeState};
 use plc_replica::store::{Commit, Lease, Store, StoredOperation};
@@ -27,7 +28,8 @@ pub struct Replica {
     lease: Lease,
     cursor: i64,
     client: reqwest::Client,
-    _folder: TempDir,
+    /// Where its store is, when that is its own.
+    folder: Option<TempDir>,
 }
 
 /// What was answered.
@@ -62,7 +64,14 @@ impl Replica {
     pub async fn start_with(settings: ServeSettings, feed: Feed) -> Replica {
         let folder = TempDir::new().unwrap();
         let url = format!("sqlite://{}", folder.path().join("plc.db").display());
-        let store = Store::open(&url).await.unwrap();
+        let mut replica = Replica::start_at(&url, settings, feed).await;
+        replica.folder = Some(folder);
+        replica
+    }
+
+    /// On a store that the caller keeps in its place.
+    pub async fn start_at(url: &str, settings: ServeSettings, feed: Feed) -> Replica {
+        let store = Store::open(url).await.unwrap();
         let (lease, source) = store.follow(UPSTREAM).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -70,6 +79,8 @@ impl Replica {
             store,
             feed: Arc::new(feed),
             status: Arc::new(Status::new(UPSTREAM, Some(&source))),
+            verifier: Arc::new(PlainVerifier),
+            upstream: None,
             settings,
         };
         let shutdown = CancellationToken::new();
@@ -77,7 +88,7 @@ impl Replica {
         // Answers are looked at as they are sent.
         let client = reqwest::Client::builder().no_gzip().no_zstd().build().unwrap();
         let cursor = source.cursor;
-        Replica { address, state, shutdown, server, lease, cursor, client, _folder: folder }
+        Replica { address, state, shutdown, server, lease, cursor, client, folder: None }
     }
 
     /// Commits new operations, and then tells whoever has to know.

@@ -13,11 +13,12 @@ use super::Postgres;
 use super::connection::Session;
 use super::copy::{COPY, copy};
 use super::error::query_error;
+use super::rows;
 use super::write::LEASE;
 use crate::plc::{Cid, Did, Timestamp};
 use crate::store::codec::{Packer, is_genesis};
 use crate::store::{
-    Commit, Lease, NewDivergence, NewRefusal, Rejudged, StoreError, StoredOperation,
+    Commit, Lease, NewDivergence, NewRefusal, Noted, Rejudged, StoreError, StoredOperation,
 };
 
 /// Locks the row and compares what the commit rests on: no row, no right to write.
@@ -60,8 +61,24 @@ const DIVERGE: &str = "INSERT INTO divergences
         $6::bytea[], $7::bytea[])
     ON CONFLICT (identity) DO UPDATE SET last_seen = excluded.last_seen, closed_at = NULL";
 
-pub(super) const STATEMENTS: &[&str] =
-    &[ADVANCE, COPY, INTERN, NULLIFY, NUMBER, REFUSE, ACCEPT_REFUSALS, REFUSE_AGAIN, DIVERGE];
+const OPEN_DIVERGENCES_OF: &str = "SELECT id, kind, subject FROM divergences
+    WHERE did = $1 AND source = $2 AND closed_at IS NULL";
+
+const CLOSE_DIVERGENCES: &str = "UPDATE divergences SET closed_at = $2 WHERE id = ANY($1)";
+
+pub(super) const STATEMENTS: &[&str] = &[
+    ADVANCE,
+    COPY,
+    INTERN,
+    NULLIFY,
+    NUMBER,
+    REFUSE,
+    ACCEPT_REFUSALS,
+    REFUSE_AGAIN,
+    DIVERGE,
+    OPEN_DIVERGENCES_OF,
+    CLOSE_DIVERGENCES,
+];
 
 impl Postgres {
     /// See [`crate::store::Store::commit`].
@@ -98,6 +115,29 @@ impl Postgres {
         packer.committed();
         *turn = Some(packer);
         Ok(())
+    }
+
+    /// See [`crate::store::Store::note_divergences`]. A crash between the statements leaves records
+    /// open that the next comparison closes.
+    pub async fn note_divergences(
+        &self,
+        source: &str,
+        did: &str,
+        covered: &[&str],
+        seen: &[NewDivergence],
+        now: Timestamp,
+    ) -> Result<Noted, StoreError> {
+        let _turn = self.writer.turn.lock().await;
+        let session = self.writer.link.session().await?;
+        let rows =
+            session.query(OPEN_DIVERGENCES_OF, &[&did.as_bytes(), &source.as_bytes()]).await?;
+        let open = rows.iter().map(rows::open_divergence).collect::<Result<Vec<_>, _>>()?;
+        let (noted, closed) = Noted::between(&open, covered, seen);
+        diverge(&session, seen, now.millis()).await?;
+        if !closed.is_empty() {
+            session.execute(CLOSE_DIVERGENCES, &[&closed, &now.millis()]).await?;
+        }
+        Ok(noted)
     }
 
     /// Who writes now, for a commit that found another epoch or cursor than its own.

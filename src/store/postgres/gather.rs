@@ -18,6 +18,9 @@ const LONGEST_QUEUE: usize = 16_384;
 
 type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
+/// What waits, for whichever task is idle.
+type Waiting<T> = Arc<Mutex<mpsc::Receiver<(Did, Answer<T>)>>>;
+
 /// Asks one question about many identities in one query.
 pub(super) trait Ask: Send + Sync + 'static {
     type Answer: Send + 'static;
@@ -61,7 +64,7 @@ impl<T: Send + 'static> Gatherer<T> {
 }
 
 /// Takes what waits, asks, answers.
-async fn serve<A: Ask>(asker: A, lookups: Arc<Mutex<mpsc::Receiver<(Did, Answer<A::Answer>)>>>) {
+async fn serve<A: Ask>(asker: A, lookups: Waiting<A::Answer>) {
     let mut gathered = Vec::with_capacity(LARGEST_GATHERING);
     loop {
         // Held only while there is nothing to do: whichever task is idle takes what comes.

@@ -150,6 +150,12 @@ pub(super) fn divergence(row: &Row) -> Result<StoredDivergence, StoreError> {
     })
 }
 
+/// From `id, kind, subject`.
+pub(super) fn open_divergence(row: &Row) -> Result<(i64, String, String), StoreError> {
+    const TABLE: &str = "divergences";
+    Ok((column(TABLE, row, 0)?, column(TABLE, row, 1)?, text(TABLE, row, 2)?))
+}
+
 /// From `upstream, cursor, epoch, caught_up_at`.
 pub(super) fn source(row: &Row) -> Result<Source, StoreError> {
     const TABLE: &str = "sources";

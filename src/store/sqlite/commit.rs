@@ -8,7 +8,7 @@ use super::error::damaged;
 use super::recent::{Entry, Prefix, Recent};
 use crate::plc::{Did, Timestamp};
 use crate::store::codec::{Packer, is_genesis};
-use crate::store::{Commit, Lease, NewDivergence, NewRefusal, Rejudged, StoreError};
+use crate::store::{Commit, Lease, NewDivergence, NewRefusal, Noted, Rejudged, StoreError};
 
 /// Operations that wait for the index of identities before they are brought into it. Each page of
 /// the index is then written once for many of them; waiting, they take 12 MB of memory, and
@@ -67,6 +67,11 @@ const DIVERGE: &str = "INSERT INTO divergences
     ON CONFLICT (did, kind, subject, source)
     DO UPDATE SET last_seen = excluded.last_seen, closed_at = NULL";
 
+const OPEN_DIVERGENCES_OF: &str = "SELECT id, kind, subject FROM divergences
+    WHERE did = ?1 AND source = ?2 AND closed_at IS NULL";
+
+const CLOSE_DIVERGENCE: &str = "UPDATE divergences SET closed_at = ?2 WHERE id = ?1";
+
 /// What a transaction changes in memory.
 #[derive(Debug)]
 struct Effects<'a> {
@@ -119,6 +124,30 @@ impl Shared {
             Err(_) => packer.rolled_back(),
         }
         committed
+    }
+
+    /// See [`crate::store::Store::note_divergences`].
+    pub(super) fn note_divergences(
+        &self,
+        source: &str,
+        did: &str,
+        covered: &[&str],
+        seen: &[NewDivergence],
+        now: Timestamp,
+    ) -> Result<Noted, StoreError> {
+        let mut writer = self.writer();
+        let transaction = writer.bare_transaction()?;
+        let open: Vec<(i64, String, String)> = transaction
+            .prepare_cached(OPEN_DIVERGENCES_OF)?
+            .query_map(params![did, source], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+            .collect::<Result<_, _>>()?;
+        let (noted, closed) = Noted::between(&open, covered, seen);
+        diverge(&transaction, seen, now.millis())?;
+        for id in closed {
+            transaction.prepare_cached(CLOSE_DIVERGENCE)?.execute(params![id, now.millis()])?;
+        }
+        transaction.commit()?;
+        Ok(noted)
     }
 
     fn write_commit(
@@ -257,7 +286,7 @@ impl Shared {
 
     /// Brings what is remembered here into the index. A crash in the middle leaves entries that
     /// are in the index and, by the extent, not yet: they are found once, and brought in again.
-    fn index_recent(&self, lease: &Lease) -> Result<(), StoreError> {
+    pub(super) fn index_recent(&self, lease: &Lease) -> Result<(), StoreError> {
         let mut writer = self.writer();
         let entries = self.recent.all();
         let mut left = entries.chunks(INDEXED_AT_ONCE).peekable();

@@ -15,6 +15,8 @@ mod export;
 mod read;
 mod recent;
 mod rows;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use std::path::{Path, PathBuf};

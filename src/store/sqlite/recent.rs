@@ -209,9 +209,12 @@ impl Recent {
         let mut rows = statement.query([known.highest.max(now.indexed)])?;
         let mut fresh = Vec::new();
         while let Some(row) = rows.next()? {
+            let sequence: i64 = row.get(0)?;
             let did = Did::from_slice(row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?)
-                .ok_or_else(|| damaged("table operations", "a DID that is not of 15 bytes"))?;
-            fresh.push((Prefix::of(&did), row.get(0)?));
+                .ok_or_else(|| {
+                    damaged(format!("operation {sequence}"), "a DID that is not of 15 bytes")
+                })?;
+            fresh.push((Prefix::of(&did), sequence));
         }
         state.entries.retain(|&(_, sequence)| sequence > now.indexed);
         state.entries.extend(fresh);

@@ -12,8 +12,9 @@ use std::sync::atomic::Ordering;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use super::{Shared, Sqlite, beside, blocking, connection, read, rows};
+use crate::plc::Timestamp;
 use crate::store::codec::Packer;
-use crate::store::{Commit, Lease, Source, StoreError};
+use crate::store::{Commit, Lease, NewDivergence, Noted, Source, StoreError};
 
 const CREATE_SOURCE: &str =
     "INSERT INTO sources (id, upstream) VALUES (1, ?1) ON CONFLICT DO NOTHING";
@@ -67,6 +68,11 @@ impl Writer {
             return Err(over(lease));
         }
         Ok((transaction, &mut held.packer))
+    }
+
+    /// A transaction of somebody who is not the follower.
+    pub(super) fn bare_transaction(&mut self) -> Result<Transaction<'_>, StoreError> {
+        Ok(self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?)
     }
 
     fn lock(&self) -> Result<File, StoreError> {
@@ -123,7 +129,7 @@ impl Shared {
 }
 
 impl Sqlite {
-    async fn write<T: Send + 'static>(
+    pub(super) async fn write<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Shared) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
@@ -179,5 +185,23 @@ impl Sqlite {
     pub async fn commit(&self, lease: &Lease, commit: &Commit) -> Result<(), StoreError> {
         let (lease, commit) = (lease.clone(), commit.clone());
         self.write(move |shared| shared.commit(&lease, &commit)).await
+    }
+
+    /// See [`crate::store::Store::note_divergences`].
+    pub async fn note_divergences(
+        &self,
+        source: &str,
+        did: &str,
+        covered: &[&str],
+        seen: &[NewDivergence],
+        now: Timestamp,
+    ) -> Result<Noted, StoreError> {
+        let (source, did, seen) = (source.to_owned(), did.to_owned(), seen.to_vec());
+        let covered: Vec<String> = covered.iter().map(|&kind| kind.to_owned()).collect();
+        self.write(move |shared| {
+            let covered: Vec<&str> = covered.iter().map(String::as_str).collect();
+            shared.note_divergences(&source, &did, &covered, &seen, now)
+        })
+        .await
     }
 }

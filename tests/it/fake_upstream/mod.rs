@@ -246,6 +246,11 @@ impl FakeUpstream {
         self.shared.story().answers.insert(path.to_owned(), (status, body.to_owned()));
     }
 
+    /// Answers this path as the log would have it again.
+    pub fn forget_answer(&self, path: &str) {
+        self.shared.story().answers.remove(path);
+    }
+
     /// Sends this text to all open streams, whatever it is.
     pub fn say(&self, message: &str) {
         let _ = self.shared.messages.send(Message::text(message));

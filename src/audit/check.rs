@@ -1,0 +1,209 @@
+//! One comparison of what we hold of an identity with what a peer says, and its record.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use metrics::counter;
+
+use super::diff::{Comparison, Kind, compare};
+use super::history::History;
+use super::peer::{Peer, PeerError, Told};
+use crate::plc::signature::Verifier;
+use crate::plc::{Did, Timestamp};
+use crate::store::{NewDivergence, Noted, Store, StoreError, StoredOperation};
+
+/// What was accepted less than this before the peer was asked may be on one side only: it is on
+/// its way, and clocks differ.
+pub const GRACE: Duration = Duration::from_secs(10);
+/// Bytes of a log that is kept as evidence; of a longer one, which none in sight comes near, only
+/// the difference itself is recorded.
+const MAX_EVIDENCE: usize = 1 << 20;
+
+/// Compares a store with peers.
+#[derive(Clone)]
+pub struct Checker {
+    /// What we hold.
+    pub store: Store,
+    /// Who checks signatures.
+    pub verifier: Arc<dyn Verifier>,
+}
+
+/// How far a comparison goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// The audit log: one request.
+    Log,
+    /// The newest operation and the document too: three requests.
+    Everything,
+}
+
+/// What was found about one identity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The identity.
+    pub did: Did,
+    /// The differences.
+    pub comparison: Comparison,
+    /// Our side: an audit log.
+    pub ours: String,
+    /// Their side as received.
+    pub theirs: String,
+    depth: Depth,
+}
+
+/// A comparison that could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// Because of the peer.
+    #[error(transparent)]
+    Peer(#[from] PeerError),
+    /// Because of our store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Checker {
+    /// Asks a peer about an identity and compares. What they say is read first, so that it is
+    /// never ahead of what we hold by the time that the question takes.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckError`].
+    pub async fn check(&self, peer: &Peer, did: Did, depth: Depth) -> Result<Found, CheckError> {
+        let horizon = now() - GRACE;
+        let mut told = peer.ask(did, &*self.verifier).await?;
+        if depth == Depth::Everything {
+            peer.ask_further(&mut told).await?;
+        }
+        self.compare(&told, horizon, depth).await
+    }
+
+    /// Compares what was told with what we hold.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    pub async fn compare(
+        &self,
+        told: &Told,
+        horizon: Timestamp,
+        depth: Depth,
+    ) -> Result<Found, CheckError> {
+        let did = told.history.did;
+        let stored = self.store.history(&did).await?;
+        Ok(self.compare_stored(told, stored, horizon, depth))
+    }
+
+    /// The same for operations that were read from the store before.
+    pub fn compare_stored(
+        &self,
+        told: &Told,
+        stored: Vec<StoredOperation>,
+        horizon: Timestamp,
+        depth: Depth,
+    ) -> Found {
+        let did = told.history.did;
+        let ours = audit_log(&stored);
+        let history = History::of_stored(did, stored, &*self.verifier);
+        let comparison = compare(&history, &told.theirs(), horizon);
+        let theirs = String::from_utf8_lossy(&told.evidence).into_owned();
+        Found { did, comparison, ours, theirs, depth }
+    }
+
+    /// Records what was found, and closes what is not there any more.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    pub async fn note(&self, source: &str, found: &Found) -> Result<Noted, StoreError> {
+        let seen = found.divergences(source);
+        let covered = found.covered();
+        let did = found.did.to_string();
+        if seen.is_empty()
+            && self.store.divergences(Some(&did), None, Some(true), 0, 1).await?.is_empty()
+        {
+            return Ok(Noted::default());
+        }
+        let noted = self.store.note_divergences(source, &did, &covered, &seen, now()).await?;
+        for new in &noted.opened {
+            counter!("plc_divergences_total", "kind" => new.kind.clone()).increment(1);
+            let detail = found.detail(new);
+            tracing::warn!(
+                did,
+                subject = new.subject,
+                source,
+                "divergence: {}: {detail}",
+                new.kind
+            );
+        }
+        if noted.closed > 0 {
+            counter!("plc_divergences_closed_total").increment(noted.closed as u64);
+            tracing::info!(did, source, closed = noted.closed, "divergences that are gone");
+        }
+        Ok(noted)
+    }
+}
+
+impl Found {
+    /// Nothing found before about this identity.
+    pub(super) fn nothing(did: Did) -> Found {
+        let (ours, theirs) = (String::new(), String::new());
+        Found { did, comparison: Comparison::default(), ours, theirs, depth: Depth::Everything }
+    }
+
+    /// As they are recorded.
+    pub fn divergences(&self, source: &str) -> Vec<NewDivergence> {
+        let evidence = |text: &String| (text.len() <= MAX_EVIDENCE).then(|| text.clone());
+        let new = |difference: &super::Difference| NewDivergence {
+            source: source.to_owned(),
+            did: self.did.to_string(),
+            kind: difference.kind.name().to_owned(),
+            subject: difference.subject.clone(),
+            ours: evidence(&self.ours),
+            theirs: evidence(&self.theirs),
+        };
+        self.comparison.differences.iter().map(new).collect()
+    }
+
+    /// The kinds that would have been found: an open record of another says nothing.
+    fn covered(&self) -> Vec<&'static str> {
+        let asked_further = |kind: &&Kind| !matches!(kind, Kind::OtherHead | Kind::OtherDocument);
+        // Audit logs have no sequence numbers.
+        let in_log = |kind: &&Kind| !matches!(kind, Kind::OtherSequence);
+        let all = Kind::ALL.iter().filter(in_log);
+        all.filter(|kind| self.depth == Depth::Everything || asked_further(kind))
+            .map(|kind| kind.name())
+            .collect()
+    }
+
+    fn detail(&self, new: &NewDivergence) -> &str {
+        let same = |found: &&super::Difference| {
+            found.kind.name() == new.kind && found.subject == new.subject
+        };
+        let found = self.comparison.differences.iter().find(same);
+        found.map_or("", |found| &found.detail)
+    }
+}
+
+/// Operations as an audit log, which `verify` reads.
+fn audit_log(stored: &[StoredOperation]) -> String {
+    let mut out = vec![b'['];
+    for (index, operation) in stored.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        let begun = out.len();
+        // What cannot be written is damaged here; `fsck` says so, this record lacks it.
+        if operation.logged(&operation.cid()).write_audit(&mut out).is_err() {
+            out.truncate(begun);
+            out.extend_from_slice(b"null");
+        }
+    }
+    out.push(b']');
+    String::from_utf8(out).unwrap_or_default()
+}
+
+/// The clock, asked at the edge only.
+pub(super) fn now() -> Timestamp {
+    Timestamp::from(SystemTime::now())
+}

@@ -1,0 +1,25 @@
+//! Whether the log that we hold and the one that somebody else tells are the same.
+//!
+//! ```text
+//! somebody's log ──▶ History (verified) ──┐
+//! our log        ──▶ History (verified) ──┴─▶ diff (pure) ──▶ Difference ──▶ report, record
+//! ```
+//!
+//! The comparison is pure; what is done about a difference is separate, and nothing that is found
+//! changes an operation that is held.
+
+pub mod check;
+pub mod diff;
+pub mod history;
+pub mod peer;
+pub mod sweep;
+pub mod verdict;
+pub mod watch;
+
+pub use check::{CheckError, Checker, Depth, Found};
+pub use diff::{Comparison, Difference, Kind, Theirs, compare};
+pub use history::{History, Statement, Step};
+pub use peer::{Peer, PeerError, Told};
+pub use sweep::{Order, Pages, Sweep, SweepError};
+pub use verdict::Verdict;
+pub use watch::{Watch, WatchSettings};

@@ -1,0 +1,196 @@
+//! Somebody who tells a log: a directory or replica at a URL, or a dump in a file.
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+
+use ahash::AHashMap;
+use bytes::Bytes;
+
+use super::diff::Theirs;
+use super::history::{History, NotALog};
+use crate::plc::signature::Verifier;
+use crate::plc::{Cid, Did, Timestamp, json};
+use crate::upstream::{
+    ASIDE_SHARE, Dump, DumpError, ExportClient, Limits, UnusableUpstream, UpstreamFault,
+};
+
+/// Where another log comes from.
+#[derive(Debug, Clone)]
+pub enum Peer {
+    /// Whoever answers `/{did}/log/audit` there.
+    Server(ExportClient),
+    /// A dump: an export in either format, or an audit log.
+    File(PathBuf),
+}
+
+/// What a peer says of one identity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// Their entries as received: an audit log, or lines put into an array.
+    pub evidence: Bytes,
+    /// The same, judged. Empty when they do not know the identity.
+    pub history: History,
+    /// What `/{did}/log/last` answers, where it was asked.
+    pub last: Option<Cid>,
+    /// What `/{did}` answers, where it was asked.
+    pub document: Option<Bytes>,
+}
+
+impl Told {
+    /// To be compared.
+    pub fn theirs(&self) -> Theirs<'_> {
+        let Told { history, last, document, .. } = self;
+        Theirs { history, last: *last, document: document.as_deref() }
+    }
+}
+
+/// A peer that tells nothing that could be compared.
+#[derive(Debug, thiserror::Error)]
+pub enum PeerError {
+    /// It cannot be asked.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamFault),
+    /// It answers something else.
+    #[error("{did}: {source}")]
+    NotALog {
+        /// The identity.
+        did: Did,
+        /// What is wrong with it.
+        source: NotALog,
+    },
+    /// The file cannot be read.
+    #[error(transparent)]
+    Dump(#[from] DumpError),
+}
+
+impl Peer {
+    /// A URL (`http://` or `https://`), or else the name of a file. Servers are sent so many
+    /// requests a minute at most (0 for no limit).
+    ///
+    /// # Errors
+    ///
+    /// When it is a URL that cannot be used.
+    pub fn new(
+        place: &str,
+        requests_per_minute: u32,
+        user_agent: &str,
+    ) -> Result<Peer, UnusableUpstream> {
+        if !place.contains("://") {
+            return Ok(Peer::File(place.into()));
+        }
+        // Only requests aside of following are sent, which get their share of a budget.
+        let budget = requests_per_minute.saturating_mul(ASIDE_SHARE);
+        ExportClient::new(place, budget, user_agent, Limits::default()).map(Peer::Server)
+    }
+
+    /// How it is named in reports: the URL without a slash at its end, or the file.
+    pub fn name(&self) -> String {
+        match self {
+            Peer::Server(client) => client.base().to_owned(),
+            Peer::File(path) => path.display().to_string(),
+        }
+    }
+
+    /// Asks for the log of an identity, and judges it.
+    ///
+    /// # Errors
+    ///
+    /// [`PeerError`].
+    pub async fn ask(&self, did: Did, verifier: &dyn Verifier) -> Result<Told, PeerError> {
+        match self {
+            Peer::Server(client) => ask_server(client, did, verifier).await,
+            Peer::File(path) => {
+                let lines = look_up(path, &[did])?.lines.remove(&did).unwrap_or_default();
+                Ok(Told::of_lines(did, &lines, verifier))
+            }
+        }
+    }
+
+    /// Asks a server in addition what it says of the identity on its other paths; files have none.
+    ///
+    /// # Errors
+    ///
+    /// [`PeerError`].
+    pub async fn ask_further(&self, told: &mut Told) -> Result<(), PeerError> {
+        let Peer::Server(client) = self else { return Ok(()) };
+        let did = told.history.did;
+        let last = client.fetch(&format!("/{did}/log/last")).await?;
+        if last.status == 200 {
+            let text = str::from_utf8(&last.body).unwrap_or_default();
+            // What is no operation at all has no CID that their log could lead to.
+            let signed = json::read_operation(text).unwrap_or_default();
+            told.last = Some(Cid::of(&signed));
+        }
+        let document = client.fetch(&format!("/{did}")).await?;
+        told.document = (document.status == 200).then_some(document.body);
+        Ok(())
+    }
+}
+
+async fn ask_server(
+    client: &ExportClient,
+    did: Did,
+    verifier: &dyn Verifier,
+) -> Result<Told, PeerError> {
+    let Some(body) = client.audit_log(&did).await? else {
+        return Ok(Told::of_lines(did, &[], verifier));
+    };
+    let history = History::of_audit_log(did, &body, verifier)
+        .map_err(|source| PeerError::NotALog { did, source })?;
+    Ok(Told { evidence: body, history, last: None, document: None })
+}
+
+impl Told {
+    /// From the entries of one identity, whatever their envelope.
+    pub fn of_lines(did: Did, lines: &[Bytes], verifier: &dyn Verifier) -> Told {
+        let history = History::of_lines(did, lines.iter().map(|line| &line[..]), verifier);
+        let mut evidence = vec![b'['];
+        for (index, line) in lines.iter().enumerate() {
+            if index > 0 {
+                evidence.push(b',');
+            }
+            evidence.extend_from_slice(line);
+        }
+        evidence.push(b']');
+        Told { evidence: evidence.into(), history, last: None, document: None }
+    }
+}
+
+/// What a dump has of some identities.
+#[derive(Debug, Default)]
+pub struct Dumped {
+    /// Their entries, in order.
+    pub lines: AHashMap<Did, Vec<Bytes>>,
+    /// The latest `createdAt` in the dump: what is newer, it cannot have.
+    pub latest: Option<Timestamp>,
+}
+
+/// Looks identities up in a dump, all in one reading. Blocking.
+///
+/// # Errors
+///
+/// When the file cannot be read.
+pub fn look_up(path: &Path, dids: &[Did]) -> Result<Dumped, DumpError> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Named<'a> {
+        #[serde(borrow)]
+        did: Cow<'a, str>,
+        #[serde(borrow)]
+        created_at: Cow<'a, str>,
+    }
+    let mut dumped = Dumped::default();
+    dumped.lines.extend(dids.iter().map(|did| (*did, Vec::new())));
+    for block in Dump::open(path)? {
+        for (_, line) in block? {
+            let Ok(named) = serde_json::from_slice::<Named>(&line) else { continue };
+            dumped.latest = dumped.latest.max(named.created_at.parse().ok());
+            let did = named.did.parse::<Did>().ok();
+            if let Some(lines) = did.and_then(|did| dumped.lines.get_mut(&did)) {
+                // A copy: the line is a slice of a whole block.
+                lines.push(Bytes::copy_from_slice(&line));
+            }
+        }
+    }
+    Ok(dumped)
+}

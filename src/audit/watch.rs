@@ -1,0 +1,270 @@
+//! The watch: what changed here is compared with the upstream a little later, and a slow random
+//! sample covers the rest.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ahash::AHashSet;
+use metrics::{counter, gauge};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::check::{CheckError, Checker, Depth, Found};
+use super::peer::{Peer, PeerError};
+use crate::live::{Mode, Status};
+use crate::plc::Did;
+use crate::store::StoreError;
+
+/// How long after a change an identity is compared: longer than what is on its way may be on one
+/// side only ([`super::check::GRACE`]).
+const LATER: Duration = Duration::from_secs(15);
+/// A difference is looked at again after this long before it is recorded: one that is gone by
+/// then was two pictures of a change.
+const CONFIRM: Duration = Duration::from_secs(5);
+/// How often the log is read for what changed.
+const LOOK: Duration = Duration::from_secs(1);
+/// Changes that are read from the log at once.
+const READ: usize = 1000;
+/// Identities that wait to be compared. More of them are left to the sample: some 10 MB.
+const MAX_WAITING: usize = 200_000;
+/// Of so many comparisons one is of the sample, also while changes wait.
+const SAMPLE_SHARE: u64 = 4;
+/// Of so many comparisons one asks for head and document too, which takes three requests.
+const EVERYTHING_SHARE: u32 = 8;
+/// Identities whose difference is still to be confirmed, or that are compared again since
+/// something about them was too new.
+const MAX_AGAIN: usize = 10_000;
+/// Open differences that are looked at again in one round of [`RECHECK`].
+const RECHECKED: usize = 100;
+/// How often what is on record as different is looked at again.
+const RECHECK: Duration = Duration::from_secs(30);
+/// After the upstream or the store could not be asked.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// How the watch can be set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WatchSettings {
+    /// Comparisons a minute; most take one request.
+    pub per_minute: u32,
+    /// How long after a change an identity is compared.
+    pub later: Duration,
+    /// How long a difference has to last to be recorded.
+    pub confirm: Duration,
+    /// How often what is on record is looked at again.
+    pub recheck: Duration,
+}
+
+impl WatchSettings {
+    /// So many comparisons a minute, and the usual times.
+    pub fn per_minute(per_minute: u32) -> WatchSettings {
+        WatchSettings { per_minute, later: LATER, confirm: CONFIRM, recheck: RECHECK }
+    }
+}
+
+/// Compares the store with the upstream that is followed, in the background.
+pub struct Watch {
+    checker: Checker,
+    upstream: Peer,
+    status: Arc<Status>,
+    settings: WatchSettings,
+    /// Everything up to this number is or was waiting.
+    read_up_to: i64,
+    /// What changed and when it is to be compared, in the order of both.
+    changed: VecDeque<(Instant, Did)>,
+    /// What is in `changed`.
+    waiting: AHashSet<Did>,
+    /// What is to be compared once more, in order of time; with what was found the time before.
+    again: VecDeque<(Instant, Did, Option<Found>)>,
+    recheck_at: Instant,
+    /// Where the sample is: it goes through all identities in the order of their bytes, which are
+    /// as random as a hash, from a random place on.
+    sampled: Did,
+    /// Comparisons so far.
+    count: u64,
+}
+
+impl Watch {
+    /// A watch over what changes from now on.
+    pub fn new(
+        checker: Checker,
+        upstream: Peer,
+        status: Arc<Status>,
+        settings: WatchSettings,
+    ) -> Watch {
+        Watch {
+            read_up_to: status.sequence(),
+            checker,
+            upstream,
+            status,
+            settings,
+            changed: VecDeque::new(),
+            waiting: AHashSet::new(),
+            again: VecDeque::new(),
+            recheck_at: Instant::now(),
+            sampled: Did::from_bytes(rand::random()),
+            count: 0,
+        }
+    }
+
+    /// Watches until `shutdown`. A crash loses what was waiting: the sample gets to it.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let Some(interval) = Duration::from_secs(60).checked_div(self.settings.per_minute) else {
+            return;
+        };
+        let mut next = Instant::now();
+        loop {
+            let turn = async {
+                sleep_until(next).await;
+                self.turn().await
+            };
+            let outcome = tokio::select! {
+                () = shutdown.cancelled() => return,
+                outcome = turn => outcome,
+            };
+            next = Instant::now()
+                + match outcome {
+                    Ok(true) => interval,
+                    Ok(false) => interval.max(LOOK),
+                    Err(error) => {
+                        counter!("plc_audit_failures_total").increment(1);
+                        tracing::debug!("cannot compare with the upstream: {error}");
+                        PAUSE
+                    }
+                };
+        }
+    }
+
+    /// Compares one identity, if there is one to be compared.
+    async fn turn(&mut self) -> Result<bool, CheckError> {
+        // While catching up everything is new, and the upstream's requests are needed for pages.
+        if self.status.mode() != Mode::Live {
+            self.read_up_to = self.read_up_to.max(self.status.sequence());
+            return Ok(false);
+        }
+        self.read_changes().await?;
+        self.read_recorded().await?;
+        let Some((did, before)) = self.choose().await? else { return Ok(false) };
+        self.count += 1;
+        let recorded = before.is_some();
+        // By chance: what comes by regularly must not always have the same identity in its turn.
+        let depth = match recorded || rand::random_ratio(1, EVERYTHING_SHARE) {
+            true => Depth::Everything,
+            false => Depth::Log,
+        };
+        let found = match self.checker.check(&self.upstream, did, depth).await {
+            Ok(found) => found,
+            Err(CheckError::Peer(PeerError::NotALog { did, source })) => {
+                counter!("plc_audit_failures_total").increment(1);
+                tracing::warn!(%did, "the upstream's answer cannot be compared: {source}");
+                return Ok(true);
+            }
+            Err(error) => {
+                self.look_again(did, before, PAUSE);
+                return Err(error);
+            }
+        };
+        counter!("plc_audit_comparisons_total").increment(1);
+        self.conclude(found, before).await?;
+        Ok(true)
+    }
+
+    /// Records what was found twice; what was found once, or could not be told yet, is looked at
+    /// again.
+    async fn conclude(&mut self, found: Found, before: Option<Found>) -> Result<(), StoreError> {
+        let seen = &found.comparison.differences;
+        let lasting =
+            |before: &Found| seen.iter().all(|now| before.comparison.differences.contains(now));
+        let again = match before {
+            _ if seen.is_empty() => found.comparison.set_aside > 0,
+            Some(before) => !lasting(&before),
+            None => true,
+        };
+        if again {
+            let wait = if seen.is_empty() { self.settings.later } else { self.settings.confirm };
+            self.look_again(found.did, (!seen.is_empty()).then(|| found.clone()), wait);
+        }
+        if !again || seen.is_empty() {
+            self.checker.note(&self.upstream.name(), &found).await?;
+        }
+        Ok(())
+    }
+
+    fn look_again(&mut self, did: Did, before: Option<Found>, wait: Duration) {
+        // What finds no room is left to the sample.
+        if self.again.len() < MAX_AGAIN {
+            let at = Instant::now() + wait;
+            let place = self.again.partition_point(|(other, ..)| *other <= at);
+            self.again.insert(place, (at, did, before));
+        }
+    }
+
+    /// Queues what was committed since the last look.
+    async fn read_changes(&mut self) -> Result<(), StoreError> {
+        let due = Instant::now() + self.settings.later;
+        while self.read_up_to < self.status.sequence() {
+            let new = self.checker.store.export_by_sequence(self.read_up_to, READ).await?;
+            let Some(last) = new.last().and_then(|operation| operation.sequence) else { break };
+            self.read_up_to = last;
+            for operation in new {
+                if self.waiting.len() < MAX_WAITING && self.waiting.insert(operation.did) {
+                    self.changed.push_back((due, operation.did));
+                }
+            }
+        }
+        gauge!("plc_audit_waiting").set(self.waiting.len() as f64);
+        Ok(())
+    }
+
+    /// Queues what is on record as different, now and then: it may be gone.
+    async fn read_recorded(&mut self) -> Result<(), StoreError> {
+        if Instant::now() < self.recheck_at {
+            return Ok(());
+        }
+        self.recheck_at = Instant::now() + self.settings.recheck;
+        let name = self.upstream.name();
+        let open = self.checker.store.divergences(None, None, Some(true), 0, RECHECKED).await?;
+        let mut dids: Vec<Did> = open
+            .iter()
+            .filter(|record| record.divergence.source == name)
+            .filter_map(|record| record.divergence.did.parse().ok())
+            .collect();
+        dids.sort_unstable();
+        dids.dedup();
+        dids.retain(|did| self.again.iter().all(|(_, other, _)| other != did));
+        let now = Instant::now();
+        for did in dids {
+            let recorded = Found::nothing(did);
+            self.again.push_front((now, did, Some(recorded)));
+        }
+        Ok(())
+    }
+
+    /// What to compare now: what waits for its second look, what changed, or the sample's next.
+    async fn choose(&mut self) -> Result<Option<(Did, Option<Found>)>, StoreError> {
+        let now = Instant::now();
+        if let Some((_, did, before)) = self.again.pop_front_if(|(at, ..)| *at <= now) {
+            return Ok(Some((did, before)));
+        }
+        let due = self.changed.front().is_some_and(|(at, _)| *at <= now);
+        if due && !self.count.is_multiple_of(SAMPLE_SHARE) {
+            let changed = self.changed.pop_front();
+            return Ok(changed.map(|(_, did)| {
+                self.waiting.remove(&did);
+                (did, None)
+            }));
+        }
+        Ok(self.next_of_sample().await?.map(|did| (did, None)))
+    }
+
+    /// The next identity of the sample; none while there is none at all.
+    async fn next_of_sample(&mut self) -> Result<Option<Did>, StoreError> {
+        let store = &self.checker.store;
+        let next = match store.next_identity(Some(self.sampled)).await? {
+            None => store.next_identity(None).await?,
+            next => next,
+        };
+        self.sampled = next.unwrap_or(self.sampled);
+        Ok(next)
+    }
+}

@@ -1,0 +1,358 @@
+//! `plc-replica audit`: compare our log with others.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, bail};
+use plc_replica::audit::check::GRACE;
+use plc_replica::audit::peer::{Dumped, look_up};
+use plc_replica::audit::{
+    CheckError, Checker, Depth, Found, Order, Pages, Peer, PeerError, Sweep, SweepError, Told,
+};
+use plc_replica::plc::{Did, Timestamp};
+use plc_replica::store::Store;
+use tokio::time::sleep;
+
+use super::progress::Meter;
+
+/// Compare our log with that of a directory, of other replicas, or with dumps.
+///
+/// Compares the identities that are named, a random sample, everything that changed in a span of
+/// time, or everything. What one side cannot have yet is no difference. Prints a line for each
+/// difference; ends with 0 when there is none, with 1 when there is one, and with 2 when the
+/// comparison could not be made.
+#[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("what").required(true).multiple(true)))]
+pub struct Args {
+    /// Identities to compare.
+    #[arg(group = "what", value_name = "DID")]
+    dids: Vec<Did>,
+    /// Compare so many identities, chosen at random.
+    #[arg(long, group = "what", value_name = "N", conflicts_with = "dids")]
+    sample: Option<usize>,
+    /// Compare everything that was accepted after this time (`2024-01-31T12:00:00.000Z`).
+    #[arg(long, group = "what", value_name = "TIME", conflicts_with_all = ["dids", "sample"])]
+    since: Option<Timestamp>,
+    /// Compare nothing that was accepted after this time.
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["dids", "sample"])]
+    until: Option<Timestamp>,
+    /// Compare everything, both exports side by side.
+    #[arg(long, group = "what", conflicts_with_all = ["dids", "sample", "since"])]
+    full: bool,
+    /// Page by sequence number and not by time: compares the numbers, and no nullified flags.
+    #[arg(long, requires = "full")]
+    by_sequence: bool,
+    /// A directory or replica, or a dump; may be given several times. The upstream without it.
+    #[arg(long, value_name = "URL|FILE")]
+    against: Vec<String>,
+    /// Requests a minute that each of them is sent at most; 0 for no limit.
+    #[arg(long, value_name = "REQUESTS", default_value_t = 60)]
+    requests_per_minute: u32,
+    /// Keep the state of a sweep in this file, and go on from there when it exists.
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
+    /// Print JSON: an object a line for each difference with both sides' entries, and one with the
+    /// summary of each comparison.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    database: super::Database,
+    #[command(flatten)]
+    signatures: super::Signatures,
+}
+
+/// How often in a row a peer may fail before the comparison ends.
+const ATTEMPTS: u32 = 5;
+/// First pause after a fault; doubled by each that follows.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Stretches of a sweep between two writings of its state.
+const STATE_EVERY: u32 = 20;
+
+/// What came of the comparison with one peer.
+#[derive(Debug, Default, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Summary {
+    against: String,
+    /// Compared in full.
+    identities: u64,
+    /// Compared side by side.
+    operations: u64,
+    differences: BTreeMap<&'static str, u64>,
+    /// Identities with something that the other side cannot have yet, or we.
+    set_aside: u64,
+    /// Lines of theirs that name no identity.
+    unreadable: u64,
+    seconds: f64,
+}
+
+/// Runs the command.
+pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let store = Store::open(&args.database.url).await?;
+    let verifier = args.signatures.verifier();
+    let mut against = args.against.clone();
+    if against.is_empty() {
+        match store.source().await? {
+            Some(source) => against.push(source.upstream),
+            None => bail!("{} follows nothing: say --against", args.database.url),
+        }
+    }
+    let mut auditor = Auditor {
+        checker: Checker { store, verifier: Arc::clone(&verifier) },
+        json: args.json,
+        out: io::stdout(),
+    };
+    let mut same = true;
+    for place in &against {
+        let peer = Peer::new(place, args.requests_per_minute, super::USER_AGENT)
+            .map_err(|error| anyhow::anyhow!("--against: {error}"))?;
+        let begun = Instant::now();
+        let mut summary = Summary { against: peer.name(), ..Summary::default() };
+        auditor.compare(args, &peer, &mut summary).await.with_context(|| peer.name())?;
+        summary.seconds = begun.elapsed().as_secs_f64();
+        auditor.print_summary(&summary)?;
+        same &= summary.differences.is_empty() && summary.unreadable == 0;
+    }
+    Ok(if same { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+struct Auditor {
+    checker: Checker,
+    json: bool,
+    out: io::Stdout,
+}
+
+impl Auditor {
+    async fn compare(
+        &mut self,
+        args: &Args,
+        peer: &Peer,
+        summary: &mut Summary,
+    ) -> anyhow::Result<()> {
+        let dids = match args.sample {
+            Some(count) => self.sample(count).await?,
+            None if args.dids.is_empty() => {
+                let sweep = self.sweep(args, peer).await?;
+                summary.operations = sweep.compared;
+                summary.unreadable = sweep.unreadable;
+                sweep.suspects.iter().filter_map(|did| did.parse().ok()).collect()
+            }
+            None => args.dids.clone(),
+        };
+        match peer {
+            Peer::Server(_) => self.compare_with_server(peer, dids, summary).await,
+            Peer::File(path) => self.compare_with_file(path, dids, summary).await,
+        }
+    }
+
+    /// Different identities, from random places on.
+    async fn sample(&self, count: usize) -> anyhow::Result<Vec<Did>> {
+        let mut dids = std::collections::BTreeSet::new();
+        // Of a small log some places lead to the same identity.
+        for _ in 0..count.saturating_mul(20) {
+            if dids.len() == count {
+                break;
+            }
+            let place = Did::from_bytes(rand::random());
+            dids.extend(self.checker.store.next_identity(Some(place)).await?);
+        }
+        Ok(dids.into_iter().collect())
+    }
+
+    /// Reads both sides next to each other for the identities that differ.
+    async fn sweep(&self, args: &Args, peer: &Peer) -> anyhow::Result<Sweep> {
+        let store = &self.checker.store;
+        let total = store.statistics().await?.operations;
+        let mut sweep = match args.state.as_deref().filter(|path| path.exists()) {
+            Some(path) => load(path)?,
+            None if args.by_sequence => {
+                Sweep::new(Order::Sequence, 0, store.last_sequence().await?.unwrap_or(0))
+            }
+            None => {
+                let since = args.since.map_or(0, Timestamp::millis);
+                let until = (Timestamp::from(SystemTime::now()) - GRACE).millis();
+                let until = args.until.map_or(until, |wish| wish.millis().min(until));
+                Sweep::new(Order::Time, since, until)
+            }
+        };
+        let mut pages = Pages::of(peer)?;
+        let meter = Meter::operations(
+            &format!("comparing with {}", peer.name()),
+            args.full.then_some(total),
+        );
+        let mut steps = 0;
+        let mut patience = Patience::default();
+        while !sweep.is_done() {
+            match sweep.step(store, &mut pages).await {
+                Ok(()) => patience = Patience::default(),
+                Err(SweepError::Peer(PeerError::Upstream(fault))) => {
+                    patience.wait(fault.into()).await?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+            meter.set(sweep.compared);
+            steps += 1;
+            if let Some(path) = args.state.as_deref().filter(|_| steps % STATE_EVERY == 0) {
+                save(path, &sweep)?;
+            }
+        }
+        meter.finish();
+        if let Some(path) = &args.state {
+            save(path, &sweep)?;
+        }
+        Ok(sweep)
+    }
+
+    async fn compare_with_server(
+        &mut self,
+        peer: &Peer,
+        dids: Vec<Did>,
+        summary: &mut Summary,
+    ) -> anyhow::Result<()> {
+        let mut again = Vec::new();
+        for did in dids {
+            let found = self.ask(peer, did).await?;
+            match found.comparison.set_aside {
+                0 => self.report(&found, summary)?,
+                _ => again.push(did),
+            }
+        }
+        summary.set_aside = again.len() as u64;
+        if again.is_empty() {
+            return Ok(());
+        }
+        // What was new then is old enough after this.
+        sleep(GRACE).await;
+        for did in again {
+            let found = self.ask(peer, did).await?;
+            self.report(&found, summary)?;
+        }
+        Ok(())
+    }
+
+    async fn ask(&self, peer: &Peer, did: Did) -> anyhow::Result<Found> {
+        let mut patience = Patience::default();
+        loop {
+            match self.checker.check(peer, did, Depth::Everything).await {
+                Ok(found) => return Ok(found),
+                Err(CheckError::Peer(error)) => patience.wait(error).await?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// A dump is read once for all of them; what is newer than the last entry in it, it cannot
+    /// have.
+    async fn compare_with_file(
+        &mut self,
+        path: &Path,
+        dids: Vec<Did>,
+        summary: &mut Summary,
+    ) -> anyhow::Result<()> {
+        let Dumped { mut lines, latest } = tokio::task::block_in_place(|| look_up(path, &dids))?;
+        let horizon = latest.unwrap_or(Timestamp::from_millis(0));
+        for did in dids {
+            let entries = lines.remove(&did).unwrap_or_default();
+            let told = Told::of_lines(did, &entries, &*self.checker.verifier);
+            let found = self.checker.compare(&told, horizon, Depth::Log).await?;
+            summary.set_aside += u64::from(found.comparison.set_aside > 0);
+            self.report(&found, summary)?;
+        }
+        Ok(())
+    }
+
+    fn report(&mut self, found: &Found, summary: &mut Summary) -> anyhow::Result<()> {
+        summary.identities += 1;
+        for (difference, record) in
+            found.comparison.differences.iter().zip(found.divergences(&summary.against))
+        {
+            *summary.differences.entry(difference.kind.name()).or_default() += 1;
+            let (kind, subject, detail) =
+                (difference.kind, &difference.subject, &difference.detail);
+            if !self.json {
+                writeln!(self.out, "{} {kind} {subject}: {detail}", found.did)?;
+                continue;
+            }
+            let side = |text: Option<String>| {
+                text.and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok())
+            };
+            let line = serde_json::json!({
+                "against": summary.against,
+                "did": found.did.to_string(),
+                "kind": kind.name(),
+                "subject": subject,
+                "detail": detail,
+                "ours": side(record.ours),
+                "theirs": side(record.theirs),
+            });
+            writeln!(self.out, "{line}")?;
+        }
+        Ok(())
+    }
+
+    fn print_summary(&mut self, summary: &Summary) -> anyhow::Result<()> {
+        if self.json {
+            serde_json::to_writer(&mut self.out, summary)?;
+            writeln!(self.out)?;
+            return Ok(());
+        }
+        let Summary { against, identities, operations, differences, set_aside, .. } = summary;
+        let out = &mut self.out;
+        writeln!(out, "against {against}:")?;
+        if *operations > 0 {
+            writeln!(out, "  {operations} operations side by side")?;
+        }
+        writeln!(out, "  {identities} identities in full")?;
+        if *set_aside > 0 {
+            writeln!(out, "  {set_aside} of them with what is too new for one side")?;
+        }
+        if summary.unreadable > 0 {
+            writeln!(out, "  {} lines of theirs that name no identity", summary.unreadable)?;
+        }
+        let total: u64 = differences.values().sum();
+        writeln!(out, "  {total} differences")?;
+        for (kind, count) in differences {
+            writeln!(out, "    {kind}  {count}")?;
+        }
+        writeln!(out, "  {:.1} s", summary.seconds)?;
+        Ok(())
+    }
+}
+
+/// Waits out what may pass, for a while.
+#[derive(Debug, Default)]
+struct Patience {
+    failures: u32,
+}
+
+impl Patience {
+    async fn wait(&mut self, error: PeerError) -> anyhow::Result<()> {
+        let PeerError::Upstream(fault) = &error else { return Err(error.into()) };
+        self.failures += 1;
+        if self.failures == ATTEMPTS {
+            return Err(error.into());
+        }
+        let pause = PAUSE * 2u32.pow(self.failures - 1);
+        let pause = fault.retry_after().map_or(pause, |wish| wish.max(pause));
+        tracing::warn!(?pause, "{fault}: tried again");
+        sleep(pause).await;
+        Ok(())
+    }
+}
+
+fn load(path: &Path) -> anyhow::Result<Sweep> {
+    let text = std::fs::read(path).with_context(|| path.display().to_string())?;
+    serde_json::from_slice(&text).with_context(|| format!("{}: not a state", path.display()))
+}
+
+/// Writes the state so that a crash leaves the one of before or this one.
+fn save(path: &Path, sweep: &Sweep) -> anyhow::Result<()> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let place = || path.display().to_string();
+    std::fs::write(&new, serde_json::to_vec(sweep)?).with_context(place)?;
+    std::fs::rename(&new, path).with_context(place)
+}

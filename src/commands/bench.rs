@@ -1,0 +1,57 @@
+//! `plc-replica bench`: measures what the README promises, on this machine, with one command.
+//!
+//! What is measured are child processes of this same binary, as users run it; the upstream that
+//! they follow and the load that they answer are processes of their own too, so that memory and
+//! processor time can be told apart. Runs on Linux, whose `/proc` it reads.
+
+mod cgroup;
+mod child;
+mod follow;
+mod http;
+mod load;
+mod log;
+mod postgres;
+mod report;
+mod rows;
+mod scope;
+mod stages;
+mod stand;
+mod stream;
+mod upstream;
+mod wrk;
+
+use std::process::ExitCode;
+
+/// Measure speed, size and memory, and print them as a table.
+///
+/// Makes a log (kept for the next time), follows it into each database, and measures the rows of
+/// the table in README.md. Takes half an hour with the defaults; `--operations 100000 --runs 1`
+/// gives a first idea in a minute.
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Args {
+    #[command(subcommand)]
+    part: Option<Part>,
+    #[command(flatten)]
+    scope: scope::Scope,
+}
+
+/// What the benchmark is put together from, to be used by itself.
+#[derive(Debug, clap::Subcommand)]
+enum Part {
+    Generate(log::Args),
+    Upstream(upstream::Args),
+    Load(load::Args),
+    Stream(stream::Args),
+}
+
+/// Runs the command. It starts runtimes of its own where it needs one.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    match &args.part {
+        None => rows::run(&args.scope),
+        Some(Part::Generate(args)) => log::run(args),
+        Some(Part::Upstream(args)) => upstream::run(args),
+        Some(Part::Load(args)) => load::run(args),
+        Some(Part::Stream(args)) => stream::run(args),
+    }
+}

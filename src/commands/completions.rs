@@ -1,0 +1,19 @@
+//! `plc-replica completions`: what a shell needs to complete a command line.
+
+use std::process::ExitCode;
+
+use clap_complete::Shell;
+
+/// Print the completions of a shell, for example into /etc/bash_completion.d/plc-replica.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The shell.
+    #[arg(value_name = "SHELL")]
+    shell: Shell,
+}
+
+/// Runs the command on a description of all commands.
+pub fn run(args: &Args, mut command: clap::Command) -> ExitCode {
+    clap_complete::generate(args.shell, &mut command, "plc-replica", &mut std::io::stdout());
+    ExitCode::SUCCESS
+}

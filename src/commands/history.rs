@@ -1,0 +1,127 @@
+//! `plc-replica history`: what happened to an identity, for a person.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use anyhow::Context;
+use plc_replica::audit::{History, Peer, Verdict};
+use plc_replica::plc::{Did, Timestamp};
+use plc_replica::store::Store;
+
+/// Tell what happened to an identity: what changed, who signed it, what was overruled by what.
+///
+/// Reads the log from the database, or from any directory, replica or dump, and verifies it on the
+/// way. Ends with 1 when the identity is not there, and when something in its log does not verify.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The identity: `did:plc:…`.
+    did: Did,
+    /// Read the log from this directory or replica, or from this file, and not from the database.
+    #[arg(long, value_name = "URL|FILE")]
+    from: Option<String>,
+    /// Print JSON: an object a line for each operation.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    database: super::Database,
+    #[command(flatten)]
+    signatures: super::Signatures,
+}
+
+/// Runs the command.
+pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let verifier = args.signatures.verifier();
+    let (history, place) = match &args.from {
+        Some(place) => {
+            let peer = Peer::new(place, 0, super::USER_AGENT).context("--from")?;
+            (peer.ask(args.did, &*verifier).await?.history, peer.name())
+        }
+        None => {
+            let stored = Store::open(&args.database.url).await?.history(&args.did).await?;
+            (History::of_stored(args.did, stored, &*verifier), args.database.url.clone())
+        }
+    };
+    if history.steps.is_empty() && history.unreadable.is_empty() {
+        eprintln!("{} is not in {place}", args.did);
+        return Ok(ExitCode::from(1));
+    }
+    let mut out = io::stdout().lock();
+    for verdict in Verdict::all(&history) {
+        if args.json {
+            serde_json::to_writer(&mut out, &verdict)?;
+            writeln!(out)?;
+        } else {
+            print(&verdict, &mut out)?;
+        }
+    }
+    for unreadable in &history.unreadable {
+        eprintln!("{}: {}: {}", unreadable.cid, unreadable.refusal.kind(), unreadable.refusal);
+    }
+    if !args.json {
+        print_end(&history, &mut out)?;
+    }
+    Ok(if history.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// One operation: a line with its time, and below it what is to be said of it.
+fn print(verdict: &Verdict, out: &mut impl Write) -> io::Result<()> {
+    let Verdict { cid, created_at, changes, .. } = verdict;
+    let sequence = verdict.sequence.map_or(String::new(), |number| format!("  number {number}"));
+    writeln!(out, "{created_at}  {cid}{sequence}")?;
+    for change in changes {
+        writeln!(out, "    {}", change.text)?;
+    }
+    if let Some(signed_by) = &verdict.signed_by {
+        writeln!(out, "    signed by rotation key {}, {}", signed_by.index + 1, signed_by.key)?;
+    }
+    if let Some(refused) = &verdict.refused {
+        writeln!(out, "    REFUSED, {}: {}", refused.kind, refused.expected)?;
+    }
+    for nullified in &verdict.nullifies {
+        writeln!(out, "    recovers from {nullified}, which it nullifies")?;
+    }
+    if let Some(by) = &verdict.nullified_by {
+        writeln!(out, "    NULLIFIED by {by}")?;
+    }
+    let now = Timestamp::from(SystemTime::now()).to_string();
+    // Texts of times order as the times do.
+    if let Some(until) = verdict.contestable_until.as_ref().filter(|until| **until >= now) {
+        writeln!(out, "    can be overruled by a key before it until {until}")?;
+    }
+    if let (Some(at), Some(after)) = (&verdict.received_at, verdict.received_after_seconds) {
+        writeln!(out, "    received {at}, {}", delay(after))?;
+    }
+    Ok(())
+}
+
+fn print_end(history: &History, out: &mut impl Write) -> io::Result<()> {
+    let nullified = history.steps.iter().filter(|step| step.nullified_by.is_some()).count();
+    let refused = history.steps.iter().filter(|step| step.verdict.is_err()).count()
+        + history.unreadable.len();
+    let of_these =
+        |count, what| if count > 0 { format!(", {count} {what}") } else { String::new() };
+    writeln!(
+        out,
+        "{}: {} operations{}{}",
+        history.did,
+        history.steps.len() + history.unreadable.len(),
+        of_these(nullified, "nullified"),
+        of_these(refused, "REFUSED"),
+    )
+}
+
+/// A number of seconds in the unit that a person would choose.
+fn delay(seconds: f64) -> String {
+    const MINUTE: f64 = 60.0;
+    const HOUR: f64 = 60.0 * MINUTE;
+    const DAY: f64 = 24.0 * HOUR;
+    let (size, side) = (seconds.abs(), if seconds < 0.0 { "before" } else { "after" });
+    let amount = match size {
+        size if size < 2.0 * MINUTE => format!("{size:.1} s"),
+        size if size < 2.0 * HOUR => format!("{:.0} minutes", size / MINUTE),
+        size if size < 2.0 * DAY => format!("{:.0} hours", size / HOUR),
+        size => format!("{:.0} days", size / DAY),
+    };
+    format!("{amount} {side} it was accepted")
+}

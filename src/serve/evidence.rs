@@ -1,0 +1,183 @@
+//! `/_audit/…`: what was found to differ and what was refused, with the evidence.
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::store::{StoredDivergence, StoredRefusal};
+
+use super::Server;
+use super::answer::{self, Answer};
+use super::error::ServeError;
+use super::query::{decimal, parameter, parse_int};
+use http::{StatusCode, header};
+
+/// Records of a page when nothing is said, and at most: each may have a megabyte of evidence on
+/// either side.
+const PAGE: usize = 50;
+
+/// A page of divergences.
+#[derive(Serialize)]
+struct Divergences<'a> {
+    divergences: Vec<Divergence<'a>>,
+    /// What to give as `after` for the next page; null at the end.
+    next: Option<i64>,
+}
+
+/// A divergence as it is served.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Divergence<'a> {
+    id: i64,
+    source: &'a str,
+    did: &'a str,
+    kind: &'a str,
+    subject: &'a str,
+    first_seen: String,
+    last_seen: String,
+    closed_at: Option<String>,
+    ours: Side<'a>,
+    theirs: Side<'a>,
+}
+
+/// One side's entries: JSON as it is, and as text what is none.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Side<'a> {
+    Json(&'a RawValue),
+    Text(Option<&'a str>),
+}
+
+impl<'a> From<&'a Option<String>> for Side<'a> {
+    fn from(side: &'a Option<String>) -> Side<'a> {
+        let text = side.as_deref();
+        match text.and_then(|text| serde_json::from_str(text).ok()) {
+            Some(json) => Side::Json(json),
+            None => Side::Text(text),
+        }
+    }
+}
+
+impl<'a> From<&'a StoredDivergence> for Divergence<'a> {
+    fn from(stored: &'a StoredDivergence) -> Divergence<'a> {
+        let record = &stored.divergence;
+        Divergence {
+            id: stored.id,
+            source: &record.source,
+            did: &record.did,
+            kind: &record.kind,
+            subject: &record.subject,
+            first_seen: stored.first_seen.to_string(),
+            last_seen: stored.last_seen.to_string(),
+            closed_at: stored.closed_at.map(|at| at.to_string()),
+            ours: Side::from(&record.ours),
+            theirs: Side::from(&record.theirs),
+        }
+    }
+}
+
+/// `GET /_audit/divergences?did=…&kind=…&open=true|false&after=ID&count=N`
+pub async fn divergences(server: &Server, query: &str) -> Result<Answer, ServeError> {
+    let (after, count) = place(query)?;
+    let open = flag(query, "open")?;
+    let (did, kind) = (parameter(query, "did")?, parameter(query, "kind")?);
+    let store = &server.state.store;
+    let page = store.divergences(did.as_deref(), kind.as_deref(), open, after, count).await?;
+    let next = page.last().filter(|_| page.len() == count).map(|last| last.id);
+    Ok(report(&Divergences { divergences: page.iter().map(Divergence::from).collect(), next }))
+}
+
+/// `GET /_audit/divergences/{id}/ours` and `…/theirs`: what `verify` reads.
+pub async fn side(server: &Server, id: &str, theirs: bool) -> Result<Answer, ServeError> {
+    let no_such = || ServeError::NoSuchPath(format!("/_audit/divergences/{id}/…"));
+    let number = decimal(id).ok_or_else(no_such)?;
+    let store = &server.state.store;
+    let found = store.divergences(None, None, None, number.saturating_sub(1), 1).await?;
+    let record = found.into_iter().find(|found| found.id == number).ok_or_else(no_such)?;
+    let side = if theirs { record.divergence.theirs } else { record.divergence.ours };
+    let mut answer = answer::json(StatusCode::OK, side.ok_or_else(no_such)?.into_bytes());
+    answer.headers_mut().insert(header::CACHE_CONTROL, answer::NO_STORE);
+    Ok(answer)
+}
+
+/// A page of refusals.
+#[derive(Serialize)]
+struct Refused {
+    refused: Vec<serde_json::Value>,
+    next: Option<i64>,
+}
+
+/// `GET /_audit/refused?did=…&kind=…&open=true|false&after=ID&count=N`. An open one was not
+/// accepted since.
+pub async fn refused(server: &Server, query: &str) -> Result<Answer, ServeError> {
+    let (mut after, count) = place(query)?;
+    let (did, kind) = (parameter(query, "did")?, parameter(query, "kind")?);
+    let open = flag(query, "open")?;
+    let wanted = |kept: &StoredRefusal| {
+        kind.as_deref().is_none_or(|kind| kept.refusal.kind == kind)
+            && open.is_none_or(|open| kept.accepted_at.is_none() == open)
+    };
+    let mut found = Vec::new();
+    let mut next = None;
+    for _ in 0..MOST_READS {
+        let page = server.state.store.refusals(did.as_deref(), after, READ).await?;
+        let Some(last) = page.last() else {
+            next = None;
+            break;
+        };
+        after = last.id;
+        next = (page.len() == READ).then_some(after);
+        for kept in page.iter().filter(|kept| wanted(kept)) {
+            if found.len() == count {
+                break;
+            }
+            found.push(kept.to_json());
+            if found.len() == count {
+                next = Some(kept.id);
+            }
+        }
+        if found.len() == count || next.is_none() {
+            break;
+        }
+    }
+    Ok(report(&Refused { refused: found, next }))
+}
+
+/// Refusals that are read at once.
+const READ: usize = 500;
+/// How often a request reads, at most: a filter that finds little answers with a short page, whose
+/// `next` goes on from there.
+const MOST_READS: usize = 20;
+
+/// `after` and `count`.
+fn place(query: &str) -> Result<(i64, usize), ServeError> {
+    let number = |name| match parameter(query, name)? {
+        Some(text) => {
+            let number = parse_int(&text).filter(|number| *number >= 0);
+            number.map(Some).ok_or(ServeError::InvalidParameter(name))
+        }
+        None => Ok(None),
+    };
+    let after = number("after")?.unwrap_or(0);
+    let count = match number("count")? {
+        Some(0) => return Err(ServeError::InvalidParameter("count")),
+        Some(count) => usize::try_from(count).map_or(PAGE, |count| count.min(PAGE)),
+        None => PAGE,
+    };
+    Ok((after, count))
+}
+
+fn flag(query: &str, name: &'static str) -> Result<Option<bool>, ServeError> {
+    match parameter(query, name)?.as_deref() {
+        None => Ok(None),
+        Some("true") => Ok(Some(true)),
+        Some("false") => Ok(Some(false)),
+        Some(_) => Err(ServeError::InvalidParameter(name)),
+    }
+}
+
+fn report(body: &impl Serialize) -> Answer {
+    // No map in it has keys that are not strings, the only way to fail.
+    let mut answer = answer::json(StatusCode::OK, serde_json::to_vec(body).unwrap_or_default());
+    answer.headers_mut().insert(header::CACHE_CONTROL, answer::NO_STORE);
+    answer
+}

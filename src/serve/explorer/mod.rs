@@ -1,0 +1,187 @@
+//! Pages for people: the status of this server, and the history of each identity.
+//!
+//! ```text
+//! store ──▶ Held ──▶ Timeline (what follows what, what changed) ──▶ HTML
+//! ```
+//!
+//! Everything from [`Held`] on is pure. Every text that comes from an operation is hostile input
+//! and goes through [`text`]; nothing is sent that a browser would have to fetch elsewhere, and
+//! nothing that it would run.
+
+mod diff;
+mod entry;
+mod home;
+mod identity;
+mod layout;
+mod parts;
+mod records;
+mod text;
+mod timeline;
+mod tree;
+
+use http::{HeaderValue, StatusCode, header};
+use maud::html;
+
+pub use self::home::{Report, home_page};
+pub use self::identity::{Selection, identity_page};
+pub(super) use self::layout::{icon, style};
+pub use self::timeline::{Entry, Held, Timeline};
+
+use crate::plc::Did;
+
+use super::Server;
+use super::answer::{self, Answer};
+use super::error::ServeError;
+use super::query::parameter;
+use super::status::now;
+
+/// Characters of a DID.
+const DID_LENGTH: usize = "did:plc:".len() + 24;
+
+/// `/`: the status page.
+pub(super) fn home(server: &Server) -> Answer {
+    let (status, taken, now) = (&server.state.status, server.pulse.taken(), now());
+    let report = Report {
+        upstream: status.upstream().to_owned(),
+        mode: status.mode(),
+        caught_up: status.caught_up(),
+        sequence: status.sequence(),
+        lag: status.lag(now),
+        upstream_age: status.upstream_age(now),
+        last_operation: status.last_operation(),
+        statistics: taken.statistics,
+        sequences: taken.sequences.into(),
+        now,
+    };
+    layout::answer(StatusCode::OK, home_page(&report))
+}
+
+/// `/explore?q=`: to the identity whose DID stands in what was searched for.
+pub(super) fn search(query: &str) -> Answer {
+    let searched = parameter(query, "q").ok().flatten().unwrap_or_default();
+    let searched = searched.trim();
+    if searched.is_empty() {
+        return redirect("/");
+    }
+    match find_did(searched) {
+        Some(did) => redirect(&format!("/explore/{did}")),
+        None => layout::answer(StatusCode::NOT_FOUND, nothing_found(searched)),
+    }
+}
+
+/// `/explore/{did}`: the page of an identity. What goes wrong is said on a page too.
+pub(super) async fn identity(server: &Server, did: &str, query: &str) -> Answer {
+    match show(server, did, query).await {
+        Ok(page) => layout::answer(StatusCode::OK, page),
+        Err(error) => {
+            let status = error.status();
+            let message = error.to_string();
+            let content = html! {
+                section.card {
+                    h1 { (apology(status)) }
+                    div { (text::text(&message)) }
+                }
+            };
+            let mut answer = layout::answer(status, layout::page(apology(status), did, content));
+            error.state(answer.headers_mut());
+            answer
+        }
+    }
+}
+
+async fn show(server: &Server, did: &str, query: &str) -> Result<String, ServeError> {
+    let caught_up = server.state.status.caught_up();
+    let did: Did = did.parse().map_err(|_| ServeError::NotRegistered(did.to_owned()))?;
+    let selection = Selection {
+        change: parameter(query, "change")?.map(|kind| kind.into_owned()),
+        until: parameter(query, "until")?.and_then(|until| until.parse().ok()),
+    };
+    let (store, text) = (&server.state.store, did.to_string());
+    // One more than is shown, to know that there are more.
+    let records = records::MAX_RECORDS + 1;
+    let held = Held {
+        did,
+        operations: store.history(&did).await?,
+        refusals: store.refusals(Some(&text), 0, records).await?,
+        divergences: store.divergences(Some(&text), None, None, 0, records).await?,
+    };
+    if held.operations.is_empty() && held.refusals.is_empty() {
+        return Err(match caught_up {
+            true => ServeError::NotRegistered(text),
+            false => ServeError::NotKnownYet(did),
+        });
+    }
+    identity_page(&held, &selection, now()).map_err(|reason| ServeError::damaged(&did, &reason))
+}
+
+/// The first DID in a text: alone, in a URL of a profile or a record, in a line of a log.
+fn find_did(text: &str) -> Option<Did> {
+    text.match_indices("did:plc:").find_map(|(at, _)| text.get(at..at + DID_LENGTH)?.parse().ok())
+}
+
+fn redirect(to: &str) -> Answer {
+    let mut answer = answer::empty(StatusCode::SEE_OTHER);
+    let headers = answer.headers_mut();
+    // A path of this server and a DID: visible ASCII.
+    headers.insert(header::LOCATION, answer::value(to.as_bytes()));
+    headers.insert(header::CACHE_CONTROL, answer::NO_STORE);
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+    answer
+}
+
+fn nothing_found(searched: &str) -> String {
+    let content = html! {
+        section.card {
+            h1 { "No DID in that" }
+            div { "Searched for: " (text::text(searched)) }
+            p {
+                "An identity is found by its DID, " span.code { "did:plc:" } " and 24 characters "
+                "of a–z and 2–7. A text that has one in it will do, such as the address of a "
+                "profile. The DID of a handle is what its domain says: the TXT record "
+                span.code { "_atproto" } ", or " span.code { "/.well-known/atproto-did" } "."
+            }
+        }
+    };
+    layout::page("Nothing found", searched, content)
+}
+
+fn apology(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::NOT_FOUND => "Not registered",
+        StatusCode::SERVICE_UNAVAILABLE => "Not available now",
+        StatusCode::BAD_REQUEST => "Not understood",
+        _ => "Something is wrong here",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_did_is_found_wherever_it_stands() {
+        let did = "did:plc:ewvi7nxzyoun6zhxrhs64oiz";
+        for text in [
+            did,
+            "at://did:plc:ewvi7nxzyoun6zhxrhs64oiz/app.bsky.feed.post/3k",
+            "https://example.com/profile/did:plc:ewvi7nxzyoun6zhxrhs64oiz?x=y",
+            "did:plc:short and did:plc:ewvi7nxzyoun6zhxrhs64oiz",
+            "did:plc:did:plc:ewvi7nxzyoun6zhxrhs64oiz",
+        ] {
+            assert_eq!(find_did(text).map(|did| did.to_string()).as_deref(), Some(did), "{text}");
+        }
+        for text in ["", "alice.example.com", "did:plc:éééééééééééééééé", "did:plc:"]
+        {
+            assert_eq!(find_did(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn searching_leads_to_the_identity_or_says_why_not() {
+        let found = search("q=%20did%3Aplc%3Aewvi7nxzyoun6zhxrhs64oiz%0A");
+        assert_eq!(found.status(), StatusCode::SEE_OTHER);
+        assert_eq!(found.headers()["location"], "/explore/did:plc:ewvi7nxzyoun6zhxrhs64oiz");
+        assert_eq!(search("q=").headers()["location"], "/");
+        assert_eq!(search("q=alice.example").status(), StatusCode::NOT_FOUND);
+    }
+}

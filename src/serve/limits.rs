@@ -1,0 +1,247 @@
+//! How much one client may ask for, and how much a request may be.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use lru::LruCache;
+
+use super::answer::value;
+use super::client_address::{Proxies, client_key};
+
+/// Clients that are remembered: some 100 bytes each. The one that was not heard of for the longest
+/// is forgotten, which gives it its whole allowance again.
+const MAX_CLIENTS: NonZeroUsize = NonZeroUsize::new(1 << 16).unwrap();
+/// What the rate is counted in.
+const WINDOW: Duration = Duration::from_secs(60);
+
+/// The limits of the server; what is zero is not limited.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests a minute of one client, on the average.
+    pub requests_per_minute: u32,
+    /// Requests that a client who was silent may send at once.
+    pub burst: u32,
+    /// Stream clients from one address.
+    pub streams_per_address: u32,
+    /// Connections at a time; beyond this new ones wait in the system's queue.
+    pub connections: usize,
+    /// Bytes of a request's head; what has arrived by the same read is still taken.
+    pub head_bytes: usize,
+    /// Bytes of a request's path and query.
+    pub url_bytes: usize,
+    /// How long an answer may take.
+    pub request_time: Duration,
+    /// Whose word about a client's address is taken.
+    pub proxies: Proxies,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            // Off: who is known to be behind one address is for the operator to say.
+            requests_per_minute: 0,
+            burst: 100,
+            streams_per_address: 0,
+            // One costs a few kilobytes while it is idle.
+            connections: 16_384,
+            // A DID, a cursor and what proxies add fit many times.
+            head_bytes: 32 << 10,
+            // The longest address that means something is a search in the explorer.
+            url_bytes: 8 << 10,
+            // A page of the export from a cold disk takes seconds.
+            request_time: Duration::from_secs(60),
+            proxies: Proxies::default(),
+        }
+    }
+}
+
+/// What is left to a client after a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allowance {
+    limit: u32,
+    /// Requests that may follow at once.
+    remaining: u32,
+    /// When the whole allowance is there again.
+    reset: Duration,
+    /// How long to wait, when this request was one too many.
+    pub retry_after: Option<Duration>,
+}
+
+const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const STATE: HeaderName = HeaderName::from_static("ratelimit");
+
+impl Allowance {
+    /// States it as `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers).
+    pub fn state(&self, headers: &mut HeaderMap) {
+        let policy = format!("\"client\";q={};w={}", self.limit, WINDOW.as_secs());
+        let state = format!("\"client\";r={};t={}", self.remaining, seconds(self.reset));
+        headers.insert(POLICY, value(policy.as_bytes()));
+        headers.insert(STATE, value(state.as_bytes()));
+    }
+}
+
+/// Whole seconds, upwards: whoever waits for so long is not too early.
+pub fn seconds(time: Duration) -> u64 {
+    time.as_secs() + u64::from(time.subsec_nanos() > 0)
+}
+
+/// The value of `Retry-After`.
+pub fn retry_after(time: Duration) -> HeaderValue {
+    HeaderValue::from(seconds(time).max(1))
+}
+
+/// Counts what clients ask for.
+#[derive(Debug)]
+pub struct Limiter {
+    rate: Option<Rate>,
+    streams: Option<NonZeroU32>,
+    open_streams: Arc<Mutex<HashMap<IpAddr, u32>>>,
+}
+
+/// The generic cell rate algorithm: of each client only the time at which its allowance would be
+/// whole again is kept.
+#[derive(Debug)]
+struct Rate {
+    limit: u32,
+    burst: u32,
+    /// What one request costs.
+    interval: Duration,
+    whole_at: Mutex<LruCache<IpAddr, Instant>>,
+}
+
+impl Limiter {
+    /// With these limits.
+    pub fn new(limits: &Limits) -> Limiter {
+        let rate = NonZeroU32::new(limits.requests_per_minute).map(|limit| Rate {
+            limit: limit.get(),
+            burst: limits.burst.max(1),
+            interval: WINDOW / limit.get(),
+            whole_at: Mutex::new(LruCache::new(MAX_CLIENTS)),
+        });
+        let streams = NonZeroU32::new(limits.streams_per_address);
+        Limiter { rate, streams, open_streams: Arc::default() }
+    }
+
+    /// Counts a request of this client; none while there is no limit.
+    pub fn request(&self, client: IpAddr, now: Instant) -> Option<Allowance> {
+        self.rate.as_ref().map(|rate| rate.request(client_key(client), now))
+    }
+
+    /// Takes the place of a stream client; `Err` when this client has as many as it may have.
+    pub fn stream(&self, client: IpAddr) -> Result<Option<StreamPlace>, TooMany> {
+        let Some(limit) = self.streams else { return Ok(None) };
+        let client = client_key(client);
+        let mut open = lock(&self.open_streams);
+        let count = open.entry(client).or_insert(0);
+        if *count >= limit.get() {
+            return Err(TooMany);
+        }
+        *count += 1;
+        Ok(Some(StreamPlace { client, open: Arc::clone(&self.open_streams) }))
+    }
+}
+
+/// A client has as many streams as it may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooMany;
+
+impl Rate {
+    fn request(&self, client: IpAddr, now: Instant) -> Allowance {
+        let all = self.interval * self.burst;
+        let mut clients = lock(&self.whole_at);
+        let whole_at = clients.get_or_insert_mut(client, || now);
+        let owed = whole_at.saturating_duration_since(now);
+        let after = owed + self.interval;
+        let allowed = after <= all;
+        let owes = if allowed { after } else { owed };
+        *whole_at = now + owes;
+        let left = all.saturating_sub(owes).as_nanos() / self.interval.as_nanos().max(1);
+        Allowance {
+            limit: self.limit,
+            remaining: u32::try_from(left).unwrap_or(u32::MAX),
+            reset: owes,
+            retry_after: (!allowed).then(|| after.saturating_sub(all)),
+        }
+    }
+}
+
+/// One stream client's place, given back when it is dropped.
+#[derive(Debug)]
+pub struct StreamPlace {
+    client: IpAddr,
+    open: Arc<Mutex<HashMap<IpAddr, u32>>>,
+}
+
+impl Drop for StreamPlace {
+    fn drop(&mut self) {
+        let mut open = lock(&self.open);
+        if let Some(count) = open.get_mut(&self.client) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.client);
+            }
+        }
+    }
+}
+
+/// Numbers are whole whatever happened to whoever held them before.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+    const B: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
+
+    #[test]
+    fn a_burst_and_then_the_rate() {
+        let limits = Limits { requests_per_minute: 60, burst: 3, ..Limits::default() };
+        let limiter = Limiter::new(&limits);
+        let start = Instant::now();
+        let ask = |client, after: u64| {
+            limiter.request(client, start + Duration::from_millis(after)).unwrap()
+        };
+        assert_eq!(ask(A, 0).remaining, 2);
+        assert_eq!(ask(A, 0).remaining, 1);
+        assert_eq!(ask(A, 0).retry_after, None);
+        let refused = ask(A, 0);
+        assert_eq!((refused.remaining, refused.retry_after), (0, Some(Duration::from_secs(1))));
+        // What is refused costs nothing, and others are not meant.
+        assert_eq!(ask(A, 400).retry_after, Some(Duration::from_millis(600)));
+        assert_eq!(ask(B, 400).retry_after, None);
+        assert_eq!(ask(A, 1_000).retry_after, None);
+        assert_eq!(ask(A, 1_000).retry_after, Some(Duration::from_secs(1)));
+        assert_eq!(ask(A, 3_600_000).remaining, 2);
+
+        let mut headers = HeaderMap::new();
+        refused.state(&mut headers);
+        assert_eq!(headers["ratelimit-policy"], "\"client\";q=60;w=60");
+        assert_eq!(headers["ratelimit"], "\"client\";r=0;t=3");
+        assert_eq!(retry_after(Duration::from_millis(1)), "1");
+    }
+
+    #[test]
+    fn nothing_is_limited_unless_asked_for() {
+        let limiter = Limiter::new(&Limits::default());
+        assert_eq!(limiter.request(A, Instant::now()), None);
+        assert!(limiter.stream(A).unwrap().is_none());
+    }
+
+    #[test]
+    fn places_of_streams_are_given_back() {
+        let limiter = Limiter::new(&Limits { streams_per_address: 1, ..Limits::default() });
+        let place = limiter.stream(A).unwrap();
+        assert_eq!(limiter.stream(A).unwrap_err(), TooMany);
+        assert!(limiter.stream(B).is_ok());
+        drop(place);
+        assert!(limiter.stream(A).is_ok());
+        assert!(lock(&limiter.open_streams).is_empty());
+    }
+}

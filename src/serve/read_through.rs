@@ -1,0 +1,231 @@
+//! Read-through: what is not here, or must be fresh, is fetched from the upstream, verified in
+//! full and answered; it is never stored, since it has no sequence number yet.
+//!
+//! However many clients ask for whatever they make up, the upstream sees few requests: of one
+//! identity one at a time, of all [`MAX_IN_FLIGHT`], within the share of the request budget that
+//! is not for following, and none for an identity that was just found not to exist.
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use lru::LruCache;
+use metrics::counter;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
+
+use crate::audit::{History, Peer};
+use crate::plc::signature::Verifier;
+use crate::plc::{Cid, Did, Timestamp};
+use crate::store::StoredOperation;
+use crate::upstream::ExportClient;
+
+use super::Server;
+
+/// Requests to the upstream, sent or waiting for their turn. With the usual budget a turn comes
+/// every 2.4 s: more would only wait longer than a client does.
+const MAX_IN_FLIGHT: usize = 4;
+/// How long a client waits for the upstream, the turn in its budget included.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// How long it is remembered that the upstream does not know an identity.
+const MISS: Duration = Duration::from_secs(30);
+/// Misses that are remembered: some 100 kB.
+const MAX_MISSES: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+const HEADER: HeaderName = HeaderName::from_static("plc-read-through");
+
+/// What came of a question to the upstream. Cloned for all who asked it.
+#[derive(Debug, Clone)]
+enum Fetched {
+    /// The identity's operations, all verified.
+    Known(Arc<Vec<StoredOperation>>),
+    /// The upstream does not know it.
+    Unknown,
+    /// The upstream's log of it does not verify.
+    DoesNotVerify,
+    /// The upstream cannot be asked.
+    Unavailable,
+}
+
+type Fetching = Shared<BoxFuture<'static, Fetched>>;
+
+/// What read-through did, for the client: the header `PLC-Read-Through`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The answer is the upstream's, verified.
+    Upstream,
+    /// The upstream does not know the identity.
+    Unknown,
+    /// The answer is our own, since the upstream cannot be asked.
+    Unavailable,
+    /// The answer is our own, since too much is being asked already.
+    Limited,
+    /// The answer is our own, since the upstream's does not verify.
+    DoesNotVerify,
+    /// The answer is our own, since the upstream's lacks what we hold.
+    Behind,
+}
+
+impl Outcome {
+    /// Its value in the header.
+    const fn name(self) -> &'static str {
+        match self {
+            Outcome::Upstream => "upstream",
+            Outcome::Unknown => "unknown-upstream",
+            Outcome::Unavailable => "upstream-unavailable",
+            Outcome::Limited => "limited",
+            Outcome::DoesNotVerify => "upstream-does-not-verify",
+            Outcome::Behind => "upstream-lacks-operations",
+        }
+    }
+
+    /// States it.
+    pub fn state(self, headers: &mut HeaderMap) {
+        headers.insert(HEADER, HeaderValue::from_static(self.name()));
+    }
+}
+
+/// Whether the client asks for an answer of the upstream: `Cache-Control: no-cache`.
+pub fn wants_upstream(request: &HeaderMap) -> bool {
+    let values = request.get_all(header::CACHE_CONTROL).iter();
+    values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|directive| directive.trim().eq_ignore_ascii_case("no-cache"))
+}
+
+/// Asks the upstream, if that is switched on. The operations, when the answer is to be made from
+/// the upstream's.
+pub async fn read(server: &Server, did: Did) -> (Option<Outcome>, Option<Vec<StoredOperation>>) {
+    let Some(upstream) = &server.state.upstream else { return (None, None) };
+    let outcome = match upstream.ask(did).await {
+        Err(outcome) => outcome,
+        Ok(Fetched::Unknown) => Outcome::Unknown,
+        Ok(Fetched::DoesNotVerify) => Outcome::DoesNotVerify,
+        Ok(Fetched::Unavailable) => Outcome::Unavailable,
+        Ok(Fetched::Known(theirs)) => match server.state.store.history(&did).await {
+            // An answer must not go back behind what was answered before.
+            Ok(ours)
+                if !ours.iter().all(|held| theirs.iter().any(|of| of.signed == held.signed)) =>
+            {
+                Outcome::Behind
+            }
+            _ => {
+                counter!("plc_read_through_total", "outcome" => "upstream").increment(1);
+                return (Some(Outcome::Upstream), Some(theirs.to_vec()));
+            }
+        },
+    };
+    counter!("plc_read_through_total", "outcome" => outcome.name()).increment(1);
+    (Some(outcome), None)
+}
+
+/// Asks the upstream for single identities.
+pub struct ReadThrough {
+    upstream: Peer,
+    verifier: Arc<dyn Verifier>,
+    places: Arc<Semaphore>,
+    state: Mutex<State>,
+}
+
+struct State {
+    in_flight: HashMap<Did, Fetching>,
+    misses: LruCache<Did, Instant>,
+}
+
+impl ReadThrough {
+    /// Asks this upstream, within its budget.
+    pub fn new(client: ExportClient, verifier: Arc<dyn Verifier>) -> ReadThrough {
+        ReadThrough {
+            upstream: Peer::Server(client),
+            verifier,
+            places: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
+            state: Mutex::new(State {
+                in_flight: HashMap::new(),
+                misses: LruCache::new(MAX_MISSES),
+            }),
+        }
+    }
+
+    async fn ask(self: &Arc<Self>, did: Did) -> Result<Fetched, Outcome> {
+        let fetching = match self.begin(did)? {
+            Ok(fetching) => fetching,
+            Err(known) => return Ok(known),
+        };
+        timeout(PATIENCE, fetching).await.map_err(|_| Outcome::Unavailable)
+    }
+
+    /// Joins the question that is being asked, or begins one; or what is known without asking.
+    fn begin(self: &Arc<Self>, did: Did) -> Result<Result<Fetching, Fetched>, Outcome> {
+        let mut state = self.state();
+        if let Some(until) = state.misses.get(&did) {
+            if *until > Instant::now() {
+                return Ok(Err(Fetched::Unknown));
+            }
+            state.misses.pop(&did);
+        }
+        if let Some(fetching) = state.in_flight.get(&did) {
+            return Ok(Ok(fetching.clone()));
+        }
+        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| Outcome::Limited)?;
+        let this = Arc::clone(self);
+        // A task of its own: it goes on for the others when the one who began it has gone.
+        let task = tokio::spawn(async move {
+            let fetched = timeout(PATIENCE, this.fetch(did)).await.unwrap_or(Fetched::Unavailable);
+            let mut state = this.state();
+            state.in_flight.remove(&did);
+            if matches!(fetched, Fetched::Unknown) {
+                state.misses.put(did, Instant::now() + MISS);
+            }
+            drop((state, place));
+            fetched
+        });
+        let fetching = task.map(|done| done.unwrap_or(Fetched::Unavailable)).boxed().shared();
+        state.in_flight.insert(did, fetching.clone());
+        Ok(Ok(fetching))
+    }
+
+    async fn fetch(&self, did: Did) -> Fetched {
+        match self.upstream.ask(did, &*self.verifier).await {
+            Ok(told) if told.history.is_empty() => Fetched::Unknown,
+            Ok(told) => match operations(&told.history) {
+                Some(operations) => Fetched::Known(Arc::new(operations)),
+                None => Fetched::DoesNotVerify,
+            },
+            Err(error) => {
+                tracing::debug!(%did, "cannot be read through: {error}");
+                Fetched::Unavailable
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing in this module can panic between two changes of it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A verified history as if it were stored, without number and time of receipt; none unless all
+/// of it is in order.
+fn operations(history: &History) -> Option<Vec<StoredOperation>> {
+    if !history.is_clean() {
+        return None;
+    }
+    let time_of = |cid: &Cid| history.find(cid).map(|step| step.stated.created_at);
+    let stored = |step: &crate::audit::Step| {
+        let acceptance = step.verdict.as_ref().ok()?;
+        Some(StoredOperation {
+            did: history.did,
+            created_at: step.stated.created_at,
+            sequence: None,
+            signed: step.stated.signed.clone(),
+            signer: acceptance.signer,
+            nullified_by: step.nullified_by.as_ref().and_then(time_of),
+            received_at: Timestamp::from_millis(0),
+        })
+    };
+    history.steps.iter().map(stored).collect()
+}

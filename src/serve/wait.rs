@@ -1,0 +1,125 @@
+//! Read after write: a request that names an operation waits until it is in the log.
+
+use std::time::Duration;
+
+use http::HeaderMap;
+use tokio::time::{Instant, timeout_at};
+
+use crate::plc::{Cid, Did};
+
+use super::Server;
+use super::error::ServeError;
+use super::query::{decimal, parameter};
+
+/// How long is waited when the client does not say: an operation is usually here within a
+/// second of its acceptance.
+const DEFAULT_WAIT: u64 = 5;
+/// The longest wait, in seconds: less than what proxies usually allow an answer to take.
+const LONGEST_WAIT: u64 = 30;
+/// Requests that wait at a time. Each costs a look at every new operation.
+pub const MAX_WAITING: usize = 1000;
+/// Bytes of messages that are looked at in one turn.
+const TURN: usize = 1 << 20;
+
+/// Waits for the operation that the parameter `cid` names, if it is given, for as long as the
+/// header `Prefer: wait=SECONDS` allows.
+///
+/// # Errors
+///
+/// [`ServeError::NotYet`] when it has not come by then.
+pub async fn for_operation(
+    server: &Server,
+    request: &HeaderMap,
+    query: &str,
+    did: Did,
+) -> Result<(), ServeError> {
+    let Some(text) = parameter(query, "cid")? else { return Ok(()) };
+    let cid: Cid = text.parse().map_err(|_| ServeError::InvalidParameter("cid"))?;
+    // Most operations that are asked for are here already: no place is needed to see that.
+    if holds(server, did, cid).await? {
+        return Ok(());
+    }
+    let seconds = wait_of(request);
+    let Ok(_place) = server.waiting_places.try_acquire() else {
+        return Err(ServeError::TooManyWaiting);
+    };
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    tokio::select! {
+        arrived = timeout_at(deadline, arrival(server, did, cid)) => match arrived {
+            Ok(arrived) => arrived,
+            Err(_) => Err(not_yet(server, did, cid, seconds)),
+        },
+        () = server.shutdown.cancelled() => Err(not_yet(server, did, cid, seconds)),
+    }
+}
+
+fn not_yet(server: &Server, did: Did, cid: Cid, seconds: u64) -> ServeError {
+    ServeError::NotYet { did, cid, seconds, sequence: server.state.status.sequence() }
+}
+
+/// Ends when the operation is in the store. Woken by each commit, and asks the store only when the
+/// operation was in it.
+async fn arrival(server: &Server, did: Did, cid: Cid) -> Result<(), ServeError> {
+    let name = cid.to_ascii();
+    let finder = memchr::memmem::Finder::new(&name);
+    loop {
+        // In this order: what is committed in between is in both.
+        let mut subscription = server.state.feed.subscribe();
+        if holds(server, did, cid).await? {
+            return Ok(());
+        }
+        loop {
+            subscription.wait().await;
+            match subscription.take(TURN) {
+                Ok(messages) => {
+                    if messages.iter().any(|new| finder.find(new.text.as_bytes()).is_some()) {
+                        break;
+                    }
+                }
+                // Too slow: what was missed may have been it.
+                Err(_) => break,
+            }
+        }
+    }
+}
+
+async fn holds(server: &Server, did: Did, cid: Cid) -> Result<bool, ServeError> {
+    let history = server.state.store.history(&did).await?;
+    Ok(history.iter().any(|operation| operation.cid() == cid))
+}
+
+/// Seconds of `Prefer: wait=SECONDS` (RFC 7240), within bounds.
+fn wait_of(request: &HeaderMap) -> u64 {
+    let wishes = request.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
+    let wait = wishes.flat_map(|wishes| wishes.split(',')).find_map(|wish| {
+        let (name, value) = wish.split_once('=')?;
+        let is_wait = name.trim().eq_ignore_ascii_case("wait");
+        decimal(value.trim().trim_matches('"')).filter(|_| is_wait)
+    });
+    wait.map_or(DEFAULT_WAIT, |seconds| seconds.unsigned_abs().min(LONGEST_WAIT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wait_is_the_clients_within_bounds() {
+        for (sent, seconds) in [
+            (None, 5),
+            (Some("wait=2"), 2),
+            (Some("respond-async, wait=12"), 12),
+            (Some("Wait = \"3\""), 3),
+            (Some("wait=100"), 30),
+            (Some("wait=0"), 0),
+            (Some("wait=soon"), 5),
+            (Some("return=minimal"), 5),
+        ] {
+            let mut request = HeaderMap::new();
+            if let Some(sent) = sent {
+                request.insert("prefer", sent.parse().unwrap());
+            }
+            assert_eq!(wait_of(&request), seconds, "{sent:?}");
+        }
+    }
+}

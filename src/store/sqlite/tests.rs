@@ -1,0 +1,228 @@
+//! What only this backend has: an index that lags behind, and a file that can be harmed.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tempfile::TempDir;
+
+use super::*;
+use crate::generate::builder::Story;
+use crate::plc::{Did, Timestamp};
+use crate::store::{Commit, Lease, StoredOperation};
+
+const UPSTREAM: &str = "https://plc.example";
+
+async fn open(folder: &TempDir) -> Sqlite {
+    Sqlite::open(&folder.path().join("plc.db")).await.unwrap()
+}
+
+/// A log in which every identity has three operations.
+fn log(identities: usize) -> Vec<StoredOperation> {
+    let mut story = Story::seeded(1);
+    let told: Vec<_> = (0..identities).map(|_| story.create().accepted()).collect();
+    for _ in 0..2 {
+        for identity in &told {
+            story.update(identity).accepted();
+        }
+    }
+    let stored = |entry: &crate::generate::Generated| StoredOperation {
+        did: entry.did.parse().unwrap(),
+        created_at: entry.created_at.parse().unwrap(),
+        sequence: Some(entry.seq),
+        signed: Bytes::from(entry.signed.clone()),
+        signer: 0,
+        nullified_by: None,
+        received_at: Timestamp::from_millis(0),
+    };
+    story.log().iter().map(stored).collect()
+}
+
+fn commit_of(cursor_before: i64, operations: &[StoredOperation]) -> Commit {
+    let cursor_after = operations.iter().filter_map(|operation| operation.sequence).max();
+    let cursor_after = cursor_after.unwrap_or(cursor_before).max(cursor_before);
+    Commit { cursor_before, cursor_after, operations: operations.to_vec(), ..Commit::default() }
+}
+
+async fn commit(store: &Sqlite, lease: &Lease, operations: &[StoredOperation]) {
+    let cursor = store.source().await.unwrap().unwrap().cursor;
+    store.commit(lease, &commit_of(cursor, operations)).await.unwrap();
+}
+
+async fn index(store: &Sqlite, lease: &Lease) {
+    let lease = lease.clone();
+    store.write(move |shared| shared.index_recent(&lease)).await.unwrap();
+}
+
+async fn assert_holds(store: &Sqlite, operations: &[StoredOperation]) {
+    let mut sorted = operations.to_vec();
+    sorted.sort_by_key(|operation| (operation.did, operation.created_at));
+    let dids: Vec<Did> = sorted.iter().map(|operation| operation.did).collect();
+    assert_eq!(store.histories(&dids).await.unwrap(), sorted);
+    for limit in [1, 7, 1000] {
+        let mut walked: Vec<StoredOperation> = Vec::new();
+        loop {
+            let after = walked.last().map(|last| last.did);
+            let page = store.next_histories(after, limit).await.unwrap();
+            if page.is_empty() {
+                break;
+            }
+            walked.extend(page);
+        }
+        assert_eq!(walked, sorted, "by {limit}");
+    }
+}
+
+#[tokio::test]
+async fn operations_are_found_before_and_after_they_are_indexed() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder).await;
+    let elsewhere = open(&folder).await;
+    let (lease, _) = store.follow(UPSTREAM).await.unwrap();
+    let operations = log(20);
+    // The last number, and one that comes late, on both sides of what is indexed.
+    let late = [15, 35];
+    let early: Vec<_> = (0..60).filter(|place| !late.contains(place)).collect();
+    let mut held = Vec::new();
+    for (number, places) in early.chunks(10).chain([&late[..]]).enumerate() {
+        let fresh: Vec<_> = places.iter().map(|&place| operations[place].clone()).collect();
+        commit(&store, &lease, &fresh).await;
+        held.extend(fresh);
+        for store in [&store, &elsewhere] {
+            assert_holds(store, &held).await;
+        }
+        if number % 2 == 1 {
+            index(&store, &lease).await;
+            for store in [&store, &elsewhere, &open(&folder).await] {
+                assert_holds(store, &held).await;
+            }
+        }
+    }
+    assert_eq!(store.shared.recent.len(), 0);
+    store.release(lease).await.unwrap();
+    let (lease, _) = elsewhere.follow(UPSTREAM).await.unwrap();
+    let more = Commit { numbered: vec![], ..commit_of(60, &[]) };
+    elsewhere.commit(&lease, &more).await.unwrap();
+    assert_holds(&store, &operations).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_find_everything_while_it_is_indexed() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder).await;
+    let (lease, _) = store.follow(UPSTREAM).await.unwrap();
+    let operations = Arc::new(log(30));
+    let readers: Vec<_> = [store.clone(), store.clone(), open(&folder).await]
+        .map(|store| {
+            let operations = Arc::clone(&operations);
+            tokio::spawn(async move {
+                let mut done = 0;
+                while done < operations.len() as i64 {
+                    done = store.source().await.unwrap().unwrap().cursor;
+                    let committed = &operations[..done as usize];
+                    let did = operations[done as usize % 30].did;
+                    let expected = committed.iter().filter(|of| of.did == did).count();
+                    let found = store.history(&did).await.unwrap().len();
+                    assert!(found >= expected, "{found} of {expected}");
+                }
+            })
+        })
+        .into();
+    for operation in operations.iter() {
+        commit(&store, &lease, std::slice::from_ref(operation)).await;
+        index(&store, &lease).await;
+    }
+    for reader in readers {
+        reader.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_passes() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder).await;
+    let (lease, _) = store.follow(UPSTREAM).await.unwrap();
+    let operations = log(40);
+    commit(&store, &lease, &operations[..10]).await;
+    let set_size = |pages: i64| {
+        let writer = store.shared.writer();
+        let count = |name| {
+            writer.connection().pragma_query_value(None, name, |row| row.get::<_, i64>(0)).unwrap()
+        };
+        let pages = count("page_count") + pages;
+        writer.connection().pragma_update(None, "max_page_count", pages).unwrap();
+    };
+    set_size(0);
+    for _ in 0..2 {
+        let full = store.commit(&lease, &commit_of(10, &operations[10..])).await;
+        assert!(matches!(full, Err(StoreError::Unavailable(_))), "{full:?}");
+        assert_holds(&store, &operations[..10]).await;
+    }
+    set_size(1000);
+    commit(&store, &lease, &operations[10..]).await;
+    assert_holds(&store, &operations).await;
+    assert_holds(&open(&folder).await, &operations).await;
+}
+
+#[tokio::test]
+async fn damage_is_said_of_the_identity_that_it_may_concern() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder).await;
+    let (lease, _) = store.follow(UPSTREAM).await.unwrap();
+    let operations = log(3);
+    commit(&store, &lease, &operations).await;
+    index(&store, &lease).await;
+    let harm = |sql: &str| {
+        let harmed = store.shared.writer().connection().execute(sql, []).unwrap();
+        assert_eq!(harmed, 1);
+    };
+    let (harmed, other) = (operations[0].did, operations[1].did);
+    let whole: Vec<_> = operations.iter().filter(|of| of.did != harmed).cloned().collect();
+    for sql in [
+        "UPDATE operations SET operation = x'0203' WHERE sequence = 4",
+        "UPDATE operations SET operation = substr(operation, 1, 50) WHERE sequence = 4",
+        "UPDATE operations SET did = x'00' WHERE sequence = 4",
+        "UPDATE operations SET did = zeroblob(15) WHERE sequence = 4",
+        "DELETE FROM operations WHERE sequence = 4",
+    ] {
+        harm(sql);
+        for damaged in [
+            store.history(&harmed).await.err(),
+            store.histories(&[other, harmed]).await.err(),
+            store.next_histories(None, 100).await.err(),
+        ] {
+            assert!(matches!(damaged, Some(StoreError::Damaged { .. })), "{sql}: {damaged:?}");
+        }
+        // The way around it, on which it is met once more.
+        let (mut found, mut damaged, mut next) = (Vec::new(), 0, None);
+        while let Some(did) = store.next_identity(next).await.unwrap() {
+            match store.history(&did).await {
+                Ok(history) => found.extend(history),
+                Err(StoreError::Damaged { .. }) => damaged += 1,
+                Err(other) => panic!("{other}"),
+            }
+            next = Some(did);
+        }
+        found.sort_by_key(|of| of.sequence);
+        assert_eq!(found, whole, "{sql}");
+        assert!(damaged > 0, "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_ours_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let absent = Sqlite::open(&folder.path().join("absent/plc.db")).await;
+    assert!(matches!(absent, Err(StoreError::Unavailable(_))), "{absent:?}");
+
+    let store = open(&folder).await;
+    store.shared.writer().connection().pragma_update(None, "user_version", 1000).unwrap();
+    drop(store);
+    let newer = Sqlite::open(&folder.path().join("plc.db")).await;
+    let Err(StoreError::Unusable(reason)) = newer else { panic!("{newer:?}") };
+    assert!(reason.contains("plc.db") && reason.contains("newer"), "{reason}");
+
+    let text = folder.path().join("text");
+    std::fs::write(&text, "no database, but long enough to be looked at ".repeat(200)).unwrap();
+    let other = Sqlite::open(&text).await;
+    assert!(matches!(other, Err(StoreError::Damaged { .. })), "{other:?}");
+}

@@ -1,0 +1,100 @@
+//! An upstream that has gone back: its last number is below our cursor, as after a restore from a
+//! backup. The last operation that both sides share under one number is found, following resumes
+//! there, and what we hold is kept.
+
+use std::time::SystemTime;
+
+use super::cid_at;
+use crate::plc::Timestamp;
+use crate::store::{Commit, NewDivergence, Store, StoreError, StoredOperation};
+use crate::upstream::{ExportClient, UpstreamFault};
+
+/// Name of the record.
+pub const UPSTREAM_REWOUND: &str = "upstream-rewound";
+
+/// Why the place could not be found (yet).
+#[derive(Debug, thiserror::Error)]
+pub enum RewindError {
+    /// Because of the upstream.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamFault),
+    /// Because of the store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The last operation up to `cursor` that the upstream has under the number that we hold it
+/// under; none when they share nothing. Both logs are the same up to some number and then never
+/// again, so that halving finds it: 27 requests for 100 million operations.
+async fn last_shared(
+    store: &Store,
+    upstream: &ExportClient,
+    cursor: i64,
+) -> Result<Option<StoredOperation>, RewindError> {
+    let (mut low, mut high) = (0, cursor);
+    let mut shared = None;
+    while low < high {
+        let middle = low + (high - low + 1) / 2;
+        let held = store.export_by_sequence(middle - 1, 1).await?.pop();
+        let number = held.as_ref().and_then(|operation| operation.sequence);
+        let Some((held, number)) = held.zip(number.filter(|number| *number <= high)) else {
+            // We hold nothing from the middle on.
+            high = middle - 1;
+            continue;
+        };
+        let lines = upstream.lines(&format!("/export?after={}&count=1", number - 1)).await?;
+        if cid_at(&lines, number) == Some(held.cid().to_string()) {
+            low = number;
+            shared = Some(held);
+        } else {
+            high = middle - 1;
+        }
+    }
+    Ok(shared)
+}
+
+/// The commit that puts the cursor back to what is shared, with the record of it; none when the
+/// upstream has what we hold up to the cursor, or nothing at all of it.
+///
+/// # Errors
+///
+/// [`RewindError`].
+pub async fn step_back(
+    store: &Store,
+    upstream: &ExportClient,
+    cursor: i64,
+) -> Result<Option<Commit>, RewindError> {
+    let Some(shared) = last_shared(store, upstream, cursor).await? else {
+        tracing::error!(
+            upstream = upstream.base(),
+            "the upstream has nothing of what we hold; it is asked again"
+        );
+        return Ok(None);
+    };
+    let number = shared.sequence.unwrap_or(0);
+    let Some(lost) = store.export_by_sequence(number, 1).await?.pop() else { return Ok(None) };
+    let theirs = upstream.lines(&format!("/export?after={number}&count=1")).await?.pop();
+    tracing::error!(
+        upstream = upstream.base(),
+        cursor,
+        shared = number,
+        "the upstream has gone back; following resumes at the last operation that both sides have"
+    );
+    let mut ours = Vec::new();
+    let written = lost.logged(&lost.cid()).write_audit(&mut ours).is_ok();
+    let record = NewDivergence {
+        source: upstream.base().to_owned(),
+        did: lost.did.to_string(),
+        kind: UPSTREAM_REWOUND.to_owned(),
+        subject: format!("{number} {}", shared.cid()),
+        ours: String::from_utf8(ours).ok().filter(|_| written),
+        theirs: theirs.and_then(|line| String::from_utf8(line.to_vec()).ok()),
+    };
+    Ok(Some(Commit {
+        cursor_before: cursor,
+        cursor_after: number,
+        divergences: vec![record],
+        received_at_millis: Timestamp::from(SystemTime::now()).millis(),
+        ..Commit::default()
+    }))
+}

@@ -1,0 +1,583 @@
+//! An upstream that tells two stories: each is found, recorded once with evidence that verifies
+//! offline, and closed when the upstream mends itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use plc_replica::audit::{Checker, Order, Pages, Peer, Sweep, Watch, WatchSettings};
+use plc_replica::generate::builder::{Story, Told};
+use plc_replica::live::{Feed, Mode, Status};
+use plc_replica::offline::OfflineJudge;
+use plc_replica::plc::Timestamp;
+use plc_replica::plc::signature::{PlainVerifier, Verifier};
+use plc_replica::serve::{self, ReadThrough, ServeSettings, ServeState};
+use plc_replica::store::{Store, StoredDivergence};
+use plc_replica::sync::Follower;
+use plc_replica::upstream::{ExportClient, Limits};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::fake_upstream::{FakeUpstream, LogEntry, Route};
+use crate::follow::{Place, places};
+
+/// A replica that follows, serves, watches and reads through, in this process.
+pub struct Watched {
+    pub store: Store,
+    pub status: Arc<Status>,
+    pub url: String,
+    shutdown: CancellationToken,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Watched {
+    pub async fn start(place: &Place, upstream: &FakeUpstream) -> Watched {
+        Watched::start_with(place, upstream, 6000, 0).await
+    }
+
+    /// So many comparisons, and so many requests to the upstream, a minute.
+    pub async fn start_with(
+        place: &Place,
+        upstream: &FakeUpstream,
+        comparisons: u32,
+        requests: u32,
+    ) -> Watched {
+        let limits = Limits {
+            silence: Duration::from_millis(500),
+            backoff_first: Duration::from_millis(20),
+            backoff_longest: Duration::from_millis(200),
+            ..Limits::default()
+        };
+        let client = ExportClient::new(&upstream.url(), requests, "test", limits).unwrap();
+        let store = Store::open(&place.url).await.unwrap();
+        let source = store.source().await.unwrap();
+        let status = Arc::new(Status::new(client.base(), source.as_ref()));
+        let feed = Arc::new(Feed::new());
+        let verifier: Arc<dyn Verifier> = Arc::new(PlainVerifier);
+        let shutdown = CancellationToken::new();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let state = ServeState {
+            store: store.clone(),
+            feed: Arc::clone(&feed),
+            status: Arc::clone(&status),
+            verifier: Arc::clone(&verifier),
+            upstream: Some(Arc::new(ReadThrough::new(client.clone(), Arc::clone(&verifier)))),
+            settings: ServeSettings::default(),
+        };
+        let watch = Watch::new(
+            Checker { store: store.clone(), verifier: Arc::clone(&verifier) },
+            Peer::Server(client.clone()),
+            Arc::clone(&status),
+            WatchSettings {
+                per_minute: comparisons,
+                later: Duration::from_millis(50),
+                confirm: Duration::from_millis(50),
+                recheck: Duration::from_millis(100),
+            },
+        );
+        let follower =
+            Follower { store: store.clone(), client, verifier, feed, status: Arc::clone(&status) };
+        let following = follower.run(shutdown.clone());
+        let tasks = vec![
+            tokio::spawn(serve::run(listener, state, shutdown.clone())),
+            tokio::spawn(watch.run(shutdown.clone())),
+            tokio::spawn(async move { following.await.unwrap() }),
+        ];
+        Watched { store, status, url, shutdown, tasks }
+    }
+
+    pub async fn live_at(&self, sequence: i64) {
+        let reached = || self.status.sequence() >= sequence && self.status.mode() == Mode::Live;
+        crate::follow::eventually(&format!("live at {sequence}"), reached).await;
+    }
+
+    pub async fn end(self) {
+        self.shutdown.cancel();
+        for task in self.tasks {
+            task.await.unwrap();
+        }
+    }
+
+    async fn divergences(&self, open: Option<bool>) -> Vec<StoredDivergence> {
+        self.store.divergences(None, None, open, 0, 1000).await.unwrap()
+    }
+
+    /// Waits until these kinds, and no others, are open.
+    async fn finds(&self, kinds: &[&str]) -> Vec<StoredDivergence> {
+        for _ in 0..1000 {
+            let open = self.divergences(Some(true)).await;
+            let mut found: Vec<&str> = open.iter().map(|record| &*record.divergence.kind).collect();
+            found.sort_unstable();
+            if found == kinds {
+                return open;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("not within 10 s: {kinds:?}, but {:#?}", self.divergences(Some(true)).await);
+    }
+}
+
+/// Alice (genesis, update, theft, recovery, update) and Bob (genesis, update): numbers 1 to 7.
+pub struct Log {
+    pub story: Story,
+    pub alice: Told,
+    pub bob: Told,
+}
+
+pub fn tell() -> Log {
+    let mut story = Story::seeded(77);
+    let thief = story.k256();
+    let recovery = story.recovery.clone();
+    let alice = story.create().handle("alice.example").accepted();
+    let update = story.update(&alice).handle("a.example").accepted();
+    story.update(&alice).rotation_keys([&thief]).accepted();
+    story.after(&update).signed_by(&recovery).handle("b.example").accepted();
+    let bob = story.create().handle("bob.example").accepted();
+    story.update(&bob).host("https://bob.example").accepted();
+    story.update(&alice).handle("c.example").accepted();
+    Log { story, alice, bob }
+}
+
+pub fn entries(story: &Story) -> Vec<LogEntry> {
+    story.log().iter().map(LogEntry::from).collect()
+}
+
+/// What a log in evidence is worth by itself: the names of what is wrong with it.
+fn verify(log: &str) -> Vec<String> {
+    let entries: Vec<Box<serde_json::value::RawValue>> = serde_json::from_str(log).unwrap();
+    let block: Vec<(u64, bytes::Bytes)> = entries
+        .iter()
+        .enumerate()
+        .map(|(index, entry)| (index as u64 + 1, entry.get().to_owned().into()))
+        .collect();
+    let mut judge = OfflineJudge::new(&PlainVerifier);
+    let mut findings = judge.judge(&block).unwrap();
+    findings.extend(judge.finish().0);
+    findings.into_iter().map(|finding| finding.kind).collect()
+}
+
+/// Follows an honest upstream that then lies: what is found, that it is found once, that our side
+/// of the evidence verifies, and that it is closed when the lie ends.
+async fn lies(lie: impl Fn(&FakeUpstream, &Log), kinds: &[&str]) {
+    for place in places().await {
+        let told = tell();
+        let log = entries(&told.story);
+        let upstream = FakeUpstream::start(log.clone()).await;
+        let watched = Watched::start(&place, &upstream).await;
+        watched.live_at(7).await;
+        lie(&upstream, &told);
+        let found = watched.finds(kinds).await;
+        for record in &found {
+            let record = &record.divergence;
+            assert_eq!(record.source, upstream.url());
+            assert_eq!(verify(record.ours.as_ref().unwrap()), [""; 0]);
+            assert!(record.theirs.is_some());
+        }
+        // The watch comes by many times more, and the records stay as they are.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(watched.divergences(None).await.len(), kinds.len());
+
+        for entry in &log {
+            upstream.delete(entry.seq);
+        }
+        upstream.append_all(log.clone());
+        for path in ["", "/log/last", "/log/audit"] {
+            let path = format!("/{}{path}", told.alice.did);
+            upstream.forget_answer(&path);
+        }
+        watched.finds(&[]).await;
+        let closed = watched.divergences(Some(false)).await;
+        assert!(closed.len() >= kinds.len());
+        watched.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_operation_is_found() {
+    lies(|upstream, _| upstream.delete(7), &["missing-there"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_identity_is_found() {
+    let delete = |upstream: &FakeUpstream, _: &Log| {
+        upstream.delete(5);
+        upstream.delete(6);
+    };
+    lies(delete, &["missing-there", "missing-there"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rewound_recovery_is_found() {
+    let rewind = |upstream: &FakeUpstream, _: &Log| {
+        upstream.delete(7);
+        upstream.delete(4);
+        upstream.alter(3, |theft| theft.nullified = false);
+    };
+    lies(rewind, &["missing-there", "missing-there", "other-nullified-flag"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_time_is_found() {
+    let alter = |upstream: &FakeUpstream, _: &Log| {
+        upstream.alter(6, |entry| entry.created_at = "2024-02-01T00:00:00.000Z".into());
+    };
+    lies(alter, &["other-created-at"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_flag_is_found() {
+    let flip = |upstream: &FakeUpstream, _: &Log| {
+        upstream.alter(2, |entry| entry.nullified = true);
+    };
+    lies(flip, &["other-nullified-flag"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_swapped_operation_is_found() {
+    let swap = |upstream: &FakeUpstream, told: &Log| {
+        let mut other = tell();
+        let bob = Told { ..told.bob.clone() };
+        let at = other.story.log()[5].created_at.clone();
+        other.story.after(&bob).at(&at).host("https://evil.example").accepted();
+        let evil = LogEntry::from(other.story.log().last().unwrap());
+        upstream.alter(6, |entry| *entry = LogEntry { seq: 6, nullified: false, ..evil });
+    };
+    lies(swap, &["missing-here", "missing-there"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stale_head_is_found() {
+    let stale = |upstream: &FakeUpstream, told: &Log| {
+        let old = &told.story.log()[3].operation_json;
+        upstream.answer(&format!("/{}/log/last", told.alice.did), 200, old);
+    };
+    lies(stale, &["other-head"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_history_on_another_path_is_found() {
+    let told = tell();
+    let log = entries(&told.story);
+    let shorter: Vec<String> = log
+        .iter()
+        .filter(|entry| entry.did == told.alice.did && entry.seq < 7)
+        .map(LogEntry::audited)
+        .collect();
+    let body = format!("[{}]", shorter.join(","));
+    let hide = move |upstream: &FakeUpstream, told: &Log| {
+        upstream.answer(&format!("/{}/log/audit", told.alice.did), 200, &body);
+    };
+    // That head and document are those of the longer history is found too.
+    lies(hide, &["missing-there", "other-document", "other-head"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backdated_operation_is_found() {
+    for place in places().await {
+        let mut told = tell();
+        let upstream = FakeUpstream::start(entries(&told.story)).await;
+        let watched = Watched::start_with(&place, &upstream, 0, 0).await;
+        watched.live_at(7).await;
+        let fresh = told.story.update(&told.bob).at(&now().to_string()).accepted();
+        upstream.append(told.story.log().last().unwrap().into());
+        watched.live_at(8).await;
+        let old = told.story.update(&told.alice).at("2024-02-01T00:00:00.000Z").accepted();
+        assert!(old.created_at < fresh.created_at);
+        upstream.append(told.story.log().last().unwrap().into());
+        watched.live_at(9).await;
+        let found = watched.finds(&["backdated"]).await;
+        assert_eq!(found[0].divergence.subject, old.cid);
+        watched.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_goes_back_is_followed_from_what_is_shared() {
+    for place in places().await {
+        let mut told = tell();
+        let upstream = FakeUpstream::start(entries(&told.story)).await;
+        let watched = Watched::start_with(&place, &upstream, 0, 0).await;
+        watched.live_at(7).await;
+        upstream.rewind(5);
+        upstream.close_streams(1012, "restart");
+        let found = watched.finds(&["upstream-rewound"]).await;
+        let shared = &told.story.log()[4].cid;
+        assert_eq!(found[0].divergence.subject, format!("5 {shared}"));
+        // What it numbers from here on collides with what we hold until it is past that.
+        let carol = told.story.create().accepted();
+        let mut new = LogEntry::from(told.story.log().last().unwrap());
+        new.seq = 6;
+        upstream.append(new);
+        let did = carol.did.clone();
+        let refused = async || watched.store.refusals(Some(&did), 0, 10).await.unwrap();
+        for _ in 0..500 {
+            if !refused().await.is_empty() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(refused().await[0].refusal.kind, "sequence-conflict");
+        assert_eq!(watched.store.last_sequence().await.unwrap(), Some(7));
+        watched.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_honest_upstream_that_grows_raises_no_alarm() {
+    for place in places().await {
+        let mut story = Story::seeded(5);
+        let upstream = FakeUpstream::start([]).await;
+        let watched = Watched::start(&place, &upstream).await;
+        watched.live_at(0).await;
+        let recovery = story.recovery.clone();
+        let begun = now();
+        for round in 0..60 {
+            let at =
+                |n: i64| (begun + Duration::from_millis((round * 40 + n * 10) as u64)).to_string();
+            let known = story.log().len();
+            let identity = story.create().at(&at(0)).accepted();
+            let update = story.update(&identity).at(&at(1)).handle("x.example").accepted();
+            story.update(&identity).at(&at(2)).handle("y.example").accepted();
+            story.after(&update).at(&at(3)).signed_by(&recovery).handle("z.example").accepted();
+            for index in known..story.log().len() {
+                let mut entry = LogEntry::from(&story.log()[index]);
+                // What is nullified in the end is not yet.
+                entry.nullified = false;
+                upstream.append(entry);
+                if index + 1 == story.log().len() {
+                    upstream.alter(index as i64, |entry| entry.nullified = true);
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            if round % 20 == 19 {
+                upstream.close_streams(1012, "restart");
+            }
+        }
+        watched.live_at(240).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let compared = || upstream.asked_for(Route::Identity) > 100;
+        crate::follow::eventually("a hundred comparisons", compared).await;
+        assert_eq!(watched.divergences(None).await, []);
+        watched.end().await;
+    }
+}
+
+fn now() -> Timestamp {
+    Timestamp::from(std::time::SystemTime::now())
+}
+
+/// Status, `PLC-Read-Through` and body of an answer.
+async fn get(url: String, headers: &[(&str, &str)]) -> (u16, String, String) {
+    let client = reqwest::Client::new();
+    let request =
+        headers.iter().fold(client.get(url), |request, &(name, value)| request.header(name, value));
+    let answer = request.send().await.unwrap();
+    let header = answer.headers().get("plc-read-through");
+    let header = header.map_or(String::new(), |value| value.to_str().unwrap().to_owned());
+    (answer.status().as_u16(), header, answer.text().await.unwrap())
+}
+
+const NO_CACHE: &[(&str, &str)] = &[("cache-control", "no-cache")];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_here_is_read_through_and_never_stored() {
+    let mut told = tell();
+    let place = places().await.remove(0);
+    let mut upstream = FakeUpstream::start(entries(&told.story)).await;
+    let watched = Watched::start_with(&place, &upstream, 0, 0).await;
+    watched.live_at(7).await;
+    let alice = format!("{}/{}", watched.url, told.alice.did);
+
+    // An operation that the upstream shows on its other paths before its export has it.
+    told.story.update(&told.alice).handle("new.example").accepted();
+    let carol = told.story.create().handle("carol.example").accepted();
+    let [.., update, genesis] = told.story.log() else { panic!("two more") };
+    let log = plc_replica::generate::audit_log(told.story.accepted(&told.alice));
+    upstream.answer(&format!("/{}/log/audit", told.alice.did), 200, &log);
+    let log = plc_replica::generate::audit_log([genesis]);
+    upstream.answer(&format!("/{}/log/audit", carol.did), 200, &log);
+
+    let (status, how, body) = get(alice.clone(), &[]).await;
+    assert_eq!((status, &*how), (200, ""));
+    assert!(body.contains("c.example"));
+    let (status, how, body) = get(alice.clone(), NO_CACHE).await;
+    assert_eq!((status, &*how), (200, "upstream"));
+    assert!(body.contains("new.example"));
+    let (_, _, last) = get(format!("{alice}/log/last"), NO_CACHE).await;
+    assert_eq!(last, update.operation_json);
+    let (status, how, body) = get(format!("{}/{}", watched.url, carol.did), &[]).await;
+    assert_eq!((status, &*how), (200, "upstream"));
+    assert!(body.contains("carol.example"));
+    assert_eq!(watched.store.history(&carol.did.parse().unwrap()).await.unwrap(), []);
+
+    // What does not verify, and what lacks what we hold, is not passed on.
+    let cut = plc_replica::generate::audit_log(told.story.accepted(&told.alice).skip(1));
+    upstream.answer(&format!("/{}/log/audit", told.alice.did), 200, &cut);
+    let (status, how, body) = get(alice.clone(), NO_CACHE).await;
+    assert_eq!((status, &*how), (200, "upstream-does-not-verify"));
+    assert!(body.contains("c.example"));
+    let old = plc_replica::generate::audit_log(told.story.accepted(&told.alice).take(1));
+    upstream.answer(&format!("/{}/log/audit", told.alice.did), 200, &old);
+    assert_eq!(get(alice.clone(), NO_CACHE).await.1, "upstream-lacks-operations");
+
+    upstream.stop().await;
+    let (status, how, _) = get(alice.clone(), NO_CACHE).await;
+    assert_eq!((status, &*how), (200, "upstream-unavailable"));
+    watched.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unknown_identities_cannot_flood_the_upstream() {
+    let told = tell();
+    let place = places().await.remove(0);
+    let upstream = FakeUpstream::start(entries(&told.story)).await;
+    // A request every 100 ms, of which the clients' share is a quarter.
+    let watched = Watched::start_with(&place, &upstream, 0, 600).await;
+    watched.live_at(7).await;
+    let before = upstream.asked_for(Route::Identity);
+    let begun = std::time::Instant::now();
+    let client = reqwest::Client::new();
+    let asked = (0..40).map(|task| {
+        let (client, url) = (client.clone(), watched.url.clone());
+        tokio::spawn(async move {
+            for n in 0..5u8 {
+                let mut bytes = [n; 15];
+                bytes[0] = task;
+                let did = plc_replica::plc::Did::from_bytes(bytes);
+                let answer = client.get(format!("{url}/{did}")).send().await.unwrap();
+                assert_eq!(answer.status(), 404);
+            }
+        })
+    });
+    for task in asked.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+    let allowed = begun.elapsed().as_millis() / 400 + 2;
+    let sent = upstream.asked_for(Route::Identity) - before;
+    assert!(sent as u128 <= allowed, "{sent} requests, {allowed} allowed");
+
+    // One identity, asked for by many at once and again: one request.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let before = upstream.asked_for(Route::Identity);
+    let url = format!("{}/did:plc:zzzzzzzzzzzzzzzzzzzzzzzz", watched.url);
+    let many: Vec<_> = (0..50).map(|_| tokio::spawn(get(url.clone(), &[]))).collect();
+    for one in many {
+        let (status, how, _) = one.await.unwrap();
+        assert_eq!((status, &*how), (404, "unknown-upstream"));
+    }
+    assert_eq!(get(url, &[]).await.0, 404);
+    assert_eq!(upstream.asked_for(Route::Identity) - before, 1);
+    watched.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_reads_what_it_has_written() {
+    let mut told = tell();
+    let place = places().await.remove(0);
+    let upstream = FakeUpstream::start(entries(&told.story)).await;
+    let watched = Watched::start_with(&place, &upstream, 0, 0).await;
+    watched.live_at(7).await;
+    let bob = format!("{}/{}", watched.url, told.bob.did);
+    let mut waits = Vec::new();
+    for n in 0..100 {
+        let handle = format!("bob{n}.example");
+        let new = told.story.update(&told.bob).handle(&handle).accepted();
+        let asked = tokio::spawn(get(format!("{bob}?cid={}", new.cid), &[]));
+        upstream.append(told.story.log().last().unwrap().into());
+        let begun = std::time::Instant::now();
+        let (status, _, body) = asked.await.unwrap();
+        waits.push(begun.elapsed());
+        assert_eq!(status, 200);
+        assert!(body.contains(&handle), "{body}");
+    }
+    waits.sort_unstable();
+    println!("read after write: p50 {:?}, p99 {:?}", waits[50], waits[99]);
+
+    let absent = plc_replica::plc::Cid::of(b"absent");
+    let begun = std::time::Instant::now();
+    let (status, _, body) = get(format!("{bob}?cid={absent}"), &[("prefer", "wait=1")]).await;
+    assert_eq!(status, 504);
+    assert!(body.contains(&absent.to_string()) && body.contains("after 1 s"), "{body}");
+    assert!(begun.elapsed() < Duration::from_secs(3));
+    assert_eq!(get(format!("{bob}?cid=bafy"), &[]).await.0, 400);
+    watched.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn evidence_is_served() {
+    let told = tell();
+    let place = places().await.remove(0);
+    let upstream = FakeUpstream::start(entries(&told.story)).await;
+    let watched = Watched::start(&place, &upstream).await;
+    watched.live_at(7).await;
+    upstream.delete(7);
+    upstream.append(LogEntry { seq: 8, operation: "{}".into(), ..entries(&told.story)[0].clone() });
+    watched.finds(&["does-not-verify", "missing-there"]).await;
+    let json = async |path: &str| -> serde_json::Value {
+        let (status, _, body) = get(format!("{}{path}", watched.url), &[]).await;
+        assert_eq!(status, 200, "{path}: {body}");
+        serde_json::from_str(&body).unwrap()
+    };
+    let all = json("/_audit/divergences").await;
+    assert_eq!(all["divergences"].as_array().unwrap().len(), 2);
+    assert_eq!(all["next"], serde_json::Value::Null);
+    let missing = json("/_audit/divergences?kind=missing-there&open=true").await;
+    let missing = &missing["divergences"][0];
+    assert_eq!(missing["did"], told.alice.did);
+    assert_eq!(missing["ours"].as_array().unwrap().len(), 5);
+    let ours = json(&format!("/_audit/divergences/{}/ours", missing["id"])).await;
+    assert_eq!(&ours, &missing["ours"]);
+    assert_eq!(verify(&ours.to_string()), [""; 0]);
+    assert_eq!(json("/_audit/divergences?open=false").await["divergences"], serde_json::json!([]));
+    let first = json("/_audit/divergences?count=1").await;
+    let rest = json(&format!("/_audit/divergences?after={}", first["next"])).await;
+    assert_eq!(rest["divergences"].as_array().unwrap().len(), 1);
+    let refused = json("/_audit/refused").await;
+    assert_eq!(refused["refused"][0]["kind"], "malformed");
+    assert_eq!(json("/_audit/refused?kind=other").await["refused"], serde_json::json!([]));
+
+    let verdicts = json(&format!("/{}/log/verdicts", told.alice.did)).await;
+    let verdicts = verdicts["verdicts"].as_array().unwrap().clone();
+    assert_eq!(verdicts.len(), 5);
+    assert_eq!(verdicts[2]["nullifiedBy"], verdicts[3]["cid"]);
+    assert_eq!(verdicts[3]["signedBy"]["index"], 0);
+    assert!(verdicts[0]["receivedAfterSeconds"].as_f64().unwrap() > 0.0);
+    watched.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_suspects_what_differs_and_nothing_else() {
+    for place in places().await {
+        let told = tell();
+        let upstream = FakeUpstream::start(entries(&told.story)).await;
+        let watched = Watched::start_with(&place, &upstream, 0, 0).await;
+        watched.live_at(7).await;
+        let sweep = async |order| {
+            let until = match order {
+                Order::Time => now().millis(),
+                Order::Sequence => 7,
+            };
+            let peer = Peer::new(&upstream.url(), 0, "test").unwrap();
+            let mut pages = Pages::of(&peer).unwrap();
+            let mut sweep = Sweep::new(order, 0, until);
+            while !sweep.is_done() {
+                sweep.step(&watched.store, &mut pages).await.unwrap();
+            }
+            sweep
+        };
+        for order in [Order::Time, Order::Sequence] {
+            let sweep = sweep(order).await;
+            assert_eq!((sweep.compared, sweep.suspects.len()), (7, 0), "{order:?}");
+        }
+        upstream.alter(2, |entry| entry.nullified = true);
+        assert_eq!(sweep(Order::Sequence).await.suspects.len(), 0);
+        let suspects = sweep(Order::Time).await.suspects;
+        assert!(suspects.into_iter().eq([told.alice.did.clone()]));
+        upstream.delete(6);
+        for order in [Order::Time, Order::Sequence] {
+            assert!(sweep(order).await.suspects.contains(&told.bob.did), "{order:?}");
+        }
+        watched.end().await;
+    }
+}

@@ -1,0 +1,246 @@
+//! The pages for people: what is on them, what is not, and what a browser makes of them.
+
+mod browser;
+mod stories;
+
+use std::path::Path;
+
+use reqwest::redirect::Policy;
+use tempfile::TempDir;
+
+use self::browser::Browser;
+use self::stories::{OVERRIDE, Stories};
+use crate::fake_upstream::FakeUpstream;
+use crate::follow::{Running, entries};
+
+/// A replica that has followed all stories.
+struct Told {
+    stories: Stories,
+    replica: Running,
+    client: reqwest::Client,
+    upstream: FakeUpstream,
+    _folder: TempDir,
+}
+
+impl Told {
+    async fn followed() -> Told {
+        let stories = Stories::told();
+        let log = entries(&stories.story);
+        let last = log.last().unwrap().seq;
+        let upstream = FakeUpstream::start(log).await;
+        let folder = TempDir::new().unwrap();
+        let url = format!("sqlite://{}", folder.path().join("plc.db").display());
+        let replica = Running::start(&url, &upstream.url()).await;
+        replica.live_at(last).await;
+        let client = reqwest::Client::builder().redirect(Policy::none()).build().unwrap();
+        Told { stories, replica, client, upstream, _folder: folder }
+    }
+
+    async fn answer(&self, path: &str) -> reqwest::Response {
+        self.client.get(format!("{}{path}", self.replica.url())).send().await.unwrap()
+    }
+
+    async fn page(&self, path: &str) -> String {
+        let answer = self.answer(path).await;
+        assert_eq!(answer.status(), 200, "{path}");
+        answer.text().await.unwrap()
+    }
+}
+
+/// What is between the start tags `<li class="entry …">`, newest first.
+fn shown_entries(page: &str) -> Vec<&str> {
+    page.split("<li class=\"entry").skip(1).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_says_what_each_operation_changed() {
+    let told = Told::followed().await;
+    let did = &told.stories.plain.did;
+    let page = told.page(&format!("/explore/{did}")).await;
+    assert!(page.contains("<title>alice.example.org — did:plc:"));
+    let entries = shown_entries(&page);
+    let headlines = ["Host changed", "Handle changed", "Created"];
+    assert_eq!(entries.len(), headlines.len());
+    for (entry, headline) in entries.iter().zip(headlines) {
+        assert!(entry.contains(headline), "{headline}: {entry}");
+        assert!(entry.contains("verified here"));
+    }
+    assert!(entries[0].contains(">current<") && !entries[1].contains(">current<"));
+    let handle = |tag: &str, name: &str| {
+        entries[1].split(&format!("<{tag}>")).nth(1).is_some_and(|rest| rest.contains(name))
+    };
+    assert!(handle("del", "alice.example.com") && handle("ins", "alice.example.org"));
+    assert!(!page.contains("<svg class=\"tree\""), "nothing forks");
+
+    let page = told.page(&format!("/explore/{did}?change=handle")).await;
+    assert_eq!(shown_entries(&page).len(), 2);
+    let page = told.page(&format!("/explore/{did}?change=nonsense%22%3E")).await;
+    assert_eq!(shown_entries(&page).len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn recoveries_are_seen_with_what_they_undid() {
+    let told = Told::followed().await;
+    let page = told.page(&format!("/explore/{}", told.stories.recovered.did)).await;
+    assert!(page.contains("<svg class=\"tree\""));
+    assert_eq!(page.matches(">nullified<").count(), 9);
+    assert_eq!(page.matches("Undoes 3 operations").count(), 3);
+    assert_eq!(page.matches(", a recovery").count(), 3);
+    assert!(page.contains("id=\"refused\"") && page.contains("signature-invalid"));
+    let page = told.page(&format!("/explore/{}?change=recovery", told.stories.recovered.did)).await;
+    assert_eq!(shown_entries(&page).len(), 3);
+
+    let page = told.page(&format!("/explore/{}", told.stories.untombstoned.did)).await;
+    assert!(page.contains("Undone by") && !page.contains("Ended by a tombstone</strong>"));
+    let page = told.page(&format!("/explore/{}", told.stories.ended.did)).await;
+    assert!(page.contains("Ended by a tombstone</strong>") && page.contains("gone.example.com"));
+    let page = told.page(&format!("/explore/{}", told.stories.contested.did)).await;
+    assert_eq!(page.matches("Can still be undone").count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_history_is_turned_page_by_page_and_links_stay() {
+    let told = Told::followed().await;
+    let did = &told.stories.long.did;
+    let mut path = format!("/explore/{did}");
+    let mut seen = 0;
+    loop {
+        let page = told.page(&path).await;
+        let links = shown_entries(&page);
+        for link in &links {
+            let cid = link.split("id=\"").nth(1).unwrap().split('"').next().unwrap();
+            let href = link.split("href=\"").nth(1).unwrap().split('"').next().unwrap();
+            let (linked, fragment) = href.split_once('#').unwrap();
+            assert_eq!(fragment, cid);
+            if seen % 10 == 0 {
+                assert!(told.page(linked).await.contains(&format!("id=\"{cid}\"")));
+            }
+            seen += 1;
+        }
+        let Some(at) = page.find("Older operations") else { break };
+        let href = page[..at].rsplit("href=\"").next().unwrap().split('"').next().unwrap();
+        path = href.split('#').next().unwrap().replace("&amp;", "&");
+    }
+    assert_eq!(seen, 60);
+}
+
+/// No text of an operation becomes markup, an attribute, a link or a direction.
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_texts_stay_texts() {
+    let told = Told::followed().await;
+    let did = &told.stories.hostile.did;
+    for path in ["", "?change=aliases", "?change=%3Cscript%3E", "?until=2"] {
+        let page = told.page(&format!("/explore/{did}{path}")).await;
+        assert!(!page.contains("<script") && !page.contains("<img"));
+        assert!(!page.contains(OVERRIDE) && !page.contains('\u{202e}') && !page.contains('\0'));
+        assert!(page.contains("U+202E"));
+        for value in page.split("href=\"").skip(1) {
+            assert!(value.starts_with(['/', '#']), "a link elsewhere: {}", &value[..40]);
+        }
+        assert!(page.len() < 400_000, "{} bytes", page.len());
+    }
+    let page = told.answer("/explore?q=%3Cscript%3Ealert(1)%3C/script%3E%22onfocus=%22x").await;
+    assert_eq!(page.status(), 404);
+    let page = page.text().await.unwrap();
+    assert!(!page.contains("<script") && !page.contains("\"onfocus"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_page_forbids_everything_from_elsewhere() {
+    let told = Told::followed().await;
+    let plain = format!("/explore/{}", told.stories.plain.did);
+    for (path, status) in [
+        ("/", 200),
+        (&*plain, 200),
+        ("/explore/did:plc:aaaaaaaaaaaaaaaaaaaaaaaa", 404),
+        ("/explore/nonsense", 404),
+        ("/explore?q=alice.example.com", 404),
+        ("/_style.css", 200),
+        ("/_icon.svg", 200),
+    ] {
+        let answer = told.answer(path).await;
+        assert_eq!(answer.status(), status, "{path}");
+        let header = |name: &str| answer.headers()[name].to_str().unwrap().to_owned();
+        let policy = header("content-security-policy");
+        assert!(policy.starts_with("default-src 'none';") && !policy.contains("unsafe"), "{path}");
+        assert_eq!(header("x-content-type-options"), "nosniff");
+        let text = answer.text().await.unwrap();
+        let elsewhere =
+            text.replace("http://www.w3.org/2000/svg", "").replace(&told.upstream.url(), "");
+        if !path.starts_with("/explore/did") {
+            assert!(!elsewhere.contains("://"), "{path}");
+        }
+    }
+    let found = told.answer(&format!("/explore?q=at://{}/x", told.stories.plain.did)).await;
+    assert_eq!(
+        (found.status().as_u16(), found.headers()["location"].to_str().unwrap()),
+        (303, &*plain)
+    );
+}
+
+/// Searched, opened, followed, in a browser: nothing is asked for elsewhere, nothing is complained
+/// about, nothing is wider than the window. Pictures are left in `CARGO_TARGET_TMPDIR`; with the
+/// file of axe-core named by AXE_CORE, its rules are checked too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_has_nothing_to_complain_about() {
+    let Some(mut browser) = Browser::start().await else {
+        println!("skipped: there is no chromium here");
+        return;
+    };
+    let told = Told::followed().await;
+    let (stories, origin) = (&told.stories, told.replica.url());
+    browser.look(1100, false).await;
+    browser.open(&format!("{origin}/")).await;
+    browser
+        .evaluate(&format!("document.querySelector('#q').value = '{}'", stories.plain.did))
+        .await;
+    browser.evaluate("document.querySelector('form button').click()").await;
+    browser.loaded().await;
+    assert_eq!(
+        browser.evaluate("document.querySelector('h1').textContent").await,
+        "alice.example.org"
+    );
+    browser.evaluate("document.querySelector('.filters a:nth-child(2)').click()").await;
+    browser.loaded().await;
+    assert_eq!(browser.evaluate("document.querySelectorAll('.entry').length").await, 2);
+
+    let axe = std::env::var("AXE_CORE").ok().map(|file| std::fs::read_to_string(file).unwrap());
+    let pictures = Path::new(env!("CARGO_TARGET_TMPDIR")).join("explorer");
+    std::fs::create_dir_all(&pictures).unwrap();
+    let explore = |told: &plc_replica::generate::builder::Told| format!("/explore/{}", told.did);
+    for (name, path) in [
+        ("home", "/".to_owned()),
+        ("plain", explore(&stories.plain)),
+        ("recovered", explore(&stories.recovered)),
+        ("untombstoned", explore(&stories.untombstoned)),
+        ("ended", explore(&stories.ended)),
+        ("long", explore(&stories.long)),
+        ("hostile", explore(&stories.hostile)),
+        ("contested", explore(&stories.contested)),
+    ] {
+        for (width, dark) in [(1100, false), (360, true), (1100, true), (360, false)] {
+            let look = format!("{name} at {width}, dark: {dark}");
+            browser.look(width, dark).await;
+            browser.open(&format!("{origin}{path}")).await;
+            let wide = browser.evaluate("document.documentElement.scrollWidth").await;
+            assert!(wide.as_u64().unwrap() <= width.into(), "{look}: {wide} wide");
+            assert_ne!(browser.evaluate("document.title").await, "executed", "{look}");
+            let shade = if dark { "dark" } else { "light" };
+            browser.screenshot(pictures.join(format!("{name}-{width}-{shade}.png"))).await;
+            if let Some(axe) = &axe {
+                browser.evaluate(&format!("{axe};0")).await;
+                let broken = browser
+                    .evaluate(
+                        "axe.run().then(r => JSON.stringify(r.violations.map(v => \
+                         [v.id, v.help, v.nodes.slice(0, 3).map(n => n.html)])))",
+                    )
+                    .await;
+                assert_eq!(broken, "[]", "{look}");
+            }
+        }
+    }
+    let (asked, complaints) = browser.noticed();
+    assert!(!asked.is_empty());
+    assert_eq!(asked.iter().find(|url| !url.starts_with(&origin)), None);
+    assert_eq!(complaints, Vec::<String>::new());
+}

@@ -1,0 +1,73 @@
+//! Limits on clients, as a client meets them.
+
+use plc_replica::live::Feed;
+use plc_replica::serve::ServeSettings;
+use plc_replica::serve::client_address::Proxies;
+use plc_replica::serve::limits::Limits;
+use tokio_tungstenite::connect_async;
+use tokio_tungstenite::tungstenite::Error;
+
+use crate::replica::Replica;
+
+async fn limited(limits: Limits) -> Replica {
+    let settings = ServeSettings { limits, ..ServeSettings::default() };
+    Replica::start_with(settings, Feed::new()).await
+}
+
+#[tokio::test]
+async fn a_client_that_asks_too_often_is_told_when_to_come_back() {
+    let trusted = vec!["127.0.0.1".parse().unwrap()];
+    let proxies = Proxies { trusted, ..Proxies::default() };
+    let limits = Limits { requests_per_minute: 6, burst: 2, proxies, ..Limits::default() };
+    let replica = limited(limits).await;
+    let ask =
+        async |client: &str| replica.ask("GET", "/export", &[("x-forwarded-for", client)]).await;
+    for left in ["1", "0"] {
+        let answer = ask("192.0.2.1").await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.header("ratelimit-policy"), "\"client\";q=6;w=60");
+        assert!(answer.header("ratelimit").starts_with(&format!("\"client\";r={left};t=")));
+    }
+    let refused = ask("192.0.2.1").await;
+    assert_eq!((refused.status, refused.header("retry-after")), (429, "10"));
+    assert_eq!(refused.text(), r#"{"message":"too many requests, try again in 10 s"}"#);
+    assert_eq!(refused.header("cache-control"), "no-store");
+    assert_eq!(refused.header("access-control-allow-origin"), "*");
+    // Another client behind the same proxy is another client, and health is for everybody.
+    assert_eq!(ask("192.0.2.2").await.status, 200);
+    let health = replica.ask("GET", "/_health", &[("x-forwarded-for", "192.0.2.1")]).await;
+    assert_eq!((health.status, health.header("ratelimit")), (200, ""));
+}
+
+#[tokio::test]
+async fn without_a_limit_nothing_is_said_of_one() {
+    let replica = Replica::start().await;
+    assert_eq!(replica.get("/export").await.header("ratelimit-policy"), "");
+}
+
+#[tokio::test]
+async fn long_addresses_and_heads_are_refused() {
+    let replica = limited(Limits { url_bytes: 100, ..Limits::default() }).await;
+    assert_eq!(replica.get(&format!("/{}", "x".repeat(99))).await.status, 404);
+    assert_eq!(replica.get(&format!("/{}", "x".repeat(100))).await.status, 414);
+    let head = "x".repeat(100 << 10);
+    assert_eq!(replica.ask("GET", "/_health", &[("x-much", &head)]).await.status, 431);
+}
+
+#[tokio::test]
+async fn an_address_has_so_many_streams() {
+    let replica = limited(Limits { streams_per_address: 2, ..Limits::default() }).await;
+    let url = format!("ws://{}/export/stream", replica.address);
+    let first = connect_async(&url).await.unwrap();
+    let _second = connect_async(&url).await.unwrap();
+    let Err(Error::Http(refused)) = connect_async(&url).await else { panic!("a third stream") };
+    assert_eq!((refused.status().as_u16(), &refused.headers()["retry-after"] == "10"), (429, true));
+    drop(first);
+    for _ in 0..100 {
+        if connect_async(&url).await.is_ok() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("the place was not given back");
+}

@@ -1,0 +1,164 @@
+//! DID Resolution v1.0 by its HTTP binding: results, metadata of every version, errors.
+
+use reqwest::header::ACCEPT;
+use serde_json::{Value, json};
+
+use crate::audit::{Watched, entries, tell};
+use crate::fake_upstream::FakeUpstream;
+use crate::follow::places;
+
+const RESULT: &str = "application/did-resolution";
+
+/// Status, media type and body.
+async fn ask(url: &str, accept: &str) -> (u16, String, Value) {
+    let request = reqwest::Client::new().get(url);
+    let request = if accept.is_empty() { request } else { request.header(ACCEPT, accept) };
+    let answer = request.send().await.unwrap();
+    let media_type = answer.headers()["content-type"].to_str().unwrap().to_owned();
+    let status = answer.status().as_u16();
+    (status, media_type, serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap())
+}
+
+async fn resolve(watched: &Watched, rest: &str) -> (u16, Value) {
+    let url = format!("{}/1.0/identifiers/{rest}", watched.url);
+    let (status, media_type, body) = ask(&url, RESULT).await;
+    assert_eq!(media_type, RESULT);
+    (status, body)
+}
+
+/// A UTC time without its fraction.
+fn seconds(created_at: &str) -> String {
+    format!("{}Z", &created_at[..19])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_version_of_an_identity_is_resolved() {
+    let mut told = tell();
+    let bob_ended = told.story.tombstone(&told.bob).accepted();
+    let log: Vec<_> = told.story.log().to_vec();
+    let place = places().await.remove(0);
+    let upstream = FakeUpstream::start(entries(&told.story)).await;
+    let watched = Watched::start_with(&place, &upstream, 0, 0).await;
+    watched.live_at(8).await;
+    let did = &told.alice.did;
+    // Of Alice, the theft (log[2]) is nullified: genesis, update, recovery, update.
+    let versions = [&log[0], &log[1], &log[3], &log[6]];
+    let plain = ask(&format!("{}/{did}", watched.url), "").await.2;
+
+    let (status, newest) = resolve(&watched, did).await;
+    assert_eq!(status, 200);
+    assert_eq!(newest["didDocument"], plain);
+    assert_eq!(newest["didResolutionMetadata"], json!({"contentType": "application/did"}));
+    assert_eq!(
+        newest["didDocumentMetadata"],
+        json!({
+            "created": seconds(&log[0].created_at),
+            "updated": seconds(&log[6].created_at),
+            "versionId": log[6].cid,
+        })
+    );
+
+    for (index, version) in versions.iter().enumerate() {
+        let (status, by_id) = resolve(&watched, &format!("{did}?versionId={}", version.cid)).await;
+        assert_eq!(status, 200);
+        let metadata = &by_id["didDocumentMetadata"];
+        assert_eq!(metadata["created"], seconds(&log[0].created_at));
+        let updated = (index > 0).then(|| seconds(&version.created_at));
+        assert_eq!(metadata["updated"], json!(updated));
+        assert_eq!(metadata["versionId"], version.cid);
+        let next = versions.get(index + 1);
+        assert_eq!(metadata["nextVersionId"], json!(next.map(|next| &next.cid)));
+        assert_eq!(metadata["nextUpdate"], json!(next.map(|next| seconds(&next.created_at))));
+        let handle = &by_id["didDocument"]["alsoKnownAs"][0];
+        let handles = ["at://alice.example", "at://a.example", "at://b.example", "at://c.example"];
+        assert_eq!(handle, handles[index]);
+        let time = seconds(&version.created_at);
+        assert_eq!(resolve(&watched, &format!("{did}?versionTime={time}")).await.1, by_id);
+    }
+    // While the theft stood, it is the version before it that is valid in hindsight.
+    let at_theft = format!("{did}?versionTime={}", seconds(&log[2].created_at));
+    assert_eq!(
+        resolve(&watched, &at_theft).await.1["didDocumentMetadata"]["versionId"],
+        log[1].cid
+    );
+
+    let (status, ended) = resolve(&watched, &told.bob.did).await;
+    assert_eq!(status, 410);
+    assert_eq!(ended["didDocument"], Value::Null);
+    assert_eq!(
+        ended["didDocumentMetadata"],
+        json!({
+            "created": seconds(&log[4].created_at),
+            "updated": seconds(&log[7].created_at),
+            "deactivated": true,
+            "versionId": bob_ended.cid,
+        })
+    );
+    let before = resolve(&watched, &format!("{}?versionId={}", told.bob.did, log[5].cid)).await;
+    assert_eq!(before.0, 200);
+    assert_eq!(before.1["didDocumentMetadata"]["nextVersionId"], bob_ended.cid);
+
+    for (rest, expected, name) in [
+        ("did:plc:short".to_owned(), 400, "INVALID_DID"),
+        ("nonsense".to_owned(), 400, "INVALID_DID"),
+        ("did:web:example.com".to_owned(), 501, "METHOD_NOT_SUPPORTED"),
+        ("did:plc:zzzzzzzzzzzzzzzzzzzzzzzz".to_owned(), 404, "NOT_FOUND"),
+        (format!("{did}?versionId={}", log[2].cid), 404, "NOT_FOUND"),
+        (format!("{did}?versionId=nonsense"), 404, "NOT_FOUND"),
+        (format!("{did}?versionTime=2023-01-01T00:00:00Z"), 404, "NOT_FOUND"),
+        (format!("{did}?versionTime=yesterday"), 400, "INVALID_OPTIONS"),
+        (format!("{did}?versionId=a&versionTime=2024-01-01T00:00:00Z"), 400, "INVALID_OPTIONS"),
+    ] {
+        let (status, body) = resolve(&watched, &rest).await;
+        assert_eq!(status, expected, "{rest}");
+        let error = &body["didResolutionMetadata"]["error"];
+        assert_eq!(error["type"], format!("https://www.w3.org/ns/did#{name}"), "{rest}");
+        assert!(error["title"].is_string() && error["detail"].is_string());
+        assert_eq!(body["didDocument"], Value::Null);
+        assert_eq!(body["didDocumentMetadata"], json!({}));
+    }
+    watched.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_form_is_the_clients_choice() {
+    let told = tell();
+    let place = places().await.remove(0);
+    let upstream = FakeUpstream::start(entries(&told.story)).await;
+    let watched = Watched::start_with(&place, &upstream, 0, 0).await;
+    watched.live_at(7).await;
+    let did = &told.alice.did;
+    let url = format!("{}/1.0/identifiers/{}", watched.url, did.replace(':', "%3A"));
+    let old = "application/ld+json;profile=\"https://w3id.org/did-resolution\"";
+    let plain = ask(&format!("{}/{did}", watched.url), "").await;
+    assert_eq!(plain.1, "application/did+ld+json; charset=utf-8");
+
+    for (accept, media_type, content_type) in [
+        ("", RESULT, "application/did"),
+        ("*/*", RESULT, "application/did"),
+        (RESULT, RESULT, "application/did"),
+        (old, old, "application/did+ld+json"),
+    ] {
+        let (status, sent, body) = ask(&url, accept).await;
+        assert_eq!((status, &*sent), (200, media_type), "{accept}");
+        assert_eq!(body["didDocument"], plain.2);
+        assert_eq!(body["didResolutionMetadata"]["contentType"], content_type);
+    }
+    for accept in ["application/did", "application/did+ld+json"] {
+        let answer = ask(&url, accept).await;
+        assert_eq!(answer, (200, accept.to_owned(), plain.2.clone()));
+    }
+    let (status, _, body) = ask(&url, "application/did+cbor").await;
+    assert_eq!(status, 406);
+    let error = &body["didResolutionMetadata"]["error"];
+    assert_eq!(error["type"], "https://www.w3.org/ns/did#REPRESENTATION_NOT_SUPPORTED");
+
+    // The directory's own path stays what it is, but for who asks for plain JSON.
+    let (status, media_type, mut body) =
+        ask(&format!("{}/{did}", watched.url), "application/did+json").await;
+    assert_eq!((status, &*media_type), (200, "application/did+json"));
+    assert_eq!(body.get("@context"), None);
+    body["@context"] = plain.2["@context"].clone();
+    assert_eq!(body, plain.2);
+    watched.end().await;
+}
