@@ -9,7 +9,7 @@ use plc_replica::fsck;
 use plc_replica::plc::signature::PlainVerifier;
 use plc_replica::store::{Store, StoredOperation, StoredRefusal};
 
-use crate::fake_upstream::{FakeUpstream, LogEntry};
+use crate::fake_upstream::FakeUpstream;
 use crate::follow::{Place, lives_with_attacks, places};
 
 /// How often it is killed: a few times by default, as often as this says in a longer run.
