@@ -6,6 +6,7 @@ use clap_complete::Shell;
 
 /// Print the completions of a shell, for example into /etc/bash_completion.d/plc-replica.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub struct Args {
     /// The shell.
     #[arg(value_name = "SHELL")]

@@ -10,6 +10,7 @@ use plc_replica::store::{Store, StoredOperation};
 
 /// Write the log to standard output, in the lines of the directory's `/export`.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub struct Args {
     #[command(flatten)]
     database: super::Database,

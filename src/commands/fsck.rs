@@ -13,6 +13,7 @@ use super::progress::Meter;
 /// Names every damaged row. Ends with 0 when there is none, 1 when there is one, and 2 when the
 /// store cannot be read. Can run beside a replica that is serving.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub struct Args {
     #[command(flatten)]
     database: super::Database,

@@ -14,6 +14,7 @@ use plc_replica::store::Store;
 /// Reads the log from the database, or from any directory, replica or dump, and verifies it on the
 /// way. Ends with 1 when the identity is not there, and when something in its log does not verify.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub struct Args {
     /// The identity: `did:plc:…`.
     did: Did,

@@ -20,6 +20,7 @@ use super::progress::Meter;
 /// when the dump begins where the database ends or before; otherwise the cursor stays, and
 /// following fetches the rest. Ends with 0, also when operations were refused (see `refused`).
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub struct Args {
     /// The dump: plain, `.gz` or `.zst`; `-` is standard input.
     file: PathBuf,

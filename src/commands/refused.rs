@@ -7,6 +7,7 @@ use plc_replica::store::{Store, StoredRefusal};
 
 /// List the operations that were refused, with the reason and what was received.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub struct Args {
     #[command(flatten)]
     database: super::Database,

@@ -11,6 +11,7 @@ use plc_replica::store::Store;
 ///
 /// Ends with 1 when the store does not hold the identity, or when it was ended by a tombstone.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub struct Args {
     /// The identity: `did:plc:…`.
     did: Did,

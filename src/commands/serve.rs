@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 /// Reads the directory's export from where the database ends, then its live stream, and answers
 /// what the directory answers on the same paths. SIGTERM and SIGINT end it in order.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub struct Args {
     #[command(flatten)]
     database: super::Database,

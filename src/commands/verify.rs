@@ -20,6 +20,7 @@ use super::progress::Meter;
 /// `nullified` flag that the log does not lead to, then a summary. Ends with 0 when there is none,
 /// with 1 when there is one, and with 2 when the input cannot be read.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub struct Args {
     /// Files to verify, each on its own; `-` is standard input.
     #[arg(required = true)]

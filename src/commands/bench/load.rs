@@ -20,6 +20,7 @@ use super::report::quantile;
 
 /// Ask a server as fast as it answers; prints rate, bytes and latencies as JSON.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub struct Args {
     /// Address and port of the server.
     #[arg(long)]

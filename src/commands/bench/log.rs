@@ -19,6 +19,7 @@ const BUFFER: usize = 1 << 20;
 
 /// Write a generated log: lines of a sequenced export.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub struct Args {
     /// Decides every byte of the log.
     #[arg(long, default_value_t = 1)]

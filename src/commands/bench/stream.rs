@@ -28,6 +28,7 @@ const SETTLE: Duration = Duration::from_secs(3);
 
 /// Measure the stream of a replica that follows this process; prints latencies as JSON.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub struct Args {
     /// The log.
     #[arg(long)]

@@ -31,6 +31,7 @@ const TICK: Duration = Duration::from_millis(2);
 
 /// Serve a generated log as a directory does: pages and stream.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub struct Args {
     /// The log.
     #[arg(long)]
