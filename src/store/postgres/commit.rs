@@ -1,6 +1,6 @@
 //! A commit: everything that follows from a batch, in one transaction.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
@@ -305,19 +305,24 @@ async fn diverge(
     divergences: &[NewDivergence],
     seen_at: i64,
 ) -> Result<(), StoreError> {
-    // One statement cannot touch a record twice.
-    let distinct: HashMap<_, _> = divergences.iter().map(|new| (identity(new), new)).collect();
+    // One statement cannot touch a record twice. The order is kept: it is that of the numbers.
+    let mut seen = HashSet::new();
+    let distinct: Vec<_> = divergences
+        .iter()
+        .map(|new| (identity(new), new))
+        .filter(|(identity, _)| seen.insert(*identity))
+        .collect();
     if distinct.is_empty() {
         return Ok(());
     }
-    let all = || distinct.values();
+    let all = || distinct.iter().map(|(_, new)| new);
     let sources: Vec<_> = all().map(|new| new.source.as_bytes()).collect();
     let dids: Vec<_> = all().map(|new| new.did.as_bytes()).collect();
     let kinds: Vec<_> = all().map(|new| new.kind.as_str()).collect();
     let subjects: Vec<_> = all().map(|new| new.subject.as_bytes()).collect();
     let ours: Vec<_> = all().map(|new| new.ours.as_ref().map(String::as_bytes)).collect();
     let theirs: Vec<_> = all().map(|new| new.theirs.as_ref().map(String::as_bytes)).collect();
-    let identities: Vec<_> = distinct.keys().map(|identity| identity.as_slice()).collect();
+    let identities: Vec<_> = distinct.iter().map(|(identity, _)| identity.as_slice()).collect();
     session
         .execute(
             DIVERGE,
