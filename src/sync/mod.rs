@@ -119,11 +119,15 @@ impl Follower {
             };
             let checked = match self.check_upstream(&lease, &source, &shutdown).await {
                 Ok(checked) => checked,
-                Err(FollowError::Store(error)) => {
-                    pauses.wait_out(error, &shutdown).await?;
+                Err(error) => {
+                    // Kept, it would keep us out ourselves at the next attempt.
+                    self.store.release(lease).await.ok();
+                    match error {
+                        FollowError::Store(error) => pauses.wait_out(error, &shutdown).await?,
+                        other => return Err(other),
+                    }
                     continue;
                 }
-                Err(other) => return Err(other),
             };
             let end = match checked {
                 false => End::Shutdown,
