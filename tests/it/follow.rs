@@ -478,11 +478,13 @@ async fn a_number_that_is_taken_and_a_statement_that_changes_are_recorded() {
         let last = LogEntry { seq: 1000, ..entries(&lives(27, 1)).remove(0) };
         upstream.append(last);
         replica.live_at(1000).await;
-        let divergences = replica.store.divergences(None, None, None, 0, 10).await.unwrap();
+        let mut divergences = replica.store.divergences(None, None, None, 0, 10).await.unwrap();
         // The last operation is dated before what came in live earlier, which is recorded too.
+        // What is said and what is appended reach the replica in either order.
+        divergences.sort_by(|a, b| a.divergence.kind.cmp(&b.divergence.kind));
         let kinds: Vec<_> = divergences.iter().map(|d| d.divergence.kind.as_str()).collect();
-        assert_eq!(kinds, ["restated-created-at", "backdated"]);
-        assert_eq!(divergences[0].divergence.theirs.as_deref(), Some(&*again.streamed()));
+        assert_eq!(kinds, ["backdated", "restated-created-at"]);
+        assert_eq!(divergences[1].divergence.theirs.as_deref(), Some(&*again.streamed()));
         let refused = kinds_of_refusals(&replica.store).await;
         assert_eq!(refused.values().collect::<Vec<_>>(), ["sequence-conflict"]);
         replica.end().await;
