@@ -7,14 +7,13 @@ use ahash::{AHashMap, AHashSet};
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use super::assembly::{Assembly, Part, Prepared};
 use super::chains::{self, Chains};
-use crate::judge::{self, Candidate, Group, Judged, Place, Restated, Verdict};
-use crate::plc::entry::{Logged, Received, Undecodable};
+use crate::judge::{self, Candidate, Group, Place};
+use crate::plc::entry::{Received, Undecodable};
 use crate::plc::signature::Verifier;
-use crate::plc::{Cid, Did, Refusal, Timestamp};
-use crate::store::{
-    Commit, NewDivergence, NewRefusal, Rejudged, Store, StoreError, StoredOperation,
-};
+use crate::plc::{Cid, Did, Timestamp};
+use crate::store::{Rejudged, Store, StoreError};
 
 /// CIDs that open refusals await, kept in memory to tell at once whether an operation frees one:
 /// 32 MB at most. With more than this on record the store is asked for every batch.
@@ -26,13 +25,6 @@ const UNDER_WAY: Duration = Duration::from_secs(10 * 60);
 /// How far `createdAt` may go back from one operation to the next: transactions of the directory
 /// do not end in the order in which they began.
 const OUT_OF_ORDER: Duration = Duration::from_secs(60);
-
-/// Name of the record of an operation whose `createdAt` is well before it was received.
-pub const BACKDATED: &str = "backdated";
-/// Name of the kept line that is not JSON.
-pub const NOT_JSON: &str = "not-json";
-/// Name of the kept line whose `type` is not known.
-pub const UNKNOWN_TYPE: &str = "unknown-type";
 
 /// Judges batches one after the other, each on top of those before it, committed or not.
 pub struct BatchJudge {
@@ -93,29 +85,6 @@ pub struct Outcome {
     pub cursor: i64,
     /// A line that is not JSON stands after what was judged.
     pub stopped: bool,
-}
-
-/// A batch that only has to be written.
-#[derive(Debug)]
-pub struct Prepared {
-    /// Its number.
-    pub batch: u64,
-    /// What is to be written.
-    pub commit: Commit,
-    /// How many lines came again.
-    pub known: usize,
-}
-
-/// A run of lines of a batch that is judged and committed at once.
-struct Part {
-    lines: Vec<Bytes>,
-    decoded: Vec<Result<Received, Undecodable>>,
-    received_at: Timestamp,
-    cursor_before: i64,
-    cursor_after: i64,
-    caught_up: bool,
-    /// Of what came live: no `createdAt` should be before this.
-    backdated_before: Option<Timestamp>,
 }
 
 impl BatchJudge {
@@ -407,213 +376,6 @@ fn ends_of_unique_numbers(decoded: &[Result<Received, Undecodable>]) -> Vec<usiz
     }
     ends.push(decoded.len());
     ends
-}
-
-/// Collects what a batch changes.
-struct Assembly {
-    lines: Vec<Bytes>,
-    upstream: String,
-    received_at: Timestamp,
-    backdated_before: Option<Timestamp>,
-    commit: Commit,
-    known: usize,
-    /// (identity, `created_at`) of what this batch adds.
-    added: AHashSet<(Did, Timestamp)>,
-    /// (identity, nullified, nullified by), wherever the nullified operation is.
-    nullified: Vec<(Did, Timestamp, Timestamp)>,
-}
-
-impl Assembly {
-    fn new(part: Part, upstream: String) -> Assembly {
-        Assembly {
-            upstream,
-            received_at: part.received_at,
-            backdated_before: part.backdated_before,
-            commit: Commit {
-                cursor_before: part.cursor_before,
-                cursor_after: part.cursor_after,
-                received_at_millis: part.received_at.millis(),
-                caught_up: part.caught_up,
-                operations: Vec::with_capacity(part.lines.len()),
-                ..Commit::default()
-            },
-            lines: part.lines,
-            known: 0,
-            added: AHashSet::new(),
-            nullified: Vec::new(),
-        }
-    }
-
-    /// Keeps a line that could not be decoded.
-    fn keep_undecodable(&mut self, index: usize, undecodable: Undecodable) {
-        let line = kept_copy(&self.lines[index]);
-        let (did, sequence, kind, detail) = match undecodable {
-            Undecodable::NotJson(reason) => {
-                (String::new(), None, NOT_JSON, format!("expected a JSON object: {reason}"))
-            }
-            Undecodable::UnknownType { kind, sequence } => {
-                let detail = format!("expected the type `sequenced_op`, not `{kind}`");
-                (String::new(), sequence, UNKNOWN_TYPE, detail)
-            }
-            Undecodable::Refused { did, sequence, refusal, .. } => {
-                (did, sequence, refusal.kind(), refusal.to_string())
-            }
-        };
-        self.commit.refusals.push(NewRefusal {
-            did,
-            sequence,
-            cid: None,
-            kind: kind.to_owned(),
-            detail,
-            awaits: None,
-            line,
-        });
-    }
-
-    fn add(&mut self, judged: Judged, groups: &AHashMap<Did, &Group>) {
-        let Judged { candidate, verdict } = judged;
-        match verdict {
-            Verdict::Accepted(acceptance) => {
-                let did = candidate.received.did;
-                for nullified in &acceptance.nullifies {
-                    self.nullified.push((did, *nullified, candidate.received.created_at));
-                }
-                self.accept(candidate, acceptance.signer, groups);
-            }
-            Verdict::Known(restated) => self.note_known(candidate, restated, groups),
-            Verdict::Refused(refusal) => self.refuse(&candidate, &refusal),
-        }
-    }
-
-    fn accept(&mut self, candidate: Candidate, signer: u16, groups: &AHashMap<Did, &Group>) {
-        self.note_backdated(&candidate);
-        let received = candidate.received;
-        // Something later in the batch may have nullified it already: the chain knows.
-        let link = groups.get(&received.did).and_then(|group| group.chain.find(&received.cid));
-        self.added.insert((received.did, received.created_at));
-        self.commit.operations.push(StoredOperation {
-            did: received.did,
-            created_at: received.created_at,
-            sequence: received.sequence,
-            signed: Bytes::from(received.signed),
-            signer,
-            nullified_by: link.and_then(|link| link.nullified_by),
-            received_at: self.received_at,
-        });
-        if let Place::Kept(id) = candidate.place {
-            self.commit.rejudged.push(Rejudged::Accepted { id });
-        }
-    }
-
-    /// Records an operation that came live with an old time. It is accepted all the same.
-    fn note_backdated(&mut self, candidate: &Candidate) {
-        let received = &candidate.received;
-        let Place::Line(index) = candidate.place else { return };
-        if self.backdated_before.is_none_or(|before| received.created_at >= before) {
-            return;
-        }
-        self.commit.divergences.push(NewDivergence {
-            source: self.upstream.clone(),
-            did: received.did.to_string(),
-            kind: BACKDATED.to_owned(),
-            subject: received.cid.to_string(),
-            ours: None,
-            theirs: String::from_utf8(self.lines[index].to_vec()).ok(),
-        });
-    }
-
-    /// An operation that is here already: only what was stated otherwise is of interest.
-    fn note_known(
-        &mut self,
-        candidate: Candidate,
-        restated: Restated,
-        groups: &AHashMap<Did, &Group>,
-    ) {
-        self.known += 1;
-        let received = &candidate.received;
-        let held = groups.get(&received.did).and_then(|group| group.chain.find(&received.cid));
-        let Some(held) = held else { return };
-        if let Place::Kept(id) = candidate.place {
-            self.commit.rejudged.push(Rejudged::Accepted { id });
-        }
-        if let Some(number) = restated.numbered {
-            match candidate.number_held_by {
-                None => self.commit.numbered.push((received.did, held.created_at, number)),
-                Some(holder) => {
-                    let refusal = Refusal::SequenceConflict { sequence: number, holder };
-                    self.refuse(&candidate, &refusal);
-                }
-            }
-        }
-        if restated.agrees() {
-            return;
-        }
-        let ours = Logged {
-            did: &received.did,
-            cid: &received.cid,
-            created_at: held.created_at,
-            sequence: held.sequence,
-            nullified: held.nullified_by.is_some(),
-            signed: &received.signed,
-        };
-        let mut entry = Vec::new();
-        // The bytes were read before; could they not be written, the record would lack our side.
-        let ours = ours.write_audit(&mut entry).ok().and_then(|()| String::from_utf8(entry).ok());
-        let theirs = match candidate.place {
-            Place::Line(index) => String::from_utf8(self.lines[index].to_vec()).ok(),
-            Place::Kept(_) => None,
-        };
-        let kinds = [
-            (restated.cid.is_some(), "restated-cid"),
-            (restated.created_at.is_some(), "restated-created-at"),
-            (restated.sequence.is_some(), "restated-sequence"),
-        ];
-        for (_, kind) in kinds.into_iter().filter(|(differs, _)| *differs) {
-            self.commit.divergences.push(NewDivergence {
-                source: self.upstream.clone(),
-                did: received.did.to_string(),
-                kind: kind.to_owned(),
-                subject: received.cid.to_string(),
-                ours: ours.clone(),
-                theirs: theirs.clone(),
-            });
-        }
-    }
-
-    fn refuse(&mut self, candidate: &Candidate, refusal: &Refusal) {
-        let kind = refusal.kind().to_owned();
-        let detail = refusal.to_string();
-        let awaits = refusal.awaits();
-        match candidate.place {
-            Place::Kept(id) => {
-                self.commit.rejudged.push(Rejudged::Refused { id, kind, detail, awaits });
-            }
-            Place::Line(index) => self.commit.refusals.push(NewRefusal {
-                did: candidate.received.did.to_string(),
-                sequence: candidate.received.sequence,
-                cid: Some(candidate.received.cid),
-                kind,
-                detail,
-                awaits,
-                line: kept_copy(&self.lines[index]),
-            }),
-        }
-    }
-
-    fn finish(mut self, batch: u64) -> Prepared {
-        let added = &self.added;
-        self.commit.nullified = self
-            .nullified
-            .into_iter()
-            .filter(|(did, at, _)| !added.contains(&(*did, *at)))
-            .collect();
-        Prepared { batch, commit: self.commit, known: self.known }
-    }
-}
-
-/// A copy of a line: as a slice it would keep the whole page that it came in.
-fn kept_copy(line: &Bytes) -> Bytes {
-    Bytes::copy_from_slice(line)
 }
 
 #[cfg(test)]

@@ -1,11 +1,12 @@
 //! Following an upstream: batch → verify → commit, from the committed cursor on, for ever.
 //!
-//! Three tasks work at once: the [`source`] fetches, this module judges ([`batch`]), and the
+//! Three tasks work at once: the [`source`] fetches, this module judges ([`batch`], [`assembly`]), and the
 //! [`writer`] commits what was judged. A session begins at the cursor that the store holds; when
 //! anything about the store is in doubt the session ends, with everything that was verified on
 //! top, and the next one begins at the cursor that is read back. So a crash at any point leaves
 //! behind what the last commit left.
 
+mod assembly;
 mod batch;
 mod chains;
 mod rewind;
@@ -20,7 +21,8 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-pub use batch::{BatchJudge, Lines, NOT_JSON, NotJson, Outcome, Prepared, UNKNOWN_TYPE};
+pub use assembly::Prepared;
+pub use batch::{BatchJudge, Lines, NotJson, Outcome};
 use rewind::RewindError;
 use source::{Event, Reader};
 use writer::Writer;

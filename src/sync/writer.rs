@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use metrics::{counter, gauge, histogram};
 use tokio::sync::{mpsc, watch};
 
-use super::batch::Prepared;
+use super::assembly::Prepared;
 use crate::live::{Feed, Status};
 use crate::plc::Timestamp;
 use crate::store::{Commit, Lease, Store, StoreError};
