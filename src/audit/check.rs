@@ -10,7 +10,7 @@ use super::history::History;
 use super::peer::{Peer, PeerError, Told};
 use crate::plc::signature::Verifier;
 use crate::plc::{Did, Timestamp};
-use crate::store::{NewDivergence, Noted, Store, StoreError, StoredOperation};
+use crate::store::{NewDivergence, Noted, Store, StoreError, StoredOperation, audit_log};
 
 /// What was accepted less than this before the peer was asked may be on one side only: it is on
 /// its way, and clocks differ.
@@ -124,9 +124,8 @@ impl Checker {
         {
             return Ok(Noted::default());
         }
-        let noted = self.store.note_divergences(source, &did, &covered, &seen, now()).await?;
+        let noted = self.note_seen(source, &did, &covered, &seen).await?;
         for new in &noted.opened {
-            counter!("plc_divergences_total", "kind" => new.kind.clone()).increment(1);
             let detail = found.detail(new);
             tracing::warn!(
                 did,
@@ -135,6 +134,25 @@ impl Checker {
                 "divergence: {}: {detail}",
                 new.kind
             );
+        }
+        Ok(noted)
+    }
+
+    /// Records what is seen of these kinds about an identity, closes what is not, and counts both.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    pub(super) async fn note_seen(
+        &self,
+        source: &str,
+        did: &str,
+        covered: &[&str],
+        seen: &[NewDivergence],
+    ) -> Result<Noted, StoreError> {
+        let noted = self.store.note_divergences(source, did, covered, seen, now()).await?;
+        for new in &noted.opened {
+            counter!("plc_divergences_total", "kind" => new.kind.clone()).increment(1);
         }
         if noted.closed > 0 {
             counter!("plc_divergences_closed_total").increment(noted.closed as u64);
@@ -183,24 +201,6 @@ impl Found {
         let found = self.comparison.differences.iter().find(same);
         found.map_or("", |found| &found.detail)
     }
-}
-
-/// Operations as an audit log, which `verify` reads.
-fn audit_log(stored: &[StoredOperation]) -> String {
-    let mut out = vec![b'['];
-    for (index, operation) in stored.iter().enumerate() {
-        if index > 0 {
-            out.push(b',');
-        }
-        let begun = out.len();
-        // What cannot be written is damaged here; `fsck` says so, this record lacks it.
-        if operation.logged(&operation.cid()).write_audit(&mut out).is_err() {
-            out.truncate(begun);
-            out.extend_from_slice(b"null");
-        }
-    }
-    out.push(b']');
-    String::from_utf8(out).unwrap_or_default()
 }
 
 /// The clock, asked at the edge only.

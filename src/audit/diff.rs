@@ -250,9 +250,10 @@ impl Diff<'_> {
         );
     }
 
-    /// What they answer on their other paths, against what their own log leads to.
+    /// What they answer on their other paths, against what their own log leads to, by its own
+    /// flags: that one of these is wrong has been said already.
     fn find_other_answers(&mut self, theirs: &Theirs<'_>) {
-        let Some(head) = theirs.history.head() else { return };
+        let Some(head) = theirs.history.stated_head() else { return };
         let head_cid = head.stated.cid;
         if let Some(last) = theirs.last.filter(|last| *last != head_cid) {
             let detail = format!("their log leads to {head_cid}, they say {last}");
@@ -488,5 +489,20 @@ mod tests {
         assert_eq!(kinds(head.stated.cid, &document), []);
         assert_eq!(kinds(stale, &document), [Kind::OtherHead]);
         assert_eq!(kinds(head.stated.cid, &stale_document), [Kind::OtherDocument]);
+    }
+
+    #[test]
+    fn what_follows_from_a_wrong_flag_is_no_second_difference() {
+        let case = Case::new();
+        let mut theirs = case.log.clone();
+        theirs[4].nullified_in_the_end = true;
+        let theirs = case.history(&theirs);
+        let head = &theirs.steps[3].stated;
+        let mut document = Vec::new();
+        document::write_document(&theirs.did, &head.signed, &mut document).unwrap();
+        let theirs = Theirs { history: &theirs, last: Some(head.cid), document: Some(&document) };
+        let found = compare(&case.history(&case.log), &theirs, LATE).differences;
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].kind, Kind::OtherNullifiedFlag);
     }
 }

@@ -178,6 +178,13 @@ impl History {
         self.steps.iter().rev().find(|step| step.is_in_force())
     }
 
+    /// The newest operation that is not stated to be nullified; where no flags are stated, the
+    /// newest in force.
+    pub fn stated_head(&self) -> Option<&Step> {
+        let stands = |step: &&Step| step.stated.nullified.map_or(step.is_in_force(), |flag| !flag);
+        self.steps.iter().rev().find(stands)
+    }
+
     /// The entry of this operation.
     pub fn find(&self, cid: &Cid) -> Option<&Step> {
         self.steps.iter().find(|step| step.stated.cid == *cid)

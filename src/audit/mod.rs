@@ -12,6 +12,7 @@ pub mod check;
 pub mod diff;
 pub mod history;
 pub mod peer;
+mod statement;
 pub mod sweep;
 pub mod verdict;
 pub mod watch;

@@ -17,7 +17,7 @@ use crate::judge;
 use crate::plc::entry::{Received, Undecodable};
 use crate::plc::{Cid, Did, Timestamp};
 use crate::store::{Store, StoreError, StoredOperation};
-use crate::upstream::{Dump, DumpError, ExportClient, UpstreamFault};
+use crate::upstream::{Dump, DumpError, ExportClient, Priority, UpstreamFault};
 
 /// Operations that are read from the store at once, and lines of a page: the most that the
 /// directory gives.
@@ -111,7 +111,9 @@ impl Pages {
                     Order::Sequence => sweep.after.to_string(),
                     Order::Time => Timestamp::from_millis(sweep.after).to_string(),
                 };
-                let lines = client.lines(&format!("/export?after={after}&count={PAGE}")).await?;
+                let lines = client
+                    .lines(&format!("/export?after={after}&count={PAGE}"), Priority::Aside)
+                    .await?;
                 let more = lines.len() >= PAGE;
                 Ok((lines, more))
             }

@@ -12,9 +12,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::check::{CheckError, Checker, Depth, Found};
 use super::peer::{Peer, PeerError};
+use super::statement::{is_statement, still_stated};
 use crate::live::{Mode, Status};
 use crate::plc::Did;
-use crate::store::StoreError;
+use crate::store::{NewDivergence, StoreError, StoredDivergence};
 
 /// How long after a change an identity is compared: longer than what is on its way may be on one
 /// side only ([`super::check::GRACE`]).
@@ -30,6 +31,8 @@ const READ: usize = 1000;
 const MAX_WAITING: usize = 200_000;
 /// Of so many comparisons one is of the sample, also while changes wait.
 const SAMPLE_SHARE: u64 = 4;
+/// Of so many comparisons one is of a statement on the export, while any is on record.
+const STATEMENT_SHARE: u64 = 3;
 /// Of so many comparisons one asks for head and document too, which takes three requests.
 const EVERYTHING_SHARE: u32 = 8;
 /// Identities whose difference is still to be confirmed, or that are compared again since
@@ -77,6 +80,10 @@ pub struct Watch {
     /// What is to be compared once more, in order of time; with what was found the time before.
     again: VecDeque<(Instant, Did, Option<Found>)>,
     recheck_at: Instant,
+    /// Records up to this id have been looked at again in this round.
+    rechecked: i64,
+    /// Records of statements on the export that are to be looked at again.
+    statements: VecDeque<StoredDivergence>,
     /// Where the sample is: it goes through all identities in the order of their bytes, which are
     /// as random as a hash, from a random place on.
     sampled: Did,
@@ -102,6 +109,8 @@ impl Watch {
             waiting: AHashSet::new(),
             again: VecDeque::new(),
             recheck_at: Instant::now(),
+            rechecked: 0,
+            statements: VecDeque::new(),
             sampled: Did::from_bytes(rand::random()),
             count: 0,
         }
@@ -144,8 +153,14 @@ impl Watch {
         }
         self.read_changes().await?;
         self.read_recorded().await?;
-        let Some((did, before)) = self.choose().await? else { return Ok(false) };
         self.count += 1;
+        if self.count.is_multiple_of(STATEMENT_SHARE)
+            && let Some(record) = self.statements.pop_front()
+        {
+            self.recheck_statement(&record.divergence).await?;
+            return Ok(true);
+        }
+        let Some((did, before)) = self.choose().await? else { return Ok(false) };
         let recorded = before.is_some();
         // By chance: what comes by regularly must not always have the same identity in its turn.
         let depth = match recorded || rand::random_ratio(1, EVERYTHING_SHARE) {
@@ -223,12 +238,19 @@ impl Watch {
         }
         self.recheck_at = Instant::now() + self.settings.recheck;
         let name = self.upstream.name();
-        let open = self.checker.store.divergences(None, None, Some(true), 0, RECHECKED).await?;
-        let mut dids: Vec<Did> = open
-            .iter()
-            .filter(|record| record.divergence.source == name)
-            .filter_map(|record| record.divergence.did.parse().ok())
-            .collect();
+        let store = &self.checker.store;
+        let mut open = store.divergences(None, None, Some(true), self.rechecked, RECHECKED).await?;
+        let last = open.last().map(|record| record.id);
+        // Behind the last one, the first one is next.
+        self.rechecked = last.filter(|_| open.len() == RECHECKED).unwrap_or(0);
+        open.retain(|record| record.divergence.source == name);
+        let (statements, others): (Vec<_>, Vec<_>) =
+            open.into_iter().partition(|record| is_statement(&record.divergence.kind));
+        if self.statements.is_empty() {
+            self.statements.extend(statements);
+        }
+        let mut dids: Vec<Did> =
+            others.iter().filter_map(|record| record.divergence.did.parse().ok()).collect();
         dids.sort_unstable();
         dids.dedup();
         dids.retain(|did| self.again.iter().all(|(_, other, _)| other != did));
@@ -237,6 +259,24 @@ impl Watch {
             let recorded = Found::nothing(did);
             self.again.push_front((now, did, Some(recorded)));
         }
+        Ok(())
+    }
+
+    /// Asks again for what the upstream stated about an identity on its export, and closes what it
+    /// does not state any more.
+    async fn recheck_statement(&self, record: &NewDivergence) -> Result<(), CheckError> {
+        let (store, kind) = (&self.checker.store, &*record.kind);
+        let open =
+            store.divergences(Some(&record.did), Some(kind), Some(true), 0, RECHECKED).await?;
+        let mut standing = Vec::new();
+        for StoredDivergence { divergence, .. } in open {
+            if divergence.source == record.source
+                && still_stated(&divergence, store, &self.upstream).await?
+            {
+                standing.push(divergence);
+            }
+        }
+        self.checker.note_seen(&record.source, &record.did, &[kind], &standing).await?;
         Ok(())
     }
 

@@ -24,7 +24,7 @@ use super::progress::Meter;
 /// Compares the identities that are named, a random sample, everything that changed in a span of
 /// time, or everything. What one side cannot have yet is no difference. Prints a line for each
 /// difference; ends with 0 when there is none, with 1 when there is one, and with 2 when the
-/// comparison could not be made.
+/// comparison could not be made, or not of every identity.
 #[derive(Debug, clap::Args)]
 #[command(group(clap::ArgGroup::new("what").required(true).multiple(true)))]
 pub struct Args {
@@ -69,6 +69,9 @@ pub struct Args {
 const ATTEMPTS: u32 = 5;
 /// First pause after a fault; doubled by each that follows.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How many identities in a row a peer may leave unanswered before the comparison ends: one may
+/// be damaged there, several mean that the peer is.
+const UNANSWERED: u32 = 3;
 /// Stretches of a sweep between two writings of its state.
 const STATE_EVERY: u32 = 20;
 
@@ -86,6 +89,8 @@ struct Summary {
     set_aside: u64,
     /// Lines of theirs that name no identity.
     unreadable: u64,
+    /// Identities that they failed to answer for, however often they were asked.
+    unanswered: u64,
     seconds: f64,
 }
 
@@ -105,7 +110,7 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
         json: args.json,
         out: io::stdout(),
     };
-    let mut same = true;
+    let (mut same, mut complete) = (true, true);
     for place in &against {
         let peer = Peer::new(place, args.requests_per_minute, super::USER_AGENT)
             .map_err(|error| anyhow::anyhow!("--against: {error}"))?;
@@ -115,8 +120,13 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
         summary.seconds = begun.elapsed().as_secs_f64();
         auditor.print_summary(&summary)?;
         same &= summary.differences.is_empty() && summary.unreadable == 0;
+        complete &= summary.unanswered == 0;
     }
-    Ok(if same { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(match (same, complete) {
+        (true, true) => ExitCode::SUCCESS,
+        (false, _) => ExitCode::from(1),
+        (true, false) => ExitCode::from(2),
+    })
 }
 
 struct Auditor {
@@ -212,12 +222,13 @@ impl Auditor {
         dids: Vec<Did>,
         summary: &mut Summary,
     ) -> anyhow::Result<()> {
+        let mut questions = Questions { checker: self.checker.clone(), peer, unanswered: 0 };
         let mut again = Vec::new();
         for did in dids {
-            let found = self.ask(peer, did).await?;
-            match found.comparison.set_aside {
-                0 => self.report(&found, summary)?,
-                _ => again.push(did),
+            match questions.ask(did, summary).await? {
+                Some(found) if found.comparison.set_aside > 0 => again.push(did),
+                Some(found) => self.report(&found, summary)?,
+                None => {}
             }
         }
         summary.set_aside = again.len() as u64;
@@ -227,21 +238,11 @@ impl Auditor {
         // What was new then is old enough after this.
         sleep(GRACE).await;
         for did in again {
-            let found = self.ask(peer, did).await?;
-            self.report(&found, summary)?;
-        }
-        Ok(())
-    }
-
-    async fn ask(&self, peer: &Peer, did: Did) -> anyhow::Result<Found> {
-        let mut patience = Patience::default();
-        loop {
-            match self.checker.check(peer, did, Depth::Everything).await {
-                Ok(found) => return Ok(found),
-                Err(CheckError::Peer(error)) => patience.wait(error).await?,
-                Err(error) => return Err(error.into()),
+            if let Some(found) = questions.ask(did, summary).await? {
+                self.report(&found, summary)?;
             }
         }
+        Ok(())
     }
 
     /// A dump is read once for all of them; what is newer than the last entry in it, it cannot
@@ -312,6 +313,9 @@ impl Auditor {
         if summary.unreadable > 0 {
             writeln!(out, "  {} lines of theirs that name no identity", summary.unreadable)?;
         }
+        if summary.unanswered > 0 {
+            writeln!(out, "  {} that they did not answer for", summary.unanswered)?;
+        }
         let total: u64 = differences.values().sum();
         writeln!(out, "  {total} differences")?;
         for (kind, count) in differences {
@@ -319,6 +323,42 @@ impl Auditor {
         }
         writeln!(out, "  {:.1} s", summary.seconds)?;
         Ok(())
+    }
+}
+
+/// Identities that one peer is asked about, one after the other.
+struct Questions<'a> {
+    checker: Checker,
+    peer: &'a Peer,
+    /// Left without an answer since the last one that was answered.
+    unanswered: u32,
+}
+
+impl Questions<'_> {
+    /// What was found about an identity; none when the peer fails to answer for it.
+    async fn ask(&mut self, did: Did, summary: &mut Summary) -> anyhow::Result<Option<Found>> {
+        let mut patience = Patience::default();
+        let error = loop {
+            match self.checker.check(self.peer, did, Depth::Everything).await {
+                Ok(found) => {
+                    self.unanswered = 0;
+                    return Ok(Some(found));
+                }
+                Err(CheckError::Peer(error)) => {
+                    if let Err(error) = patience.wait(error).await {
+                        break error;
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        };
+        self.unanswered += 1;
+        if self.unanswered == UNANSWERED {
+            return Err(error);
+        }
+        summary.unanswered += 1;
+        tracing::warn!(%did, "not compared: {error}");
+        Ok(None)
     }
 }
 

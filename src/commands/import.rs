@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime};
 use plc_replica::plc::Timestamp;
 use plc_replica::plc::signature::Verifier;
 use plc_replica::store::Store;
-use plc_replica::sync::{BatchJudge, Lines, NotJson};
+use plc_replica::sync::{BatchJudge, Lines, NotJson, Parts};
 use plc_replica::upstream::{Block, Dump, DumpError};
 use tokio::sync::{mpsc, watch};
 
@@ -87,8 +87,8 @@ async fn import(
         let lines: Vec<_> = block.into_iter().map(|(_, line)| line).collect();
         imported.lines += lines.len();
         let continues = *continues.get_or_insert_with(|| continues_from(&lines, stored_cursor));
-        let outcome = judge
-            .judge(Lines {
+        let Parts { parts, cursor: after, .. } = judge
+            .split(Lines {
                 lines,
                 received_at: Timestamp::from(SystemTime::now()),
                 cursor,
@@ -96,8 +96,9 @@ async fn import(
                 live: false,
                 not_json: NotJson::Keep,
             })
-            .await?;
-        for mut prepared in outcome.prepared {
+            .await;
+        for part in parts {
+            let mut prepared = judge.judge(part).await?;
             if !continues {
                 prepared.commit.cursor_before = stored_cursor;
                 prepared.commit.cursor_after = stored_cursor;
@@ -109,7 +110,7 @@ async fn import(
             imported.refused += prepared.commit.refusals.len();
         }
         if continues {
-            cursor = outcome.cursor;
+            cursor = after;
         }
         meter.set(progress.read());
     }

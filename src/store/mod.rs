@@ -269,6 +269,24 @@ macro_rules! backend {
     };
 }
 
+/// Operations of one identity as its audit log, JSON, which `verify` reads: our side of a difference.
+pub fn audit_log(stored: &[StoredOperation]) -> String {
+    let mut out = vec![b'['];
+    for (index, operation) in stored.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        let begun = out.len();
+        // What cannot be written is damaged here; `fsck` says so, the evidence lacks it.
+        if operation.logged(&operation.cid()).write_audit(&mut out).is_err() {
+            out.truncate(begun);
+            out.extend_from_slice(b"null");
+        }
+    }
+    out.push(b']');
+    String::from_utf8(out).unwrap_or_default()
+}
+
 impl Noted {
     /// Compares what was open (id, kind, subject) with what is seen now; beside it the ids of the
     /// records that are to be closed.

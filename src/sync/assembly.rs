@@ -4,12 +4,15 @@ use ahash::{AHashMap, AHashSet};
 use bytes::Bytes;
 
 use crate::judge::{Candidate, Group, Judged, Place, Restated, Verdict};
-use crate::plc::entry::{Logged, Received, Undecodable};
+use crate::plc::entry::{Received, Undecodable};
 use crate::plc::{Did, Refusal, Timestamp};
 use crate::store::{Commit, NewDivergence, NewRefusal, Rejudged, StoredOperation};
 
 /// Name of the record of an operation whose `createdAt` is well before it was received.
 pub const BACKDATED: &str = "backdated";
+/// Names of the records of an operation that came again with another statement about it: its CID,
+/// its `createdAt`, its sequence number.
+pub const RESTATED: [&str; 3] = ["restated-cid", "restated-created-at", "restated-sequence"];
 /// Name of the kept line that is not JSON.
 pub const NOT_JSON: &str = "not-json";
 /// Name of the kept line whose `type` is not known.
@@ -27,15 +30,16 @@ pub struct Prepared {
 }
 
 /// A run of lines of a batch that is judged and committed at once.
-pub(super) struct Part {
+#[derive(Debug)]
+pub struct Part {
     pub(super) lines: Vec<Bytes>,
     pub(super) decoded: Vec<Result<Received, Undecodable>>,
     pub(super) received_at: Timestamp,
     pub(super) cursor_before: i64,
     pub(super) cursor_after: i64,
     pub(super) caught_up: bool,
-    /// Of what came live: no `createdAt` should be before this.
-    pub(super) backdated_before: Option<Timestamp>,
+    /// All of it came by the stream.
+    pub(super) live: bool,
 }
 
 /// Collects what a batch changes.
@@ -43,6 +47,7 @@ pub(super) struct Assembly {
     lines: Vec<Bytes>,
     upstream: String,
     received_at: Timestamp,
+    /// Of what came live: no `createdAt` should be before this.
     backdated_before: Option<Timestamp>,
     commit: Commit,
     known: usize,
@@ -53,11 +58,15 @@ pub(super) struct Assembly {
 }
 
 impl Assembly {
-    pub(super) fn new(part: Part, upstream: String) -> Assembly {
+    pub(super) fn new(
+        part: Part,
+        upstream: String,
+        backdated_before: Option<Timestamp>,
+    ) -> Assembly {
         Assembly {
             upstream,
             received_at: part.received_at,
-            backdated_before: part.backdated_before,
+            backdated_before,
             commit: Commit {
                 cursor_before: part.cursor_before,
                 cursor_after: part.cursor_after,
@@ -134,7 +143,8 @@ impl Assembly {
         }
     }
 
-    /// Records an operation that came live with an old time. It is accepted all the same.
+    /// Records an operation that came live with an old time. It is accepted all the same. Our side
+    /// of a record is the identity's whole log, which is added at the end.
     fn note_backdated(&mut self, candidate: &Candidate) {
         let received = &candidate.received;
         let Place::Line(index) = candidate.place else { return };
@@ -177,33 +187,19 @@ impl Assembly {
         if restated.agrees() {
             return;
         }
-        let ours = Logged {
-            did: &received.did,
-            cid: &received.cid,
-            created_at: held.created_at,
-            sequence: held.sequence,
-            nullified: held.nullified_by.is_some(),
-            signed: &received.signed,
-        };
-        let mut entry = Vec::new();
-        // The bytes were read before; could they not be written, the record would lack our side.
-        let ours = ours.write_audit(&mut entry).ok().and_then(|()| String::from_utf8(entry).ok());
         let theirs = match candidate.place {
             Place::Line(index) => String::from_utf8(self.lines[index].to_vec()).ok(),
             Place::Kept(_) => None,
         };
-        let kinds = [
-            (restated.cid.is_some(), "restated-cid"),
-            (restated.created_at.is_some(), "restated-created-at"),
-            (restated.sequence.is_some(), "restated-sequence"),
-        ];
-        for (_, kind) in kinds.into_iter().filter(|(differs, _)| *differs) {
+        let differs =
+            [restated.cid.is_some(), restated.created_at.is_some(), restated.sequence.is_some()];
+        for (kind, _) in RESTATED.into_iter().zip(differs).filter(|(_, differs)| *differs) {
             self.commit.divergences.push(NewDivergence {
                 source: self.upstream.clone(),
                 did: received.did.to_string(),
                 kind: kind.to_owned(),
                 subject: received.cid.to_string(),
-                ours: ours.clone(),
+                ours: None,
                 theirs: theirs.clone(),
             });
         }

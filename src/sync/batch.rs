@@ -13,7 +13,7 @@ use crate::judge::{self, Candidate, Group, Place};
 use crate::plc::entry::{Received, Undecodable};
 use crate::plc::signature::Verifier;
 use crate::plc::{Cid, Did, Timestamp};
-use crate::store::{Rejudged, Store, StoreError};
+use crate::store::{Commit, Rejudged, Store, StoreError, audit_log};
 
 /// CIDs that open refusals await, kept in memory to tell at once whether an operation frees one:
 /// 32 MB at most. With more than this on record the store is asked for every batch.
@@ -76,14 +76,16 @@ pub enum NotJson {
     Keep,
 }
 
-/// What became of lines.
+/// Lines as far as they can be judged at once.
 #[derive(Debug)]
-pub struct Outcome {
-    /// To be committed, in this order.
-    pub prepared: Vec<Prepared>,
+pub struct Parts {
+    /// Each to be judged and handed over to be committed before the next one is judged. Usually it
+    /// is one; where a sequence number is claimed twice there are more, since whether the second
+    /// claim stands depends on the first.
+    pub parts: Vec<Part>,
     /// Cursor after them.
     pub cursor: i64,
-    /// A line that is not JSON stands after what was judged.
+    /// A line that is not JSON stands after them.
     pub stopped: bool,
 }
 
@@ -115,13 +117,8 @@ impl BatchJudge {
         })
     }
 
-    /// Judges lines. Usually one commit comes of it; where a sequence number is claimed twice
-    /// there are more, since whether the second claim stands depends on the first.
-    ///
-    /// # Errors
-    ///
-    /// Those of the store. What was judged before the error must not be relied on any more.
-    pub async fn judge(&mut self, lines: Lines) -> Result<Outcome, StoreError> {
+    /// Decodes lines, and cuts them where they cannot be judged at once.
+    pub async fn split(&self, lines: Lines) -> Parts {
         let Lines { lines, received_at, cursor, mut caught_up, live, not_json } = lines;
         let (mut lines, mut decoded) = on_cores(move || {
             let decoded = judge::decode(&lines);
@@ -135,33 +132,34 @@ impl BatchJudge {
             decoded.truncate(stop);
             caught_up = false;
         }
-        let mut outcome = Outcome {
-            prepared: Vec::new(),
-            cursor: cursor_after(cursor, &decoded),
-            stopped: stop.is_some(),
-        };
+        let cursor_after = cursor_after(cursor, &decoded);
         let ends = ends_of_unique_numbers(&decoded);
         let (mut lines, mut decoded) = (lines.into_iter(), decoded.into_iter());
         let mut from = 0;
+        let mut parts = Vec::with_capacity(ends.len());
         for (index, &end) in ends.iter().enumerate() {
             let last = index + 1 == ends.len();
-            let part = Part {
+            parts.push(Part {
                 lines: lines.by_ref().take(end - from).collect(),
                 decoded: decoded.by_ref().take(end - from).collect(),
                 received_at,
                 cursor_before: cursor,
                 // The cursor moves with the last part only: after a crash all of it comes again.
-                cursor_after: if last { outcome.cursor } else { cursor },
+                cursor_after: if last { cursor_after } else { cursor },
                 caught_up: caught_up && last,
-                backdated_before: live.then(|| self.backdated_before(received_at)),
-            };
-            outcome.prepared.push(self.judge_part(part).await?);
+                live,
+            });
             from = end;
         }
-        Ok(outcome)
+        Parts { parts, cursor: cursor_after, stopped: stop.is_some() }
     }
 
-    async fn judge_part(&mut self, mut part: Part) -> Result<Prepared, StoreError> {
+    /// Judges a part. It may wait until what was judged before is committed.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store. What was judged before the error must not be relied on any more.
+    pub async fn judge(&mut self, mut part: Part) -> Result<Prepared, StoreError> {
         let mut candidates = Vec::with_capacity(part.decoded.len());
         let mut undecodable = Vec::new();
         for (index, decoded) in std::mem::take(&mut part.decoded).into_iter().enumerate() {
@@ -174,7 +172,8 @@ impl BatchJudge {
                 Err(reason) => undecodable.push((index, reason)),
             }
         }
-        let mut assembly = Assembly::new(part, self.upstream.clone());
+        let backdated_before = part.live.then(|| self.backdated_before(part.received_at));
+        let mut assembly = Assembly::new(part, self.upstream.clone(), backdated_before);
         for (index, reason) in undecodable {
             assembly.keep_undecodable(index, reason);
         }
@@ -200,9 +199,31 @@ impl BatchJudge {
             assembly.add(judged, &chains);
         }
         drop(chains);
-        let prepared = assembly.finish(self.judged + 1);
+        let mut prepared = assembly.finish(self.judged + 1);
+        self.add_our_side(&mut prepared.commit).await?;
         self.remember(groups, &prepared);
         Ok(prepared)
+    }
+
+    /// Puts our side beside the differences that were noticed: the whole log of the identity as it
+    /// is with this commit, which can be verified by itself.
+    async fn add_our_side(&mut self, commit: &mut Commit) -> Result<(), StoreError> {
+        if commit.divergences.is_empty() {
+            return Ok(());
+        }
+        self.wait_until_committed().await;
+        for divergence in &mut commit.divergences {
+            let Ok(did) = divergence.did.parse::<Did>() else { continue };
+            let mut held = self.store.history(&did).await?;
+            held.extend(commit.operations.iter().filter(|new| new.did == did).cloned());
+            held.sort_by_key(|operation| operation.created_at);
+            for (_, at, by) in commit.nullified.iter().filter(|(other, ..)| *other == did) {
+                let nullified = held.iter_mut().filter(|held| held.created_at == *at);
+                nullified.for_each(|held| held.nullified_by = Some(*by));
+            }
+            divergence.ours = Some(audit_log(&held));
+        }
+        Ok(())
     }
 
     /// Before which time the `createdAt` of an operation that came live is recorded: well before

@@ -1,9 +1,9 @@
 //! Following an upstream: batch → verify → commit, from the committed cursor on, for ever.
 //!
-//! Three tasks work at once: the [`source`] fetches, this module judges ([`batch`], [`assembly`]), and the
-//! [`writer`] commits what was judged. A session begins at the cursor that the store holds; when
-//! anything about the store is in doubt the session ends, with everything that was verified on
-//! top, and the next one begins at the cursor that is read back. So a crash at any point leaves
+//! Three tasks work at once: the [`source`] fetches, this module judges ([`batch`], [`assembly`]),
+//! and the [`writer`] commits what was judged. A session begins at the cursor that the store holds;
+//! when anything about the store is in doubt the session ends, with everything that was verified
+//! on top, and the next one begins at the cursor that is read back. So a crash at any point leaves
 //! behind what the last commit left.
 
 mod assembly;
@@ -21,10 +21,11 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-pub use assembly::Prepared;
-pub use batch::{BatchJudge, Lines, NotJson, Outcome};
+pub use assembly::{BACKDATED, Part, Prepared, RESTATED};
+pub use batch::{BatchJudge, Lines, NotJson, Parts};
 use rewind::RewindError;
-use source::{Event, Reader};
+pub use rewind::UPSTREAM_REWOUND;
+use source::{Event, Reader, Shared};
 use writer::Writer;
 
 use crate::live::{Feed, Mode, Status};
@@ -262,6 +263,12 @@ impl Follower {
             Ok(judge) => judge,
             Err(error) => return End::Store(error),
         };
+        let last = match self.store.sequences(&[cursor]).await {
+            Ok(held) => {
+                held.first().map(|held| Shared { sequence: cursor, cid: held.cid().to_string() })
+            }
+            Err(error) => return End::Store(error),
+        };
         pauses.reset();
         let writer = Writer {
             store: self.store.clone(),
@@ -270,7 +277,7 @@ impl Follower {
             status: Arc::clone(&self.status),
             committed: committed_tx,
         };
-        let reader = Reader::new(self.client.clone(), cursor, events_tx);
+        let reader = Reader::new(self.client.clone(), cursor, last, events_tx);
         let reader = AbortOnDropHandle::new(tokio::spawn(reader.run()));
         let mut writer = AbortOnDropHandle::new(tokio::spawn(writer.run(prepared)));
         let renewal = self.keep_lease(lease);
@@ -357,20 +364,21 @@ impl Follower {
             }
             self.status.heard(lines.received_at);
             let begun = Instant::now();
-            let outcome = match judge.judge(lines).await {
-                Ok(outcome) => outcome,
-                Err(error) => return End::Store(error),
-            };
-            metrics::histogram!("plc_ingest_stage_seconds", "stage" => "judge")
-                .record(begun.elapsed().as_secs_f64());
-            cursor = outcome.cursor;
-            for batch in outcome.prepared {
+            let Parts { parts, cursor: after, stopped } = judge.split(lines).await;
+            for part in parts {
+                let batch = match judge.judge(part).await {
+                    Ok(batch) => batch,
+                    Err(error) => return End::Store(error),
+                };
                 // Without a writer nothing more can be done here; it says itself why it ended.
                 if prepared.send(writer::Work::Commit(batch)).await.is_err() {
                     return End::Shutdown;
                 }
             }
-            if outcome.stopped {
+            metrics::histogram!("plc_ingest_stage_seconds", "stage" => "judge")
+                .record(begun.elapsed().as_secs_f64());
+            cursor = after;
+            if stopped {
                 return End::NotJson { cursor };
             }
             not_json = NotJson::StopBefore;
@@ -410,16 +418,8 @@ fn written_error(written: Result<Result<(), StoreError>, tokio::task::JoinError>
 
 /// The CID that a page states for a sequence number.
 fn cid_at(lines: &[bytes::Bytes], sequence: i64) -> Option<String> {
-    #[derive(serde::Deserialize)]
-    struct Stated {
-        seq: i64,
-        cid: String,
-    }
-    lines
-        .iter()
-        .filter_map(|line| serde_json::from_slice::<Stated>(line).ok())
-        .find(|stated| stated.seq == sequence)
-        .map(|stated| stated.cid)
+    let mut stated = lines.iter().filter_map(|line| source::stated(line));
+    stated.find(|stated| stated.sequence == sequence).map(|stated| stated.cid)
 }
 
 /// Pauses while the store is away: said once, not a thousand times.

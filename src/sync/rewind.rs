@@ -1,13 +1,13 @@
 //! An upstream that has gone back: its last number is below our cursor, as after a restore from a
-//! backup. The last operation that both sides share under one number is found, following resumes
+//! backup, or it has used our last number for something else since. The last operation that both sides share under one number is found, following resumes
 //! there, and what we hold is kept.
 
 use std::time::SystemTime;
 
 use super::cid_at;
 use crate::plc::Timestamp;
-use crate::store::{Commit, NewDivergence, Store, StoreError, StoredOperation};
-use crate::upstream::{ExportClient, UpstreamFault};
+use crate::store::{Commit, NewDivergence, Store, StoreError, StoredOperation, audit_log};
+use crate::upstream::{ExportClient, Priority, UpstreamFault};
 
 /// Name of the record.
 pub const UPSTREAM_REWOUND: &str = "upstream-rewound";
@@ -42,8 +42,8 @@ async fn last_shared(
             high = middle - 1;
             continue;
         };
-        let lines = upstream.lines(&format!("/export?after={}&count=1", number - 1)).await?;
-        if cid_at(&lines, number) == Some(held.cid().to_string()) {
+        let line = upstream.first_from(number, Priority::Following).await?;
+        if cid_at(line.as_slice(), number) == Some(held.cid().to_string()) {
             low = number;
             shared = Some(held);
         } else {
@@ -73,21 +73,23 @@ pub async fn step_back(
     };
     let number = shared.sequence.unwrap_or(0);
     let Some(lost) = store.export_by_sequence(number, 1).await?.pop() else { return Ok(None) };
-    let theirs = upstream.lines(&format!("/export?after={number}&count=1")).await?.pop();
+    let theirs = upstream
+        .lines(&format!("/export?after={number}&count=1"), Priority::Following)
+        .await?
+        .pop();
     tracing::error!(
         upstream = upstream.base(),
         cursor,
         shared = number,
         "the upstream has gone back; following resumes at the last operation that both sides have"
     );
-    let mut ours = Vec::new();
-    let written = lost.logged(&lost.cid()).write_audit(&mut ours).is_ok();
+    let ours = audit_log(&store.history(&lost.did).await?);
     let record = NewDivergence {
         source: upstream.base().to_owned(),
         did: lost.did.to_string(),
         kind: UPSTREAM_REWOUND.to_owned(),
         subject: format!("{number} {}", shared.cid()),
-        ours: String::from_utf8(ours).ok().filter(|_| written),
+        ours: Some(ours),
         theirs: theirs.and_then(|line| String::from_utf8(line.to_vec()).ok()),
     };
     Ok(Some(Commit {

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use crate::live::Mode;
 use crate::plc::Timestamp;
 use crate::upstream::{
-    Backoff, Batch, ExportClient, Fetched, Origin, PagesAhead, Stream, UpstreamFault,
+    Backoff, Batch, ExportClient, Fetched, Origin, PagesAhead, Priority, Stream, UpstreamFault,
 };
 
 /// Pause between pages where the upstream has no stream: an operation is some seconds late, and
@@ -22,9 +22,13 @@ const ASK_FOR_STREAM: Duration = Duration::from_secs(600);
 /// upstream's last word is known.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 
-/// How often in a row an upstream has to say that our cursor is in its future: one of several
-/// servers behind one name may be some operations behind the others.
-const FUTURE_CURSORS: u32 = 3;
+/// How often in a row an upstream has to say that our cursor is in its future, or that the last
+/// operation it gave us is not there: one of several servers behind one name may be some operations
+/// behind the others.
+const REWINDS: u32 = 3;
+/// How often an upstream that is only paged is asked whether it still has what it gave us last.
+/// One with a stream is asked whenever the stream was interrupted, as by a restore it is.
+const CHECK_SHARED: Duration = Duration::from_secs(60);
 
 /// What the source tells the follower.
 #[derive(Debug)]
@@ -35,8 +39,18 @@ pub enum Event {
     Mode(Mode),
     /// The upstream was heard at this time and had nothing new to say.
     Quiet(Timestamp),
-    /// The upstream's last number is below the cursor, and stays so.
+    /// The upstream's last number is below the cursor, or it has something else there than what it
+    /// gave us, and that stays so.
     Rewound,
+}
+
+/// The operation that both sides had last, as the upstream stated it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shared {
+    /// Its number.
+    pub sequence: i64,
+    /// Its CID.
+    pub cid: String,
 }
 
 /// The follower has gone.
@@ -54,13 +68,22 @@ pub struct Reader {
     said: Option<&'static str>,
     /// Until when the upstream is only paged, since it has no stream.
     streamless_until: Option<Instant>,
-    /// How often in a row the cursor was in the upstream's future.
-    future_cursors: u32,
+    /// What was handed over last.
+    shared: Option<Shared>,
+    /// When the upstream was asked last whether it still has that.
+    checked: Option<Instant>,
+    /// How often in a row the upstream looked as if it had gone back.
+    rewinds: u32,
 }
 
 impl Reader {
-    /// A reader of what comes after this sequence number.
-    pub fn new(client: ExportClient, cursor: i64, events: mpsc::Sender<Event>) -> Reader {
+    /// A reader of what comes after this sequence number, and after this operation, if it is held.
+    pub fn new(
+        client: ExportClient,
+        cursor: i64,
+        shared: Option<Shared>,
+        events: mpsc::Sender<Event>,
+    ) -> Reader {
         let backoff = Backoff::new(client.limits());
         Reader {
             client,
@@ -69,7 +92,9 @@ impl Reader {
             backoff,
             said: None,
             streamless_until: None,
-            future_cursors: 0,
+            shared,
+            checked: None,
+            rewinds: 0,
         }
     }
 
@@ -87,6 +112,9 @@ impl Reader {
         if self.streamless_until.is_none() {
             self.send(Event::Mode(Mode::CatchingUp)).await?;
         }
+        if !self.check_shared().await? {
+            return Ok(());
+        }
         self.read_pages().await?;
         if self.streamless_until.is_some_and(|until| Instant::now() < until) {
             sleep(POLL).await;
@@ -95,6 +123,38 @@ impl Reader {
         self.streamless_until = None;
         let fault = self.read_stream().await?;
         self.after_stream(fault).await
+    }
+
+    /// Whether what comes after the cursor there comes after what we hold. A log that was restored
+    /// from a backup and has grown past the cursor since cannot be told by its numbers.
+    async fn check_shared(&mut self) -> Result<bool, Gone> {
+        let Some(shared) = self.shared.clone() else { return Ok(true) };
+        let recent = self.checked.is_some_and(|at| at.elapsed() < CHECK_SHARED);
+        if self.streamless_until.is_some() && recent {
+            return Ok(true);
+        }
+        // What is wrong with the upstream shows with the next page too, and is waited out there.
+        let asked = self.client.first_from(shared.sequence, Priority::Following).await;
+        let Ok(line) = asked else { return Ok(true) };
+        if line.and_then(|line| stated(&line)).as_ref() == Some(&shared) {
+            (self.checked, self.rewinds) = (Some(Instant::now()), 0);
+            return Ok(true);
+        }
+        let fault = UpstreamFault::GoneBack { sequence: shared.sequence };
+        self.rewinds += 1;
+        if self.rewinds == REWINDS {
+            self.rewinds = 0;
+            self.say(&fault, Duration::ZERO);
+            self.send(Event::Rewound).await?;
+            return Ok(false);
+        }
+        let pause = self.backoff.after(&fault);
+        self.say(&fault, pause);
+        if self.events.is_closed() {
+            return Err(Gone);
+        }
+        sleep(pause).await;
+        Ok(false)
     }
 
     /// Pages until one says that the end was near.
@@ -107,6 +167,7 @@ impl Reader {
                     if let Origin::Page { next, .. } = batch.origin {
                         self.cursor = self.cursor.max(next);
                     }
+                    self.shared = last_stated(&batch, self.cursor).or(self.shared.take());
                     self.send(Event::Batch(batch)).await?;
                 }
                 Fetched::Fault { fault, retry_in } => self.say(&fault, retry_in),
@@ -132,6 +193,7 @@ impl Reader {
                     self.said = None;
                     let numbers = batch.lines.iter().filter_map(|line| sequence_of(line));
                     self.cursor = numbers.fold(self.cursor, i64::max);
+                    self.shared = last_stated(&batch, self.cursor).or(self.shared.take());
                     self.send(Event::Batch(batch)).await?;
                 }
                 Ok(Err(fault)) => return Ok(fault),
@@ -146,11 +208,11 @@ impl Reader {
     /// What to do when the stream has ended: always pages next, sooner or later.
     async fn after_stream(&mut self, fault: UpstreamFault) -> Result<(), Gone> {
         match fault {
-            UpstreamFault::FutureCursor => self.future_cursors += 1,
-            _ => self.future_cursors = 0,
+            UpstreamFault::FutureCursor => self.rewinds += 1,
+            _ => self.rewinds = 0,
         }
-        if self.future_cursors == FUTURE_CURSORS {
-            self.future_cursors = 0;
+        if self.rewinds == REWINDS {
+            self.rewinds = 0;
             self.say(&fault, Duration::ZERO);
             return self.send(Event::Rewound).await;
         }
@@ -178,6 +240,13 @@ impl Reader {
         let cursor = self.cursor;
         match fault {
             _ if repeated => tracing::debug!(cursor, ?retry_in, "{fault}"),
+            UpstreamFault::GoneBack { .. } => {
+                tracing::error!(
+                    cursor,
+                    ?retry_in,
+                    "{fault}; serving goes on, and it is asked again"
+                );
+            }
             UpstreamFault::FutureCursor => tracing::error!(
                 cursor,
                 ?retry_in,
@@ -193,6 +262,23 @@ impl Reader {
         gauge!("plc_received_cursor").set(self.cursor as f64);
         self.events.send(event).await.map_err(|_| Gone)
     }
+}
+
+/// The number and the CID that a line states.
+pub fn stated(line: &[u8]) -> Option<Shared> {
+    #[derive(serde::Deserialize)]
+    struct Stated {
+        seq: i64,
+        cid: String,
+    }
+    let Stated { seq: sequence, cid } = serde_json::from_slice(line).ok()?;
+    Some(Shared { sequence, cid })
+}
+
+/// What a batch states for this number, usually in its last line.
+fn last_stated(batch: &Batch, sequence: i64) -> Option<Shared> {
+    let lines = batch.lines.iter().rev();
+    lines.filter_map(|line| stated(line)).find(|stated| stated.sequence == sequence)
 }
 
 /// The sequence number that a message states.

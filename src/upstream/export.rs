@@ -162,20 +162,34 @@ impl ExportClient {
     /// What the upstream answers to `GET path` (which begins with a slash), counted as
     /// [`Priority::Aside`].
     pub async fn fetch(&self, path: &str) -> Result<Answer, UpstreamFault> {
-        let response = self.request(path, Priority::Aside).await?;
+        self.answer(path, Priority::Aside).await
+    }
+
+    /// The lines of any export.
+    pub async fn lines(&self, path: &str, priority: Priority) -> Result<Vec<Bytes>, UpstreamFault> {
+        let answer = self.answer(path, priority).await?;
+        match answer.status {
+            200 => Ok(split_lines(&answer.body)),
+            status => Err(UpstreamFault::UnexpectedStatus { status }),
+        }
+    }
+
+    /// The first line of the export at this number or above it; none at its end.
+    pub async fn first_from(
+        &self,
+        sequence: i64,
+        priority: Priority,
+    ) -> Result<Option<Bytes>, UpstreamFault> {
+        let path = format!("/export?after={}&count=1", sequence - 1);
+        Ok(self.lines(&path, priority).await?.into_iter().next())
+    }
+
+    async fn answer(&self, path: &str, priority: Priority) -> Result<Answer, UpstreamFault> {
+        let response = self.request(path, priority).await?;
         let status = response.status().as_u16();
         match self.receive(response).await {
             (body, None) => Ok(Answer { status, body }),
             (_, Some(fault)) => Err(fault),
-        }
-    }
-
-    /// The lines of any export, counted as [`Priority::Aside`].
-    pub async fn lines(&self, path: &str) -> Result<Vec<Bytes>, UpstreamFault> {
-        let answer = self.fetch(path).await?;
-        match answer.status {
-            200 => Ok(split_lines(&answer.body)),
-            status => Err(UpstreamFault::UnexpectedStatus { status }),
         }
     }
 

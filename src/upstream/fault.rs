@@ -46,6 +46,11 @@ pub enum UpstreamFault {
     /// The cursor is above the upstream's last number: it has fewer operations than we hold.
     #[error("the upstream's last sequence number is below our cursor")]
     FutureCursor,
+    /// Where the upstream gave us an operation it has another now, or none.
+    #[error(
+        "the upstream does not have the operation any more that it gave us as number {sequence}"
+    )]
+    GoneBack { sequence: i64 },
     /// The cursor is too old for the stream: page until it is not.
     #[error("our cursor is too old for the upstream's stream")]
     OutdatedCursor,
@@ -83,6 +88,7 @@ impl UpstreamFault {
             UpstreamFault::NotAdvancing { .. } => "not-advancing",
             UpstreamFault::NoStream { .. } => "no-stream",
             UpstreamFault::FutureCursor => "future-cursor",
+            UpstreamFault::GoneBack { .. } => "gone-back",
             UpstreamFault::OutdatedCursor => "outdated-cursor",
             UpstreamFault::ConsumerTooSlow => "consumer-too-slow",
             UpstreamFault::StreamClosed { .. } => "stream-closed",

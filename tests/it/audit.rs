@@ -288,6 +288,17 @@ async fn a_backdated_operation_is_found() {
         watched.live_at(9).await;
         let found = watched.finds(&["backdated"]).await;
         assert_eq!(found[0].divergence.subject, old.cid);
+        assert_eq!(verify(found[0].divergence.ours.as_ref().unwrap()), [""; 0]);
+        watched.end().await;
+
+        // It stays on record for as long as the upstream says so.
+        let watched = Watched::start(&place, &upstream).await;
+        watched.live_at(9).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        watched.finds(&["backdated"]).await;
+        let honest = now().to_string();
+        upstream.alter(9, |entry| entry.created_at = honest.clone());
+        watched.finds(&["other-created-at"]).await;
         watched.end().await;
     }
 }
@@ -319,6 +330,50 @@ async fn an_upstream_that_goes_back_is_followed_from_what_is_shared() {
         }
         assert_eq!(refused().await[0].refusal.kind, "sequence-conflict");
         assert_eq!(watched.store.last_sequence().await.unwrap(), Some(7));
+        watched.end().await;
+    }
+}
+
+/// A restore from a backup that is noticed only once the log has grown past our cursor again.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_has_used_our_numbers_again_is_caught_at_it() {
+    for place in places().await {
+        let mut told = tell();
+        let log = entries(&told.story);
+        let mut upstream = FakeUpstream::start(log.clone()).await;
+        let watched = Watched::start_with(&place, &upstream, 6000, 0).await;
+        watched.live_at(7).await;
+        upstream.stop().await;
+        upstream.rewind(5);
+        let begin = told.story.log().len();
+        for _ in 0..5 {
+            told.story.create().accepted();
+        }
+        let new: Vec<LogEntry> = told.story.log()[begin..]
+            .iter()
+            .zip(6..)
+            .map(|(new, seq)| LogEntry { seq, ..LogEntry::from(new) })
+            .collect();
+        upstream.append_all(new.clone());
+        upstream.start_again().await;
+        // What it took back is missing there: Alice's and Bob's last operations.
+        let found = watched.finds(&["missing-there", "missing-there", "upstream-rewound"]).await;
+        let rewound = found.iter().find(|found| found.divergence.kind == "upstream-rewound");
+        let rewound = &rewound.unwrap().divergence;
+        assert_eq!(rewound.subject, format!("5 {}", log[4].cid));
+        assert_eq!(verify(rewound.ours.as_ref().unwrap()), [""; 0]);
+        watched.live_at(10).await;
+        assert_eq!(watched.store.last_sequence().await.unwrap(), Some(10));
+        // What it says now under numbers that are taken here is kept as refused.
+        let refused = watched.store.refusals(None, 0, 10).await.unwrap();
+        let kinds: Vec<_> = refused.iter().map(|refused| &*refused.refusal.kind).collect();
+        assert_eq!(kinds, ["sequence-conflict", "sequence-conflict"]);
+
+        for entry in &new {
+            upstream.delete(entry.seq);
+        }
+        upstream.append_all(log[5..].iter().chain(&new[2..]).cloned());
+        watched.finds(&[]).await;
         watched.end().await;
     }
 }

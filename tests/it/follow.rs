@@ -491,6 +491,27 @@ async fn a_number_that_is_taken_and_a_statement_that_changes_are_recorded() {
     }
 }
 
+/// One page states two operations under one number, again and again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_that_is_claimed_twice_in_a_page_holds_nothing_up() {
+    let log = entries(&lives(31, 8));
+    let strangers = entries(&lives(32, 4));
+    let conflicting = strangers
+        .iter()
+        .zip(&log)
+        .map(|(stranger, honest)| LogEntry { seq: honest.seq, ..stranger.clone() });
+    for place in places().await {
+        let upstream = FakeUpstream::start(log.clone()).await;
+        upstream.append_all(conflicting.clone());
+        let replica = Running::start(&place.url, &upstream.url()).await;
+        replica.live_at(log.last().unwrap().seq).await;
+        let refused = kinds_of_refusals(&replica.store).await;
+        assert!(!refused.is_empty());
+        assert!(refused.values().any(|kind| kind == "sequence-conflict"), "{refused:?}");
+        replica.end().await;
+    }
+}
+
 /// Another upstream is followed when it has the same log, and not otherwise.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_upstream_must_tell_the_same_story() {

@@ -1,0 +1,65 @@
+//! What the upstream stated on its export and that does not agree with what we hold: whether it
+//! still says so. The other differences are found again, or not, by comparing the identity.
+
+use serde::Deserialize;
+
+use super::check::CheckError;
+use super::peer::{Peer, PeerError};
+use crate::store::{NewDivergence, Store};
+use crate::sync::{BACKDATED, RESTATED, UPSTREAM_REWOUND};
+use crate::upstream::Priority;
+
+/// An entry as far as it can be restated.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Stated {
+    did: String,
+    cid: String,
+    created_at: String,
+    seq: Option<i64>,
+}
+
+/// Whether a record of this kind is about a statement on the export.
+pub fn is_statement(kind: &str) -> bool {
+    kind == BACKDATED || kind == UPSTREAM_REWOUND || RESTATED.contains(&kind)
+}
+
+/// Asks whether the upstream still states what the record has of it. One request; none for a
+/// record without evidence, which stays.
+///
+/// # Errors
+///
+/// [`CheckError`].
+pub async fn still_stated(
+    record: &NewDivergence,
+    store: &Store,
+    upstream: &Peer,
+) -> Result<bool, CheckError> {
+    let Peer::Server(client) = upstream else { return Ok(true) };
+    if record.kind == UPSTREAM_REWOUND {
+        let Some(shared) = last_shared(record) else { return Ok(true) };
+        let lost = store.export_by_sequence(shared, 1).await?.pop();
+        let Some((number, cid)) = lost.and_then(|lost| Some((lost.sequence?, lost.cid()))) else {
+            return Ok(true);
+        };
+        let line = client.first_from(number, Priority::Aside).await.map_err(PeerError::from)?;
+        let there = line.and_then(|line| read(&line));
+        return Ok(there.is_none_or(|there| there.cid != cid.to_string()));
+    }
+    let then = record.theirs.as_ref().and_then(|line| read(line.as_bytes()));
+    let Some((then, number)) = then.and_then(|then| then.seq.map(|seq| (then, seq))) else {
+        return Ok(true);
+    };
+    let line = client.first_from(number, Priority::Aside).await.map_err(PeerError::from)?;
+    Ok(line.and_then(|line| read(&line)) == Some(then))
+}
+
+/// The number of what both sides had last, which the subject begins with.
+fn last_shared(record: &NewDivergence) -> Option<i64> {
+    let (shared, _) = record.subject.split_once(' ')?;
+    shared.parse().ok()
+}
+
+fn read(entry: &[u8]) -> Option<Stated> {
+    serde_json::from_slice(entry).ok()
+}
