@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::fake_upstream::{FakeUpstream, LogEntry, Route};
+use crate::fake_upstream::{FakeUpstream, Fault, LogEntry, Route};
 use crate::follow::{Place, places};
 
 /// A replica that follows, serves, watches and reads through, in this process.
@@ -40,6 +40,15 @@ impl Watched {
         place: &Place,
         upstream: &FakeUpstream,
         comparisons: u32,
+        requests: u32,
+    ) -> Watched {
+        Watched::start_watching(place, upstream, quick(comparisons), requests).await
+    }
+
+    async fn start_watching(
+        place: &Place,
+        upstream: &FakeUpstream,
+        times: WatchSettings,
         requests: u32,
     ) -> Watched {
         let limits = Limits {
@@ -69,12 +78,7 @@ impl Watched {
             Checker { store: store.clone(), verifier: Arc::clone(&verifier) },
             Peer::Server(client.clone()),
             Arc::clone(&status),
-            WatchSettings {
-                per_minute: comparisons,
-                later: Duration::from_millis(50),
-                confirm: Duration::from_millis(50),
-                recheck: Duration::from_millis(100),
-            },
+            times,
         );
         let follower =
             Follower { store: store.clone(), client, verifier, feed, status: Arc::clone(&status) };
@@ -115,6 +119,16 @@ impl Watched {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         panic!("not within 10 s: {kinds:?}, but {:#?}", self.divergences(Some(true)).await);
+    }
+}
+
+/// So many comparisons a minute, soon after what changed.
+fn quick(per_minute: u32) -> WatchSettings {
+    WatchSettings {
+        per_minute,
+        later: Duration::from_millis(50),
+        confirm: Duration::from_millis(50),
+        recheck: Duration::from_millis(100),
     }
 }
 
@@ -378,44 +392,67 @@ async fn an_upstream_that_has_used_our_numbers_again_is_caught_at_it() {
     }
 }
 
+/// Fifty operations a second for some seconds, with updates, recoveries and interruptions, and one
+/// comparison for each. `PLC_WATCH_SECONDS=3600` makes it an hour, with the times that `serve` has.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_honest_upstream_that_grows_raises_no_alarm() {
-    for place in places().await {
-        let mut story = Story::seeded(5);
-        let upstream = FakeUpstream::start([]).await;
-        let watched = Watched::start(&place, &upstream).await;
-        watched.live_at(0).await;
-        let recovery = story.recovery.clone();
-        let begun = now();
-        for round in 0..60 {
-            let at =
-                |n: i64| (begun + Duration::from_millis((round * 40 + n * 10) as u64)).to_string();
-            let known = story.log().len();
-            let identity = story.create().at(&at(0)).accepted();
-            let update = story.update(&identity).at(&at(1)).handle("x.example").accepted();
-            story.update(&identity).at(&at(2)).handle("y.example").accepted();
-            story.after(&update).at(&at(3)).signed_by(&recovery).handle("z.example").accepted();
-            for index in known..story.log().len() {
-                let mut entry = LogEntry::from(&story.log()[index]);
-                // What is nullified in the end is not yet.
-                entry.nullified = false;
-                upstream.append(entry);
-                if index + 1 == story.log().len() {
-                    upstream.alter(index as i64, |entry| entry.nullified = true);
-                }
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-            if round % 20 == 19 {
-                upstream.close_streams(1012, "restart");
-            }
+    let seconds = std::env::var("PLC_WATCH_SECONDS").ok().and_then(|n| n.parse().ok());
+    let times = match seconds {
+        Some(_) => WatchSettings::per_minute(3000),
+        None => quick(6000),
+    };
+    let places = places().await;
+    let all = places.iter().map(|place| honest(place, times, seconds.unwrap_or(3)));
+    futures::future::join_all(all).await;
+}
+
+async fn honest(place: &Place, times: WatchSettings, seconds: u64) {
+    let mut story = Story::seeded(5);
+    let recovery = story.recovery.clone();
+    let upstream = FakeUpstream::start([]).await;
+    let watched = Watched::start_watching(place, &upstream, times, 0).await;
+    watched.live_at(0).await;
+    let begun = std::time::Instant::now();
+    let mut beat = tokio::time::interval(Duration::from_millis(80));
+    for round in 0.. {
+        beat.tick().await;
+        if begun.elapsed() > Duration::from_secs(seconds) {
+            break;
         }
-        watched.live_at(240).await;
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        let compared = || upstream.asked_for(Route::Identity) > 100;
-        crate::follow::eventually("a hundred comparisons", compared).await;
-        assert_eq!(watched.divergences(None).await, []);
-        watched.end().await;
+        let known = story.log().len();
+        // Each a millisecond after the one before, as the directory's clock would have it.
+        let first = now();
+        let at = |n: u64| (first + Duration::from_millis(n)).to_string();
+        let identity = story.create().at(&at(0)).accepted();
+        let update = story.update(&identity).at(&at(1)).handle("x.example").accepted();
+        story.update(&identity).at(&at(2)).handle("y.example").accepted();
+        story.after(&update).at(&at(3)).signed_by(&recovery).handle("z.example").accepted();
+        let mut new: Vec<LogEntry> = story.log()[known..].iter().map(LogEntry::from).collect();
+        // What is nullified in the end is not yet.
+        new[2].nullified = false;
+        let (recovery, before) = new.split_last().unwrap();
+        upstream.append_all(before.iter().cloned());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        upstream.recover(recovery.clone(), before[2].seq);
+        match round % 400 {
+            100 => upstream.close_streams(1012, "restart"),
+            200 => upstream.close_streams(1011, "trouble"),
+            300 => upstream.fail(Route::Identity, 5, Fault::Status(503, None)),
+            _ => {}
+        }
     }
+    let operations = story.log().len() as i64;
+    watched.live_at(operations).await;
+    tokio::time::sleep(times.later + Duration::from_millis(500)).await;
+    let compared = || upstream.asked_for(Route::Identity) as u64 > 20 * seconds;
+    crate::follow::eventually("twenty comparisons a second", compared).await;
+    println!(
+        "{operations} operations in {seconds} s, {} questions, no alarm wanted",
+        upstream.asked_for(Route::Identity)
+    );
+    assert_eq!(watched.divergences(None).await, []);
+    assert_eq!(watched.store.refusals(None, 0, 10).await.unwrap(), []);
+    watched.end().await;
 }
 
 fn now() -> Timestamp {

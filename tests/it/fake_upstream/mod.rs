@@ -208,6 +208,17 @@ impl FakeUpstream {
         });
     }
 
+    /// Adds an entry that nullifies the one with this number, in one step as the directory does.
+    pub fn recover(&self, recovery: LogEntry, nullified: i64) {
+        self.change(|log| {
+            let (entry, line) = log.iter_mut().find(|(entry, _)| entry.seq == nullified).unwrap();
+            entry.nullified = true;
+            *line = Bytes::from(entry.sequenced());
+            let line = Bytes::from(recovery.sequenced());
+            log.push((recovery, line));
+        });
+    }
+
     /// What it holds.
     pub fn log(&self) -> Vec<LogEntry> {
         self.shared.story().log.iter().map(|(entry, _)| entry.clone()).collect()
