@@ -296,8 +296,7 @@ impl Auditor {
 
     fn print_summary(&mut self, summary: &Summary) -> anyhow::Result<()> {
         if self.json {
-            serde_json::to_writer(&mut self.out, summary)?;
-            writeln!(self.out)?;
+            writeln!(self.out, "{}", serde_json::json!({ "summary": summary }))?;
             return Ok(());
         }
         let Summary { against, identities, operations, differences, set_aside, .. } = summary;

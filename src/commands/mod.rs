@@ -3,6 +3,7 @@
 mod audit;
 mod bench;
 mod completions;
+mod evidence;
 mod export;
 mod fsck;
 mod history;

@@ -7,18 +7,21 @@ use std::sync::mpsc;
 use std::time::Instant;
 
 use anyhow::Context;
+use bytes::Bytes;
 use plc_replica::offline::{Finding, OfflineJudge, Summary};
 use plc_replica::plc::signature::Verifier;
 use plc_replica::upstream::{Block, Dump, DumpError, Progress};
 
+use super::evidence;
 use super::progress::Meter;
 
 /// Judge an audit log or an export offline, by the rules of did:plc alone.
 ///
-/// Reads an audit log (a JSON array) or an export in either format (JSON lines), plain or
-/// compressed with gzip or zstd. Prints a line for each operation that is refused and for each
+/// Reads an audit log (a JSON array), an export in either format (JSON lines), or the records of
+/// `/_audit/divergences` and `audit --json`, of which it judges both sides; plain or compressed
+/// with gzip or zstd. Prints a line for each operation that is refused and for each
 /// `nullified` flag that the log does not lead to, then a summary. Ends with 0 when there is none,
-/// with 1 when there is one, and with 2 when the input cannot be read.
+/// with 1 when there is one (of records: on our side), and with 2 when the input cannot be read.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub struct Args {
@@ -59,9 +62,15 @@ fn verify(
     let begun = Instant::now();
     let mut judge = OfflineJudge::new(verifier);
     let meter = Meter::bytes(&format!("verifying {name}"), progress.total);
+    let (mut records, mut records_verify) = (0_u64, true);
     read_ahead(dump, |blocks| -> anyhow::Result<()> {
         for block in blocks {
-            for finding in judge.judge(&block?)? {
+            let (entries, found) = tell_apart(block?);
+            for record in found {
+                records += 1;
+                records_verify &= meter.suspend(|| record.verify(json, verifier, out))?;
+            }
+            for finding in judge.judge(&entries)? {
                 meter.suspend(|| print_finding(&finding, json, out))?;
             }
             meter.set(Progress::read(&progress));
@@ -73,8 +82,25 @@ fn verify(
     for finding in findings {
         print_finding(&finding, json, out)?;
     }
+    if records > 0 && summary.operations == 0 {
+        return Ok(records_verify);
+    }
     print_summary(&name, &summary, begun.elapsed().as_secs_f64(), json, out)?;
-    Ok(summary.is_clean())
+    Ok(summary.is_clean() && records_verify)
+}
+
+/// Entries of a log, and records of differences.
+fn tell_apart(block: Block) -> (Block, Vec<evidence::Record>) {
+    let mut records = Vec::new();
+    let mut is_entry = |(_, line): &(u64, Bytes)| match evidence::records(line) {
+        Some(found) => {
+            records.extend(found);
+            false
+        }
+        None => true,
+    };
+    let entries = block.into_iter().filter(&mut is_entry).collect();
+    (entries, records)
 }
 
 /// Reads and decompresses on a thread of its own, ahead of what is done with it.
