@@ -9,7 +9,7 @@ use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_ma
 use k256::ecdsa::signature::hazmat::PrehashSigner;
 use plc_replica::plc::key::{Curve, PublicKey};
 use plc_replica::plc::signature::{
-    NativeVerifier, PlainVerifier, Signature, Tables, Verifier, signing_digest,
+    NativeVerifier, PlainVerifier, Signature, Signed, Tables, Verifier, signing_digest,
 };
 
 /// So many that neither branch predictors nor the caches know them all.
@@ -18,9 +18,9 @@ const SIGNATURES: u32 = 2_000;
 const HOT: u32 = 256;
 
 /// A key, a digest and a signature that verifies.
-type Signed = (String, [u8; 32], Signature);
+type Example = (String, [u8; 32], Signature);
 
-fn k256_signed(secret: u8, number: u32) -> Signed {
+fn k256_signed(secret: u8, number: u32) -> Example {
     let key = k256::ecdsa::SigningKey::from_slice(&[secret; 32]).expect("below the order");
     let digest = signing_digest(&[&number.to_le_bytes()]);
     let signature: k256::ecdsa::Signature = key.sign_prehash(&digest).expect("a digest");
@@ -29,7 +29,7 @@ fn k256_signed(secret: u8, number: u32) -> Signed {
     (did_key(Curve::K256, point.as_bytes()), digest, signature)
 }
 
-fn p256_signed(secret: u8, number: u32) -> Signed {
+fn p256_signed(secret: u8, number: u32) -> Example {
     let key = p256::ecdsa::SigningKey::from_slice(&[secret; 32]).expect("below the order");
     let digest = signing_digest(&[&number.to_le_bytes()]);
     let signature: p256::ecdsa::Signature = key.sign_prehash(&digest).expect("a digest");
@@ -42,12 +42,13 @@ fn did_key(curve: Curve, point: &[u8]) -> String {
     PublicKey { curve, point: point.try_into().expect("compressed") }.to_string()
 }
 
-fn by_two(sign: fn(u8, u32) -> Signed) -> Vec<Signed> {
+fn by_two(sign: fn(u8, u32) -> Example) -> Vec<Example> {
     (0..SIGNATURES).map(|number| sign(1 + (number % 2) as u8, number)).collect()
 }
 
-fn verify(verifier: &dyn Verifier, (key, digest, signature): &Signed) {
-    assert_eq!(verifier.verify(black_box(key), digest, signature), Ok(true));
+fn verify(verifier: &dyn Verifier, (key, digest, signature): &Example) {
+    let signed = Signed::new(*digest, *signature);
+    assert_eq!(verifier.verify(black_box(key), &signed), Ok(true));
 }
 
 fn verifications(criterion: &mut Criterion) {
@@ -55,7 +56,7 @@ fn verifications(criterion: &mut Criterion) {
     let (off, on) = (NativeVerifier::new(Tables::Off), NativeVerifier::new(Tables::On));
     let verifiers: [(&str, &dyn Verifier); 3] =
         [("plain", &PlainVerifier), ("libraries", &off), ("tables", &on)];
-    for (curve, sign) in [("k256", k256_signed as fn(u8, u32) -> Signed), ("p256", p256_signed)] {
+    for (curve, sign) in [("k256", k256_signed as fn(u8, u32) -> Example), ("p256", p256_signed)] {
         let signed = by_two(sign);
         for (name, verifier) in verifiers {
             if (curve, name) == ("p256", "tables") {
@@ -78,7 +79,8 @@ fn kept(criterion: &mut Criterion) {
     let (mut key, digest, signature) = signed;
     key.replace_range(9..10, "a");
     criterion.bench_function("find/key", |bencher| {
-        bencher.iter(|| assert!(verifier.verify(black_box(&key), &digest, &signature).is_err()));
+        let signed = Signed::new(digest, signature);
+        bencher.iter(|| assert!(verifier.verify(black_box(&key), &signed).is_err()));
     });
 }
 

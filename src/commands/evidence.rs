@@ -121,10 +121,7 @@ impl Record {
     }
 }
 
-fn judge_log(
-    log: &[&RawValue],
-    verifier: &dyn Verifier,
-) -> anyhow::Result<(u64, Vec<Finding>)> {
+fn judge_log(log: &[&RawValue], verifier: &dyn Verifier) -> anyhow::Result<(u64, Vec<Finding>)> {
     let block: Vec<(u64, Bytes)> = (1..)
         .zip(log)
         .map(|(number, entry)| (number, Bytes::copy_from_slice(entry.get().as_bytes())))
@@ -143,7 +140,9 @@ impl Side<'_> {
             (Some(0), _) => writeln!(out, "  {side}: nothing")?,
             (Some(1), true) => writeln!(out, "  {side}: one operation, which verifies")?,
             (Some(count), true) => writeln!(out, "  {side}: {count} operations, which verify")?,
-            (None, true) => writeln!(out, "  {side}: a statement about the operation with this CID")?,
+            (None, true) => {
+                writeln!(out, "  {side}: a statement about the operation with this CID")?
+            }
             (_, false) => writeln!(out, "  {side}: does not verify")?,
         }
         for Finding { line, cid, kind, expected, .. } in findings {

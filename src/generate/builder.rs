@@ -240,7 +240,7 @@ mod tests {
 
     use super::*;
     use crate::generate::wire::dag_cbor;
-    use crate::plc::signature::{PlainVerifier, Signature, Verifier};
+    use crate::plc::signature::{PlainVerifier, Signature, Signed, Verifier};
     use crate::plc::{Cid, Did};
 
     fn sig(entry: &Generated) -> String {
@@ -277,7 +277,7 @@ mod tests {
             operation.as_object_mut().unwrap().remove("sig");
             let digest = Sha256::digest(dag_cbor(&operation)).into();
             let signature = Signature::parse(&sig(entry)).unwrap();
-            assert_eq!(PlainVerifier.verify(signer, &digest, &signature), Ok(true));
+            assert_eq!(PlainVerifier.verify(signer, &Signed::new(digest, signature)), Ok(true));
         }
         assert_eq!(story.log()[0].did, Did::of_genesis(&story.log()[0].signed).to_string());
     }

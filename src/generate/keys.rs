@@ -120,14 +120,16 @@ mod tests {
     use rand_chacha::ChaCha20Rng;
 
     use super::*;
-    use crate::plc::signature::{PlainVerifier, Signature, Verifier};
+    use crate::plc::signature::{PlainVerifier, Signature, Signed, Verifier};
 
     #[test]
     fn only_the_low_form_verifies_on_either_curve() {
         let mut random = ChaCha20Rng::seed_from_u64(1);
         for key in [SigningKey::k256(&mut random), SigningKey::p256(&mut random)] {
             let verify = |signature| {
-                PlainVerifier.verify(key.did_key(), &[7; 32], &Signature(signature)).unwrap()
+                PlainVerifier
+                    .verify(key.did_key(), &Signed::new([7; 32], Signature(signature)))
+                    .unwrap()
             };
             let signature = key.sign(&[7; 32]);
             assert!(verify(signature));

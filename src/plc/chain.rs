@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::cid::Cid;
 use super::did::Did;
 use super::operation::{Kind, Operation};
-use super::signature::{Signature, UnsupportedKey, Verifier};
+use super::signature::{Signature, Signed, UnsupportedKey, Verifier};
 use super::timestamp::Timestamp;
 
 /// How long after the first operation that it nullifies a recovery may come; exactly this long is
@@ -281,11 +281,11 @@ impl Chain {
             Some(disputed) => &in_force[..usize::from(disputed.signer).min(in_force.len())],
             None => in_force,
         };
-        let signed = SignedBy::read(&proposed.operation)?;
-        let signer = signed.find(authorised, verifier)?.ok_or_else(|| {
+        let signed = signed(&proposed.operation)?;
+        let signer = find_signer(&signed, authorised, verifier)?.ok_or_else(|| {
             // Not one of those that may: another key of the list, or nobody's signature.
             let rest = &in_force[authorised.len()..];
-            match (disputed, signed.find(rest, verifier)) {
+            match (disputed, find_signer(&signed, rest, verifier)) {
                 (Some(disputed), Ok(Some(index))) => Refusal::NotAuthorised {
                     signer: authorised.len() + index,
                     disputed: usize::from(disputed.signer),
@@ -356,8 +356,7 @@ fn judge_genesis(proposed: &Proposed<'_>, verifier: &dyn Verifier) -> Result<Acc
         return Err(Refusal::GenesisMismatch { derived });
     }
     let own: Vec<&str> = proposed.operation.rotation_keys();
-    let signer = SignedBy::read(&proposed.operation)?
-        .find(&own, verifier)?
+    let signer = find_signer(&signed(&proposed.operation)?, &own, verifier)?
         .ok_or(Refusal::SignatureInvalid)?;
     Ok(accept(proposed, own[signer], signer, &[]))
 }
@@ -378,31 +377,24 @@ fn accept(
     }
 }
 
-/// A signature and what it signs.
-struct SignedBy {
-    digest: [u8; 32],
-    signature: Signature,
+/// The signature of an operation.
+fn signed(operation: &Operation<'_>) -> Result<Signed, Refusal> {
+    let signature = Signature::parse(operation.sig()).ok_or(Refusal::SignatureEncoding)?;
+    Ok(Signed::new(operation.signing_digest(), signature))
 }
 
-impl SignedBy {
-    fn read(operation: &Operation<'_>) -> Result<SignedBy, Refusal> {
-        let signature = Signature::parse(operation.sig()).ok_or(Refusal::SignatureEncoding)?;
-        Ok(SignedBy { digest: operation.signing_digest(), signature })
-    }
-
-    /// The first of `keys` that made the signature. A key that is met and is none ends the trial.
-    fn find<K: AsRef<str>>(
-        &self,
-        keys: &[K],
-        verifier: &dyn Verifier,
-    ) -> Result<Option<usize>, Refusal> {
-        for (index, key) in keys.iter().enumerate() {
-            match verifier.verify(key.as_ref(), &self.digest, &self.signature) {
-                Ok(true) => return Ok(Some(index)),
-                Ok(false) => {}
-                Err(UnsupportedKey) => return Err(Refusal::UnsupportedKey { index }),
-            }
+/// The first of `keys` that made a signature. A key that is met and is none ends the trial.
+fn find_signer<K: AsRef<str>>(
+    signed: &Signed,
+    keys: &[K],
+    verifier: &dyn Verifier,
+) -> Result<Option<usize>, Refusal> {
+    for (index, key) in keys.iter().enumerate() {
+        match verifier.verify(key.as_ref(), signed) {
+            Ok(true) => return Ok(Some(index)),
+            Ok(false) => {}
+            Err(UnsupportedKey) => return Err(Refusal::UnsupportedKey { index }),
         }
-        Ok(None)
     }
+    Ok(None)
 }

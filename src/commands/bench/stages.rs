@@ -9,7 +9,7 @@ use anyhow::{Context, ensure};
 use bytes::Bytes;
 use plc_replica::judge::{self, Candidate, Place, Verdict};
 use plc_replica::plc::entry::Received;
-use plc_replica::plc::signature::{Signature, UnsupportedKey, Verifier};
+use plc_replica::plc::signature::{Signed, UnsupportedKey, Verifier};
 use plc_replica::plc::{Cid, Operation};
 use plc_replica::store::codec::{Interned, Packer};
 use plc_replica::upstream::{ExportClient, Limits};
@@ -141,14 +141,9 @@ struct Timed<'a> {
 }
 
 impl Verifier for Timed<'_> {
-    fn verify(
-        &self,
-        key: &str,
-        digest: &[u8; 32],
-        signature: &Signature,
-    ) -> Result<bool, UnsupportedKey> {
+    fn verify(&self, key: &str, signed: &Signed) -> Result<bool, UnsupportedKey> {
         let begun = Instant::now();
-        let verdict = self.verifier.verify(key, digest, signature);
+        let verdict = self.verifier.verify(key, signed);
         self.nanoseconds.fetch_add(begun.elapsed().as_nanos() as u64, Ordering::Relaxed);
         verdict
     }

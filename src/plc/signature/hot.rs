@@ -6,7 +6,7 @@ use std::sync::{OnceLock, PoisonError, RwLock};
 
 use ahash::RandomState;
 
-use super::Signature;
+use super::Signed;
 use super::cache::KeyText;
 use super::table::KeyTable;
 
@@ -37,19 +37,14 @@ impl HotKeys {
     }
 
     /// The verdict, if this key has a table.
-    pub(super) fn verify(
-        &self,
-        key: &KeyText,
-        digest: &[u8; 32],
-        signature: &Signature,
-    ) -> Option<bool> {
+    pub(super) fn verify(&self, key: &KeyText, signed: &Signed) -> Option<bool> {
         // Held while verifying, so that nothing else is to be counted. A writer waits for some
         // microseconds, and comes at most once in HOT verifications.
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
         let hot = tables.get(key)?;
         let table = hot.table.get()?;
         hot.uses.fetch_add(1, Ordering::Relaxed);
-        Some(table.verify(digest, signature))
+        Some(table.verify(signed))
     }
 
     /// Gives a key that was met [`HOT`] times a table, unless all places are taken by keys that
@@ -95,6 +90,7 @@ impl HotKeys {
 mod tests {
     use super::*;
     use crate::plc::key::TEXT_LENGTH;
+    use crate::plc::signature::Signature;
 
     /// A key that nobody else has, and a text for it.
     fn key(number: u8) -> (KeyText, secp256k1::PublicKey) {
@@ -104,14 +100,14 @@ mod tests {
 
     fn verify(hot: &HotKeys, number: u8, times: usize) -> Option<bool> {
         let (text, _) = key(number);
-        let signature = Signature([1; 64]);
-        (0..times).fold(None, |_, _| hot.verify(&text, &[1; 32], &signature))
+        let signed = Signed::new([1; 32], Signature([1; 64]));
+        (0..times).fold(None, |_, _| hot.verify(&text, &signed))
     }
 
     fn admit(hot: &HotKeys, number: u8) -> bool {
         let (text, key) = key(number);
         hot.admit(&text, &key);
-        hot.verify(&text, &[1; 32], &Signature([1; 64])).is_some()
+        hot.verify(&text, &Signed::new([1; 32], Signature([1; 64]))).is_some()
     }
 
     #[test]

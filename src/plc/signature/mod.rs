@@ -1,5 +1,6 @@
 //! Signatures: their strict text (specification v0.3.0, "Signatures"), and who verifies them.
 
+use std::cell::OnceCell;
 use std::fmt;
 
 use data_encoding::BASE64URL_NOPAD;
@@ -17,6 +18,7 @@ mod table;
 
 pub use native::{NativeVerifier, Tables};
 pub use plain::PlainVerifier;
+use table::Shared;
 
 /// Bytes of a compact signature: `r` and `s`, 32 bytes each, big-endian.
 pub const SIGNATURE_LENGTH: usize = 64;
@@ -53,6 +55,29 @@ pub fn signing_digest(parts: &[&[u8]]) -> [u8; 32] {
     hash.finalize().into()
 }
 
+/// A signature and the digest that it is said to be of, to be held against one key after another.
+#[derive(Debug)]
+pub struct Signed {
+    /// The SHA-256 of what was signed.
+    pub digest: [u8; 32],
+    /// The signature.
+    pub signature: Signature,
+    /// What the arithmetic with tables has in common for all keys: done once, for the first of
+    /// them that has a table. None when this is nobody's signature.
+    shared: OnceCell<Option<Shared>>,
+}
+
+impl Signed {
+    /// A signature of a digest, perhaps.
+    pub fn new(digest: [u8; 32], signature: Signature) -> Signed {
+        Signed { digest, signature, shared: OnceCell::new() }
+    }
+
+    fn shared(&self) -> Option<&Shared> {
+        self.shared.get_or_init(|| Shared::of(&self.digest, &self.signature)).as_ref()
+    }
+}
+
 /// The text of a rotation key cannot be used: not a `did:key` of k256 or p256, or not a point of
 /// its curve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -62,15 +87,10 @@ pub struct UnsupportedKey;
 /// Says whether a key made a signature. Implementations differ in speed and in the library that
 /// does the arithmetic, never in their answer.
 pub trait Verifier: Send + Sync {
-    /// True when `signature` is a low-S signature of `digest` by the `did:key` text `key`.
+    /// True when this is a low-S signature of its digest by the `did:key` text `key`.
     ///
     /// # Errors
     ///
     /// [`UnsupportedKey`] when `key` is no key at all.
-    fn verify(
-        &self,
-        key: &str,
-        digest: &[u8; 32],
-        signature: &Signature,
-    ) -> Result<bool, UnsupportedKey>;
+    fn verify(&self, key: &str, signed: &Signed) -> Result<bool, UnsupportedKey>;
 }

@@ -8,7 +8,7 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ParsedPublicKey};
 
 use super::cache::{KeyCache, KeyText};
 use super::hot::{HOT, HotKeys, TABLES};
-use super::{Signature, UnsupportedKey, Verifier};
+use super::{Signature, Signed, UnsupportedKey, Verifier};
 use crate::plc::key::{Curve, PublicKey};
 
 /// Half of the order of P-256, rounded down: the greatest low S, big-endian.
@@ -61,18 +61,14 @@ impl NativeVerifier {
 }
 
 impl Verifier for NativeVerifier {
-    fn verify(
-        &self,
-        key: &str,
-        digest: &[u8; 32],
-        signature: &Signature,
-    ) -> Result<bool, UnsupportedKey> {
+    fn verify(&self, key: &str, signed: &Signed) -> Result<bool, UnsupportedKey> {
         let text: &KeyText = key.as_bytes().try_into().map_err(|_| UnsupportedKey)?;
         if let Some(hot) = &self.hot
-            && let Some(verdict) = hot.verify(text, digest, signature)
+            && let Some(verdict) = hot.verify(text, signed)
         {
             return Ok(verdict);
         }
+        let Signed { digest, signature, .. } = signed;
         let (parsed, times) = self.keys.with(text, || Met::new(key), Met::again);
         match parsed {
             Key::Unsupported => Err(UnsupportedKey),
@@ -148,15 +144,21 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..HOT {
-                        assert_eq!(verifier.verify(&key, &digest, &Signature(good)), Ok(true));
-                        assert_eq!(verifier.verify(&key, &digest, &Signature(bad)), Ok(false));
+                        assert_eq!(
+                            verifier.verify(&key, &Signed::new(digest, Signature(good))),
+                            Ok(true)
+                        );
+                        assert_eq!(
+                            verifier.verify(&key, &Signed::new(digest, Signature(bad))),
+                            Ok(false)
+                        );
                     }
                 });
             }
         });
         let text = key.as_bytes().try_into().unwrap();
         let hot = verifier.hot.unwrap();
-        assert_eq!(hot.verify(text, &digest, &Signature(good)), Some(true));
-        assert_eq!(hot.verify(text, &digest, &Signature(bad)), Some(false));
+        assert_eq!(hot.verify(text, &Signed::new(digest, Signature(good))), Some(true));
+        assert_eq!(hot.verify(text, &Signed::new(digest, Signature(bad))), Some(false));
     }
 }

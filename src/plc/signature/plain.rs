@@ -1,6 +1,6 @@
 //! The verifier that everything else is compared with.
 
-use super::{Signature, UnsupportedKey, Verifier};
+use super::{Signature, Signed, UnsupportedKey, Verifier};
 use crate::plc::key::{Curve, PublicKey};
 
 /// The second opinion: the pure-Rust crates, nothing kept, nothing clever.
@@ -8,12 +8,8 @@ use crate::plc::key::{Curve, PublicKey};
 pub struct PlainVerifier;
 
 impl Verifier for PlainVerifier {
-    fn verify(
-        &self,
-        key: &str,
-        digest: &[u8; 32],
-        signature: &Signature,
-    ) -> Result<bool, UnsupportedKey> {
+    fn verify(&self, key: &str, signed: &Signed) -> Result<bool, UnsupportedKey> {
+        let Signed { digest, signature, .. } = signed;
         let key = PublicKey::parse(key).ok_or(UnsupportedKey)?;
         match key.curve {
             Curve::K256 => plain_k256(&key, digest, signature),

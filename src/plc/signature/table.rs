@@ -13,17 +13,17 @@ use k256::elliptic_curve::ops::Reduce;
 use k256::elliptic_curve::scalar::IsHigh;
 use k256::{FieldBytes, Scalar};
 
-use super::Signature;
 use super::field::{Field, bytes, limbs};
 use super::inverse::Modulus;
+use super::{Signature, Signed};
 
 /// Bits of a window of the generator's table: 20 additions a product, 5.2 MB.
 const GENERATOR_WINDOW: u32 = 13;
 /// Bits of a window of a key's table: 26 additions a product, 0.85 MB.
 const KEY_WINDOW: u32 = 10;
 
-/// The most terms that the two products of a signature have together.
-const MOST_TERMS: usize = windows(GENERATOR_WINDOW) + windows(KEY_WINDOW);
+/// The most terms that a product has: that by the smaller windows.
+const MOST_TERMS: usize = windows(KEY_WINDOW);
 
 /// The generator G, its limbs little-endian.
 static GENERATOR: Affine = Affine {
@@ -71,15 +71,34 @@ impl KeyTable {
     }
 
     /// Whether this is the key's low-S signature.
-    pub(super) fn verify(&self, digest: &[u8; 32], signature: &Signature) -> bool {
-        let Some((r, s)) = parse(signature) else {
+    pub(super) fn verify(&self, signed: &Signed) -> bool {
+        let Some(Shared { r, generator, u2 }) = signed.shared() else {
             return false;
         };
+        sum(*generator, self.0.terms(u2)).has_x(r)
+    }
+}
+
+/// What is the same for all keys that a signature is held against. The first of two keys fails for
+/// most operations, and the second then costs half.
+#[derive(Debug)]
+pub(super) struct Shared {
+    /// Big-endian.
+    r: [u8; 32],
+    /// u1·G
+    generator: Jacobian,
+    u2: Scalar,
+}
+
+impl Shared {
+    /// None when this is nobody's signature: `r` or `s` out of range, or a high S.
+    pub(super) fn of(digest: &[u8; 32], signature: &Signature) -> Option<Shared> {
+        let (r, s) = parse(signature)?;
         let z = Scalar::reduce(&FieldBytes::from(*digest));
         let inverse = invert(&s);
         let (u1, u2) = (z * inverse, r * inverse);
-        let sum = sum(GENERATOR_MULTIPLES.terms(&u1).chain(self.0.terms(&u2)));
-        sum.has_x(&r.to_bytes().into())
+        let generator = sum(Jacobian::INFINITY, GENERATOR_MULTIPLES.terms(&u1));
+        Some(Shared { r: r.to_bytes().into(), generator, u2 })
     }
 }
 
@@ -184,8 +203,8 @@ struct Term<'a> {
     negative: bool,
 }
 
-/// The sum of at most [`MOST_TERMS`] terms.
-fn sum<'a>(terms: impl Iterator<Item = Term<'a>>) -> Jacobian {
+/// The sum of a point and at most [`MOST_TERMS`] terms.
+fn sum<'a>(point: Jacobian, terms: impl Iterator<Item = Term<'a>>) -> Jacobian {
     // The tables are larger than the nearer caches. First where the points are, then all of them
     // at once, so that the processor waits for many at a time; only then what takes longer.
     let mut places = [Term { point: &GENERATOR, negative: false }; MOST_TERMS];
@@ -199,7 +218,7 @@ fn sum<'a>(terms: impl Iterator<Item = Term<'a>>) -> Jacobian {
     for (point, place) in points.iter_mut().zip(places) {
         *point = *place.point;
     }
-    let mut sum = Jacobian::INFINITY;
+    let mut sum = point;
     for (Affine { x, y }, place) in points.iter().zip(places) {
         sum = sum.add(Affine { x: *x, y: y.signed(place.negative) });
     }
