@@ -137,7 +137,7 @@ $$;
 -- Two codecs: 0 is the bytes as they are; 1 is one token after another, each a phrase that operations
 -- say often, or a text in one of a few forms.
 CREATE FUNCTION plc_unpack(packed bytea) RETURNS bytea
-LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE AS $$
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE COST 5000 AS $$
 DECLARE
     -- What a token below 48 stands for, and the form of the text that comes with it. Part of the
     -- stored format: a test compares it with the program's own table.
@@ -255,7 +255,7 @@ BEGIN
             LOOP
                 number := get_byte(packed, at);
                 at := at + 1;
-                bytes := bytes | (number & 127) << shift;
+                bytes := bytes | ((number & 127) << shift);
                 shift := shift + 7;
                 EXIT WHEN number < 128;
             END LOOP;
@@ -269,6 +269,9 @@ BEGIN
         END IF;
         parts := parts || said;
     END LOOP;
+    IF at <> length THEN
+        RAISE 'the packed bytes end in the middle of a token';
+    END IF;
     RETURN (SELECT string_agg(part, ''::bytea ORDER BY place) FROM unnest(parts) WITH ORDINALITY AS all_parts (part, place));
 END
 $$;
@@ -277,7 +280,7 @@ $$;
 --
 -- SELECT plc_json(plc_unpack(operation)) FROM operations
 CREATE FUNCTION plc_json(signed bytea) RETURNS jsonb
-LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE COST 5000 AS $$
 DECLARE
     length CONSTANT int4 := octet_length(signed);
     at int4 := 0;             -- the next byte
@@ -438,7 +441,8 @@ CREATE VIEW identities AS
              FROM operations WHERE nullified_by IS NULL
              ORDER BY did DESC, created_at DESC
          ) AS head,
-         LATERAL (SELECT plc_data(plc_json(plc_unpack(head.operation))) AS data OFFSET 0) AS data;
+         LATERAL (SELECT plc_json(plc_unpack(head.operation)) AS operation OFFSET 0) AS printed,
+         LATERAL (SELECT plc_data(printed.operation) AS data OFFSET 0) AS data;
 
 -- SELECT * FROM plc_identity('did:plc:ewvi7nxzyoun6zhxrhs64oiz')
 CREATE FUNCTION plc_identity(did text) RETURNS SETOF identities LANGUAGE sql STABLE PARALLEL SAFE AS $$

@@ -14,6 +14,7 @@ mod resolution;
 mod serve;
 mod serve_stream;
 mod shared;
+mod sql;
 mod stories;
 mod upstream;
 mod vectors;
