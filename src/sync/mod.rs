@@ -270,7 +270,7 @@ impl Follower {
             status: Arc::clone(&self.status),
             committed: committed_tx,
         };
-        let reader = Reader::new(self.client.clone(), cursor, events_tx);
+        let reader = Reader::new(self.client.clone(), cursor, events_tx, Arc::clone(&self.status));
         let reader = AbortOnDropHandle::new(tokio::spawn(reader.run()));
         let mut writer = AbortOnDropHandle::new(tokio::spawn(writer.run(prepared)));
         let renewal = self.keep_lease(lease);

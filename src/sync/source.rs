@@ -1,13 +1,14 @@
 //! Where batches come from: pages of the export until the present is near, then the stream, and
 //! back whenever the stream says so.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use metrics::{counter, gauge};
+use metrics::counter;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
-use crate::live::Mode;
+use crate::live::{Mode, Status};
 use crate::plc::Timestamp;
 use crate::upstream::{
     Backoff, Batch, ExportClient, Fetched, Origin, PagesAhead, Stream, UpstreamFault,
@@ -47,6 +48,7 @@ pub struct Gone;
 pub struct Reader {
     client: ExportClient,
     events: mpsc::Sender<Event>,
+    status: Arc<Status>,
     /// Last sequence number that was handed over.
     cursor: i64,
     backoff: Backoff,
@@ -60,11 +62,17 @@ pub struct Reader {
 
 impl Reader {
     /// A reader of what comes after this sequence number.
-    pub fn new(client: ExportClient, cursor: i64, events: mpsc::Sender<Event>) -> Reader {
+    pub fn new(
+        client: ExportClient,
+        cursor: i64,
+        events: mpsc::Sender<Event>,
+        status: Arc<Status>,
+    ) -> Reader {
         let backoff = Backoff::new(client.limits());
         Reader {
             client,
             events,
+            status,
             cursor,
             backoff,
             said: None,
@@ -190,7 +198,7 @@ impl Reader {
     }
 
     async fn send(&self, event: Event) -> Result<(), Gone> {
-        gauge!("plc_received_cursor").set(self.cursor as f64);
+        self.status.received(self.cursor);
         self.events.send(event).await.map_err(|_| Gone)
     }
 }

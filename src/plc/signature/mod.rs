@@ -73,4 +73,20 @@ pub trait Verifier: Send + Sync {
         digest: &[u8; 32],
         signature: &Signature,
     ) -> Result<bool, UnsupportedKey>;
+
+    /// How the keys so far were found; nothing from a verifier that keeps none.
+    fn lookups(&self) -> KeyLookups {
+        KeyLookups::default()
+    }
+}
+
+/// How often a key was found in which way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct KeyLookups {
+    /// It had a table of its multiples.
+    pub tables: u64,
+    /// It was kept from before.
+    pub kept: u64,
+    /// It was parsed.
+    pub parsed: u64,
 }
