@@ -1,5 +1,6 @@
 //! Integration tests, one binary with a module a theme.
 
+mod alerts;
 mod audit;
 mod contract;
 mod crash;
