@@ -67,11 +67,7 @@ impl Server {
         settings: &str,
         statements: &[&[&'static str]],
     ) -> Result<Session, StoreError> {
-        let attempt = timeout(CONNECT_TIMEOUT, self.try_connect(settings, statements)).await;
-        let result = attempt.unwrap_or_else(|_| {
-            let seconds = CONNECT_TIMEOUT.as_secs();
-            Err(StoreError::Unavailable(format!("no connection within {seconds} s")))
-        });
+        let result = self.connect_once(settings, statements).await;
         match &result {
             Ok(_) if self.away.swap(false, Ordering::Relaxed) => {
                 tracing::info!("the database is back");
@@ -82,6 +78,19 @@ impl Server {
             _ => {}
         }
         result
+    }
+
+    /// The same, and nothing is logged.
+    pub(super) async fn connect_once(
+        &self,
+        settings: &str,
+        statements: &[&[&'static str]],
+    ) -> Result<Session, StoreError> {
+        let attempt = timeout(CONNECT_TIMEOUT, self.try_connect(settings, statements)).await;
+        attempt.unwrap_or_else(|_| {
+            let seconds = CONNECT_TIMEOUT.as_secs();
+            Err(StoreError::Unavailable(format!("no connection within {seconds} s")))
+        })
     }
 
     async fn try_connect(

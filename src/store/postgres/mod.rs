@@ -62,7 +62,7 @@ impl Postgres {
     /// Connects, and brings the schema up to date.
     pub async fn open(url: &str) -> Result<Postgres, StoreError> {
         let server = Arc::new(Server::new(url)?);
-        let session = server.connect(MIGRATION_SETTINGS, &[]).await?;
+        let session = server.connect_once(MIGRATION_SETTINGS, &[]).await?;
         migrate::migrate(&session.client).await?;
         drop(session);
 

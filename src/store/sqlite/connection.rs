@@ -37,6 +37,14 @@ const MAX_IDLE: usize = 16;
 
 /// Opens the connection that writes, creating the database and its tables where they are missing.
 pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(missing) = folder.filter(|folder| !folder.is_dir()) {
+        return Err(StoreError::Unusable(format!(
+            "there is no folder {} for the database {}",
+            missing.display(),
+            path.display()
+        )));
+    }
     let mut connection =
         open(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
     connection.pragma_update(None, "page_size", PAGE_SIZE)?;
