@@ -384,7 +384,7 @@ $$;
 -- Every operation, nullified ones included.
 CREATE VIEW history AS
     SELECT plc_did(log.did) AS did,
-           plc_cid(sha256(unpacked.signed)) AS cid,
+           plc_cid(sha256(read.signed)) AS cid,
            log.sequence,
            plc_time(log.created_at) AS created_at,
            plc_time(log.received_at) AS received_at,
@@ -397,43 +397,49 @@ CREATE VIEW history AS
            -- those of the operation that `prev` names.
            log.signer,
            CASE
-               WHEN printed.operation->>'prev' IS NULL THEN data.data->'rotationKeys'->>log.signer
+               WHEN read.operation->>'prev' IS NULL THEN read.data->'rotationKeys'->>log.signer
                ELSE (
                    SELECT plc_data(plc_json(plc_unpack(before.operation)))->'rotationKeys'->>log.signer
                    FROM operations AS before
                    WHERE before.did = log.did AND before.created_at < log.created_at
-                     AND plc_cid(sha256(plc_unpack(before.operation))) = printed.operation->>'prev'
+                     AND plc_cid(sha256(plc_unpack(before.operation))) = read.operation->>'prev'
                )
            END AS signer_key,
-           printed.operation->>'type' AS type,
-           plc_handle(data.data->'alsoKnownAs') AS handle,
-           data.data->'services'->'atproto_pds'->>'endpoint' AS host,
-           plc_texts(data.data->'rotationKeys') AS rotation_keys,
-           coalesce(data.data->'verificationMethods', '{}') AS verification_methods,
-           printed.operation->>'prev' AS prev,
-           printed.operation,
+           read.operation->>'type' AS type,
+           plc_handle(read.data->'alsoKnownAs') AS handle,
+           read.data->'services'->'atproto_pds'->>'endpoint' AS host,
+           plc_texts(read.data->'rotationKeys') AS rotation_keys,
+           coalesce(read.data->'verificationMethods', '{}') AS verification_methods,
+           read.operation->>'prev' AS prev,
+           read.operation,
            octet_length(log.operation) AS stored_bytes,
            log.did AS identity,
            log.created_at AS created_millis
     FROM operations AS log,
-         -- OFFSET keeps each of these a value that is computed once a row.
-         LATERAL (SELECT plc_unpack(log.operation) AS signed OFFSET 0) AS unpacked,
-         LATERAL (SELECT plc_json(unpacked.signed) AS operation OFFSET 0) AS printed,
-         LATERAL (SELECT plc_data(printed.operation) AS data OFFSET 0) AS data;
+         -- OFFSET keeps each step a value that is computed once a row, and only where it is used.
+         LATERAL (
+             SELECT signed, operation, plc_data(operation) AS data
+             FROM (
+                 SELECT signed, plc_json(signed) AS operation
+                 FROM (SELECT plc_unpack(log.operation) AS signed OFFSET 0) AS unpacked
+                 OFFSET 0
+             ) AS printed
+             OFFSET 0
+         ) AS read;
 
 -- The current state of every identity.
 CREATE VIEW identities AS
     SELECT plc_did(head.did) AS did,
-           plc_handle(data.data->'alsoKnownAs') AS handle,
-           plc_texts(data.data->'alsoKnownAs') AS also_known_as,
-           data.data->'services'->'atproto_pds'->>'endpoint' AS host,
-           coalesce(data.data->'services', '{}') AS services,
-           plc_texts(data.data->'rotationKeys') AS rotation_keys,
-           coalesce(data.data->'verificationMethods', '{}') AS verification_methods,
+           plc_handle(read.data->'alsoKnownAs') AS handle,
+           plc_texts(read.data->'alsoKnownAs') AS also_known_as,
+           read.data->'services'->'atproto_pds'->>'endpoint' AS host,
+           coalesce(read.data->'services', '{}') AS services,
+           plc_texts(read.data->'rotationKeys') AS rotation_keys,
+           coalesce(read.data->'verificationMethods', '{}') AS verification_methods,
            (SELECT plc_time(min(genesis.created_at)) FROM operations AS genesis
             WHERE genesis.did = head.did) AS created_at,
            plc_time(head.created_at) AS updated_at,
-           data.data = '{}' AS tombstoned,
+           read.data = '{}' AS tombstoned,
            head.did AS identity
     FROM (
              -- Backwards, so that the primary key has this order.
@@ -441,8 +447,11 @@ CREATE VIEW identities AS
              FROM operations WHERE nullified_by IS NULL
              ORDER BY did DESC, created_at DESC
          ) AS head,
-         LATERAL (SELECT plc_json(plc_unpack(head.operation)) AS operation OFFSET 0) AS printed,
-         LATERAL (SELECT plc_data(printed.operation) AS data OFFSET 0) AS data;
+         LATERAL (
+             SELECT plc_data(operation) AS data
+             FROM (SELECT plc_json(plc_unpack(head.operation)) AS operation OFFSET 0) AS printed
+             OFFSET 0
+         ) AS read;
 
 -- SELECT * FROM plc_identity('did:plc:ewvi7nxzyoun6zhxrhs64oiz')
 CREATE FUNCTION plc_identity(did text) RETURNS SETOF identities LANGUAGE sql STABLE PARALLEL SAFE AS $$
