@@ -17,13 +17,13 @@ pub mod upstream;
 pub mod store;
 
 pub mod live;
+pub mod metrics;
 pub mod sync;
 
 pub mod audit;
 pub mod serve;
 
 pub mod fsck;
-pub mod metrics;
 pub mod offline;
 
 pub mod generate;

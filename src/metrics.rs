@@ -10,7 +10,8 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 
 use crate::live::{Mode, Status};
 use crate::plc::Timestamp;
-use crate::store::Statistics;
+use crate::plc::signature::KeyLookups;
+use crate::store::{Load, Statistics};
 
 /// What a metric is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +36,11 @@ pub const METRICS: &[(&str, Kind, &str)] = &[
     ("plc_cursor", Kind::Gauge, "Last sequence number that is committed"),
     ("plc_lag_seconds", Kind::Gauge, "How old the store's picture of the upstream is"),
     (
+        "plc_lag_operations",
+        Kind::Gauge,
+        "Sequence numbers that were received and are not committed; what the upstream has not sent yet is not known",
+    ),
+    (
         "plc_upstream_silence_seconds",
         Kind::Gauge,
         "How long ago the upstream said something; absent before it has",
@@ -49,6 +55,13 @@ pub const METRICS: &[(&str, Kind, &str)] = &[
     ("plc_store_refusals", Kind::Gauge, "Kept refusals that were not accepted since"),
     ("plc_store_open_divergences", Kind::Gauge, "Divergences that are not closed"),
     ("plc_store_bytes", Kind::Gauge, "Bytes of the database on disk"),
+    ("plc_store_connections", Kind::Gauge, "Connections to the database, by state: busy or idle"),
+    ("plc_store_waiting", Kind::Gauge, "Reads that wait for a connection"),
+    (
+        "plc_cache_lookups_total",
+        Kind::Counter,
+        "Lookups in caches, by cache and outcome: hit or miss",
+    ),
     ("plc_http_requests_total", Kind::Counter, "Requests answered, by route and status"),
     ("plc_http_request_seconds", Kind::Histogram, "Time until an answer was ready, by route"),
     ("plc_http_refused_total", Kind::Counter, "Requests that a limit refused, by limit"),
@@ -95,7 +108,10 @@ pub fn install(builder: PrometheusBuilder) -> Result<PrometheusHandle, BuildErro
 
 /// States how far the follower is.
 pub fn follow(status: &Status, now: Timestamp) {
-    gauge!("plc_cursor").set(status.sequence() as f64);
+    let (received, committed) = (status.received_sequence(), status.sequence());
+    gauge!("plc_received_cursor").set(received as f64);
+    gauge!("plc_cursor").set(committed as f64);
+    gauge!("plc_lag_operations").set((received - committed).max(0) as f64);
     gauge!("plc_caught_up").set(f64::from(u8::from(status.caught_up())));
     if let Some(lag) = status.lag(now) {
         gauge!("plc_lag_seconds").set(lag.as_secs_f64());
@@ -118,6 +134,37 @@ pub fn store(statistics: &Statistics) {
     gauge!("plc_store_refusals").set(refusals as f64);
     gauge!("plc_store_open_divergences").set(open_divergences as f64);
     gauge!("plc_store_bytes").set(bytes as f64);
+}
+
+/// States what the store's connections are doing.
+pub fn load(load: Load) {
+    let Load { busy, idle, waiting } = load;
+    for (state, connections) in [("busy", busy), ("idle", idle)] {
+        gauge!("plc_store_connections", "state" => state).set(connections as f64);
+    }
+    gauge!("plc_store_waiting").set(waiting as f64);
+}
+
+/// Counts lookups in a cache.
+pub fn cache(name: &'static str, hits: usize, misses: usize) {
+    for (outcome, lookups) in [("hit", hits), ("miss", misses)] {
+        counter!("plc_cache_lookups_total", "cache" => name, "outcome" => outcome)
+            .increment(lookups as u64);
+    }
+}
+
+/// States how the verifier found keys: one that has a table is not looked for among those kept.
+pub fn keys(lookups: KeyLookups) {
+    let KeyLookups { tables, kept, parsed } = lookups;
+    for (name, outcome, lookups) in [
+        ("tables", "hit", tables),
+        ("tables", "miss", kept + parsed),
+        ("keys", "hit", kept),
+        ("keys", "miss", parsed),
+    ] {
+        counter!("plc_cache_lookups_total", "cache" => name, "outcome" => outcome)
+            .absolute(lookups);
+    }
 }
 
 /// The statuses that are counted by themselves; the others are counted as `other`.

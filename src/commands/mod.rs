@@ -159,3 +159,33 @@ impl Cli {
 fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(command)
 }
+
+/// An error with its causes, but for those that are quoted already.
+pub fn sentence(error: &anyhow::Error) -> String {
+    let mut said = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !said.contains(&cause) {
+            said = format!("{said}: {cause}");
+        }
+    }
+    said
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let quoting = plc_replica::upstream::Dump::open("/nonexistent".as_ref()).err().unwrap();
+        let quoted = quoting.to_string();
+        assert!(quoted.contains("(os error 2)"), "{quoted}");
+        let error = anyhow::Error::new(quoting).context("import");
+        assert_eq!(sentence(&error), format!("import: {quoted}"));
+    }
+}

@@ -164,7 +164,12 @@ async fn open(url: &str, shutdown: &CancellationToken) -> anyhow::Result<Option<
     let mut said = false;
     loop {
         match Store::open(url).await {
-            Ok(store) => return Ok(Some(store)),
+            Ok(store) => {
+                if said {
+                    tracing::info!("the database is there");
+                }
+                return Ok(Some(store));
+            }
             Err(StoreError::Unavailable(reason)) => {
                 if !std::mem::replace(&mut said, true) {
                     tracing::warn!(
@@ -172,7 +177,7 @@ async fn open(url: &str, shutdown: &CancellationToken) -> anyhow::Result<Option<
                     );
                 }
             }
-            Err(error) => return Err(error).context("--database"),
+            Err(error) => return Err(error.into()),
         }
         tokio::select! {
             () = shutdown.cancelled() => return Ok(None),

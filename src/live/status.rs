@@ -33,10 +33,11 @@ impl Mode {
 }
 
 /// How far the store has come. Written by the follower, read by every answer, without a lock:
-/// each figure is read for itself, and all but the mode only ever rise.
+/// each figure is read for itself, and all but the mode and what was received only ever rise.
 #[derive(Debug)]
 pub struct Status {
     upstream: String,
+    received: AtomicI64,
     sequence: AtomicI64,
     last_operation: AtomicI64,
     last_word: AtomicI64,
@@ -55,6 +56,7 @@ impl Status {
         let caught_up_at = source.and_then(|source| source.caught_up_at);
         Status {
             upstream: upstream.trim_end_matches('/').to_owned(),
+            received: AtomicI64::new(source.map_or(0, |source| source.cursor)),
             sequence: AtomicI64::new(source.map_or(0, |source| source.cursor)),
             last_operation: AtomicI64::new(NEVER),
             last_word: AtomicI64::new(NEVER),
@@ -62,6 +64,12 @@ impl Status {
             mode: AtomicU8::new(Mode::Idle as u8),
             caught_up: AtomicBool::new(caught_up_at.is_some()),
         }
+    }
+
+    /// The upstream has sent everything up to this sequence number. Less than before when it is read
+    /// again from where the store is.
+    pub fn received(&self, sequence: i64) {
+        self.received.store(sequence, Ordering::Release);
     }
 
     /// A batch was committed: the cursor afterwards, and the latest `createdAt` in it.
@@ -97,6 +105,11 @@ impl Status {
     /// The last sequence number that is committed; 0 before the first.
     pub fn sequence(&self) -> i64 {
         self.sequence.load(Ordering::Acquire)
+    }
+
+    /// The last sequence number that was received.
+    pub fn received_sequence(&self) -> i64 {
+        self.received.load(Ordering::Acquire)
     }
 
     /// The latest `createdAt` that was committed since the start.

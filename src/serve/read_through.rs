@@ -10,11 +10,11 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use ::metrics::counter;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use lru::LruCache;
-use metrics::counter;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
@@ -25,6 +25,7 @@ use crate::store::StoredOperation;
 use crate::upstream::ExportClient;
 
 use super::Server;
+use crate::metrics;
 
 /// Requests to the upstream, sent or waiting for their turn. With the usual budget a turn comes
 /// every 2.4 s: more would only wait longer than a client does.
@@ -163,10 +164,12 @@ impl ReadThrough {
         let mut state = self.state();
         if let Some(until) = state.misses.get(&did) {
             if *until > Instant::now() {
+                metrics::cache("unknown-identities", 1, 0);
                 return Ok(Err(Fetched::Unknown));
             }
             state.misses.pop(&did);
         }
+        metrics::cache("unknown-identities", 0, 1);
         if let Some(fetching) = state.in_flight.get(&did) {
             return Ok(Ok(fetching.clone()));
         }

@@ -248,6 +248,17 @@ pub struct Statistics {
     pub bytes: u64,
 }
 
+/// What a store's connections are doing, for metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Connections with work under way.
+    pub busy: usize,
+    /// Connections that are kept open for the next work.
+    pub idle: usize,
+    /// Reads that wait for a connection.
+    pub waiting: usize,
+}
+
 /// The store, on one of its two backends. Cheap to clone: clones share their connections.
 ///
 /// Reads never wait for the writer, and the writer never waits for them.
@@ -441,6 +452,14 @@ impl Store {
     /// How much there is.
     pub async fn statistics(&self) -> Result<Statistics, StoreError> {
         backend!(self, store => store.statistics())
+    }
+
+    /// What the connections are doing at this moment. Waits for nothing.
+    pub fn load(&self) -> Load {
+        match self {
+            Store::Postgres(store) => store.load(),
+            Store::Sqlite(store) => store.load(),
+        }
     }
 
     // ── writing

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::assembly::{Assembly, Part, Prepared};
 use super::chains::{self, Chains};
 use crate::judge::{self, Candidate, Group, Place};
+use crate::metrics;
 use crate::plc::entry::{Received, Undecodable};
 use crate::plc::signature::Verifier;
 use crate::plc::{Cid, Did, Timestamp};
@@ -333,6 +334,7 @@ impl BatchJudge {
                 None => missing.push(*did),
             }
         }
+        metrics::cache("chains", groups.len() - missing.len(), missing.len());
         if missing.is_empty() {
             return Ok(());
         }

@@ -277,7 +277,8 @@ impl Follower {
             status: Arc::clone(&self.status),
             committed: committed_tx,
         };
-        let reader = Reader::new(self.client.clone(), cursor, last, events_tx);
+        let status = Arc::clone(&self.status);
+        let reader = Reader::new(self.client.clone(), cursor, last, events_tx, status);
         let reader = AbortOnDropHandle::new(tokio::spawn(reader.run()));
         let mut writer = AbortOnDropHandle::new(tokio::spawn(writer.run(prepared)));
         let renewal = self.keep_lease(lease);

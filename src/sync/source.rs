@@ -1,13 +1,14 @@
 //! Where batches come from: pages of the export until the present is near, then the stream, and
 //! back whenever the stream says so.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use metrics::{counter, gauge};
+use metrics::counter;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
-use crate::live::Mode;
+use crate::live::{Mode, Status};
 use crate::plc::Timestamp;
 use crate::upstream::{
     Backoff, Batch, ExportClient, Fetched, Origin, PagesAhead, Priority, Stream, UpstreamFault,
@@ -61,6 +62,7 @@ pub struct Gone;
 pub struct Reader {
     client: ExportClient,
     events: mpsc::Sender<Event>,
+    status: Arc<Status>,
     /// Last sequence number that was handed over.
     cursor: i64,
     backoff: Backoff,
@@ -83,11 +85,13 @@ impl Reader {
         cursor: i64,
         shared: Option<Shared>,
         events: mpsc::Sender<Event>,
+        status: Arc<Status>,
     ) -> Reader {
         let backoff = Backoff::new(client.limits());
         Reader {
             client,
             events,
+            status,
             cursor,
             backoff,
             said: None,
@@ -259,7 +263,7 @@ impl Reader {
     }
 
     async fn send(&self, event: Event) -> Result<(), Gone> {
-        gauge!("plc_received_cursor").set(self.cursor as f64);
+        self.status.received(self.cursor);
         self.events.send(event).await.map_err(|_| Gone)
     }
 }

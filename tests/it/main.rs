@@ -1,5 +1,6 @@
 //! Integration tests, one binary with a module a theme.
 
+mod alerts;
 mod audit;
 mod contract;
 mod crash;
@@ -14,6 +15,7 @@ mod resolution;
 mod serve;
 mod serve_stream;
 mod shared;
+mod sql;
 mod stories;
 mod upstream;
 mod vectors;

@@ -83,6 +83,22 @@ fn every_metric_is_described_once_set_somewhere_and_shown() {
 }
 
 #[test]
+fn every_metric_is_explained() {
+    let text = read(&ops("METRICS.md"));
+    let explained: BTreeSet<&str> =
+        text.lines().filter(|line| line.starts_with("| `plc_")).collect();
+    for (name, kind, meaning) in METRICS {
+        let kind = format!("{kind:?}").to_lowercase();
+        let is_its = |line: &&&str| {
+            line.starts_with(&format!("| `{name}` | {kind} |"))
+                && line.ends_with(&format!("| {meaning} |"))
+        };
+        assert!(explained.iter().any(|line| is_its(&line)), "{name}");
+    }
+    assert_eq!(explained.len(), METRICS.len());
+}
+
+#[test]
 fn every_alert_has_a_section_in_the_runbook_and_a_test() {
     let (alerts, runbook) = (read(&ops("prometheus/alerts.yml")), read(&ops("RUNBOOK.md")));
     let tests = read(&ops("prometheus/alerts_test.yml"));

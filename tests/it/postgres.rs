@@ -364,7 +364,7 @@ mod tests {
             client.query_one(sql, &[]).await.unwrap().get::<_, Option<String>>(0).unwrap()
         };
         let did = log[0].did.to_string();
-        assert_eq!(text("SELECT did FROM readable_operations LIMIT 1").await, did);
+        assert_eq!(text("SELECT did FROM history LIMIT 1").await, did);
         let back = format!(
             "SELECT DISTINCT encode(did, 'hex') FROM operations WHERE did = plc_did('{did}')"
         );
@@ -381,7 +381,7 @@ mod tests {
             r"did:plc:\000\303\251 {}, é \377"
         );
         let sql = "SELECT to_char(min(created_at) AT TIME ZONE 'UTC',
-            'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"') FROM readable_operations";
+            'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"') FROM history";
         assert_eq!(text(sql).await, log[0].created_at.to_string());
         client.batch_execute("SELECT * FROM readable_divergences").await.unwrap();
     }

@@ -93,4 +93,20 @@ pub trait Verifier: Send + Sync {
     ///
     /// [`UnsupportedKey`] when `key` is no key at all.
     fn verify(&self, key: &str, signed: &Signed) -> Result<bool, UnsupportedKey>;
+
+    /// How the keys so far were found; nothing from a verifier that keeps none.
+    fn lookups(&self) -> KeyLookups {
+        KeyLookups::default()
+    }
+}
+
+/// How often a key was found in which way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct KeyLookups {
+    /// It had a table of its multiples.
+    pub tables: u64,
+    /// It was kept from before.
+    pub kept: u64,
+    /// It was parsed.
+    pub parsed: u64,
 }

@@ -1,14 +1,14 @@
 //! The fast verifier.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use aws_lc_rs::digest::{Digest, SHA256};
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ParsedPublicKey};
 
 use super::cache::{KeyCache, KeyText};
 use super::hot::{HOT, HotKeys, TABLES};
-use super::{Signature, Signed, UnsupportedKey, Verifier};
+use super::{KeyLookups, Signature, Signed, UnsupportedKey, Verifier};
 use crate::plc::key::{Curve, PublicKey};
 
 /// Half of the order of P-256, rounded down: the greatest low S, big-endian.
@@ -34,6 +34,15 @@ pub enum Tables {
 pub struct NativeVerifier {
     keys: KeyCache<Met>,
     hot: Option<HotKeys>,
+    lookups: Lookups,
+}
+
+/// [`KeyLookups`] as they are counted.
+#[derive(Default)]
+struct Lookups {
+    tables: AtomicU64,
+    kept: AtomicU64,
+    parsed: AtomicU64,
 }
 
 /// A key that was met.
@@ -56,7 +65,7 @@ impl NativeVerifier {
     #[must_use]
     pub fn new(tables: Tables) -> NativeVerifier {
         let hot = (tables == Tables::On).then(|| HotKeys::new(TABLES));
-        NativeVerifier { keys: KeyCache::new(), hot }
+        NativeVerifier { keys: KeyCache::new(), hot, lookups: Lookups::default() }
     }
 }
 
@@ -66,10 +75,13 @@ impl Verifier for NativeVerifier {
         if let Some(hot) = &self.hot
             && let Some(verdict) = hot.verify(text, signed)
         {
+            self.lookups.tables.fetch_add(1, Ordering::Relaxed);
             return Ok(verdict);
         }
         let Signed { digest, signature, .. } = signed;
         let (parsed, times) = self.keys.with(text, || Met::new(key), Met::again);
+        let found = if times == 1 { &self.lookups.parsed } else { &self.lookups.kept };
+        found.fetch_add(1, Ordering::Relaxed);
         match parsed {
             Key::Unsupported => Err(UnsupportedKey),
             Key::P256(key) => Ok(verify_p256(&key, digest, signature)),
@@ -82,6 +94,13 @@ impl Verifier for NativeVerifier {
                 Ok(verify_k256(&key, digest, signature))
             }
         }
+    }
+
+    fn lookups(&self) -> KeyLookups {
+        let Lookups { tables, kept, parsed } = &self.lookups;
+        let [tables, kept, parsed] =
+            [tables, kept, parsed].map(|count| count.load(Ordering::Relaxed));
+        KeyLookups { tables, kept, parsed }
     }
 }
 

@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::phrases::{FORMS, Form, PHRASES, Then};
 use super::*;
 use crate::plc::json;
 
@@ -189,6 +190,33 @@ fn what_is_no_packed_operation_is_damage() {
     }
     let lengthened = [&[TOKENS][..], &[token::TEXT, 0xff, 0xff, 0xff, 0xff, 0xff]].concat();
     assert!(unpack(&lengthened, &interned).is_err());
+}
+
+/// The views for people unpack in SQL. A phrase that is added here is to be added there, by a
+/// migration of its own.
+#[test]
+fn the_phrases_of_the_sql_function_are_these() {
+    let sql = include_str!("../../../migrations/postgres/0002_readable.sql");
+    let phrases: Vec<String> = PHRASES
+        .iter()
+        .map(|phrase| format!("'\\x{}'", data_encoding::HEXLOWER.encode(phrase.bytes)))
+        .collect();
+    let form = |form: Form| FORMS.iter().position(|other| *other == form).unwrap() + 1;
+    let forms: Vec<String> = PHRASES
+        .iter()
+        .map(|phrase| match phrase.then {
+            Then::Nothing => "0".to_owned(),
+            Then::Form(then) => form(then).to_string(),
+            Then::Handle => (FORMS.len() + 1).to_string(),
+        })
+        .collect();
+    let stated = |start: &str, end: &str| -> String {
+        let from = sql.find(start).unwrap() + start.len();
+        let length = sql[from..].find(end).unwrap();
+        sql[from..from + length].split_whitespace().collect()
+    };
+    assert_eq!(stated("phrases CONSTANT bytea[] := ARRAY[", "]"), phrases.join(","));
+    assert_eq!(stated("forms CONSTANT int4[] := '{", "}'"), forms.join(","));
 }
 
 proptest! {

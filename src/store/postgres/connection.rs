@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::future::try_join_all;
@@ -31,6 +31,8 @@ pub(super) struct Server {
     config: Config,
     encryption: Encryption,
     away: AtomicBool,
+    /// Connections that are open.
+    open: Arc<AtomicUsize>,
 }
 
 impl Server {
@@ -50,7 +52,12 @@ impl Server {
             config.application_name("plc-replica");
         }
         config.keepalives_idle(PEER_TIMEOUT).tcp_user_timeout(PEER_TIMEOUT);
-        Ok(Server { config, encryption, away: AtomicBool::new(false) })
+        Ok(Server { config, encryption, away: AtomicBool::new(false), open: Arc::default() })
+    }
+
+    /// How many connections are open.
+    pub(super) fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
     }
 
     /// Connects, applies `settings` (SQL) and prepares `statements`. That the server is away, and
@@ -60,11 +67,7 @@ impl Server {
         settings: &str,
         statements: &[&[&'static str]],
     ) -> Result<Session, StoreError> {
-        let attempt = timeout(CONNECT_TIMEOUT, self.try_connect(settings, statements)).await;
-        let result = attempt.unwrap_or_else(|_| {
-            let seconds = CONNECT_TIMEOUT.as_secs();
-            Err(StoreError::Unavailable(format!("no connection within {seconds} s")))
-        });
+        let result = self.connect_once(settings, statements).await;
         match &result {
             Ok(_) if self.away.swap(false, Ordering::Relaxed) => {
                 tracing::info!("the database is back");
@@ -77,6 +80,19 @@ impl Server {
         result
     }
 
+    /// The same, and nothing is logged.
+    pub(super) async fn connect_once(
+        &self,
+        settings: &str,
+        statements: &[&[&'static str]],
+    ) -> Result<Session, StoreError> {
+        let attempt = timeout(CONNECT_TIMEOUT, self.try_connect(settings, statements)).await;
+        attempt.unwrap_or_else(|_| {
+            let seconds = CONNECT_TIMEOUT.as_secs();
+            Err(StoreError::Unavailable(format!("no connection within {seconds} s")))
+        })
+    }
+
     async fn try_connect(
         &self,
         settings: &str,
@@ -86,13 +102,13 @@ impl Server {
             None => {
                 let (client, connection) =
                     self.config.connect(NoTls).await.map_err(connect_error)?;
-                tokio::spawn(drive(connection));
+                tokio::spawn(drive(connection, Arc::clone(&self.open)));
                 client
             }
             Some(connector) => {
                 let (client, connection) =
                     self.config.connect(connector).await.map_err(connect_error)?;
-                tokio::spawn(drive(connection));
+                tokio::spawn(drive(connection, Arc::clone(&self.open)));
                 client
             }
         };
@@ -107,10 +123,15 @@ impl Server {
 }
 
 /// Runs a connection to its end, which its client notices by itself.
-async fn drive(connection: impl Future<Output = Result<(), tokio_postgres::Error>>) {
+async fn drive(
+    connection: impl Future<Output = Result<(), tokio_postgres::Error>>,
+    open: Arc<AtomicUsize>,
+) {
+    open.fetch_add(1, Ordering::Relaxed);
     if let Err(error) = connection.await {
         tracing::debug!("a connection to the database ended: {error}");
     }
+    open.fetch_sub(1, Ordering::Relaxed);
 }
 
 /// A connection with its prepared statements. Requests are pipelined: any number may wait for
@@ -209,6 +230,13 @@ impl Link {
                 Err(error)
             }
         }
+    }
+
+    /// Whether somebody is using the session, or it is being made.
+    pub(super) fn is_busy(&self) -> bool {
+        self.state.try_lock().map_or(true, |state| {
+            state.session.as_ref().is_some_and(|session| Arc::strong_count(session) > 1)
+        })
     }
 
     /// The session, which then is not shared until it is given back: if it is dropped, the server

@@ -49,6 +49,11 @@ impl<T: Send + 'static> Gatherer<T> {
         Gatherer { queue }
     }
 
+    /// Lookups that no task has taken yet.
+    pub(super) fn waiting(&self) -> usize {
+        self.queue.max_capacity() - self.queue.capacity()
+    }
+
     pub(super) async fn lookup(&self, did: Did) -> Result<T, StoreError> {
         let (answer, answered) = oneshot::channel();
         self.queue.try_send((did, answer)).map_err(|error| {

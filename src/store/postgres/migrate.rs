@@ -8,8 +8,10 @@ use crate::store::StoreError;
 
 /// Applied in this order, each once, each in a transaction. A released file is never edited:
 /// its digest is recorded in every database that it was applied to.
-const MIGRATIONS: [(&str, &str); 1] =
-    [("0001_log", include_str!("../../../migrations/postgres/0001_log.sql"))];
+const MIGRATIONS: [(&str, &str); 2] = [
+    ("0001_log", include_str!("../../../migrations/postgres/0001_log.sql")),
+    ("0002_readable", include_str!("../../../migrations/postgres/0002_readable.sql")),
+];
 
 /// Number of the advisory lock that one process at a time holds while it migrates: "plc" in ASCII.
 const LOCK: i64 = 0x70_6c_63;
@@ -17,11 +19,11 @@ const LOCK: i64 = 0x70_6c_63;
 /// Applies what is missing. A crash at any point leaves whole migrations behind, and the next
 /// start goes on from there.
 pub(super) async fn migrate(client: &Client) -> Result<(), StoreError> {
-    // A lock of the session: it is gone with the connection, however that ends.
+    // A lock of the session: it is gone with the connection, which nobody uses after an error.
     client.query_one("SELECT pg_advisory_lock($1)", &[&LOCK]).await.map_err(query_error)?;
-    let result = apply(client).await;
+    apply(client).await?;
     client.query_one("SELECT pg_advisory_unlock($1)", &[&LOCK]).await.map_err(query_error)?;
-    result
+    Ok(())
 }
 
 async fn apply(client: &Client) -> Result<(), StoreError> {

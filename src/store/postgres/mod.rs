@@ -24,7 +24,7 @@ use self::gather::Gatherer;
 use self::read::{Heads, Histories};
 use self::strings::Strings;
 use self::write::Writer;
-use super::{StoreError, StoredOperation};
+use super::{Load, StoreError, StoredOperation};
 
 /// Connections for lookups, each with one query of gathered lookups at a time. Two keep a core of
 /// the server busy while the answers of the other are taken apart.
@@ -44,6 +44,8 @@ pub struct Postgres {
     ingest: Arc<Link>,
     /// Everything else that is read, but lookups.
     pages: Arc<Turns>,
+    /// The connections of the two that follow.
+    lookups: Arc<[Arc<Link>]>,
     heads: Arc<Gatherer<Option<StoredOperation>>>,
     histories: Arc<Gatherer<Vec<StoredOperation>>>,
     strings: Arc<Strings>,
@@ -60,14 +62,14 @@ impl Postgres {
     /// Connects, and brings the schema up to date.
     pub async fn open(url: &str) -> Result<Postgres, StoreError> {
         let server = Arc::new(Server::new(url)?);
-        let session = server.connect(MIGRATION_SETTINGS, &[]).await?;
+        let session = server.connect_once(MIGRATION_SETTINGS, &[]).await?;
         migrate::migrate(&session.client).await?;
         drop(session);
 
         let link = |statements| Arc::new(Link::new(server.clone(), read::SETTINGS, statements));
         let ingest = link(&[read::STATEMENTS, strings::STATEMENTS]);
         let pages = Turns::new((0..PAGE_CONNECTIONS).map(|_| link(&[read::STATEMENTS])));
-        let lookups: Vec<_> =
+        let lookups: Arc<[_]> =
             (0..LOOKUP_CONNECTIONS).map(|_| link(&[read::LOOKUP_STATEMENTS])).collect();
         let strings = Arc::new(Strings::new(ingest.clone()));
         let of_lookups = || lookups.iter().map(|link| (link.clone(), strings.clone()));
@@ -77,11 +79,26 @@ impl Postgres {
             writer: Arc::new(Writer::new(server.clone(), strings.clone())),
             ingest,
             pages: Arc::new(pages),
+            lookups,
             heads: Arc::new(Gatherer::start(heads)),
             histories: Arc::new(Gatherer::start(histories)),
             strings,
             server,
         })
+    }
+}
+
+impl Postgres {
+    /// See [`crate::store::Store::load`].
+    pub fn load(&self) -> Load {
+        let links = self.pages.links.iter().chain(&*self.lookups).chain([&self.ingest]);
+        let reading = links.filter(|link| link.is_busy()).count();
+        let busy = reading + usize::from(self.writer.is_busy());
+        Load {
+            busy,
+            idle: self.server.open().saturating_sub(busy),
+            waiting: self.heads.waiting() + self.histories.waiting(),
+        }
     }
 }
 

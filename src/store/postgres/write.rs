@@ -95,6 +95,11 @@ impl Writer {
         }
     }
 
+    /// Whether somebody is writing.
+    pub(super) fn is_busy(&self) -> bool {
+        self.turn.try_lock().is_err()
+    }
+
     /// The source, read so that a commit of unknown outcome is over; `None` when there is none in
     /// doubt and any connection will do.
     pub(super) async fn source_after_doubt(&self) -> Result<Option<Option<Source>>, StoreError> {

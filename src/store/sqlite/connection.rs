@@ -1,6 +1,7 @@
 //! Connections: their settings, the tables, and those that read.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -36,6 +37,14 @@ const MAX_IDLE: usize = 16;
 
 /// Opens the connection that writes, creating the database and its tables where they are missing.
 pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(missing) = folder.filter(|folder| !folder.is_dir()) {
+        return Err(StoreError::Unusable(format!(
+            "there is no folder {} for the database {}",
+            missing.display(),
+            path.display()
+        )));
+    }
     let mut connection =
         open(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
     connection.pragma_update(None, "page_size", PAGE_SIZE)?;
@@ -103,11 +112,13 @@ fn version(connection: &Connection) -> Result<usize, StoreError> {
 pub(super) struct Readers {
     path: PathBuf,
     idle: Mutex<Vec<Connection>>,
+    /// Connections that are lent.
+    lent: AtomicUsize,
 }
 
 impl Readers {
     pub(super) fn new(path: PathBuf) -> Readers {
-        Readers { path, idle: Mutex::default() }
+        Readers { path, idle: Mutex::default(), lent: AtomicUsize::new(0) }
     }
 
     /// Lends a connection for a read that ends its transaction itself.
@@ -120,7 +131,9 @@ impl Readers {
             Some(connection) => connection,
             None => self.connect()?,
         };
+        self.lent.fetch_add(1, Ordering::Relaxed);
         let result = read(&connection);
+        self.lent.fetch_sub(1, Ordering::Relaxed);
         // One that failed may have hit a file that was replaced: a new one sees what is there now.
         if result.is_ok() {
             let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
@@ -129,6 +142,12 @@ impl Readers {
             }
         }
         result
+    }
+
+    /// How many connections are lent, and how many are kept for the next read.
+    pub(super) fn lent_and_idle(&self) -> (usize, usize) {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).len();
+        (self.lent.load(Ordering::Relaxed), idle)
     }
 
     fn connect(&self) -> Result<Connection, StoreError> {

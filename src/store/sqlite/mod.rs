@@ -20,7 +20,7 @@ mod tests;
 mod write;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Semaphore;
@@ -45,6 +45,8 @@ struct Shared {
     path: PathBuf,
     readers: Readers,
     long_reads: Semaphore,
+    /// Reads of many rows that wait for their turn.
+    waiting: AtomicUsize,
     writer: Mutex<Writer>,
     /// Whether the writer holds the lease, so that nobody else changes the database.
     following: AtomicBool,
@@ -68,6 +70,7 @@ impl Sqlite {
                 shared: Arc::new(Shared {
                     readers: Readers::new(path.clone()),
                     long_reads: Semaphore::new(MAX_LONG_READS),
+                    waiting: AtomicUsize::new(0),
                     writer: Mutex::new(writer),
                     following: AtomicBool::new(false),
                     recent: Recent::default(),

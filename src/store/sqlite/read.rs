@@ -1,7 +1,7 @@
 //! Lookups: of identities, and of what is kept beside them.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Params, Row};
@@ -12,7 +12,7 @@ use super::rows::{self, divergence_columns, operation_columns, refusal_columns};
 use super::{Shared, Sqlite, blocking};
 use crate::plc::{Cid, Did};
 use crate::store::{
-    Source, Statistics, StoreError, StoredDivergence, StoredOperation, StoredRefusal,
+    Load, Source, Statistics, StoreError, StoredDivergence, StoredOperation, StoredRefusal,
 };
 
 /// A row for each entry of the index, if need be of nothing but nulls.
@@ -241,6 +241,22 @@ fn not_under(sequence: i64) -> StoreError {
     damaged(format!("operation {sequence}"), "a DID that is not the one it is indexed under")
 }
 
+/// Counts one who waits, until it is dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Waiting<'_> {
+    fn new(count: &AtomicUsize) -> Waiting<'_> {
+        count.fetch_add(1, Ordering::Relaxed);
+        Waiting(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Sqlite {
     /// Runs a read of many rows apart from the server's threads.
     pub(super) async fn long_read<T: Send + 'static>(
@@ -249,8 +265,22 @@ impl Sqlite {
     ) -> Result<T, StoreError> {
         let shared = Arc::clone(&self.shared);
         // Never closed: the error cannot be, and would do no harm.
+        let waiting = Waiting::new(&self.shared.waiting);
         let _turn = self.shared.long_reads.acquire().await.ok();
+        drop(waiting);
         blocking(move || read(&shared)).await
+    }
+
+    /// See [`crate::store::Store::load`].
+    pub fn load(&self) -> Load {
+        let (lent, idle) = self.shared.readers.lent_and_idle();
+        // The connection that writes is always open.
+        let writing = usize::from(self.shared.writer.try_lock().is_err());
+        Load {
+            busy: lent + writing,
+            idle: idle + 1 - writing,
+            waiting: self.shared.waiting.load(Ordering::Relaxed),
+        }
     }
 
     /// See [`crate::store::Store::source`].

@@ -212,7 +212,7 @@ async fn damage_is_said_of_the_identity_that_it_may_concern() {
 async fn a_file_that_is_not_ours_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let absent = Sqlite::open(&folder.path().join("absent/plc.db")).await;
-    assert!(matches!(absent, Err(StoreError::Unavailable(_))), "{absent:?}");
+    assert!(matches!(absent, Err(StoreError::Unusable(_))), "{absent:?}");
 
     let store = open(&folder).await;
     store.shared.writer().connection().pragma_update(None, "user_version", 1000).unwrap();
