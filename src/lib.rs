@@ -17,6 +17,7 @@ pub mod upstream;
 pub mod store;
 
 pub mod live;
+pub mod index;
 pub mod sync;
 
 pub mod audit;

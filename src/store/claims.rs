@@ -70,6 +70,15 @@ pub fn pairs<'a>(
     Ok(pairs)
 }
 
+/// The pairs of what a commit adds to the index by itself: of operations without a number, and of
+/// those up to one.
+pub(super) fn pairs_up_to(
+    operations: &[StoredOperation],
+    to: i64,
+) -> Result<Vec<i64>, StoreError> {
+    pairs(operations.iter().filter(|new| new.sequence.is_none_or(|sequence| sequence <= to)))
+}
+
 /// The pairs of a value are all numbers between two; those after a DID begin with the one that it
 /// may share with others.
 pub(super) fn range(value: &Value<'_>, after: Option<&Did>) -> (i64, i64) {

@@ -1,6 +1,7 @@
 //! Integration tests, one binary with a module a theme.
 
 mod audit;
+mod claims;
 mod contract;
 mod crash;
 mod explorer;

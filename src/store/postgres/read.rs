@@ -57,6 +57,13 @@ const EXPORT_BY_SEQUENCE: &str = concat!(
     " FROM operations WHERE sequence > $1 ORDER BY sequence LIMIT $2"
 );
 
+pub(super) const UNNUMBERED: &str = concat!(
+    "SELECT did, ",
+    operation_columns!(),
+    " FROM operations WHERE sequence IS NULL AND (did, created_at) > ($1, $2)
+        ORDER BY did, created_at LIMIT $3"
+);
+
 /// By the index's 66 seconds, and by time within them. With everything of the last millisecond,
 /// because the order within one is that of the CIDs, which the database does not know.
 const EXPORT_BY_TIME: &str = concat!(
@@ -148,6 +155,7 @@ pub(super) const LOOKUP_STATEMENTS: &[&str] = &[HEADS, HISTORIES_OF_PLACES];
 pub(super) const STATEMENTS: &[&str] = &[
     HISTORIES,
     EXPORT_BY_SEQUENCE,
+    UNNUMBERED,
     EXPORT_BY_TIME,
     LAST_SEQUENCE,
     LATEST,
@@ -328,11 +336,11 @@ impl Postgres {
     }
 
     /// A connection for pages: each in turn.
-    async fn pages(&self) -> Result<Arc<Session>, StoreError> {
+    pub(super) async fn pages(&self) -> Result<Arc<Session>, StoreError> {
         self.pages.next().session().await
     }
 
-    async fn operations(
+    pub(super) async fn operations(
         &self,
         sql: &'static str,
         parameters: &[&(dyn ToSql + Sync)],

@@ -477,7 +477,7 @@ impl Sqlite {
 
 /// The DID of an operation of the index. Of one that has another, or none, it is the last DID
 /// that there can be under its prefix: asking for its history tells of the damage.
-fn did_of(connection: &Connection, &(prefix, sequence): &Entry) -> Result<Did, StoreError> {
+pub(super) fn did_of(connection: &Connection, &(prefix, sequence): &Entry) -> Result<Did, StoreError> {
     let mut statement = connection.prepare_cached(DID_OF)?;
     let mut rows = statement.query([sequence])?;
     let did = match rows.next()? {
