@@ -16,8 +16,8 @@ pub mod upstream;
 
 pub mod store;
 
-pub mod live;
 pub mod index;
+pub mod live;
 pub mod sync;
 
 pub mod audit;

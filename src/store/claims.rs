@@ -72,10 +72,7 @@ pub fn pairs<'a>(
 
 /// The pairs of what a commit adds to the index by itself: of operations without a number, and of
 /// those up to one.
-pub(super) fn pairs_up_to(
-    operations: &[StoredOperation],
-    to: i64,
-) -> Result<Vec<i64>, StoreError> {
+pub(super) fn pairs_up_to(operations: &[StoredOperation], to: i64) -> Result<Vec<i64>, StoreError> {
     pairs(operations.iter().filter(|new| new.sequence.is_none_or(|sequence| sequence <= to)))
 }
 

@@ -249,6 +249,10 @@ pub struct Statistics {
     pub open_divergences: u64,
     /// Bytes that the database takes on disk, indexes included.
     pub bytes: u64,
+    /// How far the index of claims is; none where there is no such index.
+    pub claims: Option<ClaimsIndex>,
+    /// Bytes of it; about, on SQLite, which does not know them without reading it all.
+    pub claims_bytes: u64,
 }
 
 /// The store, on one of its two backends. Cheap to clone: clones share their connections.

@@ -2,19 +2,28 @@
 //! scan of the log.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use plc_replica::fsck;
 use plc_replica::generate::Generated;
 use plc_replica::generate::builder::Story;
+use plc_replica::live::Feed;
 use plc_replica::plc::claim::{Kind, Value, claims};
+use plc_replica::plc::signature::PlainVerifier;
 use plc_replica::plc::{Did, Operation, Timestamp};
+use plc_replica::serve::ServeSettings;
 use plc_replica::store::claims::pairs;
 use plc_replica::store::{Commit, Lease, Store, StoredOperation};
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha20Rng;
+use serde_json::{Value as Json, json};
 
-use crate::follow::places;
+use crate::fake_upstream::FakeUpstream;
+use crate::follow::{lives_with_attacks, places};
+use crate::replica::Replica;
 
 const UPSTREAM: &str = "https://plc.example";
 
@@ -34,8 +43,7 @@ fn stored(entry: &Generated) -> StoredOperation {
 fn told(seed: u64, identities: usize) -> Vec<StoredOperation> {
     let mut story = Story::seeded(seed);
     let host = |n: usize| format!("https://pds{}.example.com", n % 3);
-    let told: Vec<_> =
-        (0..identities).map(|n| story.create().host(&host(n)).accepted()).collect();
+    let told: Vec<_> = (0..identities).map(|n| story.create().host(&host(n)).accepted()).collect();
     for (n, identity) in told.iter().enumerate() {
         story.update(identity).host(&host(n + 1)).accepted();
         story.update(identity).handle(&format!("moved{n}.example.com")).accepted();
@@ -245,6 +253,266 @@ async fn nothing_is_passed_over() {
             assert!(store.claims_index().await.unwrap().unwrap().is_complete());
             assert_index(&store).await;
             assert_found(&store).await;
+        }
+    }
+}
+
+/// Operations that come late, into the part of the log that the builder is reading just then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_builder_and_a_follower_at_once() {
+    for place in places().await {
+        let store = Store::open(&place.url).await.unwrap();
+        let (lease, _) = store.follow(UPSTREAM).await.unwrap();
+        store.keep_claims().await.unwrap();
+        let mut operations = told(81, 80);
+        operations.shuffle(&mut ChaCha20Rng::seed_from_u64(81));
+        let building = tokio::spawn({
+            let store = store.clone();
+            async move {
+                loop {
+                    store.build_claims(100).await.unwrap();
+                }
+            }
+        });
+        for operation in operations {
+            let operations = vec![operation];
+            commit(&store, &lease, Commit { operations, ..Commit::default() }).await;
+        }
+        building.abort();
+        assert!(building.await.unwrap_err().is_cancelled());
+        assert_index(&store).await;
+        build(&store, 5, 1000).await;
+        assert!(store.claims_index().await.unwrap().unwrap().is_complete());
+        assert_index(&store).await;
+    }
+}
+
+/// What is found to be wrong with the index. The story's times of receipt and signers are not those
+/// of a follower, which is told as well.
+async fn damages(store: &Store) -> usize {
+    let mut damages = Vec::new();
+    fsck::check(store, &PlainVerifier, |damage| damages.push(damage), |_| ()).await.unwrap();
+    damages.iter().filter(|damage| damage.reason.contains("index of claims")).count()
+}
+
+/// Asks for JSON.
+async fn ask(replica: &Replica, path: &str) -> (u16, Json) {
+    let answer = replica.get(path).await;
+    (answer.status, serde_json::from_slice(&answer.body).unwrap())
+}
+
+/// `(did, role, from, until, nullified)` of each claim.
+fn rows(body: &Json) -> Vec<(String, String, String, Option<String>, bool)> {
+    let text = |claim: &Json, name: &str| claim[name].as_str().map(str::to_owned);
+    let row = |claim: &Json| {
+        let from = text(claim, "from").unwrap();
+        let (did, role) = (text(claim, "did").unwrap(), text(claim, "role").unwrap());
+        (did, role, from, text(claim, "until"), claim["nullified"].as_bool().unwrap())
+    };
+    body["claims"].as_array().unwrap().iter().map(row).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_are_looked_up_with_their_times() {
+    let mut story = Story::seeded(71);
+    let (thief, recovery) = (story.k256(), story.recovery.clone());
+    let alice = story.create().handle("Alice.example.com").accepted();
+    let moved = story.update(&alice).host("https://PDS2.example.com/x").accepted();
+    let stolen = story.update(&alice).rotation_keys([&thief]).accepted();
+    story.update(&alice).signed_by(&thief).handle("bob.example.com").accepted();
+    let back = story.after(&moved).signed_by(&recovery).just_in_time_for(&stolen).accepted();
+    let bob = story.create().handle("bob.example.com").accepted();
+    let renamed = story.update(&bob).handle("robert.example.com").accepted();
+    let by = back.created_at;
+    let operations: Vec<_> = story
+        .log()
+        .iter()
+        .map(|told| StoredOperation {
+            nullified_by: told.nullified_in_the_end.then_some(by),
+            ..stored(told)
+        })
+        .collect();
+    for place in places().await {
+        let mut replica =
+            Replica::start_at(&place.url, ServeSettings::default(), Feed::new()).await;
+        let (status, body) = ask(&replica, "/_lookup?handle=alice.example.com").await;
+        assert_eq!(status, 501);
+        assert!(body["message"].as_str().unwrap().contains("--index"), "{body}");
+        let page = replica.get("/explore?q=alice.example.com").await;
+        assert!(page.status == 404 && page.text().contains("--index"), "{}", page.text());
+
+        replica.commit(operations[..3].to_vec()).await;
+        replica.state.store.keep_claims().await.unwrap();
+        let (status, body) = ask(&replica, "/_lookup?handle=alice.example.com").await;
+        assert_eq!((status, &body["complete"], &body["sequence"]), (200, &json!(false), &json!(0)));
+        let page = replica.get("/explore?q=nobody.example.com").await;
+        assert!(page.status == 404 && page.text().contains("being built"));
+        build(&replica.state.store, 2, 1000).await;
+        replica.commit(operations[3..].to_vec()).await;
+
+        let (status, body) = ask(&replica, "/_lookup?handle=@ALICE.example.com").await;
+        assert_eq!(status, 200);
+        assert_eq!(
+            body,
+            json!({
+                "complete": true, "sequence": 7, "next": null,
+                "claims": [{
+                    "did": alice.did, "kind": "handle", "value": "alice.example.com",
+                    "role": "alsoKnownAs/0", "from": alice.created_at.to_string(), "until": null,
+                    "cid": alice.cid, "nullified": false,
+                }],
+            })
+        );
+        let bobs = |current: &str| format!("/_lookup?handle=bob.example.com{current}");
+        let (_, body) = ask(&replica, &bobs("")).await;
+        let mut found = rows(&body);
+        found.sort_by_key(|row| row.2.clone());
+        let at = |told: &Generated| told.created_at.clone();
+        let role = || "alsoKnownAs/0".to_owned();
+        let thieving = &story.log()[3];
+        assert_eq!(
+            found,
+            [
+                (alice.did.clone(), role(), at(thieving), Some(back.created_at.to_string()), true),
+                (
+                    bob.did.clone(),
+                    role(),
+                    bob.created_at.to_string(),
+                    Some(renamed.created_at.to_string()),
+                    false
+                ),
+            ]
+        );
+        assert_eq!(rows(&ask(&replica, &bobs("&current=true")).await.1).len(), 0);
+        assert_eq!(rows(&ask(&replica, &bobs("&current=false")).await.1).len(), 2);
+        let (_, body) = ask(&replica, "/_lookup?host=https://pds2.example.com&current=true").await;
+        assert_eq!(rows(&body).len(), 1);
+        let (_, body) = ask(&replica, &format!("/_lookup?key={}", thief.did_key())).await;
+        assert_eq!(rows(&body)[0].1, "rotationKeys/0");
+        // Page by page: each identity once.
+        let key = recovery.did_key();
+        let (mut dids, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let path = format!("/_lookup?key={key}&limit=1{cursor}");
+            let (_, body) = ask(&replica, &path).await;
+            dids.extend(rows(&body).into_iter().map(|row| row.0));
+            match body["next"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => break,
+            }
+        }
+        dids.dedup();
+        let mut both = vec![alice.did.clone(), bob.did.clone()];
+        both.sort_by_key(|did| did.parse::<Did>().unwrap());
+        assert_eq!(dids, both);
+
+        for bad in [
+            "",
+            "?handle=a&host=b",
+            "?handle=at://",
+            "?handle=a&handle=b",
+            "?handle=a&limit=0",
+            "?handle=a&limit=x",
+            "?handle=a&cursor=x",
+            "?handle=a&current=x",
+        ] {
+            let (status, body) = ask(&replica, &format!("/_lookup{bad}")).await;
+            assert_eq!(status, 400, "{bad}: {body}");
+        }
+
+        let page = replica.get("/explore?q=bob.example.com").await;
+        assert_eq!(page.status, 200);
+        let text = page.text();
+        assert!(text.contains("Once claimed as a handle") && text.contains("nullified"), "{text}");
+        assert!(text.contains(&format!("/explore/{}", bob.did)));
+        let page = replica.get("/explore?q=pds.example.com").await;
+        let now = page.text().find("Named as the host").unwrap();
+        assert!(now < page.text().find("Once named as the host").unwrap());
+        let page = replica.get("/explore?q=%3Cscript%3E%22").await;
+        assert!(page.status == 404 && page.text().contains("Nobody claims that"));
+        assert!(!page.text().contains("<script"));
+        assert_eq!(replica.get("/").await.status, 200);
+        assert_eq!(damages(&replica.state.store).await, 0);
+        // A row that is gone is a claim that is not found.
+        let sql = "DELETE FROM claims WHERE pair = (SELECT max(pair) FROM claims)";
+        match place.url.strip_prefix("sqlite://") {
+            Some(path) => rusqlite::Connection::open(path).unwrap().execute_batch(sql).unwrap(),
+            None => {
+                let (client, connection) =
+                    tokio_postgres::connect(&place.url, tokio_postgres::NoTls).await.unwrap();
+                tokio::spawn(connection);
+                client.batch_execute(sql).await.unwrap();
+            }
+        }
+        assert!(damages(&replica.state.store).await > 0);
+    }
+}
+
+/// A replica as a process of its own.
+fn serve(url: &str, upstream: &str, index: &str) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_plc-replica"))
+        .args(["serve", "--listen", "127.0.0.1:0", "--upstream-requests-per-minute", "0"])
+        .args(["--audit-requests-per-minute", "0", "--read-through", "off", "--log", "error"])
+        .args(["--database", url, "--upstream", upstream])
+        .env("PLC_INDEX", index)
+        .spawn()
+        .unwrap()
+}
+
+async fn wait_for(store: &Store, cursor: i64, indexed: bool) {
+    let begun = Instant::now();
+    loop {
+        let source = store.source().await.unwrap();
+        let index = store.claims_index().await.unwrap();
+        let complete = index.is_some_and(|index| index.is_complete());
+        if source.is_some_and(|source| source.cursor >= cursor) && complete >= indexed {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "not there within a minute: {index:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// One that has kept an index from the beginning; and one that had none, then one, and was killed
+/// again and again: both have what a scan of the log says.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_survives_its_process() {
+    let log = lives_with_attacks(72, 400);
+    let last = log.last().unwrap().seq;
+    for (calm, killed) in places().await.into_iter().zip(places().await) {
+        let upstream = FakeUpstream::start([]).await;
+        let mut telling = log.iter().cloned();
+        let mut steady = serve(&calm.url, &upstream.url(), "on");
+        upstream.append_all(telling.by_ref().take(100));
+        let stores =
+            [Store::open(&calm.url).await.unwrap(), Store::open(&killed.url).await.unwrap()];
+        let mut without = serve(&killed.url, &upstream.url(), "off");
+        wait_for(&stores[1], 50, false).await;
+        without.kill().unwrap();
+        without.wait().unwrap();
+        for kill in 0..4 {
+            let index = if kill == 2 { "off" } else { "on" };
+            let mut child = serve(&killed.url, &upstream.url(), index);
+            upstream.append_all(telling.by_ref().take(40));
+            tokio::time::sleep(Duration::from_millis(300 + 400 * kill)).await;
+            child.kill().unwrap();
+            child.wait().unwrap();
+            assert_index(&stores[1]).await;
+        }
+        upstream.append_all(telling);
+        let mut finished = serve(&killed.url, &upstream.url(), "on");
+        let mut pairs = Vec::new();
+        for store in &stores {
+            // What is refused at the end moves the cursor too.
+            wait_for(store, last, true).await;
+            assert_index(store).await;
+            assert_found(store).await;
+            pairs.push(store.claims_index().await.unwrap().unwrap().pairs);
+        }
+        assert_eq!(pairs[0], pairs[1]);
+        for child in [&mut steady, &mut finished] {
+            Command::new("kill").arg(child.id().to_string()).status().unwrap();
+            assert!(child.wait().unwrap().success());
         }
     }
 }

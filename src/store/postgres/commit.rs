@@ -6,15 +6,15 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use futures::{TryFutureExt, try_join};
 use sha2::{Digest, Sha256};
-use tokio_postgres::{CopyInSink, Row};
 use tokio_postgres::types::ToSql;
+use tokio_postgres::{CopyInSink, Row};
 
 use super::Postgres;
 use super::connection::Session;
 use super::copy::{COPY, copy};
 use super::error::query_error;
-use super::{claims, rows};
 use super::write::LEASE;
+use super::{claims, rows};
 use crate::plc::{Cid, Did, Timestamp};
 use crate::store::codec::{Packer, is_genesis};
 use crate::store::{

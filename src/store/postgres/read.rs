@@ -146,7 +146,8 @@ const STATISTICS: &str = "SELECT
     coalesce((SELECT identities FROM sources), 0),
     (SELECT count(*) FROM refusals WHERE accepted_at IS NULL),
     (SELECT count(*) FROM divergences WHERE closed_at IS NULL),
-    pg_database_size(current_database())";
+    pg_database_size(current_database()),
+    pg_total_relation_size('claims')";
 
 /// What the connections for lookups prepare.
 pub(super) const LOOKUP_STATEMENTS: &[&str] = &[HEADS, HISTORIES_OF_PLACES];
@@ -332,6 +333,8 @@ impl Postgres {
             refusals: number(2)?,
             open_divergences: number(3)?,
             bytes: number(4)?,
+            claims: self.claims_index().await?,
+            claims_bytes: number(5)?,
         })
     }
 

@@ -94,6 +94,16 @@ impl Shared {
         Ok(())
     }
 
+    pub(super) fn claims_index(&self) -> Result<Option<ClaimsIndex>, StoreError> {
+        let found = self.readers.with(index)?;
+        Ok(found.map(|(claimed, highest, pairs)| ClaimsIndex {
+            sequence: claimed.max(0),
+            highest: highest.max(0),
+            begun: claimed >= 0 || claimed >= highest,
+            pairs: pairs.unsigned_abs(),
+        }))
+    }
+
     fn keep_claims(&self) -> Result<(), StoreError> {
         self.keeps_claims.store(true, Ordering::Release);
         let mut writer = self.writer();
@@ -158,9 +168,8 @@ impl Shared {
         limit: usize,
     ) -> Result<Claimants, StoreError> {
         let parameters = (range.0, range.1, limit as i64);
-        let pairs: Vec<i64> = self
-            .readers
-            .with(|connection| all(connection, PAIRS, parameters, |row| row.get(0)))?;
+        let pairs: Vec<i64> =
+            self.readers.with(|connection| all(connection, PAIRS, parameters, |row| row.get(0)))?;
         let prefixes: Vec<Prefix> =
             pairs.iter().map(|&pair| Prefix::of(&claims::dids(pair).0)).collect();
         let mut dids = self.with_recent(
@@ -209,13 +218,7 @@ impl Sqlite {
 
     /// See [`crate::store::Store::claims_index`].
     pub async fn claims_index(&self) -> Result<Option<ClaimsIndex>, StoreError> {
-        let found = self.shared.readers.with(index)?;
-        Ok(found.map(|(claimed, highest, pairs)| ClaimsIndex {
-            sequence: claimed.max(0),
-            highest: highest.max(0),
-            begun: claimed >= 0 || claimed >= highest,
-            pairs: pairs.unsigned_abs(),
-        }))
+        self.shared.claims_index()
     }
 
     /// See [`crate::store::Store::claimants`].
