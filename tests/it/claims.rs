@@ -260,30 +260,36 @@ async fn nothing_is_passed_over() {
 /// Operations that come late, into the part of the log that the builder is reading just then.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_builder_and_a_follower_at_once() {
-    for place in places().await {
-        let store = Store::open(&place.url).await.unwrap();
-        let (lease, _) = store.follow(UPSTREAM).await.unwrap();
-        store.keep_claims().await.unwrap();
-        let mut operations = told(81, 80);
-        operations.shuffle(&mut ChaCha20Rng::seed_from_u64(81));
-        let building = tokio::spawn({
-            let store = store.clone();
-            async move {
-                loop {
-                    store.build_claims(100).await.unwrap();
+    let mut operations = told(81, 500);
+    for seed in 0..8 {
+        operations.shuffle(&mut ChaCha20Rng::seed_from_u64(seed));
+        let (early, late) = operations.split_at(operations.len() - 60);
+        for place in places().await {
+            let store = Store::open(&place.url).await.unwrap();
+            let (lease, _) = store.follow(UPSTREAM).await.unwrap();
+            commit(&store, &lease, Commit { operations: early.to_vec(), ..Commit::default() })
+                .await;
+            store.keep_claims().await.unwrap();
+            store.set_durability(false).await.unwrap();
+            let building = tokio::spawn({
+                let store = store.clone();
+                async move {
+                    loop {
+                        store.build_claims(1).await.unwrap();
+                    }
                 }
+            });
+            for operation in late {
+                let operations = vec![operation.clone()];
+                commit(&store, &lease, Commit { operations, ..Commit::default() }).await;
             }
-        });
-        for operation in operations {
-            let operations = vec![operation];
-            commit(&store, &lease, Commit { operations, ..Commit::default() }).await;
+            building.abort();
+            assert!(building.await.unwrap_err().is_cancelled());
+            assert_index(&store).await;
+            build(&store, 5, 10_000).await;
+            assert!(store.claims_index().await.unwrap().unwrap().is_complete());
+            assert_index(&store).await;
         }
-        building.abort();
-        assert!(building.await.unwrap_err().is_cancelled());
-        assert_index(&store).await;
-        build(&store, 5, 1000).await;
-        assert!(store.claims_index().await.unwrap().unwrap().is_complete());
-        assert_index(&store).await;
     }
 }
 
