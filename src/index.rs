@@ -15,7 +15,7 @@ use crate::store::{Store, StoreError};
 /// them. Their pairs take some 40 MB.
 const STEP: usize = 1 << 19;
 /// Between two looks at how far the index is behind.
-const LOOK: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(250);
 /// Pause after the store was not available.
 const PAUSE: Duration = Duration::from_secs(5);
 /// How often progress is logged.
@@ -74,7 +74,7 @@ async fn step(
     store.build_claims(STEP).await?;
     let Some(after) = store.claims_index().await? else { return Ok(false) };
     building.progress(&after);
-    Ok(after.sequence > before.sequence || after.begun > before.begun)
+    Ok((after.sequence, after.begun) != (before.sequence, before.begun))
 }
 
 /// What is said of the work.
