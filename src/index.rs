@@ -71,6 +71,7 @@ async fn step(
         // Soon it is worth a step.
         return Ok(false);
     }
+    building.step(&before);
     store.build_claims(STEP).await?;
     let Some(after) = store.claims_index().await? else { return Ok(false) };
     building.progress(&after);
@@ -96,11 +97,16 @@ impl Building {
         Building { began: Instant::now(), from: index.sequence, said: Instant::now(), complete }
     }
 
+    /// Before a step: one after the index was complete is the first of new work.
+    fn step(&mut self, index: &ClaimsIndex) {
+        if std::mem::replace(&mut self.complete, false) {
+            let now = Instant::now();
+            (self.began, self.said, self.from) = (now, now, index.sequence);
+        }
+    }
+
     /// A line now and then.
     fn progress(&mut self, index: &ClaimsIndex) {
-        if std::mem::replace(&mut self.complete, false) {
-            (self.began, self.from) = (Instant::now(), index.sequence);
-        }
         if self.said.elapsed() < PROGRESS {
             return;
         }
@@ -120,7 +126,7 @@ impl Building {
         if std::mem::replace(&mut self.complete, true) {
             return;
         }
-        let seconds = self.began.elapsed().as_secs_f64().round();
+        let seconds = (self.began.elapsed().as_secs_f64() * 10.0).round() / 10.0;
         let (sequence, pairs) = (index.sequence, index.pairs);
         tracing::info!(sequence, pairs, seconds, "the index of claims is complete");
     }

@@ -77,8 +77,8 @@ pub struct Args {
     read_through: String,
     /// Keep an index of claims, for `/_lookup` and the explorer's search: which identities ever named
     /// a handle, a host or a key. It is built beside the follower from what is stored, and takes about
-    /// a quarter more room on SQLite, and two thirds on Postgres. Switched off again, it stays as it is
-    /// and is completed when it is switched on.
+    /// a third more room on SQLite, and as much again on Postgres. Without the setting it stays as it
+    /// is, and is completed when it is set again.
     #[arg(
         long,
         env = "PLC_INDEX",

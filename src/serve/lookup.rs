@@ -12,7 +12,6 @@ use serde::Serialize;
 
 use crate::plc::Did;
 use crate::plc::claim::{Kind, Span, Stated, Value, spans};
-use crate::store::Store;
 use crate::store::claims::ClaimsIndex;
 
 use super::Server;
@@ -47,6 +46,8 @@ pub struct Wanted<'a> {
 pub struct Found {
     /// How far the index is.
     pub index: ClaimsIndex,
+    /// Whether it has all of a log that was once read to its end.
+    pub complete: bool,
     /// In the order of the identities' bytes, each with its claims in the order of time.
     pub claims: Vec<(Did, Span)>,
     /// What the next page comes after; none at the end.
@@ -58,10 +59,12 @@ pub struct Found {
 /// # Errors
 ///
 /// [`ServeError::NoIndex`] where there is none; those of the store.
-pub async fn find(store: &Store, wanted: &Wanted<'_>) -> Result<Found, ServeError> {
+pub async fn find(server: &Server, wanted: &Wanted<'_>) -> Result<Found, ServeError> {
+    let store = &server.state.store;
     // Before the candidates: what is said to be complete is at least that.
     let index = store.claims_index().await?.ok_or(ServeError::NoIndex)?;
-    let mut found = Found { index, claims: Vec::new(), next: wanted.after };
+    let complete = index.is_complete() && server.state.status.caught_up();
+    let mut found = Found { index, complete, claims: Vec::new(), next: wanted.after };
     let (mut candidates, mut operations) = (0, 0);
     loop {
         let page = store.claimants(&wanted.value, found.next, AT_ONCE).await?;
@@ -95,7 +98,7 @@ pub async fn find(store: &Store, wanted: &Wanted<'_>) -> Result<Found, ServeErro
 /// The body.
 #[derive(Serialize)]
 struct Page<'a> {
-    /// False while the index lacks operations after `sequence`.
+    /// False while the index lacks operations after `sequence`, or the log was never read to its end.
     complete: bool,
     sequence: i64,
     claims: Vec<Claim<'a>>,
@@ -124,7 +127,7 @@ pub async fn lookup(server: &Server, query: &str) -> Result<Answer, ServeError> 
         after: cursor(query)?,
         limit: limit(query)?,
     };
-    let found = find(&server.state.store, &wanted).await?;
+    let found = find(server, &wanted).await?;
     let claims = found.claims.iter().map(|(did, span)| Claim {
         did: did.to_string(),
         kind: kind.name(),
@@ -136,7 +139,7 @@ pub async fn lookup(server: &Server, query: &str) -> Result<Answer, ServeError> 
         nullified: span.nullified,
     });
     let page = Page {
-        complete: found.index.is_complete(),
+        complete: found.complete,
         sequence: found.index.sequence,
         claims: claims.collect(),
         next: found.next.map(|did| did.to_string()),

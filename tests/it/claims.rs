@@ -355,6 +355,9 @@ async fn claims_are_looked_up_with_their_times() {
         assert!(page.status == 404 && page.text().contains("being built"));
         build(&replica.state.store, 2, 1000).await;
         replica.commit(operations[3..].to_vec()).await;
+        let (_, body) = ask(&replica, "/_lookup?handle=nobody.example").await;
+        assert_eq!(body["complete"], false, "the log was never read to its end");
+        replica.caught_up();
 
         let (status, body) = ask(&replica, "/_lookup?handle=@ALICE.example.com").await;
         assert_eq!(status, 200);

@@ -52,12 +52,12 @@ pub async fn search(server: &Server, searched: &str, query: &str) -> Result<Sear
             if current.is_none_or(|only| only == is_current) {
                 let value = value.clone();
                 let wanted = Wanted { value, current: Some(is_current), after, limit: SHOWN };
-                let found = find(&server.state.store, &wanted).await?;
+                let found = find(server, &wanted).await?;
                 lists.push(List { kind, current: is_current, found });
             }
         }
     }
-    let complete = lists.iter().all(|list| list.found.index.is_complete());
+    let complete = lists.iter().all(|list| list.found.complete);
     lists.retain(|list| !list.found.claims.is_empty() || list.found.next.is_some());
     Ok(match lists.is_empty() {
         true => Search::Nothing { complete },
@@ -88,12 +88,11 @@ fn render(searched: &str, lists: &[List]) -> String {
                 "An identity claims whatever its keys have signed, and anybody can claim any name. "
                 "A handle belongs to an identity only when its domain says the same."
             }
-            @if let Some(index) = lists.first().map(|list| list.found.index)
-                && !index.is_complete() {
+            @if let Some(found) = lists.iter().map(|list| &list.found).find(|found| !found.complete) {
                 p.outcome.open {
-                    "The index is being built: it has the operations up to "
-                    (number(index.sequence.unsigned_abs())) " of "
-                    (number(index.highest.unsigned_abs())) ". There may be more than is shown."
+                    "The index of claims does not have the whole log yet, but the operations up to "
+                    "sequence number " (number(found.index.sequence.unsigned_abs())) ". There may "
+                    "be more than is shown."
                 }
             }
         }
