@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use crate::plc::chain::{Chain, Link, Proposed};
 use crate::plc::signature::Verifier;
 use crate::plc::{Did, Operation, Timestamp};
+use crate::store::claims::{ClaimsIndex, pairs};
 use crate::store::{Store, StoreError, StoredOperation};
 
 /// Operations that are read at once: some megabytes, and enough for all cores.
@@ -33,8 +34,8 @@ pub struct Checked {
 }
 
 /// Checks a whole store: that every operation reads back, that each chain is accepted again from
-/// its genesis on with the same signers and the same nullified flags, and that the cursor is not
-/// beyond what was received. `found` is called for each damaged row, `progress` with the number
+/// its genesis on with the same signers and the same nullified flags, that the index of claims has
+/// what it says, and that the cursor is not beyond what was received. `found` is called for each damaged row, `progress` with the number
 /// of operations so far.
 ///
 /// # Errors
@@ -48,6 +49,8 @@ pub async fn check(
 ) -> Result<Checked, StoreError> {
     let mut checked = Checked::default();
     let mut highest = 0;
+    // What it has now, it has later.
+    let index = store.claims_index().await?;
     let mut next = read(store, None).await?;
     while let Some(block) = next.take() {
         let after = block.after;
@@ -57,11 +60,15 @@ pub async fn check(
             async move { read(&store, after).await }
         });
         let damages = tokio::task::block_in_place(|| check_block(&block.operations, verifier));
+        let unclaimed = match &index {
+            Some(index) => check_claims(store, index, &block.operations).await?,
+            None => Vec::new(),
+        };
         checked.operations += block.operations.len() as u64;
         checked.identities += block.operations.chunk_by(|a, b| a.did == b.did).count() as u64;
         let numbers = block.operations.iter().filter_map(|operation| operation.sequence);
         highest = numbers.fold(highest, i64::max);
-        for damage in block.damaged.into_iter().chain(damages) {
+        for damage in block.damaged.into_iter().chain(damages).chain(unclaimed) {
             checked.damaged += 1;
             found(damage);
         }
@@ -186,6 +193,29 @@ fn check_operation(
         ));
     }
     Ok(())
+}
+
+/// What is not in the index of claims and should be. Operations that cannot be read are found by
+/// others.
+async fn check_claims(
+    store: &Store,
+    index: &ClaimsIndex,
+    operations: &[StoredOperation],
+) -> Result<Vec<Damage>, StoreError> {
+    let has = |of: &&StoredOperation| of.sequence.map_or(index.begun, |at| at <= index.sequence);
+    let of_each: Vec<(&StoredOperation, Vec<i64>)> = operations
+        .iter()
+        .filter(has)
+        .filter_map(|stored| Some((stored, pairs([stored]).ok()?)))
+        .collect();
+    let mut all: Vec<i64> = of_each.iter().flat_map(|(_, pairs)| pairs).copied().collect();
+    all.sort_unstable();
+    all.dedup();
+    let absent = store.absent_claims(&all).await?;
+    let lacking =
+        of_each.iter().filter(|(_, pairs)| pairs.iter().any(|pair| absent.contains(pair)));
+    let reason = || "something that it claims is not in the index of claims".to_owned();
+    Ok(lacking.map(|(stored, _)| damage(stored, reason())).collect())
 }
 
 fn damage(stored: &StoredOperation, reason: String) -> Damage {

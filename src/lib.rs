@@ -16,6 +16,7 @@ pub mod upstream;
 
 pub mod store;
 
+pub mod index;
 pub mod live;
 pub mod metrics;
 pub mod sync;

@@ -62,6 +62,12 @@ pub const METRICS: &[(&str, Kind, &str)] = &[
         Kind::Counter,
         "Lookups in caches, by cache and outcome: hit or miss",
     ),
+    ("plc_index_bytes", Kind::Gauge, "Bytes of the index of claims; absent without one"),
+    (
+        "plc_index_behind_operations",
+        Kind::Gauge,
+        "Sequence numbers that the index of claims does not have yet; absent without one",
+    ),
     ("plc_http_requests_total", Kind::Counter, "Requests answered, by route and status"),
     ("plc_http_request_seconds", Kind::Histogram, "Time until an answer was ready, by route"),
     ("plc_http_refused_total", Kind::Counter, "Requests that a limit refused, by limit"),
@@ -128,12 +134,16 @@ pub fn follow(status: &Status, now: Timestamp) {
 
 /// States what the store holds.
 pub fn store(statistics: &Statistics) {
-    let &Statistics { operations, identities, refusals, open_divergences, bytes } = statistics;
+    let &Statistics { operations, identities, refusals, open_divergences, bytes, .. } = statistics;
     gauge!("plc_store_operations").set(operations as f64);
     gauge!("plc_store_identities").set(identities as f64);
     gauge!("plc_store_refusals").set(refusals as f64);
     gauge!("plc_store_open_divergences").set(open_divergences as f64);
     gauge!("plc_store_bytes").set(bytes as f64);
+    if let Some(index) = statistics.claims {
+        gauge!("plc_index_bytes").set(statistics.claims_bytes as f64);
+        gauge!("plc_index_behind_operations").set((index.highest - index.sequence) as f64);
+    }
 }
 
 /// States what the store's connections are doing.
@@ -168,9 +178,9 @@ pub fn keys(lookups: KeyLookups) {
 }
 
 /// The statuses that are counted by themselves; the others are counted as `other`.
-const STATUSES: [&str; 16] = [
-    "200", "303", "304", "400", "404", "405", "408", "410", "426", "429", "414", "500", "503",
-    "504", "101", "204",
+const STATUSES: [&str; 17] = [
+    "200", "303", "304", "400", "404", "405", "408", "410", "426", "429", "414", "500", "501",
+    "503", "504", "101", "204",
 ];
 
 /// Requests of one route: the handles are asked for once, so that counting a request costs some

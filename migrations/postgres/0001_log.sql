@@ -44,6 +44,10 @@ CREATE UNIQUE INDEX operations_sequence ON operations (sequence) WITH (fillfacto
 -- index on created_at itself takes. Nearly ascending: late arrivals split a page here and there.
 CREATE INDEX operations_created_at ON operations ((created_at >> 16)) WITH (fillfactor = 95);
 
+-- Serves the index of claims, which has to begin with these: rarely any, and no entry of those that
+-- have a number.
+CREATE INDEX operations_unnumbered ON operations (did, created_at) WHERE sequence IS NULL;
+
 -- Strings that occur in many operations, which name them by number. Written in the
 -- transaction of the first operation that uses it, never changed.
 CREATE TABLE interned (
@@ -61,12 +65,25 @@ CREATE TABLE sources (
     lease_until  timestamptz,              -- nobody takes over before; null: released
     caught_up_at int8,                     -- when the log was caught up for the first time
     operations   int8 NOT NULL DEFAULT 0,  -- rows of `operations`, and how many of them are a
-    identities   int8 NOT NULL DEFAULT 0   -- genesis: counting them would read the whole log
+    identities   int8 NOT NULL DEFAULT 0,  -- genesis: counting them would read the whole log
+    -- The claims of operations up to this number are in `claims`, below zero not yet those of all
+    -- operations without a number; null: there is no such index.
+    claimed      int8,
+    claims       int8 NOT NULL DEFAULT 0   -- rows of `claims`
 ) WITH (
     -- Room for new versions of the row beside the old one, so that no index entry is written.
     fillfactor = 10,
     autovacuum_vacuum_threshold = 1000,
     autovacuum_vacuum_scale_factor = 0
+);
+
+-- Serves the reverse look-up, where that is asked for: which identities ever claimed a handle, a host
+-- or a key. A row is 32 bits of the value's SHA-256 and, below them, the first 32 of the DID: it
+-- names a candidate, and what was claimed from when until when is read from the candidate's
+-- operations. So a row is written once, never changed, and does no harm when it is too many. Both
+-- halves in one number make it the smallest row that there is, 36 bytes and 20 in the index.
+CREATE TABLE claims (
+    pair int8 PRIMARY KEY
 );
 
 -- What the upstream sent and we refused, as it was received.

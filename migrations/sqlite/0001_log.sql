@@ -49,7 +49,18 @@ CREATE TABLE sources (
     identities   INTEGER NOT NULL DEFAULT 0,  -- genesis: counting them would read the whole log
     -- Operations up to this one are in `chains`. Those above it are, when they came out of order;
     -- the others are known to whoever has read the end of the log.
-    indexed      INTEGER NOT NULL DEFAULT -9223372036854775808
+    indexed      INTEGER NOT NULL DEFAULT -9223372036854775808,
+    -- The claims of operations up to this row are in `claims`; null: there is no such index.
+    claimed      INTEGER,
+    claims       INTEGER NOT NULL DEFAULT 0   -- rows of `claims`
+) STRICT;
+
+-- Serves the reverse look-up, where that is asked for: which identities ever claimed a handle, a host
+-- or a key. A row is 32 bits of the value's SHA-256 and, below them, the first 32 of the DID: it
+-- names a candidate, and what was claimed from when until when is read from the candidate's
+-- operations. So a row is written once, never changed, and does no harm when it is too many.
+CREATE TABLE claims (
+    pair INTEGER PRIMARY KEY
 ) STRICT;
 
 -- What the upstream sent and we refused, as it was received.

@@ -8,6 +8,7 @@ mod cgroup;
 mod child;
 mod follow;
 mod http;
+mod index;
 mod load;
 mod log;
 mod postgres;

@@ -24,7 +24,7 @@ const VARIABLE: &str = "PLC_CONFIG";
 pub struct ConfigFile {
     /// File with settings, TOML with the long names of the flags; `plc-replica.toml` in the working
     /// directory when that is there.
-    #[arg(long = "config", env = VARIABLE, value_name = "FILE", global = true)]
+    #[arg(id = "config", long = "config", env = VARIABLE, value_name = "FILE", global = true)]
     path: Option<PathBuf>,
 }
 

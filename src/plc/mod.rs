@@ -14,6 +14,7 @@ pub mod cbor;
 pub mod chain;
 pub mod change;
 pub mod cid;
+pub mod claim;
 pub mod did;
 pub mod document;
 pub mod entry;

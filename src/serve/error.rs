@@ -45,6 +45,12 @@ pub enum ServeError {
     /// A parameter that cannot be read.
     #[error("Invalid {0} parameter")]
     InvalidParameter(&'static str),
+    /// Several parameters of which one is to be given.
+    #[error("exactly one of {0} is to be given")]
+    OneOf(&'static str),
+    /// A reverse look-up where there is no index.
+    #[error("this replica keeps no index of claims: it is switched on with --index")]
+    NoIndex,
     /// A segment of the path that cannot be percent-decoded.
     #[error("Failed to decode param '{0}'")]
     Undecodable(String),
@@ -107,7 +113,9 @@ impl ServeError {
             ServeError::NotRegistered(_)
             | ServeError::NotAvailable(_)
             | ServeError::NoSuchPath(_) => StatusCode::NOT_FOUND,
+            ServeError::NoIndex => StatusCode::NOT_IMPLEMENTED,
             ServeError::InvalidParameter(_)
+            | ServeError::OneOf(_)
             | ServeError::Undecodable(_)
             | ServeError::BadUpgrade(_) => StatusCode::BAD_REQUEST,
             ServeError::ReadOnly { .. } | ServeError::MethodNotAllowed(_) => {

@@ -8,7 +8,7 @@ use crate::store::{StoredDivergence, StoredRefusal};
 use super::Server;
 use super::answer::{self, Answer};
 use super::error::ServeError;
-use super::query::{decimal, parameter, parse_int};
+use super::query::{decimal, flag, parameter, parse_int};
 use http::{StatusCode, header};
 
 /// Records of a page when nothing is said, and at most: each may have a megabyte of evidence on
@@ -164,15 +164,6 @@ fn place(query: &str) -> Result<(i64, usize), ServeError> {
         None => PAGE,
     };
     Ok((after, count))
-}
-
-fn flag(query: &str, name: &'static str) -> Result<Option<bool>, ServeError> {
-    match parameter(query, name)?.as_deref() {
-        None => Ok(None),
-        Some("true") => Ok(Some(true)),
-        Some("false") => Ok(Some(false)),
-        Some(_) => Err(ServeError::InvalidParameter(name)),
-    }
 }
 
 fn report(body: &impl Serialize) -> Answer {

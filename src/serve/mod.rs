@@ -20,6 +20,7 @@ mod evidence;
 pub mod explorer;
 mod export;
 pub mod limits;
+mod lookup;
 mod pulse;
 mod query;
 mod read_through;

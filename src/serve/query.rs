@@ -25,6 +25,20 @@ pub fn parameter<'a>(
     }
 }
 
+/// A parameter that is `true` or `false`.
+///
+/// # Errors
+///
+/// [`ServeError::InvalidParameter`] when it is something else.
+pub fn flag(query: &str, name: &'static str) -> Result<Option<bool>, ServeError> {
+    match parameter(query, name)?.as_deref() {
+        None => Ok(None),
+        Some("true") => Ok(Some(true)),
+        Some("false") => Ok(Some(false)),
+        Some(_) => Err(ServeError::InvalidParameter(name)),
+    }
+}
+
 /// JavaScript's `parseInt(text, 10)`: white space, a sign, and as many digits as follow; none for
 /// `NaN`. What is beyond `i64` becomes its limit.
 pub fn parse_int(text: &str) -> Option<i64> {

@@ -53,6 +53,8 @@ pub enum Route<'a> {
     },
     /// `/_audit/refused`
     Refused,
+    /// `/_lookup`: who claims a handle, a host or a key
+    Lookup,
     /// `/1.0/identifiers/{did}`, decoded, and any text.
     Resolution(Cow<'a, str>),
     /// `/{did}` and what is below it. The DID is decoded, and any text.
@@ -69,7 +71,7 @@ pub enum Route<'a> {
 }
 
 /// The names by which requests are counted, by [`Route::number`].
-pub const NAMES: [&str; 19] = [
+pub const NAMES: [&str; 20] = [
     "/",
     "/explore",
     "/explore/{did}",
@@ -89,6 +91,7 @@ pub const NAMES: [&str; 19] = [
     "/_audit/divergences/{id}/{side}",
     "/_audit/refused",
     "/1.0/identifiers/{did}",
+    "/_lookup",
 ];
 
 impl Route<'_> {
@@ -114,6 +117,7 @@ impl Route<'_> {
             Route::Evidence { .. } => 16,
             Route::Refused => 17,
             Route::Resolution(_) => 18,
+            Route::Lookup => 19,
             Route::Undecodable(_) | Route::Unknown => NAMES.len(),
         }
     }
@@ -137,6 +141,7 @@ impl Route<'_> {
             ("_icon.svg", "") => Route::Icon,
             ("_health", "") => Route::Health,
             ("_ready", "") => Route::Ready,
+            ("_lookup", "") => Route::Lookup,
             ("_audit", rest) => Route::audit(rest),
             ("1.0", rest) if rest.starts_with("identifiers/") => {
                 let segment = &rest["identifiers/".len()..];
@@ -209,6 +214,7 @@ mod tests {
             ("/export/", Route::Export),
             ("/export/stream", Route::Stream),
             ("/_health", Route::Health),
+            ("/_lookup", Route::Lookup),
             ("/_health/", Route::Health),
             ("/_ready", Route::Ready),
             ("/did:plc:ewvi7nxzyoun6zhxrhs64oiz", identity(did, View::Document)),

@@ -18,7 +18,7 @@ use super::encoding::Coding;
 use super::error::ServeError;
 use super::limits::{Allowance, Limits};
 use super::route::{NAMES, Route, View};
-use super::{Server, evidence, explorer, export, resolution, resolve, status, stream};
+use super::{Server, evidence, explorer, export, lookup, resolution, resolve, status, stream};
 
 /// Answers one request of whoever is at the other end. A body that came with it is not read.
 pub async fn answer(server: &Arc<Server>, peer: IpAddr, request: Request<Incoming>) -> Answer {
@@ -95,12 +95,13 @@ async fn route(
         Route::Divergences => evidence::divergences(server, query).await,
         Route::Evidence { id, theirs } => evidence::side(server, id, theirs).await,
         Route::Refused => evidence::refused(server, query).await,
+        Route::Lookup => lookup::lookup(server, query).await,
         Route::Export => export::export(server, &parts.headers, query).await,
         Route::Stream => stream::open(server, client, parts).await,
         Route::Health => Ok(status::health(server).await),
         Route::Ready => Ok(status::ready(server)),
         Route::Index => Ok(explorer::home(server)),
-        Route::Search => Ok(explorer::search(query)),
+        Route::Search => Ok(explorer::search(server, query).await),
         Route::Explore(did) => Ok(explorer::identity(server, &did, query).await),
         Route::Style => Ok(explorer::style()),
         Route::Icon => Ok(explorer::icon()),

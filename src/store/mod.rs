@@ -6,14 +6,17 @@
 //! transaction or nothing, and only for the follower that holds the lease at the position that
 //! the commit starts from.
 
+pub mod claims;
 pub mod codec;
 mod postgres;
 mod sqlite;
 
 use bytes::Bytes;
 
+use self::claims::{Claimants, ClaimsIndex};
 pub use self::postgres::Postgres;
 pub use self::sqlite::Sqlite;
+use crate::plc::claim::Value;
 use crate::plc::entry::Logged;
 use crate::plc::{Cid, Did, Timestamp};
 
@@ -246,6 +249,10 @@ pub struct Statistics {
     pub open_divergences: u64,
     /// Bytes that the database takes on disk, indexes included.
     pub bytes: u64,
+    /// How far the index of claims is; none where there is no such index.
+    pub claims: Option<ClaimsIndex>,
+    /// Bytes of it; about, on SQLite, which does not know them without reading it all.
+    pub claims_bytes: u64,
 }
 
 /// What a store's connections are doing, for metrics.
@@ -462,6 +469,27 @@ impl Store {
         }
     }
 
+    /// How far the index of claims is; none where there is no such index.
+    pub async fn claims_index(&self) -> Result<Option<ClaimsIndex>, StoreError> {
+        backend!(self, store => store.claims_index())
+    }
+
+    /// Identities after `after`, in the order of their bytes, that may have claimed a value: those of
+    /// at most `limit` rows of the index.
+    pub async fn claimants(
+        &self,
+        value: &Value<'_>,
+        after: Option<Did>,
+        limit: usize,
+    ) -> Result<Claimants, StoreError> {
+        backend!(self, store => store.claimants(value, after, limit))
+    }
+
+    /// Those of these pairs ([`claims::pairs`]) that are not in the index.
+    pub async fn absent_claims(&self, pairs: &[i64]) -> Result<Vec<i64>, StoreError> {
+        backend!(self, store => store.absent_claims(pairs))
+    }
+
     // ── writing
 
     /// Becomes the one follower of `upstream`: takes the lease (raising the epoch) and returns the
@@ -511,5 +539,18 @@ impl Store {
     /// was lost while catching up is fetched again.
     pub async fn set_durability(&self, live: bool) -> Result<(), StoreError> {
         backend!(self, store => store.set_durability(live))
+    }
+
+    /// Begins the index of claims where there is none and something is followed, and has the
+    /// commits of this process, once the index is complete and the upstream's present is followed
+    /// ([`Store::set_durability`]), keep it so. What it lacks is for [`Store::build_claims`].
+    pub async fn keep_claims(&self) -> Result<(), StoreError> {
+        backend!(self, store => store.keep_claims())
+    }
+
+    /// Brings about `limit` operations more into the index of claims. Needs no lease: it runs beside
+    /// the follower, and another builder's work is recognised.
+    pub async fn build_claims(&self, limit: usize) -> Result<(), StoreError> {
+        backend!(self, store => store.build_claims(limit))
     }
 }

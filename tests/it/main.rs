@@ -2,6 +2,7 @@
 
 mod alerts;
 mod audit;
+mod claims;
 mod contract;
 mod crash;
 mod explorer;

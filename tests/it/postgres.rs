@@ -289,6 +289,9 @@ mod tests {
         let back = async {
             while store.head(&log[0].did).await.is_err()
                 || store.renew(&lease).await.is_err()
+                // Pages are read by three connections in turn, and each has a back-off of its own.
+                || store.export_by_sequence(0, 1).await.is_err()
+                || store.export_by_sequence(0, 1).await.is_err()
                 || store.export_by_sequence(0, 1).await.is_err()
             {
                 tokio::time::sleep(Duration::from_millis(20)).await;

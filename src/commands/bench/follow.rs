@@ -13,7 +13,7 @@ use super::stand::{START, Stand};
 use super::{http, postgres};
 
 /// A follower that is slower than this many operations a second is not waited for.
-const SLOWEST: u64 = 1_000;
+pub const SLOWEST: u64 = 1_000;
 /// How often it is looked at what Postgres uses; looking costs milliseconds.
 const DATABASE_LOOK: Duration = Duration::from_millis(500);
 
@@ -106,7 +106,7 @@ pub fn follow(
 }
 
 /// Bytes of a database with all that belongs to it, once what is pending is written.
-fn size(backend: Backend, database: &str) -> anyhow::Result<u64> {
+pub fn size(backend: Backend, database: &str) -> anyhow::Result<u64> {
     if backend == Backend::Postgres {
         return postgres::size(database);
     }

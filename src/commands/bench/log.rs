@@ -122,7 +122,26 @@ impl Log {
 
 /// Writes the DIDs of all identities that the first operations of a log create, one a line.
 pub fn kept_dids(log: &Path, operations: u64) -> anyhow::Result<PathBuf> {
-    let path = log.with_extension(format!("{operations}.dids"));
+    kept_of_geneses(log, operations, "dids", |line| line.get(DID))
+}
+
+/// Writes the first handles of all those identities, one a line.
+pub fn kept_handles(log: &Path, operations: u64) -> anyhow::Result<PathBuf> {
+    let alias = memchr::memmem::Finder::new(r#""alsoKnownAs":["at://"#);
+    kept_of_geneses(log, operations, "handles", |line| {
+        let handle = &line[alias.find(line)? + alias.needle().len()..];
+        handle.get(..memchr::memchr(b'"', handle)?)
+    })
+}
+
+/// Writes something of each genesis operation, one a line, unless it is there from an earlier time.
+fn kept_of_geneses(
+    log: &Path,
+    operations: u64,
+    what: &str,
+    of: impl Fn(&[u8]) -> Option<&[u8]>,
+) -> anyhow::Result<PathBuf> {
+    let path = log.with_extension(format!("{operations}.{what}"));
     if path.exists() {
         return Ok(path);
     }
@@ -133,9 +152,9 @@ pub fn kept_dids(log: &Path, operations: u64) -> anyhow::Result<PathBuf> {
     for line in reader.split(b'\n').take(usize::try_from(operations)?) {
         let line = line?;
         if first.find(&line).is_some()
-            && let Some(did) = line.get(DID)
+            && let Some(kept) = of(&line)
         {
-            out.write_all(did)?;
+            out.write_all(kept)?;
             out.write_all(b"\n")?;
         }
     }

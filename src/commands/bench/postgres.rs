@@ -173,14 +173,18 @@ fn query(url: &str, statement: &str) -> anyhow::Result<Vec<String>> {
 /// The directory of the server's programs: in PATH, or where Debian puts them, the newest version.
 fn programs() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let in_path = std::env::split_paths(&path).find(|directory| directory.join("initdb").exists());
+    // All that is needed in one place: a link to some of them elsewhere does not do.
+    let complete = |directory: &PathBuf| {
+        ["initdb", "postgres", "pg_isready"].iter().all(|program| directory.join(program).exists())
+    };
+    let in_path = std::env::split_paths(&path).find(complete);
     in_path.or_else(|| {
         let versions = fs::read_dir("/usr/lib/postgresql").ok()?;
         let number = |path: &Path| path.file_name()?.to_str()?.parse::<u32>().ok();
         let mut versions: Vec<PathBuf> = versions.flatten().map(|entry| entry.path()).collect();
         versions.sort_by_key(|path| number(path));
         let mut bins = versions.into_iter().rev().map(|path| path.join("bin"));
-        bins.find(|bin| bin.join("initdb").exists())
+        bins.find(complete)
     })
 }
 

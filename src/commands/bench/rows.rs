@@ -11,7 +11,7 @@ use super::log::Log;
 use super::report::{Goal, Machine, Report, Row, goal, megabytes};
 use super::scope::{Backend, Scope};
 use super::stand::{LIVE, START, Stand, outcome};
-use super::{load, postgres, stages, stream, wrk};
+use super::{index, load, postgres, stages, stream, wrk};
 
 /// Operations of one measurement of the stream: twenty seconds at 200 a second. Ten such
 /// measurements are what the log has to spare.
@@ -22,6 +22,8 @@ const STREAM_LOAD: (u64, u64) = (1_000, 200);
 const EXPORT_CONNECTIONS: u64 = 4;
 /// Load before the load that is measured.
 const WARM_UP_SECONDS: u64 = 2;
+/// Rows that are measured on one store.
+const STORED: [&str; 6] = ["follow", "fsck", "lookup", "audit", "export", "stream"];
 /// Identities that have ended answer 404: of a hundred about one has.
 const MOST_OTHER_ANSWERS: f64 = 0.02;
 
@@ -86,6 +88,17 @@ impl<'a> Bench<'a> {
     }
 
     fn measure_on(&mut self, backend: Backend) -> anyhow::Result<()> {
+        let wants = |task| self.scope.wants(task, Some(backend));
+        if STORED.iter().any(|task| wants(task)) {
+            self.measure_store(backend)?;
+        }
+        if self.scope.wants("index", Some(backend)) {
+            self.index(backend)?;
+        }
+        Ok(())
+    }
+
+    fn measure_store(&mut self, backend: Backend) -> anyhow::Result<()> {
         let wants = |task| self.scope.wants(task, Some(backend));
         let database = self.fill(backend, wants("follow"))?;
         if wants("fsck") {
@@ -255,6 +268,26 @@ impl<'a> Bench<'a> {
         let name = format!("stream to {} clients at {} op/s", STREAM_LOAD.0, STREAM_LOAD.1);
         self.row(&format!("{name}, p50"), Some(backend), "ms", None, p50);
         self.row(&format!("{name}, p99"), Some(backend), "ms", goal(250.0, 100.0), p99);
+        Ok(())
+    }
+
+    fn index(&mut self, backend: Backend) -> anyhow::Result<()> {
+        let mut measured = Vec::new();
+        for run in 1..=self.scope.runs {
+            say(&format!("index of claims on {}, run {run}", backend.name()));
+            measured.push(index::measure(&mut self.stand, backend)?);
+        }
+        let values = |of: fn(&index::Measured) -> f64| measured.iter().map(of).collect();
+        for (name, unit, values) in [
+            ("index of claims, built from a store", "op/s", values(|run| run.built)),
+            ("index of claims, an operation on disk", "bytes", values(|run| run.bytes)),
+            ("follow with `--index`, until it is complete", "op/s", values(|run| run.followed)),
+            ("the same without", "op/s", values(|run| run.followed_without)),
+            ("`GET /_lookup?handle=`", "/s", values(|run| run.lookups.requests_per_second)),
+            ("`GET /_lookup?handle=`, p99", "ms", values(|run| run.lookups.p99_milliseconds)),
+        ] {
+            self.row(name, Some(backend), unit, None, values);
+        }
         Ok(())
     }
 

@@ -15,8 +15,8 @@ pub struct Scope {
     /// Decides every byte of the log.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Rows to measure: stages, verify, follow, fsck, lookup, audit, export, stream; of one
-    /// database only as `follow-sqlite` or `follow-postgres`.
+    /// Rows to measure: stages, verify, follow, fsck, lookup, audit, export, stream,
+    /// index; of one database only as `follow-sqlite` or `follow-postgres`.
     #[arg(long, value_delimiter = ',', value_name = "ROW,…")]
     pub only: Vec<Choice>,
     /// Directory for the log, which stays, and for the databases, which do not.
@@ -72,9 +72,9 @@ pub struct Choice {
 }
 
 /// Those that need no database, then the others in the order in which they are measured. The
-/// stream is last, since it adds to the store.
-const TASKS: [&str; 8] =
-    ["stages", "verify", "follow", "fsck", "lookup", "audit", "export", "stream"];
+/// stream is late, since it adds to the store; the index has stores of its own.
+const TASKS: [&str; 9] =
+    ["stages", "verify", "follow", "fsck", "lookup", "audit", "export", "stream", "index"];
 
 impl FromStr for Choice {
     type Err = String;

@@ -131,6 +131,11 @@ impl<'a> Stand<'a> {
 
     /// Starts a replica.
     pub fn start_replica(&self, database: &str) -> anyhow::Result<Replica> {
+        self.start_replica_with(database, &[])
+    }
+
+    /// Starts a replica with more settings.
+    pub fn start_replica_with(&self, database: &str, more: &[&str]) -> anyhow::Result<Replica> {
         let (address, metrics) = (free_address()?, free_address()?);
         let upstream = format!("http://{}", self.upstream);
         let (listen, metrics_listen) = (address.to_string(), metrics.to_string());
@@ -138,6 +143,7 @@ impl<'a> Stand<'a> {
         arguments.extend(["--listen", &listen, "--metrics-listen", &metrics_listen]);
         arguments.extend(["--upstream-requests-per-minute", "0", "--log", "warn"]);
         arguments.extend(["--signature-tables", &self.scope.signatures.signature_tables]);
+        arguments.extend(more);
         let process = Process::start(&arguments, self.cgroup())?;
         Ok(Replica { process, address, metrics })
     }

@@ -7,6 +7,7 @@ use maud::{Markup, html};
 use crate::live::Mode;
 use crate::plc::Timestamp;
 use crate::store::Statistics;
+use crate::store::claims::ClaimsIndex;
 
 use super::layout::page;
 use super::parts::{bytes, duration, number, plural, time_ago};
@@ -92,20 +93,34 @@ fn figures(statistics: Option<&Statistics>) -> Markup {
             h2 #held { "Held and verified here" }
             @match statistics {
                 None => p.note { "Not counted yet." },
-                Some(Statistics { operations, identities, refusals, open_divergences, bytes: size }) => {
+                Some(statistics @ Statistics { operations, identities, refusals, .. }) => {
                     ul.figures {
                         li { b { (number(*operations)) } "operations" }
                         li { b { (number(*identities)) } "identities" }
                         li { b { (number(*refusals)) } a href="/_audit/refused" { "refused" } }
                         li {
-                            b { (number(*open_divergences)) }
+                            b { (number(statistics.open_divergences)) }
                             a href="/_audit/divergences" { "open divergences" }
                         }
-                        li { b { (bytes(*size)) } "on disk" }
+                        li { b { (bytes(statistics.bytes)) } "on disk" }
+                    }
+                    @if let Some(index) = &statistics.claims {
+                        p.note { (index_of_claims(index, statistics.claims_bytes)) }
                     }
                 }
             }
         }
+    }
+}
+
+fn index_of_claims(index: &ClaimsIndex, size: u64) -> Markup {
+    html! {
+        "Of that, about " (bytes(size)) " are the index of handles, hosts and keys"
+        @if !index.is_complete() {
+            ", which is being built: it has " (number(index.sequence.unsigned_abs())) " of "
+            (number(index.highest.unsigned_abs())) " operations"
+        }
+        "."
     }
 }
 
@@ -157,6 +172,7 @@ fn about() -> Markup {
                     ("/{did}/log/audit", "all operations"),
                     ("/{did}/log/last", "the newest operation"),
                     ("/export", "everything, in pages"),
+                    ("/_lookup?handle=", "who claims it, or a host= or a key="),
                     ("/export/stream", "everything that is new, over a WebSocket"),
                     ("/_health", "whether this server works"),
                     ("/_ready", "whether it is up to date"),

@@ -44,8 +44,8 @@ pub fn page(title: &str, searched: &str, content: Markup) -> String {
                 header.top {
                     a.home href="/" { "plc-replica" }
                     form role="search" action="/explore" method="get" {
-                        label.unseen for="q" { "A DID, or a text with one in it" }
-                        input #q name="q" type="search" placeholder="did:plc:…" value=(searched)
+                        label.unseen for="q" { "A DID, a handle, a host or a key" }
+                        input #q name="q" type="search" placeholder="did:plc:…, a handle or a host" value=(searched)
                             autocomplete="off" autocapitalize="none" spellcheck="false"
                             maxlength="2048";
                         button { "Open" }

@@ -8,6 +8,7 @@
 //! and goes through [`text`]; nothing is sent that a browser would have to fetch elsewhere, and
 //! nothing that it would run.
 
+mod claimants;
 mod diff;
 mod entry;
 mod home;
@@ -22,6 +23,7 @@ mod tree;
 use http::{HeaderValue, StatusCode, header};
 use maud::html;
 
+use self::claimants::Search;
 pub use self::home::{Report, home_page};
 pub use self::identity::{Selection, identity_page};
 pub(super) use self::layout::{icon, style};
@@ -56,37 +58,63 @@ pub(super) fn home(server: &Server) -> Answer {
     layout::answer(StatusCode::OK, home_page(&report))
 }
 
-/// `/explore?q=`: to the identity whose DID stands in what was searched for.
-pub(super) fn search(query: &str) -> Answer {
+/// `/explore?q=`: to the identity whose DID stands in what was searched for, or to those that claim
+/// it.
+pub(super) async fn search(server: &Server, query: &str) -> Answer {
     let searched = parameter(query, "q").ok().flatten().unwrap_or_default();
     let searched = searched.trim();
+    if let Some(straight) = straight(searched) {
+        return straight;
+    }
+    let absence = match claimants::search(server, searched, query).await {
+        Ok(Search::Page(page)) => return layout::answer(StatusCode::OK, page),
+        Ok(Search::Nothing { complete: true }) => Absence::Nobody,
+        Ok(Search::Nothing { complete: false }) => Absence::NobodyYet,
+        Err(ServeError::NoIndex) => Absence::NoIndex,
+        Err(error) => return failed(&error, searched),
+    };
+    layout::answer(StatusCode::NOT_FOUND, nothing_found(searched, absence))
+}
+
+/// Why nothing is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Absence {
+    /// Nobody ever claimed it.
+    Nobody,
+    /// Nobody in the part of the log that the index has.
+    NobodyYet,
+    /// There is no index.
+    NoIndex,
+}
+
+/// To where a search leads by itself.
+fn straight(searched: &str) -> Option<Answer> {
     if searched.is_empty() {
-        return redirect("/");
+        return Some(redirect("/"));
     }
-    match find_did(searched) {
-        Some(did) => redirect(&format!("/explore/{did}")),
-        None => layout::answer(StatusCode::NOT_FOUND, nothing_found(searched)),
-    }
+    find_did(searched).map(|did| redirect(&format!("/explore/{did}")))
 }
 
 /// `/explore/{did}`: the page of an identity. What goes wrong is said on a page too.
 pub(super) async fn identity(server: &Server, did: &str, query: &str) -> Answer {
     match show(server, did, query).await {
         Ok(page) => layout::answer(StatusCode::OK, page),
-        Err(error) => {
-            let status = error.status();
-            let message = error.to_string();
-            let content = html! {
-                section.card {
-                    h1 { (apology(status)) }
-                    div { (text::text(&message)) }
-                }
-            };
-            let mut answer = layout::answer(status, layout::page(apology(status), did, content));
-            error.state(answer.headers_mut());
-            answer
-        }
+        Err(error) => failed(&error, did),
     }
+}
+
+/// The page that says what went wrong.
+fn failed(error: &ServeError, searched: &str) -> Answer {
+    let status = error.status();
+    let content = html! {
+        section.card {
+            h1 { (apology(status)) }
+            div { (text::text(&error.to_string())) }
+        }
+    };
+    let mut answer = layout::answer(status, layout::page(apology(status), searched, content));
+    error.state(answer.headers_mut());
+    answer
 }
 
 async fn show(server: &Server, did: &str, query: &str) -> Result<String, ServeError> {
@@ -129,11 +157,34 @@ fn redirect(to: &str) -> Answer {
     answer
 }
 
-fn nothing_found(searched: &str) -> String {
+fn nothing_found(searched: &str, absence: Absence) -> String {
     let content = html! {
         section.card {
-            h1 { "No DID in that" }
+            h1 {
+                @match absence {
+                    Absence::Nobody => "Nobody claims that",
+                    Absence::NobodyYet => "Nobody found yet",
+                    Absence::NoIndex => "No DID in that",
+                }
+            }
             div { "Searched for: " (text::text(searched)) }
+            p {
+                @match absence {
+                    Absence::Nobody => {
+                        "No identity here has ever named it as a handle, a host or a key. They are "
+                        "found by their whole name, " span.code { "alice.example.com" } "."
+                    }
+                    Absence::NobodyYet => {
+                        "The index of handles, hosts and keys is being built, and does not have "
+                        "the whole log yet."
+                    }
+                    Absence::NoIndex => {
+                        "This replica finds identities by their DID alone. Handles, hosts and keys "
+                        "are found where the operator has switched on the index of them, "
+                        span.code { "--index" } "."
+                    }
+                }
+            }
             p {
                 "An identity is found by its DID, " span.code { "did:plc:" } " and 24 characters "
                 "of a–z and 2–7. A text that has one in it will do, such as the address of a "
@@ -177,11 +228,11 @@ mod tests {
     }
 
     #[test]
-    fn searching_leads_to_the_identity_or_says_why_not() {
-        let found = search("q=%20did%3Aplc%3Aewvi7nxzyoun6zhxrhs64oiz%0A");
+    fn a_did_leads_straight_to_its_identity() {
+        let found = straight("at://did:plc:ewvi7nxzyoun6zhxrhs64oiz/x").unwrap();
         assert_eq!(found.status(), StatusCode::SEE_OTHER);
         assert_eq!(found.headers()["location"], "/explore/did:plc:ewvi7nxzyoun6zhxrhs64oiz");
-        assert_eq!(search("q=").headers()["location"], "/");
-        assert_eq!(search("q=alice.example").status(), StatusCode::NOT_FOUND);
+        assert_eq!(straight("").unwrap().headers()["location"], "/");
+        assert!(straight("alice.example").is_none());
     }
 }

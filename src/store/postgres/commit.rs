@@ -6,29 +6,35 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use futures::{TryFutureExt, try_join};
 use sha2::{Digest, Sha256};
-use tokio_postgres::CopyInSink;
 use tokio_postgres::types::ToSql;
+use tokio_postgres::{CopyInSink, Row};
 
 use super::Postgres;
 use super::connection::Session;
 use super::copy::{COPY, copy};
 use super::error::query_error;
-use super::rows;
 use super::write::LEASE;
+use super::{claims, rows};
 use crate::plc::{Cid, Did, Timestamp};
 use crate::store::codec::{Packer, is_genesis};
 use crate::store::{
     Commit, Lease, NewDivergence, NewRefusal, Noted, Rejudged, StoreError, StoredOperation,
 };
 
-/// Locks the row and compares what the commit rests on: no row, no right to write.
+/// Locks the row and compares what the commit rests on: no row, no right to write. The index of
+/// claims moves with the cursor when it is complete and kept ($9) so; what it has then, and where
+/// the log has ended before this commit, say which operations the commit adds to it.
 const ADVANCE: &str = "UPDATE sources SET
         cursor = $3,
         lease_until = clock_timestamp() + make_interval(secs => $4),
         caught_up_at = CASE WHEN $5 THEN coalesce(caught_up_at, $6) ELSE caught_up_at END,
         operations = operations + $7,
-        identities = identities + $8
-    WHERE epoch = $1 AND cursor = $2";
+        identities = identities + $8,
+        claimed = CASE WHEN $9 AND claimed >= coalesce((SELECT max(sequence) FROM operations), 0)
+            THEN greatest(claimed, $10) ELSE claimed END
+    WHERE epoch = $1 AND cursor = $2
+    RETURNING CASE WHEN claimed IS NOT NULL
+        THEN greatest(claimed, (SELECT max(sequence) FROM operations)) END";
 
 const INTERN: &str =
     "INSERT INTO interned (id, text) SELECT * FROM unnest($1::int4[], $2::bytea[])";
@@ -94,14 +100,18 @@ impl Postgres {
             Some(packer) => packer,
             None => writer.packer(&session).await?,
         };
-        let (advanced, sink) =
-            begin(&session, lease, commit, writer.live.load(Ordering::Relaxed)).await?;
-        if !advanced {
+        let live = writer.live.load(Ordering::Relaxed);
+        let keeps_claims = live && writer.keeps_claims.load(Ordering::Relaxed);
+        let (advanced, sink) = begin(&session, lease, commit, live, keeps_claims).await?;
+        let Some(row) = advanced else {
             drop((sink, session));
             return Err(self.lost_lease(lease, commit).await?);
-        }
+        };
         if let Some(sink) = sink {
             copy(sink, &in_order(&commit.operations), &mut packer).await?;
+        }
+        if let Some(to) = rows::column("sources", &row, 0)? {
+            claims::claim(&session, commit, to).await?;
         }
         try_join!(
             intern(&session, &packer),
@@ -153,21 +163,25 @@ impl Postgres {
     }
 }
 
-/// Begins, compares and moves the cursor, and starts the copy if there is one. False when the
+/// Begins, compares and moves the cursor, and starts the copy if there is one. No row when the
 /// lease or the cursor is not what the commit rests on.
 async fn begin(
     session: &Session,
     lease: &Lease,
     commit: &Commit,
     live: bool,
-) -> Result<(bool, Option<CopyInSink<Bytes>>), StoreError> {
+    keeps_claims: bool,
+) -> Result<(Option<Row>, Option<CopyInSink<Bytes>>), StoreError> {
     // While catching up, what a crash of the server takes back is fetched again; cursor
     // and operations still agree.
     let begin = if live { "BEGIN" } else { "BEGIN; SET LOCAL synchronous_commit = off" };
     let operations = commit.operations.len() as i64;
     let identities = commit.operations.iter().filter(|new| is_genesis(&new.signed)).count() as i64;
     let lease_seconds = LEASE.as_secs_f64();
-    let parameters: [&(dyn ToSql + Sync); 8] = [
+    let added = commit.operations.iter().filter_map(|new| new.sequence);
+    let numbered = commit.numbered.iter().map(|(_, _, number)| *number);
+    let highest = added.chain(numbered).max().unwrap_or(0);
+    let parameters: [&(dyn ToSql + Sync); 10] = [
         &lease.epoch,
         &commit.cursor_before,
         &commit.cursor_after,
@@ -176,6 +190,8 @@ async fn begin(
         &commit.received_at_millis,
         &operations,
         &identities,
+        &keeps_claims,
+        &highest,
     ];
     let copying = async {
         if commit.operations.is_empty() {
@@ -185,10 +201,10 @@ async fn begin(
     };
     let ((), advanced, sink) = try_join!(
         session.client.batch_execute(begin).map_err(query_error),
-        session.execute(ADVANCE, &parameters),
+        session.query_opt(ADVANCE, &parameters),
         copying,
     )?;
-    Ok((advanced == 1, sink))
+    Ok((advanced, sink))
 }
 
 /// As exports read them: rows that are read together lie together, and the indexes on number and

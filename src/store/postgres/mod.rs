@@ -4,6 +4,7 @@
 //! ingest asks before it judges; a few share all other reads. Nothing waits in a pool: requests
 //! are pipelined on the connection that they are given.
 
+mod claims;
 mod commit;
 mod connection;
 mod copy;
@@ -40,6 +41,8 @@ const MIGRATION_SETTINGS: &str = "SET statement_timeout = 0; SET client_min_mess
 #[derive(Clone)]
 pub struct Postgres {
     writer: Arc<Writer>,
+    /// Builds the index of claims, where that is asked for.
+    builder: Arc<Link>,
     /// Chains, numbers and refusals for the batch that is about to be judged.
     ingest: Arc<Link>,
     /// Everything else that is read, but lookups.
@@ -68,7 +71,9 @@ impl Postgres {
 
         let link = |statements| Arc::new(Link::new(server.clone(), read::SETTINGS, statements));
         let ingest = link(&[read::STATEMENTS, strings::STATEMENTS]);
-        let pages = Turns::new((0..PAGE_CONNECTIONS).map(|_| link(&[read::STATEMENTS])));
+        let pages = || link(&[read::STATEMENTS, claims::READING]);
+        let pages = Turns::new((0..PAGE_CONNECTIONS).map(|_| pages()));
+        let builder = Link::new(server.clone(), write::SETTINGS, &[claims::BUILDING]);
         let lookups: Arc<[_]> =
             (0..LOOKUP_CONNECTIONS).map(|_| link(&[read::LOOKUP_STATEMENTS])).collect();
         let strings = Arc::new(Strings::new(ingest.clone()));
@@ -77,6 +82,7 @@ impl Postgres {
         let histories = of_lookups().map(|(link, strings)| Histories(link, strings)).collect();
         Ok(Postgres {
             writer: Arc::new(Writer::new(server.clone(), strings.clone())),
+            builder: Arc::new(builder),
             ingest,
             pages: Arc::new(pages),
             lookups,

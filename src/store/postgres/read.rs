@@ -57,6 +57,13 @@ const EXPORT_BY_SEQUENCE: &str = concat!(
     " FROM operations WHERE sequence > $1 ORDER BY sequence LIMIT $2"
 );
 
+pub(super) const UNNUMBERED: &str = concat!(
+    "SELECT did, ",
+    operation_columns!(),
+    " FROM operations WHERE sequence IS NULL AND (did, created_at) > ($1, $2)
+        ORDER BY did, created_at LIMIT $3"
+);
+
 /// By the index's 66 seconds, and by time within them. With everything of the last millisecond,
 /// because the order within one is that of the CIDs, which the database does not know.
 const EXPORT_BY_TIME: &str = concat!(
@@ -139,7 +146,8 @@ const STATISTICS: &str = "SELECT
     coalesce((SELECT identities FROM sources), 0),
     (SELECT count(*) FROM refusals WHERE accepted_at IS NULL),
     (SELECT count(*) FROM divergences WHERE closed_at IS NULL),
-    pg_database_size(current_database())";
+    pg_database_size(current_database()),
+    pg_total_relation_size('claims')";
 
 /// What the connections for lookups prepare.
 pub(super) const LOOKUP_STATEMENTS: &[&str] = &[HEADS, HISTORIES_OF_PLACES];
@@ -148,6 +156,7 @@ pub(super) const LOOKUP_STATEMENTS: &[&str] = &[HEADS, HISTORIES_OF_PLACES];
 pub(super) const STATEMENTS: &[&str] = &[
     HISTORIES,
     EXPORT_BY_SEQUENCE,
+    UNNUMBERED,
     EXPORT_BY_TIME,
     LAST_SEQUENCE,
     LATEST,
@@ -324,15 +333,17 @@ impl Postgres {
             refusals: number(2)?,
             open_divergences: number(3)?,
             bytes: number(4)?,
+            claims: self.claims_index().await?,
+            claims_bytes: number(5)?,
         })
     }
 
     /// A connection for pages: each in turn.
-    async fn pages(&self) -> Result<Arc<Session>, StoreError> {
+    pub(super) async fn pages(&self) -> Result<Arc<Session>, StoreError> {
         self.pages.next().session().await
     }
 
-    async fn operations(
+    pub(super) async fn operations(
         &self,
         sql: &'static str,
         parameters: &[&(dyn ToSql + Sync)],

@@ -10,7 +10,7 @@ use super::Postgres;
 use super::connection::{Link, Server, Session};
 use super::error::{commit_error, query_error};
 use super::strings::{self, Strings};
-use super::{commit, rows};
+use super::{claims, commit, rows};
 use crate::store::codec::Packer;
 use crate::store::{Lease, Source, StoreError};
 
@@ -20,7 +20,7 @@ pub(super) const LEASE: Duration = Duration::from_secs(15);
 
 /// For the connection that writes. As for those that read, plans must not depend on statistics. A follower
 /// that is frozen in the middle of a transaction keeps others out no longer than its lease.
-const SETTINGS: &str = "
+pub(super) const SETTINGS: &str = "
     SET plan_cache_mode = force_generic_plan;
     SET enable_seqscan = off;
     SET enable_hashjoin = off;
@@ -65,6 +65,8 @@ pub(super) struct Writer {
     pub(super) turn: Mutex<Option<Packer>>,
     /// What COMMIT waits for: the disk (live), or nothing.
     pub(super) live: AtomicBool,
+    /// Whether commits keep the index of claims when it is complete.
+    pub(super) keeps_claims: AtomicBool,
     /// A COMMIT was sent and nobody knows what became of it.
     in_doubt: AtomicBool,
 }
@@ -87,10 +89,11 @@ impl Writer {
             link: Link::new(
                 server,
                 SETTINGS,
-                &[STATEMENTS, commit::STATEMENTS, strings::STATEMENTS],
+                &[STATEMENTS, commit::STATEMENTS, claims::COMMITTING, strings::STATEMENTS],
             ),
             turn: Mutex::default(),
             live: AtomicBool::new(true),
+            keeps_claims: AtomicBool::new(false),
             in_doubt: AtomicBool::new(false),
         }
     }

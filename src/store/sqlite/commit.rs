@@ -158,9 +158,11 @@ impl Shared {
         effects: &mut Effects<'_>,
     ) -> Result<(), StoreError> {
         check_cursor(transaction, commit.cursor_before)?;
+        let highest_before = effects.highest;
         self.insert_operations(transaction, packer, commit, effects)?;
         self.nullify(transaction, &commit.nullified)?;
         self.number(transaction, &commit.numbered, effects)?;
+        self.claim(transaction, commit, highest_before, effects.highest)?;
         intern(transaction, packer)?;
         refuse(transaction, &commit.refusals, commit.received_at_millis)?;
         rejudge(transaction, &commit.rejudged, commit.received_at_millis)?;

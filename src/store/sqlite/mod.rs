@@ -8,6 +8,7 @@
 //! gets new operations half a million at a time, and until then they are known to [`recent`], in memory;
 //! the log itself is what a new process reads them from again.
 
+mod claims;
 mod commit;
 mod connection;
 mod error;
@@ -50,6 +51,10 @@ struct Shared {
     writer: Mutex<Writer>,
     /// Whether the writer holds the lease, so that nobody else changes the database.
     following: AtomicBool,
+    /// Whether commits keep the index of claims when it is complete.
+    keeps_claims: AtomicBool,
+    /// Whether the upstream's present is followed: few operations a commit.
+    live: AtomicBool,
     recent: Recent,
     interned: Interned,
 }
@@ -73,6 +78,8 @@ impl Sqlite {
                     waiting: AtomicUsize::new(0),
                     writer: Mutex::new(writer),
                     following: AtomicBool::new(false),
+                    keeps_claims: AtomicBool::new(false),
+                    live: AtomicBool::new(true),
                     recent: Recent::default(),
                     interned,
                     path,

@@ -82,6 +82,9 @@ const STATISTICS: &str = "SELECT
     (SELECT count(*) FROM refusals WHERE accepted_at IS NULL),
     (SELECT count(*) FROM divergences WHERE closed_at IS NULL)";
 
+/// What a pair takes in the index of claims, the free space of its pages included.
+const BYTES_OF_A_PAIR: u64 = 20;
+
 /// A transaction that reads, and ends with this value.
 struct Transaction<'a>(&'a Connection);
 
@@ -493,13 +496,15 @@ impl Sqlite {
                         identities: count(row, 1)?,
                         refusals: count(row, 2)?,
                         open_divergences: count(row, 3)?,
-                        bytes: 0,
+                        ..Statistics::default()
                     })
                 })?)
             })?;
             let files = [shared.path.clone(), super::beside(&shared.path, "-wal")];
             let sizes = files.iter().filter_map(|file| Some(file.metadata().ok()?.len()));
-            Ok(Statistics { bytes: sizes.sum(), ..counted })
+            let claims = shared.claims_index()?;
+            let claims_bytes = claims.map_or(0, |index| index.pairs * BYTES_OF_A_PAIR);
+            Ok(Statistics { bytes: sizes.sum(), claims, claims_bytes, ..counted })
         })
         .await
     }
@@ -507,7 +512,10 @@ impl Sqlite {
 
 /// The DID of an operation of the index. Of one that has another, or none, it is the last DID
 /// that there can be under its prefix: asking for its history tells of the damage.
-fn did_of(connection: &Connection, &(prefix, sequence): &Entry) -> Result<Did, StoreError> {
+pub(super) fn did_of(
+    connection: &Connection,
+    &(prefix, sequence): &Entry,
+) -> Result<Did, StoreError> {
     let mut statement = connection.prepare_cached(DID_OF)?;
     let mut rows = statement.query([sequence])?;
     let did = match rows.next()? {

@@ -177,8 +177,11 @@ impl Sqlite {
 
     /// See [`crate::store::Store::set_durability`].
     pub async fn set_durability(&self, live: bool) -> Result<(), StoreError> {
-        self.write(move |shared| connection::set_durability(shared.writer().connection(), live))
-            .await
+        self.write(move |shared| {
+            shared.live.store(live, Ordering::Release);
+            connection::set_durability(shared.writer().connection(), live)
+        })
+        .await
     }
 
     /// See [`crate::store::Store::commit`].
