@@ -392,13 +392,14 @@ async fn an_upstream_that_has_used_our_numbers_again_is_caught_at_it() {
     }
 }
 
-/// Fifty operations a second for some seconds, with updates, recoveries and interruptions, and one
-/// comparison for each. `PLC_WATCH_SECONDS=3600` makes it an hour, with the times that `serve` has.
+/// Fifty operations a second for some seconds, with updates, recoveries and interruptions, and
+/// comparisons all the time. `PLC_WATCH_SECONDS=3600` makes it an hour, with the times that `serve`
+/// has and fifty times its usual rate.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_honest_upstream_that_grows_raises_no_alarm() {
     let seconds = std::env::var("PLC_WATCH_SECONDS").ok().and_then(|n| n.parse().ok());
     let times = match seconds {
-        Some(_) => WatchSettings::per_minute(3000),
+        Some(_) => WatchSettings::per_minute(600),
         None => quick(6000),
     };
     let places = places().await;
@@ -444,12 +445,9 @@ async fn honest(place: &Place, times: WatchSettings, seconds: u64) {
     let operations = story.log().len() as i64;
     watched.live_at(operations).await;
     tokio::time::sleep(times.later + Duration::from_millis(500)).await;
-    let compared = || upstream.asked_for(Route::Identity) as u64 > 20 * seconds;
-    crate::follow::eventually("twenty comparisons a second", compared).await;
-    println!(
-        "{operations} operations in {seconds} s, {} questions, no alarm wanted",
-        upstream.asked_for(Route::Identity)
-    );
+    let questions = upstream.asked_for(Route::Identity) as u64;
+    println!("{operations} operations in {seconds} s, {questions} questions");
+    assert!(questions > 5 * seconds, "{questions}");
     assert_eq!(watched.divergences(None).await, []);
     assert_eq!(watched.store.refusals(None, 0, 10).await.unwrap(), []);
     watched.end().await;
