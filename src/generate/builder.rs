@@ -189,7 +189,10 @@ impl Story {
             let prev = operation.get("prev").and_then(Value::as_str);
             let chain =
                 |other: &Generated| other.did == entry.did && other.expected == Expected::Accepted;
-            let index = self.log.iter().position(|other| chain(other) && Some(&*other.cid) == prev);
+            // From the end: what is told next mostly follows something recent.
+            let index = prev.and_then(|prev| {
+                self.log.iter().rposition(|other| other.cid == prev && chain(other))
+            });
             let since = index.map_or(self.log.len(), |index| index + 1);
             // Whatever the identity did since `prev` is overruled.
             for other in self.log[since..].iter_mut().filter(|other| chain(other)) {

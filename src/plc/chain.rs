@@ -9,6 +9,8 @@ use super::operation::{Kind, Operation};
 use super::signature::{Signature, Signed, UnsupportedKey, Verifier};
 use super::timestamp::Timestamp;
 
+/// Links up to which a chain takes no more memory than it needs.
+const FEW: usize = 4;
 /// How long after the first operation that it nullifies a recovery may come; exactly this long is
 /// in time.
 pub const RECOVERY_WINDOW: Duration = Duration::from_secs(72 * 60 * 60);
@@ -339,6 +341,10 @@ impl Chain {
             if acceptance.nullifies.binary_search(&link.created_at).is_ok() {
                 link.nullified_by = Some(proposed.created_at);
             }
+        }
+        // Most identities never have more than a few operations: no room is kept for others.
+        if self.links.len() < FEW {
+            self.links.reserve_exact(1);
         }
         self.links.push(Link::new(
             &proposed.operation,

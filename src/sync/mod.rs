@@ -35,7 +35,7 @@ use crate::upstream::{Batch, ExportClient, Origin};
 
 /// Lines that are judged at once, at most: what one commit can take in a fraction of a second.
 /// With the pages on their way this bounds the memory of following to some tens of megabytes.
-const MAX_BATCH: usize = 8_000;
+const MAX_BATCH: usize = 4_000;
 /// Events between source and judge; the source itself holds a few pages more.
 const EVENTS: usize = 4;
 /// Judged batches that wait for the writer.

@@ -14,7 +14,7 @@ use crate::store::{Commit, Lease, Store, StoreError};
 
 /// Operations of one transaction, at most, when several batches wait: enough for SQLite to write
 /// each page of its index once for many of them.
-const MAX_COMMIT: usize = 24_000;
+const MAX_COMMIT: usize = 8_000;
 /// How often progress is logged while catching up.
 const PROGRESS: Duration = Duration::from_secs(10);
 

@@ -211,7 +211,8 @@ impl FakeUpstream {
     /// Adds an entry that nullifies the one with this number, in one step as the directory does.
     pub fn recover(&self, recovery: LogEntry, nullified: i64) {
         self.change(|log| {
-            let (entry, line) = log.iter_mut().find(|(entry, _)| entry.seq == nullified).unwrap();
+            let found = log.iter_mut().rfind(|(entry, _)| entry.seq == nullified);
+            let (entry, line) = found.unwrap();
             entry.nullified = true;
             *line = Bytes::from(entry.sequenced());
             let line = Bytes::from(recovery.sequenced());
