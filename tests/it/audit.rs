@@ -594,6 +594,18 @@ async fn a_client_reads_what_it_has_written() {
     watched.end().await;
 }
 
+/// Exit code and output of `verify` on this text.
+fn judged_offline(text: &str) -> (Option<i32>, String) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_plc-replica"))
+        .arg("verify")
+        .arg(file.path())
+        .output()
+        .unwrap();
+    (output.status.code(), String::from_utf8(output.stdout).unwrap())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn evidence_is_served() {
     let told = tell();
@@ -619,6 +631,15 @@ async fn evidence_is_served() {
     let ours = json(&format!("/_audit/divergences/{}/ours", missing["id"])).await;
     assert_eq!(&ours, &missing["ours"]);
     assert_eq!(verify(&ours.to_string()), [""; 0]);
+    let records = get(format!("{}/_audit/divergences", watched.url), &[]).await.2;
+    let (code, printed) = judged_offline(&records);
+    assert_eq!(code, Some(0), "{printed}");
+    assert!(printed.contains("ours: 5 operations, which verify"), "{printed}");
+    assert!(printed.contains("theirs: does not verify"), "{printed}");
+    // Evidence that was tampered with on our side does not pass.
+    let (code, printed) = judged_offline(&records.replace("c.example", "x.example"));
+    assert_eq!(code, Some(1), "{printed}");
+    assert!(printed.contains("ours: does not verify"), "{printed}");
     assert_eq!(json("/_audit/divergences?open=false").await["divergences"], serde_json::json!([]));
     let first = json("/_audit/divergences?count=1").await;
     let rest = json(&format!("/_audit/divergences?after={}", first["next"])).await;
