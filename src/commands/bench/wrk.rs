@@ -48,8 +48,9 @@ pub fn run(
 }
 
 fn parse(text: &str) -> Option<Outcome> {
+    // A share such as `83.99%` elsewhere on a line is not the label `99%`.
     let after = |label: &str| {
-        text.lines().find_map(|line| Some(line.split_once(label)?.1.trim().to_owned()))
+        text.lines().find_map(|line| Some(line.trim_start().strip_prefix(label)?.trim().to_owned()))
     };
     let number = |label: &str| after(label)?.parse::<f64>().ok();
     Some(Outcome {
@@ -86,7 +87,7 @@ mod tests {
     fn its_output_is_understood() {
         let text = "Running 1s test @ http://127.0.0.1:1\n  1 threads and 32 connections\n\
                     \x20 Thread Stats   Avg      Stdev     Max   +/- Stdev\n\
-                    \x20   Latency     1.00ms  200.00us  20.00ms   99.00%\n\
+                    \x20   Latency     1.00ms  200.00us  20.00ms   83.99%\n\
                     \x20 Latency Distribution\n     50%  910.00us\n     75%    1.00ms\n\
                     \x20    90%    1.10ms\n     99%    1.50s \n  1000 requests in 1.00s, 2.00MB read\n\
                     \x20 Non-2xx or 3xx responses: 7\nRequests/sec:  31234.50\nTransfer/sec:     46.50MB\n";
