@@ -12,8 +12,8 @@ use crate::live::{Feed, Status};
 use crate::plc::Timestamp;
 use crate::store::{Commit, Lease, Store, StoreError};
 
-/// Operations of one transaction, at most, when several batches wait: enough for SQLite to write
-/// each page of its index once for many of them.
+/// Operations of one transaction, at most, when several batches wait: two of the largest. What a
+/// transaction costs by itself is little beside so many, and more of them only take memory.
 const MAX_COMMIT: usize = 8_000;
 /// How often progress is logged while catching up.
 const PROGRESS: Duration = Duration::from_secs(10);

@@ -5,14 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use plc_replica::fsck;
 use plc_replica::generate::Generated;
 use plc_replica::generate::builder::Story;
 use plc_replica::live::Feed;
 use plc_replica::plc::claim::{Kind, Value, claims};
 use plc_replica::plc::signature::PlainVerifier;
-use plc_replica::plc::{Did, Operation, Timestamp};
+use plc_replica::plc::{Did, Operation};
 use plc_replica::serve::ServeSettings;
 use plc_replica::store::claims::pairs;
 use plc_replica::store::{Commit, Lease, Store, StoredOperation};
@@ -21,23 +20,12 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 use serde_json::{Value as Json, json};
 
+use crate::contract::stored;
 use crate::fake_upstream::FakeUpstream;
 use crate::follow::{lives_with_attacks, places};
 use crate::replica::Replica;
 
 const UPSTREAM: &str = "https://plc.example";
-
-fn stored(entry: &Generated) -> StoredOperation {
-    StoredOperation {
-        did: entry.did.parse().unwrap(),
-        created_at: entry.created_at.parse().unwrap(),
-        sequence: Some(entry.seq),
-        signed: Bytes::from(entry.signed.clone()),
-        signer: 0,
-        nullified_by: None,
-        received_at: Timestamp::from_millis(0),
-    }
-}
 
 /// Identities that share hosts and keys, and move.
 fn told(seed: u64, identities: usize) -> Vec<StoredOperation> {

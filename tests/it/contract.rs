@@ -90,7 +90,7 @@ fn told(story: &Story) -> Vec<StoredOperation> {
     story.log().iter().map(stored).collect()
 }
 
-fn stored(entry: &Generated) -> StoredOperation {
+pub fn stored(entry: &Generated) -> StoredOperation {
     StoredOperation {
         did: entry.did.parse().unwrap(),
         created_at: entry.created_at.parse().unwrap(),
