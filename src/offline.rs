@@ -1,11 +1,15 @@
 //! Judging a log that is read from a file, from its first line to its last, in bounded memory:
 //! the chains of identities not met for long go to a temporary database.
+//!
+//! No identity has to do with another, so that they are dealt out to a number of shares that are
+//! worked on side by side.
 
 use std::collections::BTreeMap;
 
 use ahash::{AHashMap, RandomState};
 use bytes::Bytes;
 use lru::LruCache;
+use rayon::prelude::*;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::judge::{self, Candidate, Group, Judged, Place, Verdict};
@@ -14,9 +18,11 @@ use crate::plc::entry::Undecodable;
 use crate::plc::signature::Verifier;
 use crate::plc::{Cid, Did, Timestamp};
 
-/// Operations whose chains are kept in memory, about 150 MB; the rest is in the temporary
-/// database.
-const MAX_LINKS: usize = 400_000;
+/// Shares that the identities are dealt out to: enough for the cores of most machines.
+const SHARES: usize = 16;
+/// Operations whose chains a share keeps in memory, 400,000 in all: about 150 MB. The rest is in
+/// its temporary database.
+const MAX_LINKS: usize = 25_000;
 
 /// A line that was not accepted, or whose flag is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -65,21 +71,34 @@ pub struct SpillError(#[from] rusqlite::Error);
 /// Judges a log block by block.
 pub struct OfflineJudge<'a> {
     verifier: &'a dyn Verifier,
-    chains: Chains,
+    shares: Vec<Share>,
+    /// Of all shares.
     summary: Summary,
+}
+
+/// Some of the identities.
+#[derive(Default)]
+struct Share {
+    chains: Chains,
     /// Operations stated to be nullified, until something in the log nullifies them.
     stated_nullified: AHashMap<(Did, Timestamp), (u64, Cid)>,
+}
+
+/// What came of a share of a block.
+#[derive(Default)]
+struct Outcome {
+    findings: Vec<Finding>,
+    new_identities: u64,
+    accepted: u64,
+    repeated: u64,
+    wrong_flags: u64,
 }
 
 impl<'a> OfflineJudge<'a> {
     /// A judge that has seen nothing.
     pub fn new(verifier: &'a dyn Verifier) -> OfflineJudge<'a> {
-        OfflineJudge {
-            verifier,
-            chains: Chains::default(),
-            summary: Summary::default(),
-            stated_nullified: AHashMap::new(),
-        }
+        let shares = (0..SHARES).map(|_| Share::default()).collect();
+        OfflineJudge { verifier, shares, summary: Summary::default() }
     }
 
     /// Judges the next lines of the log, each with its number; what is wrong with them, in order.
@@ -90,10 +109,10 @@ impl<'a> OfflineJudge<'a> {
     pub fn judge(&mut self, block: &[(u64, Bytes)]) -> Result<Vec<Finding>, SpillError> {
         let lines: Vec<Bytes> = block.iter().map(|(_, line)| line.clone()).collect();
         let mut findings = Vec::new();
-        let mut candidates = Vec::with_capacity(lines.len());
+        let mut dealt: Vec<Vec<Candidate>> = self.shares.iter().map(|_| Vec::new()).collect();
         for (index, decoded) in judge::decode(&lines).into_iter().enumerate() {
             match decoded {
-                Ok(received) => candidates.push(Candidate {
+                Ok(received) => dealt[share_of(&received.did)].push(Candidate {
                     place: Place::Line(index),
                     received,
                     number_held_by: None,
@@ -101,22 +120,20 @@ impl<'a> OfflineJudge<'a> {
                 Err(undecodable) => findings.push(undecodable_finding(block[index].0, undecodable)),
             }
         }
-        let mut groups = judge::group(candidates.into_iter());
-        for (did, group) in &mut groups {
-            group.chain = self.chains.take(did)?;
-        }
-        let before: usize =
-            groups.iter().filter(|(_, group)| group.chain.links().is_empty()).count();
-        let judged = judge::judge(&mut groups, self.verifier);
-        let after = groups.iter().filter(|(_, group)| group.chain.links().is_empty()).count();
-        self.summary.identities += (before - after) as u64;
+        let verifier = self.verifier;
+        let outcomes: Vec<Outcome> = self
+            .shares
+            .par_iter_mut()
+            .zip(dealt)
+            .map(|(share, candidates)| share.judge(block, candidates, verifier))
+            .collect::<Result<_, _>>()?;
         self.summary.operations += block.len() as u64;
-        for judged in judged {
-            let Place::Line(index) = judged.candidate.place else { continue };
-            findings.extend(self.note(block[index].0, judged));
-        }
-        for (did, Group { chain, .. }) in groups {
-            self.chains.put(did, chain)?;
+        for outcome in outcomes {
+            self.summary.identities += outcome.new_identities;
+            self.summary.accepted += outcome.accepted;
+            self.summary.repeated += outcome.repeated;
+            self.summary.wrong_flags += outcome.wrong_flags;
+            findings.extend(outcome.findings);
         }
         for finding in findings.iter().filter(|finding| finding.kind != WRONG_FLAG) {
             *self.summary.refused.entry(finding.kind.clone()).or_default() += 1;
@@ -125,56 +142,10 @@ impl<'a> OfflineJudge<'a> {
         Ok(findings)
     }
 
-    fn note(&mut self, line: u64, judged: Judged) -> Option<Finding> {
-        let received = judged.candidate.received;
-        match judged.verdict {
-            Verdict::Accepted(acceptance) => {
-                self.summary.accepted += 1;
-                if received.nullified == Some(true) {
-                    self.stated_nullified
-                        .insert((received.did, received.created_at), (line, received.cid));
-                }
-                let unstated: Vec<Timestamp> = acceptance
-                    .nullifies
-                    .into_iter()
-                    .filter(|at| self.stated_nullified.remove(&(received.did, *at)).is_none())
-                    .collect();
-                // Logs without flags state nothing that could be wrong.
-                if received.nullified.is_none() || unstated.is_empty() {
-                    return None;
-                }
-                self.summary.wrong_flags += unstated.len() as u64;
-                let times: Vec<String> = unstated.iter().map(Timestamp::to_string).collect();
-                Some(Finding {
-                    line,
-                    did: received.did.to_string(),
-                    cid: received.cid.to_string(),
-                    kind: WRONG_FLAG.to_owned(),
-                    expected: format!(
-                        "this operation nullifies what was accepted at {}, stated not to be",
-                        times.join(" and ")
-                    ),
-                })
-            }
-            Verdict::Known(_) => {
-                self.summary.repeated += 1;
-                None
-            }
-            Verdict::Refused(refusal) => Some(Finding {
-                line,
-                did: received.did.to_string(),
-                cid: received.cid.to_string(),
-                kind: refusal.kind().to_owned(),
-                expected: refusal.to_string(),
-            }),
-        }
-    }
-
     /// Ends the log: flags that nothing in it bore out, and the summary.
     pub fn finish(mut self) -> (Vec<Finding>, Summary) {
-        let mut findings: Vec<Finding> = self
-            .stated_nullified
-            .into_iter()
+        let stated = self.shares.into_iter().flat_map(|share| share.stated_nullified);
+        let mut findings: Vec<Finding> = stated
             .map(|((did, _), (line, cid))| Finding {
                 line,
                 did: did.to_string(),
@@ -186,6 +157,83 @@ impl<'a> OfflineJudge<'a> {
         findings.sort_by_key(|finding| finding.line);
         self.summary.wrong_flags += findings.len() as u64;
         (findings, self.summary)
+    }
+}
+
+/// By the last bits of an identity, which are as random as a hash; [`mark`] goes by the first.
+fn share_of(did: &Did) -> usize {
+    let [.., last] = did.as_bytes();
+    usize::from(*last) % SHARES
+}
+
+impl Share {
+    fn judge(
+        &mut self,
+        block: &[(u64, Bytes)],
+        candidates: Vec<Candidate>,
+        verifier: &dyn Verifier,
+    ) -> Result<Outcome, SpillError> {
+        let mut groups = judge::group(candidates.into_iter());
+        for (did, group) in &mut groups {
+            group.chain = self.chains.take(did)?;
+        }
+        let unknown = |groups: &[(Did, Group)]| {
+            groups.iter().filter(|(_, group)| group.chain.links().is_empty()).count() as u64
+        };
+        let before = unknown(&groups);
+        let judged = judge::judge(&mut groups, verifier);
+        let mut outcome =
+            Outcome { new_identities: before - unknown(&groups), ..Outcome::default() };
+        for judged in judged {
+            let Place::Line(index) = judged.candidate.place else { continue };
+            self.note(block[index].0, judged, &mut outcome);
+        }
+        for (did, Group { chain, .. }) in groups {
+            self.chains.put(did, chain)?;
+        }
+        Ok(outcome)
+    }
+
+    fn note(&mut self, line: u64, judged: Judged, outcome: &mut Outcome) {
+        let received = judged.candidate.received;
+        match judged.verdict {
+            Verdict::Accepted(acceptance) => {
+                outcome.accepted += 1;
+                if received.nullified == Some(true) {
+                    self.stated_nullified
+                        .insert((received.did, received.created_at), (line, received.cid));
+                }
+                let unstated: Vec<Timestamp> = acceptance
+                    .nullifies
+                    .into_iter()
+                    .filter(|at| self.stated_nullified.remove(&(received.did, *at)).is_none())
+                    .collect();
+                // Logs without flags state nothing that could be wrong.
+                if received.nullified.is_none() || unstated.is_empty() {
+                    return;
+                }
+                outcome.wrong_flags += unstated.len() as u64;
+                let times: Vec<String> = unstated.iter().map(Timestamp::to_string).collect();
+                outcome.findings.push(Finding {
+                    line,
+                    did: received.did.to_string(),
+                    cid: received.cid.to_string(),
+                    kind: WRONG_FLAG.to_owned(),
+                    expected: format!(
+                        "this operation nullifies what was accepted at {}, stated not to be",
+                        times.join(" and ")
+                    ),
+                });
+            }
+            Verdict::Known(_) => outcome.repeated += 1,
+            Verdict::Refused(refusal) => outcome.findings.push(Finding {
+                line,
+                did: received.did.to_string(),
+                cid: received.cid.to_string(),
+                kind: refusal.kind().to_owned(),
+                expected: refusal.to_string(),
+            }),
+        }
     }
 }
 
@@ -212,7 +260,7 @@ fn undecodable_finding(line: u64, undecodable: Undecodable) -> Finding {
     Finding { line, did, cid, kind, expected }
 }
 
-/// All chains of the log so far.
+/// All chains of a share so far.
 struct Chains {
     recent: LruCache<Did, Chain, RandomState>,
     links: usize,
@@ -284,9 +332,11 @@ impl Chains {
     }
 }
 
-/// Bits of an identity that [`Spilled::marks`] goes by: 32 MB for all of them, and at 50 million
-/// identities four of five new ones are still told from the old.
-const MARK_BITS: usize = 28;
+/// Bits of an identity that [`Spilled::marks`] goes by: 2 MB, 32 MB in all shares, and at 50
+/// million identities four of five new ones are still told from the old.
+const MARK_BITS: usize = 24;
+/// Memory of a temporary database, in kB: 64 MB in all shares.
+const SPILLED_CACHE: u32 = 4 << 10;
 
 /// The first bits of an identity, which are as random as a hash.
 fn mark(did: &Did) -> usize {
@@ -300,10 +350,10 @@ impl Spilled {
     /// closed.
     fn open() -> Result<Spilled, SpillError> {
         let connection = Connection::open("")?;
-        connection.execute_batch(
-            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -65536;
+        connection.execute_batch(&format!(
+            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -{SPILLED_CACHE};
              CREATE TABLE chains (did BLOB PRIMARY KEY, links BLOB NOT NULL) WITHOUT ROWID;",
-        )?;
+        ))?;
         Ok(Spilled { connection, marks: vec![0; 1 << (MARK_BITS - 6)] })
     }
 

@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
+/// What Linux says of a process that is no more: ESRCH.
+const NO_SUCH_PROCESS: i32 = 3;
+
 /// A control group of our own; removed at the end.
 pub struct Bound {
     path: PathBuf,
@@ -29,9 +32,13 @@ impl Bound {
         &self.path
     }
 
-    /// Puts a process into it; its children to come follow.
+    /// Puts a process into it, unless it has just ended; its children to come follow.
     pub fn add(&self, process: u32) -> anyhow::Result<()> {
-        Ok(fs::write(self.path.join("cgroup.procs"), process.to_string())?)
+        let file = self.path.join("cgroup.procs");
+        match fs::write(&file, process.to_string()) {
+            Err(error) if error.raw_os_error() == Some(NO_SUCH_PROCESS) => Ok(()),
+            result => result.with_context(|| format!("cannot write to {}", file.display())),
+        }
     }
 }
 

@@ -121,7 +121,9 @@ impl Server {
     /// Holds the server's processes to a bound, if it is ours.
     pub fn bind(&self, bound: &Bound) -> anyhow::Result<()> {
         let main = self.main.context("--memory-limit cannot bound the server of --postgres")?;
-        std::iter::once(main).chain(children(main)).try_for_each(|id| bound.add(id))
+        // First the one whose children to come will be in it too.
+        bound.add(main)?;
+        children(main).into_iter().try_for_each(|id| bound.add(id))
     }
 }
 

@@ -147,4 +147,11 @@ impl Verifier for Timed<'_> {
         self.nanoseconds.fetch_add(begun.elapsed().as_nanos() as u64, Ordering::Relaxed);
         verdict
     }
+
+    fn likeliest(&self, keys: &[&str]) -> Option<usize> {
+        let begun = Instant::now();
+        let likeliest = self.verifier.likeliest(keys);
+        self.nanoseconds.fetch_add(begun.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        likeliest
+    }
 }

@@ -24,11 +24,14 @@ pub(super) struct HotKeys {
     tables: RwLock<HashMap<KeyText, Hot, RandomState>>,
 }
 
+#[derive(Default)]
 struct Hot {
     /// Empty while it is built.
     table: OnceLock<KeyTable>,
     /// Verifications, halved whenever another key wants a place.
     uses: AtomicU64,
+    /// Those of them in which it was the key that had signed, halved likewise.
+    signed: AtomicU64,
 }
 
 impl HotKeys {
@@ -43,8 +46,30 @@ impl HotKeys {
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
         let hot = tables.get(key)?;
         let table = hot.table.get()?;
+        let verdict = table.verify(signed);
         hot.uses.fetch_add(1, Ordering::Relaxed);
-        Some(table.verify(signed))
+        if verdict {
+            hot.signed.fetch_add(1, Ordering::Relaxed);
+        }
+        Some(verdict)
+    }
+
+    /// First index of the key that has signed most of all, if one of them has a table.
+    pub(super) fn likeliest(&self, keys: &[&str]) -> Option<usize> {
+        let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
+        let signed = |key: &&str| {
+            let text: &KeyText = key.as_bytes().try_into().ok()?;
+            tables.get(text).map(|hot| hot.signed.load(Ordering::Relaxed))
+        };
+        let mut likeliest = None;
+        for (index, key) in keys.iter().enumerate() {
+            if let Some(signed) = signed(key)
+                && likeliest.is_none_or(|(most, _)| signed > most)
+            {
+                likeliest = Some((signed, index));
+            }
+        }
+        likeliest.map(|(_, index)| index)
     }
 
     /// Gives a key that was met [`HOT`] times a table, unless all places are taken by keys that
@@ -75,13 +100,14 @@ impl HotKeys {
             let least = tables.iter().map(|(text, hot)| (uses(hot), *text)).min();
             for hot in tables.values_mut() {
                 *hot.uses.get_mut() /= 2;
+                *hot.signed.get_mut() /= 2;
             }
             match least {
                 Some((uses, least)) if uses < u64::from(HOT) => tables.remove(&least),
                 _ => return false,
             };
         }
-        tables.insert(*text, Hot { table: OnceLock::new(), uses: AtomicU64::new(0) });
+        tables.insert(*text, Hot::default());
         true
     }
 }

@@ -94,6 +94,11 @@ pub trait Verifier: Send + Sync {
     /// [`UnsupportedKey`] when `key` is no key at all.
     fn verify(&self, key: &str, signed: &Signed) -> Result<bool, UnsupportedKey>;
 
+    /// Index of the key that is the likeliest to have signed, where experience says so: the first
+    /// occurrence of its text, and every key before it is one. Decides nothing but the order in
+    /// which keys are tried.
+    fn likeliest(&self, keys: &[&str]) -> Option<usize>;
+
     /// How the keys so far were found; nothing from a verifier that keeps none.
     fn lookups(&self) -> KeyLookups {
         KeyLookups::default()

@@ -96,6 +96,15 @@ impl Verifier for NativeVerifier {
         }
     }
 
+    fn likeliest(&self, keys: &[&str]) -> Option<usize> {
+        let likeliest = self.hot.as_ref()?.likeliest(keys)?;
+        let is_key = |key: &&str| {
+            let text: Option<&KeyText> = key.as_bytes().try_into().ok();
+            text.is_some_and(|text| self.keys.with(text, || Met::new(key), Met::is_key))
+        };
+        keys[..likeliest].iter().all(is_key).then_some(likeliest)
+    }
+
     fn lookups(&self) -> KeyLookups {
         let Lookups { tables, kept, parsed } = &self.lookups;
         let [tables, kept, parsed] =
@@ -107,6 +116,10 @@ impl Verifier for NativeVerifier {
 impl Met {
     fn new(text: &str) -> Met {
         Met { key: Key::parse(text), times: AtomicU32::new(0) }
+    }
+
+    fn is_key(&self) -> bool {
+        !matches!(self.key, Key::Unsupported)
     }
 
     /// The key, and how often it was met, this time included. One thread sees each number.
