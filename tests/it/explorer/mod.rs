@@ -7,9 +7,10 @@ use std::path::Path;
 
 use reqwest::redirect::Policy;
 use tempfile::TempDir;
+use url::form_urlencoded::byte_serialize;
 
 use self::browser::Browser;
-use self::stories::{OVERRIDE, Stories};
+use self::stories::{OVERRIDE, SCRIPT, Stories};
 use crate::fake_upstream::FakeUpstream;
 use crate::follow::{Running, entries};
 
@@ -34,6 +35,15 @@ impl Told {
         replica.live_at(last).await;
         let client = reqwest::Client::builder().redirect(Policy::none()).build().unwrap();
         Told { stories, replica, client, upstream, _folder: folder }
+    }
+
+    /// Builds the index of claims.
+    async fn index(&self) {
+        let store = &self.replica.store;
+        store.keep_claims().await.unwrap();
+        while !store.claims_index().await.unwrap().unwrap().is_complete() {
+            store.build_claims(1_000).await.unwrap();
+        }
     }
 
     async fn answer(&self, path: &str) -> reqwest::Response {
@@ -178,6 +188,23 @@ async fn every_page_forbids_everything_from_elsewhere() {
     );
 }
 
+/// Types a text into the page's search field and sends it.
+async fn search(browser: &mut Browser, text: &str) {
+    browser.evaluate(&format!("document.querySelector('#q').value = '{text}'")).await;
+    click(browser, "form button").await;
+}
+
+/// Clicks on what leads to another page.
+async fn click(browser: &mut Browser, selector: &str) {
+    browser.evaluate(&format!("document.querySelector('{selector}').click()")).await;
+    browser.loaded().await;
+}
+
+/// A text in a query.
+fn encoded(text: &str) -> String {
+    byte_serialize(text.as_bytes()).collect()
+}
+
 /// Searched, opened, followed, in a browser: nothing is asked for elsewhere, nothing is complained
 /// about, nothing is wider than the window. Pictures are left in `CARGO_TARGET_TMPDIR`; with the
 /// file of axe-core named by AXE_CORE, its rules are checked too.
@@ -188,21 +215,19 @@ async fn a_browser_has_nothing_to_complain_about() {
         return;
     };
     let told = Told::followed().await;
+    told.index().await;
     let (stories, origin) = (&told.stories, told.replica.url());
     browser.look(1100, false).await;
     browser.open(&format!("{origin}/")).await;
-    browser
-        .evaluate(&format!("document.querySelector('#q').value = '{}'", stories.plain.did))
-        .await;
-    browser.evaluate("document.querySelector('form button').click()").await;
-    browser.loaded().await;
-    assert_eq!(
-        browser.evaluate("document.querySelector('h1').textContent").await,
-        "alice.example.org"
-    );
-    browser.evaluate("document.querySelector('.filters a:nth-child(2)').click()").await;
-    browser.loaded().await;
+    let heading = "document.querySelector('h1').textContent";
+    search(&mut browser, &stories.plain.did).await;
+    assert_eq!(browser.evaluate(heading).await, "alice.example.org");
+    click(&mut browser, ".filters a:nth-child(2)").await;
     assert_eq!(browser.evaluate("document.querySelectorAll('.entry').length").await, 2);
+    search(&mut browser, "alice.example.com").await;
+    assert_eq!(browser.evaluate(heading).await, "Who claims it");
+    click(&mut browser, ".records a").await;
+    assert_eq!(browser.evaluate(heading).await, "alice.example.org");
 
     let axe = std::env::var("AXE_CORE").ok().map(|file| std::fs::read_to_string(file).unwrap());
     let pictures = Path::new(env!("CARGO_TARGET_TMPDIR")).join("explorer");
@@ -217,6 +242,10 @@ async fn a_browser_has_nothing_to_complain_about() {
         ("long", explore(&stories.long)),
         ("hostile", explore(&stories.hostile)),
         ("contested", explore(&stories.contested)),
+        ("claimants", "/explore?q=thief.example.net".to_owned()),
+        ("claimants-many", format!("/explore?q={}", stories.story.recovery.did_key())),
+        ("claimants-hostile", format!("/explore?q={}", encoded(&format!("at://{OVERRIDE}")))),
+        ("claimants-script", format!("/explore?q={}", encoded(&format!("at://{SCRIPT}")))),
     ] {
         for (width, dark) in [(1100, false), (360, true), (1100, true), (360, false)] {
             let look = format!("{name} at {width}, dark: {dark}");

@@ -7,7 +7,7 @@ use plc_replica::generate::builder::{Story, Told};
 use crate::replica::now;
 
 /// Texts that want to be something else.
-const SCRIPT: &str = "<script>document.title='executed'</script>";
+pub const SCRIPT: &str = "<script>document.title='executed'</script>";
 pub const OVERRIDE: &str = "alice\u{202e}moc.elpmaxe\u{202c}.example.com";
 
 pub struct Stories {
