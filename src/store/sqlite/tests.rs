@@ -226,3 +226,35 @@ async fn a_file_that_is_not_ours_is_refused() {
     let other = Sqlite::open(&text).await;
     assert!(matches!(other, Err(StoreError::Damaged { .. })), "{other:?}");
 }
+
+#[tokio::test]
+async fn a_file_that_is_taken_away_is_missed() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder).await;
+    let (lease, _) = store.follow(UPSTREAM).await.unwrap();
+    let operations = log(40);
+    commit(&store, &lease, &operations[..100]).await;
+    let file = folder.path().join("plc.db");
+    let away = folder.path().join("away");
+    let more = commit_of(100, &operations[100..]);
+    std::fs::rename(&file, &away).unwrap();
+    for missed in [store.commit(&lease, &more).await, store.renew(&lease).await] {
+        assert!(matches!(missed, Err(StoreError::Unavailable(_))), "{missed:?}");
+    }
+    assert_holds(&store, &operations[..100]).await;
+    assert!(!file.exists(), "nobody makes it anew");
+
+    std::fs::rename(&away, &file).unwrap();
+    store.renew(&lease).await.unwrap();
+    store.commit(&lease, &more).await.unwrap();
+    assert_holds(&store, &operations).await;
+
+    std::fs::rename(&file, &away).unwrap();
+    std::fs::write(&file, "").unwrap();
+    let next = commit_of(120, &[]);
+    for missed in [store.commit(&lease, &next).await, store.renew(&lease).await] {
+        let Err(StoreError::Unusable(reason)) = missed else { panic!("{missed:?}") };
+        assert!(reason.contains("plc.db"), "{reason}");
+    }
+    assert_eq!(std::fs::read(&file).unwrap(), b"", "nothing is written to the other one");
+}

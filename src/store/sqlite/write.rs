@@ -5,6 +5,7 @@
 //! would let two processes hold a lock on two files of the same name.
 
 use std::fs::{File, TryLockError};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -28,7 +29,25 @@ const SET_UPSTREAM: &str = "UPDATE sources SET upstream = ?1";
 pub(super) struct Writer {
     connection: Connection,
     path: PathBuf,
+    /// Which file the path stood for when it was opened.
+    file: FileIdentity,
     held: Option<Held>,
+}
+
+/// Tells a file from another one of the same name.
+#[derive(Debug, PartialEq, Eq)]
+struct FileIdentity {
+    device: u64,
+    inode: u64,
+}
+
+impl FileIdentity {
+    fn of(path: &Path) -> Result<FileIdentity, StoreError> {
+        let found = path.metadata().map_err(|error| {
+            StoreError::Unavailable(format!("the database {}: {error}", path.display()))
+        })?;
+        Ok(FileIdentity { device: found.dev(), inode: found.ino() })
+    }
 }
 
 /// What the holder of the lease has.
@@ -42,11 +61,26 @@ pub(super) struct Held {
 
 impl Writer {
     pub(super) fn open(path: &Path) -> Result<Writer, StoreError> {
-        Ok(Writer { connection: connection::open_writer(path)?, path: path.to_owned(), held: None })
+        let connection = connection::open_writer(path)?;
+        let file = FileIdentity::of(path)?;
+        Ok(Writer { connection, path: path.to_owned(), file, held: None })
     }
 
     pub(super) fn connection(&self) -> &Connection {
         &self.connection
+    }
+
+    /// SQLite goes on writing to a file that was removed, and nobody would ever read it. One that
+    /// is moved back is as good as before.
+    fn check_file(&self) -> Result<(), StoreError> {
+        if FileIdentity::of(&self.path)? == self.file {
+            return Ok(());
+        }
+        Err(StoreError::Unusable(format!(
+            "another file has taken the place of the database {} while it was in use; start again \
+             to use that one",
+            self.path.display()
+        )))
     }
 
     /// A transaction of the follower, and what it packs with.
@@ -54,6 +88,7 @@ impl Writer {
         &mut self,
         lease: &Lease,
     ) -> Result<(Transaction<'_>, &mut Packer), StoreError> {
+        self.check_file()?;
         let Some(held) = self.held.as_mut().filter(|held| held.epoch == lease.epoch) else {
             return Err(over(lease));
         };
@@ -72,6 +107,7 @@ impl Writer {
 
     /// A transaction of somebody who is not the follower.
     pub(super) fn bare_transaction(&mut self) -> Result<Transaction<'_>, StoreError> {
+        self.check_file()?;
         Ok(self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?)
     }
 
@@ -102,6 +138,7 @@ fn over(lease: &Lease) -> StoreError {
 impl Shared {
     fn follow(&self, upstream: &str) -> Result<(Lease, Source), StoreError> {
         let mut writer = self.writer();
+        writer.check_file()?;
         let lock = writer.lock()?;
         // From here on nobody else writes. A crash leaves a source that nobody follows.
         let behaviour = TransactionBehavior::Immediate;
@@ -147,9 +184,12 @@ impl Sqlite {
     /// does not come back.
     pub async fn renew(&self, lease: &Lease) -> Result<(), StoreError> {
         let lease = lease.clone();
-        self.write(move |shared| match &shared.writer().held {
-            Some(held) if held.epoch == lease.epoch => Ok(()),
-            _ => Err(over(&lease)),
+        self.write(move |shared| {
+            let writer = shared.writer();
+            match &writer.held {
+                Some(held) if held.epoch == lease.epoch => writer.check_file(),
+                _ => Err(over(&lease)),
+            }
         })
         .await
     }
