@@ -163,12 +163,6 @@ impl Checker {
 }
 
 impl Found {
-    /// Nothing found before about this identity.
-    pub(super) fn nothing(did: Did) -> Found {
-        let (ours, theirs) = (String::new(), String::new());
-        Found { did, comparison: Comparison::default(), ours, theirs, depth: Depth::Everything }
-    }
-
     /// As they are recorded.
     pub fn divergences(&self, source: &str) -> Vec<NewDivergence> {
         let evidence = |text: &String| (text.len() <= MAX_EVIDENCE).then(|| text.clone());

@@ -89,10 +89,42 @@ pub struct Difference {
 pub struct Theirs<'a> {
     /// Their log.
     pub history: &'a History,
-    /// The CID of what `/{did}/log/last` answers, where that was asked.
-    pub last: Option<Cid>,
-    /// What `/{did}` answers, where that was asked.
-    pub document: Option<&'a [u8]>,
+    /// The CID of what `/{did}/log/last` answers.
+    pub last: Said<Cid>,
+    /// What `/{did}` answers.
+    pub document: Said<&'a [u8]>,
+}
+
+/// What somebody answers on one of their other paths.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Said<T> {
+    /// They were not asked, or failed to answer.
+    #[default]
+    Unknown,
+    /// That there is nothing.
+    Nothing,
+    /// This.
+    This(T),
+}
+
+impl<T> Said<T> {
+    /// The same of what can be made of it.
+    pub fn map<U>(self, make: impl FnOnce(T) -> U) -> Said<U> {
+        match self {
+            Said::Unknown => Said::Unknown,
+            Said::Nothing => Said::Nothing,
+            Said::This(value) => Said::This(make(value)),
+        }
+    }
+
+    /// The same by reference.
+    pub fn as_ref(&self) -> Said<&T> {
+        match self {
+            Said::Unknown => Said::Unknown,
+            Said::Nothing => Said::Nothing,
+            Said::This(value) => Said::This(value),
+        }
+    }
 }
 
 /// What a comparison found.
@@ -141,7 +173,10 @@ impl Diff<'_> {
             {
                 continue;
             }
-            if stated.created_at > self.horizon {
+            // One that is dated into the future is here all the same.
+            let here_at =
+                stated.received_at.map_or(stated.created_at, |at| at.min(stated.created_at));
+            if here_at > self.horizon {
                 self.found.set_aside += 1;
                 continue;
             }
@@ -255,20 +290,30 @@ impl Diff<'_> {
     fn find_other_answers(&mut self, theirs: &Theirs<'_>) {
         let Some(head) = theirs.history.stated_head() else { return };
         let head_cid = head.stated.cid;
-        if let Some(last) = theirs.last.filter(|last| *last != head_cid) {
+        let other_head = match theirs.last {
+            Said::This(last) if last != head_cid => Some(last.to_string()),
+            Said::Nothing => Some("that there is none".to_owned()),
+            _ => None,
+        };
+        if let Some(last) = other_head {
             let detail = format!("their log leads to {head_cid}, they say {last}");
             self.push(Kind::OtherHead, head_cid, detail);
         }
-        let Some(document) = theirs.document else { return };
         let ended = Operation::read(&head.stated.signed)
             .is_ok_and(|operation| operation.kind() == OperationKind::Tombstone);
         let mut expected = Vec::new();
         let written =
             document::write_document(&theirs.history.did, &head.stated.signed, &mut expected);
-        let same = written.is_ok() && !ended && same_json(&expected, document);
-        if !same {
-            let detail = "their document is not the one that their log leads to".to_owned();
-            self.push(Kind::OtherDocument, head_cid, detail);
+        let other_document = match theirs.document {
+            Said::Unknown => None,
+            Said::Nothing => (!ended).then_some("they say that there is no document"),
+            Said::This(document) => {
+                let same = written.is_ok() && !ended && same_json(&expected, document);
+                (!same).then_some("their document is not the one that their log leads to")
+            }
+        };
+        if let Some(detail) = other_document {
+            self.push(Kind::OtherDocument, head_cid, detail.to_owned());
         }
     }
 }
@@ -317,7 +362,7 @@ mod tests {
 
         fn against(&self, theirs: &[Generated], horizon: Timestamp) -> Comparison {
             let history = self.history(theirs);
-            let theirs = Theirs { history: &history, last: None, document: None };
+            let theirs = Theirs { history: &history, last: Said::Unknown, document: Said::Unknown };
             compare(&self.history(&self.log), &theirs, horizon)
         }
 
@@ -368,7 +413,7 @@ mod tests {
         let case = Case::new();
         let history = case.history(&case.log);
         let ours = case.history(&case.log[..4]);
-        let theirs = Theirs { history: &history, last: None, document: None };
+        let theirs = Theirs { history: &history, last: Said::Unknown, document: Said::Unknown };
         let found = compare(&ours, &theirs, LATE).differences;
         assert_eq!(found.len(), 1);
         assert_eq!((found[0].kind, &found[0].subject), (Kind::MissingHere, &case.log[4].cid));
@@ -422,7 +467,7 @@ mod tests {
         let mut theirs = case.log.clone();
         theirs[4].seq = 99;
         let (ours, theirs) = (history(&case.log), history(&theirs));
-        let theirs = Theirs { history: &theirs, last: None, document: None };
+        let theirs = Theirs { history: &theirs, last: Said::Unknown, document: Said::Unknown };
         let found = compare(&ours, &theirs, LATE).differences;
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].detail, "5 here, 99 there");
@@ -461,7 +506,7 @@ mod tests {
         assert_eq!(comparison, Comparison { differences: vec![], set_aside: 2 });
         // We have not.
         let history = case.history(&case.log);
-        let theirs = Theirs { history: &history, last: None, document: None };
+        let theirs = Theirs { history: &history, last: Said::Unknown, document: Said::Unknown };
         let comparison = compare(&case.history(&behind), &theirs, before(3));
         assert_eq!(comparison, Comparison { differences: vec![], set_aside: 2 });
     }
@@ -481,14 +526,50 @@ mod tests {
             &mut stale_document,
         )
         .unwrap();
-        let kinds = |last, document: &[u8]| -> Vec<Kind> {
-            let theirs = Theirs { history: &history, last: Some(last), document: Some(document) };
+        let kinds = |last, document: Said<&[u8]>| -> Vec<Kind> {
+            let theirs = Theirs { history: &history, last, document };
             let found = compare(&history, &theirs, LATE).differences;
             found.iter().map(|found| found.kind).collect()
         };
-        assert_eq!(kinds(head.stated.cid, &document), []);
-        assert_eq!(kinds(stale, &document), [Kind::OtherHead]);
-        assert_eq!(kinds(head.stated.cid, &stale_document), [Kind::OtherDocument]);
+        let (head, document) = (Said::This(head.stated.cid), Said::This(&document[..]));
+        assert_eq!(kinds(head, document), []);
+        assert_eq!(kinds(Said::Unknown, Said::Unknown), []);
+        assert_eq!(kinds(Said::This(stale), document), [Kind::OtherHead]);
+        assert_eq!(kinds(head, Said::This(&stale_document)), [Kind::OtherDocument]);
+        // They keep the log and hide the identity.
+        assert_eq!(kinds(head, Said::Nothing), [Kind::OtherDocument]);
+        assert_eq!(kinds(Said::Nothing, document), [Kind::OtherHead]);
+    }
+
+    #[test]
+    fn an_ended_identity_has_no_document_and_a_head() {
+        let mut case = Case::new();
+        let tombstone = case.story.tombstone(&case.alice).accepted();
+        case.log = case.story.accepted(&case.alice).cloned().collect();
+        let history = case.history(&case.log);
+        let last = Said::This(tombstone.cid.parse().unwrap());
+        let found = |last, document| {
+            compare(&history, &Theirs { history: &history, last, document }, LATE).differences.len()
+        };
+        assert_eq!(found(last, Said::Nothing), 0);
+        assert_eq!(found(Said::Nothing, Said::Nothing), 1);
+        assert_eq!(found(last, Said::This(b"{}")), 1);
+    }
+
+    #[test]
+    fn what_is_dated_into_the_future_can_be_missing_today() {
+        let mut case = Case::new();
+        case.story.update(&case.alice).at("2099-01-01T00:00:00.000Z").accepted();
+        case.log = case.story.accepted(&case.alice).cloned().collect();
+        let mut ours = case.history(&case.log);
+        let theirs = case.history(&case.log[..5]);
+        let theirs = Theirs { history: &theirs, last: Said::Unknown, document: Said::Unknown };
+        let horizon: Timestamp = "2030-01-01T00:00:00.000Z".parse().unwrap();
+        assert_eq!(compare(&ours, &theirs, horizon).set_aside, 1);
+        ours.steps[5].stated.received_at = Some("2029-01-01T00:00:00.000Z".parse().unwrap());
+        let found = compare(&ours, &theirs, horizon).differences;
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].kind, Kind::MissingThere);
     }
 
     #[test]
@@ -500,7 +581,8 @@ mod tests {
         let head = &theirs.steps[3].stated;
         let mut document = Vec::new();
         document::write_document(&theirs.did, &head.signed, &mut document).unwrap();
-        let theirs = Theirs { history: &theirs, last: Some(head.cid), document: Some(&document) };
+        let (last, document) = (Said::This(head.cid), Said::This(&document[..]));
+        let theirs = Theirs { history: &theirs, last, document };
         let found = compare(&case.history(&case.log), &theirs, LATE).differences;
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].kind, Kind::OtherNullifiedFlag);

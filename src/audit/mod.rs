@@ -18,7 +18,7 @@ pub mod verdict;
 pub mod watch;
 
 pub use check::{CheckError, Checker, Depth, Found};
-pub use diff::{Comparison, Difference, Kind, Theirs, compare};
+pub use diff::{Comparison, Difference, Kind, Said, Theirs, compare};
 pub use history::{History, Statement, Step};
 pub use peer::{Peer, PeerError, Told};
 pub use sweep::{Order, Pages, Sweep, SweepError};

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use ahash::AHashMap;
 use bytes::Bytes;
 
-use super::diff::Theirs;
+use super::diff::{Said, Theirs};
 use super::history::{History, NotALog};
 use crate::plc::signature::Verifier;
 use crate::plc::{Cid, Did, Timestamp, json};
 use crate::upstream::{
-    ASIDE_SHARE, Dump, DumpError, ExportClient, Limits, UnusableUpstream, UpstreamFault,
+    ASIDE_SHARE, Answer, Dump, DumpError, ExportClient, Limits, UnusableUpstream, UpstreamFault,
 };
 
 /// Where another log comes from.
@@ -30,17 +30,17 @@ pub struct Told {
     pub evidence: Bytes,
     /// The same, judged. Empty when they do not know the identity.
     pub history: History,
-    /// What `/{did}/log/last` answers, where it was asked.
-    pub last: Option<Cid>,
-    /// What `/{did}` answers, where it was asked.
-    pub document: Option<Bytes>,
+    /// What `/{did}/log/last` answers.
+    pub last: Said<Cid>,
+    /// What `/{did}` answers.
+    pub document: Said<Bytes>,
 }
 
 impl Told {
     /// To be compared.
     pub fn theirs(&self) -> Theirs<'_> {
         let Told { history, last, document, .. } = self;
-        Theirs { history, last: *last, document: document.as_deref() }
+        Theirs { history, last: *last, document: document.as_ref().map(|document| &document[..]) }
     }
 }
 
@@ -114,16 +114,24 @@ impl Peer {
     pub async fn ask_further(&self, told: &mut Told) -> Result<(), PeerError> {
         let Peer::Server(client) = self else { return Ok(()) };
         let did = told.history.did;
-        let last = client.fetch(&format!("/{did}/log/last")).await?;
-        if last.status == 200 {
-            let text = str::from_utf8(&last.body).unwrap_or_default();
+        let last = said(client.fetch(&format!("/{did}/log/last")).await?);
+        told.last = last.map(|last| {
+            let text = str::from_utf8(&last).unwrap_or_default();
             // What is no operation at all has no CID that their log could lead to.
-            let signed = json::read_operation(text).unwrap_or_default();
-            told.last = Some(Cid::of(&signed));
-        }
-        let document = client.fetch(&format!("/{did}")).await?;
-        told.document = (document.status == 200).then_some(document.body);
+            Cid::of(&json::read_operation(text).unwrap_or_default())
+        });
+        told.document = said(client.fetch(&format!("/{did}")).await?);
         Ok(())
+    }
+}
+
+/// A replica need not serve every path: a 404 of one that has no such path is not JSON.
+fn said(answer: Answer) -> Said<Bytes> {
+    let is_json = || serde_json::from_slice::<serde_json::Value>(&answer.body).is_ok();
+    match answer.status {
+        200 => Said::This(answer.body),
+        404 | 410 if is_json() => Said::Nothing,
+        _ => Said::Unknown,
     }
 }
 
@@ -137,7 +145,7 @@ async fn ask_server(
     };
     let history = History::of_audit_log(did, &body, verifier)
         .map_err(|source| PeerError::NotALog { did, source })?;
-    Ok(Told { evidence: body, history, last: None, document: None })
+    Ok(Told { evidence: body, history, last: Said::Unknown, document: Said::Unknown })
 }
 
 impl Told {
@@ -152,7 +160,7 @@ impl Told {
             evidence.extend_from_slice(line);
         }
         evidence.push(b']');
-        Told { evidence: evidence.into(), history, last: None, document: None }
+        Told { evidence: evidence.into(), history, last: Said::Unknown, document: Said::Unknown }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The watch: what changed here is compared with the upstream a little later, and a slow random
 //! sample covers the rest.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,12 +29,21 @@ const LOOK: Duration = Duration::from_secs(1);
 const READ: usize = 1000;
 /// Identities that wait to be compared. More of them are left to the sample: some 10 MB.
 const MAX_WAITING: usize = 200_000;
-/// Of so many comparisons one is of the sample, also while changes wait.
-const SAMPLE_SHARE: u64 = 4;
+/// What comes first in one comparison after the other: nothing that waits keeps the rest waiting
+/// for ever, however much of it there is.
+const TURNS: [&[Waiting]; 4] = [
+    &[Waiting::Changed, Waiting::Again],
+    &[Waiting::Again, Waiting::Changed],
+    &[Waiting::Changed, Waiting::Again],
+    // The sample's.
+    &[],
+];
 /// Of so many comparisons one is of a statement on the export, while any is on record.
 const STATEMENT_SHARE: u64 = 3;
 /// Of so many comparisons one asks for head and document too, which takes three requests.
 const EVERYTHING_SHARE: u32 = 8;
+/// How often one identity may go without an answer before it is left to the sample.
+const ATTEMPTS: u32 = 5;
 /// Identities whose difference is still to be confirmed, or that are compared again since
 /// something about them was too new.
 const MAX_AGAIN: usize = 10_000;
@@ -56,12 +65,14 @@ pub struct WatchSettings {
     pub confirm: Duration,
     /// How often what is on record is looked at again.
     pub recheck: Duration,
+    /// How long to wait after the upstream or the store could not be asked.
+    pub pause: Duration,
 }
 
 impl WatchSettings {
     /// So many comparisons a minute, and the usual times.
     pub fn per_minute(per_minute: u32) -> WatchSettings {
-        WatchSettings { per_minute, later: LATER, confirm: CONFIRM, recheck: RECHECK }
+        WatchSettings { per_minute, later: LATER, confirm: CONFIRM, recheck: RECHECK, pause: PAUSE }
     }
 }
 
@@ -77,8 +88,8 @@ pub struct Watch {
     changed: VecDeque<(Instant, Did)>,
     /// What is in `changed`.
     waiting: AHashSet<Did>,
-    /// What is to be compared once more, in order of time; with what was found the time before.
-    again: VecDeque<(Instant, Did, Option<Found>)>,
+    /// What is to be compared once more, in order of time.
+    again: VecDeque<Again>,
     recheck_at: Instant,
     /// Records up to this id have been looked at again in this round.
     rechecked: i64,
@@ -89,6 +100,38 @@ pub struct Watch {
     sampled: Did,
     /// Comparisons so far.
     count: u64,
+}
+
+/// An identity that is to be compared once more.
+struct Again {
+    at: Instant,
+    chosen: Chosen,
+}
+
+/// An identity to be compared.
+#[derive(Clone)]
+struct Chosen {
+    did: Did,
+    /// What was found the time before, or is on record.
+    before: Option<Vec<Named>>,
+    /// How often in a row nobody answered for it.
+    failures: u32,
+}
+
+/// Kind and subject of a difference.
+type Named = (String, String);
+
+impl Chosen {
+    fn new(did: Did) -> Chosen {
+        Chosen { did, before: None, failures: 0 }
+    }
+}
+
+/// What the next identity may have waited in; the sample is always there.
+#[derive(Clone, Copy)]
+enum Waiting {
+    Changed,
+    Again,
 }
 
 impl Watch {
@@ -138,7 +181,7 @@ impl Watch {
                     Err(error) => {
                         counter!("plc_audit_failures_total").increment(1);
                         tracing::debug!("cannot compare with the upstream: {error}");
-                        PAUSE
+                        self.settings.pause
                     }
                 };
         }
@@ -148,7 +191,11 @@ impl Watch {
     async fn turn(&mut self) -> Result<bool, CheckError> {
         // While catching up everything is new, and the upstream's requests are needed for pages.
         if self.status.mode() != Mode::Live {
-            self.read_up_to = self.read_up_to.max(self.status.sequence());
+            let ahead = self.status.sequence() - self.read_up_to;
+            // What comes in after an interruption waits like everything else that changes.
+            if !self.status.caught_up() || ahead > MAX_WAITING as i64 {
+                self.read_up_to = self.status.sequence();
+            }
             return Ok(false);
         }
         self.read_changes().await?;
@@ -160,10 +207,10 @@ impl Watch {
             self.recheck_statement(&record.divergence).await?;
             return Ok(true);
         }
-        let Some((did, before)) = self.choose().await? else { return Ok(false) };
-        let recorded = before.is_some();
+        let Some(chosen) = self.choose().await? else { return Ok(false) };
+        let did = chosen.did;
         // By chance: what comes by regularly must not always have the same identity in its turn.
-        let depth = match recorded || rand::random_ratio(1, EVERYTHING_SHARE) {
+        let depth = match chosen.before.is_some() || rand::random_ratio(1, EVERYTHING_SHARE) {
             true => Depth::Everything,
             false => Depth::Log,
         };
@@ -175,42 +222,63 @@ impl Watch {
                 return Ok(true);
             }
             Err(error) => {
-                self.look_again(did, before, PAUSE);
+                self.try_again(chosen, &error);
                 return Err(error);
             }
         };
         counter!("plc_audit_comparisons_total").increment(1);
-        self.conclude(found, before).await?;
+        self.conclude(found, chosen.before).await?;
         Ok(true)
     }
 
     /// Records what was found twice; what was found once, or could not be told yet, is looked at
     /// again.
-    async fn conclude(&mut self, found: Found, before: Option<Found>) -> Result<(), StoreError> {
-        let seen = &found.comparison.differences;
-        let lasting =
-            |before: &Found| seen.iter().all(|now| before.comparison.differences.contains(now));
-        let again = match before {
+    async fn conclude(
+        &mut self,
+        found: Found,
+        before: Option<Vec<Named>>,
+    ) -> Result<(), StoreError> {
+        let differences = &found.comparison.differences;
+        let seen: Vec<Named> = differences
+            .iter()
+            .map(|difference| (difference.kind.name().to_owned(), difference.subject.clone()))
+            .collect();
+        let again = match &before {
             _ if seen.is_empty() => found.comparison.set_aside > 0,
-            Some(before) => !lasting(&before),
+            Some(before) => !seen.iter().all(|now| before.contains(now)),
             None => true,
         };
-        if again {
-            let wait = if seen.is_empty() { self.settings.later } else { self.settings.confirm };
-            self.look_again(found.did, (!seen.is_empty()).then(|| found.clone()), wait);
-        }
         if !again || seen.is_empty() {
             self.checker.note(&self.upstream.name(), &found).await?;
+        }
+        if again {
+            let wait = if seen.is_empty() { self.settings.later } else { self.settings.confirm };
+            let before = (!seen.is_empty()).then_some(seen);
+            self.look_again(Chosen { did: found.did, before, failures: 0 }, wait);
         }
         Ok(())
     }
 
-    fn look_again(&mut self, did: Did, before: Option<Found>, wait: Duration) {
+    /// The others have their turns while one identity is not answered for, and in the end it is
+    /// left to the sample.
+    fn try_again(&mut self, chosen: Chosen, error: &CheckError) {
+        let failures = chosen.failures + 1;
+        if failures == ATTEMPTS {
+            tracing::warn!(did = %chosen.did, "cannot be compared with the upstream: {error}");
+            return;
+        }
+        self.look_again(
+            Chosen { failures, ..chosen },
+            self.settings.pause * 2u32.pow(failures - 1),
+        );
+    }
+
+    fn look_again(&mut self, chosen: Chosen, wait: Duration) {
         // What finds no room is left to the sample.
         if self.again.len() < MAX_AGAIN {
             let at = Instant::now() + wait;
-            let place = self.again.partition_point(|(other, ..)| *other <= at);
-            self.again.insert(place, (at, did, before));
+            let place = self.again.partition_point(|other| other.at <= at);
+            self.again.insert(place, Again { at, chosen });
         }
     }
 
@@ -249,15 +317,18 @@ impl Watch {
         if self.statements.is_empty() {
             self.statements.extend(statements);
         }
-        let mut dids: Vec<Did> =
-            others.iter().filter_map(|record| record.divergence.did.parse().ok()).collect();
-        dids.sort_unstable();
-        dids.dedup();
-        dids.retain(|did| self.again.iter().all(|(_, other, _)| other != did));
-        let now = Instant::now();
-        for did in dids {
-            let recorded = Found::nothing(did);
-            self.again.push_front((now, did, Some(recorded)));
+        let mut recorded: BTreeMap<Did, Vec<Named>> = BTreeMap::new();
+        for NewDivergence { did, kind, subject, .. } in
+            others.into_iter().map(|record| record.divergence)
+        {
+            if let Ok(did) = did.parse() {
+                recorded.entry(did).or_default().push((kind, subject));
+            }
+        }
+        recorded.retain(|did, _| self.again.iter().all(|other| other.chosen.did != *did));
+        for (did, recorded) in recorded {
+            let chosen = Chosen { before: Some(recorded), ..Chosen::new(did) };
+            self.again.push_front(Again { at: Instant::now(), chosen });
         }
         Ok(())
     }
@@ -280,21 +351,29 @@ impl Watch {
         Ok(())
     }
 
-    /// What to compare now: what waits for its second look, what changed, or the sample's next.
-    async fn choose(&mut self) -> Result<Option<(Did, Option<Found>)>, StoreError> {
+    /// What to compare now: what changed, what waits for another look, or the sample's next.
+    async fn choose(&mut self) -> Result<Option<Chosen>, StoreError> {
+        let turn = TURNS[(self.count % TURNS.len() as u64) as usize];
+        let chosen = turn.iter().find_map(|waiting| self.take_due(*waiting));
+        match chosen {
+            Some(chosen) => Ok(Some(chosen)),
+            None => Ok(self.next_of_sample().await?.map(Chosen::new)),
+        }
+    }
+
+    /// What has waited long enough in one of the queues.
+    fn take_due(&mut self, waiting: Waiting) -> Option<Chosen> {
         let now = Instant::now();
-        if let Some((_, did, before)) = self.again.pop_front_if(|(at, ..)| *at <= now) {
-            return Ok(Some((did, before)));
-        }
-        let due = self.changed.front().is_some_and(|(at, _)| *at <= now);
-        if due && !self.count.is_multiple_of(SAMPLE_SHARE) {
-            let changed = self.changed.pop_front();
-            return Ok(changed.map(|(_, did)| {
+        match waiting {
+            Waiting::Again => {
+                self.again.pop_front_if(|again| again.at <= now).map(|again| again.chosen)
+            }
+            Waiting::Changed => {
+                let (_, did) = self.changed.pop_front_if(|(at, _)| *at <= now)?;
                 self.waiting.remove(&did);
-                (did, None)
-            }));
+                Some(Chosen::new(did))
+            }
         }
-        Ok(self.next_of_sample().await?.map(|did| (did, None)))
     }
 
     /// The next identity of the sample; none while there is none at all.

@@ -129,6 +129,7 @@ fn quick(per_minute: u32) -> WatchSettings {
         later: Duration::from_millis(50),
         confirm: Duration::from_millis(50),
         recheck: Duration::from_millis(100),
+        pause: Duration::from_millis(50),
     }
 }
 
@@ -267,6 +268,57 @@ async fn a_stale_head_is_found() {
         upstream.answer(&format!("/{}/log/last", told.alice.did), 200, old);
     };
     lies(stale, &["other-head"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_identity_that_is_hidden_is_found() {
+    let hide = |upstream: &FakeUpstream, told: &Log| {
+        let did = &told.alice.did;
+        let body = format!("{{\"message\":\"DID not registered: {did}\"}}");
+        upstream.answer(&format!("/{did}"), 404, &body);
+        upstream.answer(&format!("/{did}/log/last"), 404, &body);
+    };
+    lies(hide, &["other-document", "other-head"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_identity_without_an_answer_keeps_no_other_waiting() {
+    let place = places().await.remove(0);
+    let told = tell();
+    let upstream = FakeUpstream::start(entries(&told.story)).await;
+    upstream.answer(&format!("/{}/log/audit", told.alice.did), 500, "{}");
+    let watched = Watched::start(&place, &upstream).await;
+    watched.live_at(7).await;
+    upstream.delete(6);
+    watched.finds(&["missing-there"]).await;
+    watched.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_on_record_keeps_nothing_new_waiting() {
+    const MANY: usize = 40;
+    let place = places().await.remove(0);
+    let mut told = tell();
+    for _ in 0..MANY {
+        told.story.create().accepted();
+    }
+    let log = entries(&told.story);
+    let upstream = FakeUpstream::start(log.clone()).await;
+    let watched = Watched::start(&place, &upstream).await;
+    watched.live_at(log.len() as i64).await;
+    for entry in &log[7..] {
+        upstream.delete(entry.seq);
+    }
+    let mut kinds = vec!["missing-there"; MANY];
+    watched.finds(&kinds).await;
+
+    upstream.alter(6, |entry| entry.nullified = true);
+    told.story.update(&told.bob).at(&now().to_string()).handle("new.example").accepted();
+    upstream.append(told.story.log().last().unwrap().into());
+    watched.live_at(log.len() as i64 + 1).await;
+    kinds.push("other-nullified-flag");
+    watched.finds(&kinds).await;
+    watched.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -438,7 +490,8 @@ async fn honest(place: &Place, times: WatchSettings, seconds: u64) {
         match round % 400 {
             100 => upstream.close_streams(1012, "restart"),
             200 => upstream.close_streams(1011, "trouble"),
-            300 => upstream.fail(Route::Identity, 5, Fault::Status(503, None)),
+            // Once, since the watch lets an upstream that fails rest for a while.
+            300 => upstream.fail(Route::Identity, 1, Fault::Status(503, None)),
             _ => {}
         }
     }
