@@ -10,6 +10,7 @@
 //! The modules stand in the order of the flow; each may use those before it, never those after.
 
 pub mod plc;
+pub mod printable;
 
 pub mod judge;
 pub mod upstream;

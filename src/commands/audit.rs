@@ -14,10 +14,12 @@ use plc_replica::audit::{
     CheckError, Checker, Depth, Found, Order, Pages, Peer, PeerError, Sweep, SweepError, Told,
 };
 use plc_replica::plc::{Did, Timestamp};
+use plc_replica::printable::printable;
 use plc_replica::store::Store;
 use tokio::time::sleep;
 
 use super::progress::Meter;
+use super::settings::without_password;
 
 /// Compare our log with that of a directory, of other replicas, or with dumps.
 ///
@@ -102,7 +104,9 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if against.is_empty() {
         match store.source().await? {
             Some(source) => against.push(source.upstream),
-            None => bail!("{} follows nothing: say --against", args.database.url),
+            None => {
+                bail!("{} follows nothing: say --against", without_password(&args.database.url))
+            }
         }
     }
     let mut auditor = Auditor {
@@ -274,6 +278,7 @@ impl Auditor {
             let (kind, subject, detail) =
                 (difference.kind, &difference.subject, &difference.detail);
             if !self.json {
+                let (subject, detail) = (printable(subject), printable(detail));
                 writeln!(self.out, "{} {kind} {subject}: {detail}", found.did)?;
                 continue;
             }

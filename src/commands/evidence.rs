@@ -8,6 +8,7 @@ use bytes::Bytes;
 use plc_replica::offline::{Finding, OfflineJudge};
 use plc_replica::plc::entry::Received;
 use plc_replica::plc::signature::Verifier;
+use plc_replica::printable::printable;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -72,7 +73,8 @@ impl Record {
     ) -> anyhow::Result<bool> {
         if !json {
             let number = self.id.map_or(String::new(), |id| format!(" {id}"));
-            writeln!(out, "divergence{number}: {} {} {}", self.did, self.kind, self.subject)?;
+            let [did, kind, subject] = [&self.did, &self.kind, &self.subject].map(|s| printable(s));
+            writeln!(out, "divergence{number}: {did} {kind} {subject}")?;
         }
         let mut ours_verifies = true;
         for (side, entries) in [("ours", &self.ours), ("theirs", &self.theirs)] {
@@ -146,6 +148,7 @@ impl Side<'_> {
             (_, false) => writeln!(out, "  {side}: does not verify")?,
         }
         for Finding { line, cid, kind, expected, .. } in findings {
+            let (cid, expected) = (printable(cid), printable(expected));
             writeln!(out, "    entry {line}: {cid} {kind}: {expected}")?;
         }
         Ok(())

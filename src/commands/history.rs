@@ -7,7 +7,10 @@ use std::time::SystemTime;
 use anyhow::Context;
 use plc_replica::audit::{History, Peer, Verdict};
 use plc_replica::plc::{Did, Timestamp};
+use plc_replica::printable::printable;
 use plc_replica::store::Store;
+
+use super::settings::without_password;
 
 /// Tell what happened to an identity: what changed, who signed it, what was overruled by what.
 ///
@@ -40,7 +43,7 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
         None => {
             let stored = Store::open(&args.database.url).await?.history(&args.did).await?;
-            (History::of_stored(args.did, stored, &*verifier), args.database.url.clone())
+            (History::of_stored(args.did, stored, &*verifier), without_password(&args.database.url))
         }
     };
     if history.steps.is_empty() && history.unreadable.is_empty() {
@@ -57,7 +60,8 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
     }
     for unreadable in &history.unreadable {
-        eprintln!("{}: {}: {}", unreadable.cid, unreadable.refusal.kind(), unreadable.refusal);
+        let (cid, reason) = (printable(&unreadable.cid), unreadable.refusal.to_string());
+        eprintln!("{cid}: {}: {}", unreadable.refusal.kind(), printable(&reason));
     }
     if !args.json {
         print_end(&history, &mut out)?;
@@ -71,13 +75,14 @@ fn print(verdict: &Verdict, out: &mut impl Write) -> io::Result<()> {
     let sequence = verdict.sequence.map_or(String::new(), |number| format!("  number {number}"));
     writeln!(out, "{created_at}  {cid}{sequence}")?;
     for change in changes {
-        writeln!(out, "    {}", change.text)?;
+        writeln!(out, "    {}", printable(&change.text))?;
     }
     if let Some(signed_by) = &verdict.signed_by {
-        writeln!(out, "    signed by rotation key {}, {}", signed_by.index + 1, signed_by.key)?;
+        let key = printable(&signed_by.key);
+        writeln!(out, "    signed by rotation key {}, {key}", signed_by.index + 1)?;
     }
     if let Some(refused) = &verdict.refused {
-        writeln!(out, "    REFUSED, {}: {}", refused.kind, refused.expected)?;
+        writeln!(out, "    REFUSED, {}: {}", refused.kind, printable(&refused.expected))?;
     }
     for nullified in &verdict.nullifies {
         writeln!(out, "    recovers from {nullified}, which it nullifies")?;

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use plc_replica::printable::printable;
 use plc_replica::store::{Store, StoredRefusal};
 
 /// List the operations that were refused, with the reason and what was received.
@@ -57,7 +58,11 @@ fn print(kept: &StoredRefusal, out: &mut impl Write) -> std::io::Result<()> {
         .map_or(String::new(), |at| format!(" (judged again and accepted at {at})"));
     writeln!(
         out,
-        "{} {} {sequence} {did} {cid} {}: {}{later}",
-        kept.id, kept.received_at, refusal.kind, refusal.detail
+        "{} {} {sequence} {} {cid} {}: {}{later}",
+        kept.id,
+        kept.received_at,
+        printable(did),
+        refusal.kind,
+        printable(&refusal.detail)
     )
 }

@@ -7,6 +7,8 @@ use plc_replica::plc::operation::Kind;
 use plc_replica::plc::{Did, Operation, document};
 use plc_replica::store::Store;
 
+use super::settings::without_password;
+
 /// Print the DID document of an identity, from the store alone.
 ///
 /// Ends with 1 when the store does not hold the identity, or when it was ended by a tombstone.
@@ -26,7 +28,7 @@ pub struct Args {
 pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let store = Store::open(&args.database.url).await?;
     let Some(head) = store.head(&args.did).await? else {
-        eprintln!("{} is not in {}", args.did, args.database.url);
+        eprintln!("{} is not in {}", args.did, without_password(&args.database.url));
         return Ok(ExitCode::from(1));
     };
     if Operation::read(&head.signed)?.kind() == Kind::Tombstone {

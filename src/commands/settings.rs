@@ -170,7 +170,7 @@ fn is_setting(name: &str) -> bool {
 
 /// A text with the password of a URL in it replaced: what stands between the first colon and the
 /// last `@`, since a password may hold anything when it was not escaped; and in a query.
-fn without_password(text: &str) -> String {
+pub fn without_password(text: &str) -> String {
     let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
     let mut hidden = rest.to_owned();
     if let Some((user, host)) = rest.rsplit_once('@')

@@ -10,6 +10,7 @@ use anyhow::Context;
 use bytes::Bytes;
 use plc_replica::offline::{Finding, OfflineJudge, Summary};
 use plc_replica::plc::signature::Verifier;
+use plc_replica::printable::printable;
 use plc_replica::upstream::{Block, Dump, DumpError, Progress};
 
 use super::evidence;
@@ -127,7 +128,8 @@ fn print_finding(finding: &Finding, json: bool, out: &mut impl Write) -> anyhow:
         writeln!(out)?;
     } else {
         let Finding { line, did, cid, kind, expected } = finding;
-        let shown = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
+        let shown = |text| if str::is_empty(text) { "-".into() } else { printable(text) };
+        let expected = printable(expected);
         writeln!(out, "line {line}: {} {} {kind}: {expected}", shown(did), shown(cid))?;
     }
     Ok(())

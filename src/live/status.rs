@@ -72,10 +72,12 @@ impl Status {
         self.received.store(sequence, Ordering::Release);
     }
 
-    /// A batch was committed: the cursor afterwards, and the latest `createdAt` in it.
-    pub fn committed(&self, sequence: i64, latest: Option<Timestamp>) {
+    /// A batch that was received at this time was committed: the cursor afterwards, and the latest
+    /// `createdAt` in it.
+    pub fn committed(&self, sequence: i64, latest: Option<Timestamp>, received_at: Timestamp) {
         self.sequence.fetch_max(sequence, Ordering::Release);
-        if let Some(latest) = latest {
+        // One that is dated into the future does not make the picture any newer.
+        if let Some(latest) = latest.map(|latest| latest.min(received_at)) {
             self.last_operation.fetch_max(latest.millis(), Ordering::Release);
             self.as_of.fetch_max(latest.millis(), Ordering::Release);
         }
@@ -167,7 +169,7 @@ mod tests {
         assert_eq!(status.upstream(), "https://plc.example");
         assert_eq!((status.sequence(), status.as_of(), status.caught_up()), (0, None, false));
 
-        status.committed(7, Some(at(1_000)));
+        status.committed(7, Some(at(1_000)), at(2_000));
         status.heard(at(90_000));
         assert_eq!((status.sequence(), status.as_of()), (7, Some(at(1_000))));
         assert_eq!(status.lag(at(91_000)), Some(Duration::from_secs(90)));
@@ -175,10 +177,13 @@ mod tests {
 
         status.current(at(90_000));
         // An operation that was accepted late changes nothing about how far we are.
-        status.committed(5, Some(at(500)));
+        status.committed(5, Some(at(500)), at(90_000));
         assert_eq!((status.sequence(), status.as_of()), (7, Some(at(90_000))));
         assert_eq!(status.last_operation(), Some(at(1_000)));
         assert!(status.caught_up());
+
+        status.committed(8, Some(at(4_000_000_000_000)), at(95_000));
+        assert_eq!(status.lag(at(100_000)), Some(Duration::from_secs(5)));
     }
 
     #[test]

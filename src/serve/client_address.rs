@@ -109,10 +109,14 @@ impl Proxies {
         };
         let lists = headers.get_all(name).into_iter();
         lists
-            .flat_map(|list| list.to_str().unwrap_or_default().split(','))
-            .map(|element| match self.header {
-                ClientHeader::XForwardedFor => address(element.trim()),
-                ClientHeader::Forwarded => address(for_of(element)?),
+            // Each element by itself: what a client wrote before a proxy's may be no text at all.
+            .flat_map(|list| list.as_bytes().split(|&byte| byte == b','))
+            .map(|element| {
+                let element = str::from_utf8(element).ok()?;
+                match self.header {
+                    ClientHeader::XForwardedFor => address(element.trim()),
+                    ClientHeader::Forwarded => address(for_of(element)?),
+                }
             })
             .collect()
     }
@@ -143,6 +147,8 @@ pub fn client_key(address: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     fn proxies(trusted: &[&str], header: ClientHeader) -> Proxies {
@@ -152,7 +158,7 @@ mod tests {
     fn client(proxies: &Proxies, peer: &str, name: &'static str, values: &[&str]) -> String {
         let mut headers = HeaderMap::new();
         for value in values {
-            headers.append(name, value.parse().unwrap());
+            headers.append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         proxies.client(peer.parse().unwrap(), &headers).to_string()
     }
@@ -170,6 +176,7 @@ mod tests {
             // What the client itself claims stands first and is not read.
             (&some, "127.0.0.1", &["6.6.6.6, 1.2.3.4"], "1.2.3.4"),
             (&some, "127.0.0.1", &["6.6.6.6", "1.2.3.4, 10.1.1.1"], "1.2.3.4"),
+            (&some, "127.0.0.1", &["\u{e9}, 1.2.3.4"], "1.2.3.4"),
             (&some, "127.0.0.1", &["1.2.3.4, unknown"], "127.0.0.1"),
             (&some, "127.0.0.1", &["garbage, 10.1.1.1"], "10.1.1.1"),
             (&some, "::ffff:127.0.0.1", &["::ffff:1.2.3.4"], "1.2.3.4"),

@@ -142,7 +142,7 @@ fn show_head(
         Ok(body)
     });
     answer.map(|mut answer| {
-        if plain {
+        if view == View::Document {
             answer.headers_mut().append(header::VARY, HeaderValue::from_static("accept"));
         }
         answer

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use tokio::time::timeout;
@@ -121,6 +121,16 @@ fn refused(server: &Server, route: &Route<'_>, method: &Method) -> ServeError {
 }
 
 /// Compresses the body of an answer. The entity tag stays, being a weak one.
+/// Says that the answer depends on `Accept-Encoding`, beside whatever else it depends on.
+fn vary_by_encoding(headers: &mut HeaderMap) {
+    let said = headers.get_all(header::VARY).iter().any(|value| {
+        value.to_str().is_ok_and(|value| value.to_ascii_lowercase().contains("accept-encoding"))
+    });
+    if !said {
+        headers.append(header::VARY, HeaderValue::from_static("accept-encoding"));
+    }
+}
+
 async fn encode(answer: Answer, coding: Coding) -> Answer {
     if answer.size_hint().lower() == 0 {
         return answer;
@@ -130,7 +140,7 @@ async fn encode(answer: Answer, coding: Coding) -> Answer {
     let body = match coding.compress(plain.clone()).await {
         Some(encoded) => {
             parts.headers.insert(header::CONTENT_ENCODING, coding.name());
-            parts.headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+            vary_by_encoding(&mut parts.headers);
             encoded
         }
         None => plain,

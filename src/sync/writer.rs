@@ -102,9 +102,10 @@ impl Writer {
             .record(begun.elapsed().as_secs_f64());
         self.committed.send_replace(batch);
         let latest = commit.operations.iter().map(|operation| operation.created_at).max();
-        self.status.committed(commit.cursor_after, latest);
+        let received_at = Timestamp::from_millis(commit.received_at_millis);
+        self.status.committed(commit.cursor_after, latest, received_at);
         if commit.caught_up {
-            self.status.current(Timestamp::from_millis(commit.received_at_millis));
+            self.status.current(received_at);
         }
         self.feed.publish(&commit.operations);
         if !commit.numbered.is_empty() {

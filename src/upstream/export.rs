@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
-use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
+use data_encoding::BASE64;
+use percent_encoding::percent_decode_str;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use reqwest::{Response, StatusCode};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -37,6 +39,8 @@ pub struct ExportClient {
     /// Without a slash at its end.
     base: Arc<str>,
     user_agent: Arc<str>,
+    /// Of a mirror that asks for a name and a password.
+    authorization: Option<HeaderValue>,
     budget: Arc<RequestBudget>,
     limits: Arc<Limits>,
 }
@@ -83,15 +87,19 @@ impl ExportClient {
         limits: Limits,
     ) -> Result<ExportClient, UnusableUpstream> {
         let unusable = |reason: String| UnusableUpstream { given: base_url.to_owned(), reason };
-        let url = Url::parse(base_url).map_err(|error| unusable(error.to_string()))?;
+        let mut url = Url::parse(base_url).map_err(|error| unusable(error.to_string()))?;
         if !matches!(url.scheme(), "http" | "https") {
             return Err(unusable(format!("its scheme is {}", url.scheme())));
         }
         if url.query().is_some() || url.fragment().is_some() {
             return Err(unusable("it has a query or a fragment".to_owned()));
         }
+        let authorization = take_credentials(&mut url);
         let mut builder = reqwest::Client::builder()
             .user_agent(user_agent)
+            .default_headers(
+                authorization.iter().map(|value| (AUTHORIZATION, value.clone())).collect(),
+            )
             .connect_timeout(limits.connect)
             .redirect(reqwest::redirect::Policy::limited(REDIRECTS));
         if is_loopback(&url) {
@@ -104,12 +112,14 @@ impl ExportClient {
             http,
             base: url.as_str().trim_end_matches('/').into(),
             user_agent: user_agent.into(),
+            authorization,
             budget: Arc::new(RequestBudget::per_minute(requests_per_minute)),
             limits: Arc::new(limits),
         })
     }
 
-    /// The URL, without a slash at its end: what [`crate::store::Source::upstream`] remembers.
+    /// The URL, without a slash at its end and without credentials, which nobody else is to see:
+    /// what [`crate::store::Source::upstream`] remembers.
     pub fn base(&self) -> &str {
         &self.base
     }
@@ -126,6 +136,10 @@ impl ExportClient {
 
     pub(super) fn user_agent(&self) -> &str {
         &self.user_agent
+    }
+
+    pub(super) fn authorization(&self) -> Option<&HeaderValue> {
+        self.authorization.as_ref()
     }
 
     /// The page after this sequence number. A body that was cut is a page too, of its complete
@@ -377,6 +391,18 @@ fn sentence(error: &dyn std::error::Error) -> String {
     sentence
 }
 
+/// Takes name and password out of a URL, as the header that says them (RFC 7617).
+fn take_credentials(url: &mut Url) -> Option<HeaderValue> {
+    let credentials = [url.username(), ":", url.password().unwrap_or_default()].concat();
+    // Of http and https neither can fail.
+    let _ = (url.set_username(""), url.set_password(None));
+    let plain: Vec<u8> = percent_decode_str(&credentials).collect();
+    let header = (plain != b":").then(|| format!("Basic {}", BASE64.encode(&plain)))?;
+    let mut header = HeaderValue::from_str(&header).ok()?;
+    header.set_sensitive(true);
+    Some(header)
+}
+
 fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => name == "localhost",
@@ -490,5 +516,9 @@ mod tests {
         }
         assert_eq!(client("https://plc.directory/").unwrap().base(), "https://plc.directory");
         assert_eq!(client("http://h:1/plc/").unwrap().base(), "http://h:1/plc");
+        let with_password = client("http://user:p%40ss@h:1").unwrap();
+        assert_eq!(with_password.base(), "http://h:1");
+        assert_eq!(with_password.authorization().unwrap(), "Basic dXNlcjpwQHNz");
+        assert_eq!(client("http://h:1").unwrap().authorization(), None);
     }
 }

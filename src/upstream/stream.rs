@@ -160,6 +160,9 @@ fn upgrade_request(client: &ExportClient, cursor: i64) -> Result<Request<()>, Up
     let user_agent = HeaderValue::from_str(client.user_agent())
         .map_err(|error| unreachable(error.to_string()))?;
     request.headers_mut().insert(header::USER_AGENT, user_agent);
+    if let Some(authorization) = client.authorization() {
+        request.headers_mut().insert(header::AUTHORIZATION, authorization.clone());
+    }
     Ok(request)
 }
 

@@ -107,7 +107,7 @@ impl Replica {
         self.state.store.commit(&self.lease, &commit).await.unwrap();
         self.cursor = commit.cursor_after;
         let latest = commit.operations.iter().map(|operation| operation.created_at).max();
-        self.state.status.committed(self.cursor, latest);
+        self.state.status.committed(self.cursor, latest, now());
         self.state.feed.publish(&commit.operations);
     }
 

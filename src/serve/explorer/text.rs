@@ -6,6 +6,8 @@
 
 use maud::{Markup, Render, html};
 
+use crate::printable::is_hidden;
+
 /// Characters of a text that are shown at once: a key, a host and most URLs are shorter.
 const SHOWN: usize = 160;
 /// Characters that are shown once it is unfolded. All of it is in the raw JSON.
@@ -184,20 +186,6 @@ impl<'a> Iterator for Pieces<'a> {
         self.0 = rest;
         Some(Piece::Plain(plain))
     }
-}
-
-/// True of what leaves no trace on the screen, or changes what is around it: control and format
-/// characters, blanks other than the space, and what has no meaning of its own.
-fn is_hidden(character: char) -> bool {
-    character.is_control()
-        || (character.is_whitespace() && character != ' ')
-        || matches!(character,
-            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}'
-            | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
-            | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
-            | '\u{2800}' | '\u{3164}' | '\u{e000}'..='\u{f8ff}' | '\u{fdd0}'..='\u{fdef}'
-            | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}'
-            | '\u{fffe}' | '\u{ffff}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{10ffff}')
 }
 
 /// True of the marks that are drawn over the character before them.
