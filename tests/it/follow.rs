@@ -512,6 +512,47 @@ async fn a_number_that_is_claimed_twice_in_a_page_holds_nothing_up() {
     }
 }
 
+/// Operations that came before their `prev` under one number: of those that one page frees, and of
+/// what claims the number again with it, one has it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_that_is_claimed_by_several_that_waited_holds_nothing_up() {
+    let mut story = Story::seeded(33);
+    let told: Vec<_> = (0..3).map(|_| story.create().accepted()).collect();
+    for identity in &told {
+        story.update(identity).handle("freed.example.com").accepted();
+    }
+    let log = entries(&story);
+    let (geneses, updates) = log.split_at(3);
+    let under = |seq: i64, entry: &LogEntry| LogEntry { seq, ..entry.clone() };
+    let early = updates.iter().map(|update| under(10, update));
+    let late: Vec<_> = (21..).zip(geneses).map(|(seq, genesis)| under(seq, genesis)).collect();
+    for place in places().await {
+        let upstream = FakeUpstream::start(early.clone()).await;
+        upstream.append(under(11, &entries(&lives(34, 1))[0]));
+        let replica = Running::start(&place.url, &upstream.url()).await;
+        replica.live_at(11).await;
+        assert_eq!(replica.store.refusals(None, 0, 10).await.unwrap().len(), 3);
+        replica.end().await;
+
+        upstream.append_all(late.clone());
+        let replica = Running::start(&place.url, &upstream.url()).await;
+        replica.live_at(23).await;
+        let held = replica.store.sequences(&[10]).await.unwrap();
+        assert_eq!(
+            held.iter().map(|held| held.cid().to_string()).collect::<Vec<_>>(),
+            [updates[0].cid.clone()]
+        );
+        let refused = replica.store.refusals(None, 0, 10).await.unwrap();
+        let kinds: Vec<_> = refused
+            .iter()
+            .filter(|kept| kept.accepted_at.is_none())
+            .map(|kept| (kept.refusal.kind.as_str(), kept.refusal.awaits))
+            .collect();
+        assert_eq!(kinds, [("sequence-conflict", None); 2]);
+        replica.end().await;
+    }
+}
+
 /// Another upstream is followed when it has the same log, and not otherwise.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_upstream_must_tell_the_same_story() {
