@@ -231,7 +231,11 @@ impl Follower {
     /// upstream's next refusal of the cursor.
     async fn step_back(&self, lease: &Lease, cursor: i64) -> Result<(), StoreError> {
         match rewind::step_back(&self.store, &self.client, cursor).await {
-            Ok(Some(commit)) => self.store.commit(lease, &commit).await,
+            Ok(Some(commit)) => {
+                self.store.commit(lease, &commit).await?;
+                self.status.set_back(commit.cursor_after);
+                Ok(())
+            }
             Ok(None) => Ok(()),
             Err(RewindError::Upstream(fault)) => {
                 tracing::warn!("to find what the upstream still has: {fault}");

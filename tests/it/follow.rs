@@ -432,6 +432,34 @@ async fn a_line_of_another_type_is_kept_as_it_is() {
     }
 }
 
+/// A line that is refused may state any number, and with it put the cursor above all that there
+/// is. It comes back as soon as the upstream says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_beyond_all_others_is_gone_back_from() {
+    let log = entries(&lives(35, 12));
+    // The second time nothing else is held yet.
+    for (number, held) in [(9_000_000_000_000_000_000, 10), (i64::MAX, 0)] {
+        let (early, late) = log.split_at(held);
+        let line = format!(r#"{{"type":"notice","seq":{number}}}"#);
+        for place in places().await {
+            let upstream = FakeUpstream::start(early.to_vec()).await;
+            let line = line.clone();
+            upstream.fail(Route::Export, 1, Fault::edited(move |lines| lines.push(line.clone())));
+            let replica = Running::start(&place.url, &upstream.url()).await;
+            replica.live_at(number).await;
+            upstream.append_all(late.to_vec());
+            let last = late.last().unwrap().seq;
+            let reached = || replica.status.sequence() == last;
+            eventually("read on from what is held", reached).await;
+            for entry in &log {
+                assert_eq!(replica.store.sequences(&[entry.seq]).await.unwrap().len(), 1);
+            }
+            assert_eq!(replica.store.divergences(None, None, None, 0, 10).await.unwrap(), []);
+            replica.end().await;
+        }
+    }
+}
+
 /// What waits for its `prev` is judged again when that comes, and keeps its own number.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operation_before_its_prev_is_accepted_when_that_comes() {
