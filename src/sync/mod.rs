@@ -11,6 +11,7 @@ mod batch;
 mod chains;
 mod rewind;
 mod source;
+mod told;
 mod writer;
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ pub use batch::{BatchJudge, Lines, NotJson, Parts};
 use rewind::RewindError;
 pub use rewind::UPSTREAM_REWOUND;
 use source::{Event, Reader, Shared};
+use told::Told;
 use writer::Writer;
 
 use crate::live::{Feed, Mode, Status};
@@ -109,6 +111,8 @@ impl Follower {
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), FollowError> {
         let mut pauses = Pauses::default();
         let mut damaged_line = (0, 0);
+        // Made from the store before the first subscriber could come.
+        let told = Arc::new(Told::up_to(self.status.sequence()));
         loop {
             if shutdown.is_cancelled() {
                 return Ok(());
@@ -120,6 +124,10 @@ impl Follower {
                     continue;
                 }
             };
+            // Nobody else can commit from here on, and what others have committed can be read.
+            if !told.takes_up(&source) {
+                self.feed.interrupt();
+            }
             let checked = match self.check_upstream(&lease, &source, &shutdown).await {
                 Ok(checked) => checked,
                 Err(error) => {
@@ -136,7 +144,7 @@ impl Follower {
                 false => End::Shutdown,
                 true => {
                     let tries = if damaged_line.0 == source.cursor { damaged_line.1 } else { 0 };
-                    self.session(&lease, source.cursor, tries, &mut pauses, &shutdown).await
+                    self.session(&lease, &source, &told, tries, &mut pauses, &shutdown).await
                 }
             };
             match end {
@@ -153,7 +161,7 @@ impl Follower {
                     pauses.sleep(&shutdown).await;
                 }
                 End::Rewound { cursor } => {
-                    let stepped = self.step_back(&lease, cursor).await;
+                    let stepped = self.step_back(&lease, &told, cursor).await;
                     self.store.release(lease).await.ok();
                     if let Err(error) = stepped {
                         pauses.wait_out(error, &shutdown).await?;
@@ -229,10 +237,12 @@ impl Follower {
 
     /// Puts the cursor back to what the upstream still has. Whatever fails is tried again at the
     /// upstream's next refusal of the cursor.
-    async fn step_back(&self, lease: &Lease, cursor: i64) -> Result<(), StoreError> {
+    async fn step_back(&self, lease: &Lease, told: &Told, cursor: i64) -> Result<(), StoreError> {
         match rewind::step_back(&self.store, &self.client, cursor).await {
             Ok(Some(commit)) => {
+                told.begin();
                 self.store.commit(lease, &commit).await?;
+                told.end(commit.cursor_after);
                 self.status.set_back(commit.cursor_after);
                 Ok(())
             }
@@ -249,11 +259,13 @@ impl Follower {
     async fn session(
         &self,
         lease: &Lease,
-        cursor: i64,
+        source: &Source,
+        told: &Arc<Told>,
         tries: u32,
         pauses: &mut Pauses,
         shutdown: &CancellationToken,
     ) -> End {
+        let cursor = source.cursor;
         let (committed_tx, committed) = watch::channel(0);
         let (prepared_tx, prepared) = mpsc::channel(PREPARED);
         let (events_tx, events) = mpsc::channel(EVENTS);
@@ -278,6 +290,7 @@ impl Follower {
             store: self.store.clone(),
             lease: lease.clone(),
             feed: Arc::clone(&self.feed),
+            told: Arc::clone(told),
             status: Arc::clone(&self.status),
             committed: committed_tx,
         };

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flate2::read::GzDecoder;
+use futures::StreamExt;
 use plc_replica::fsck;
 use plc_replica::generate::Expected;
 use plc_replica::generate::builder::Story;
@@ -22,6 +23,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 
 use crate::fake_upstream::{FakeUpstream, Fault, LogEntry, Route, load};
@@ -608,6 +610,31 @@ async fn another_upstream_must_tell_the_same_story() {
         assert!(sentence.contains(&other.url()) && sentence.contains(&same.url()), "{sentence}");
         replica.shutdown.cancel();
         replica.server.await.unwrap();
+    }
+}
+
+/// What another process has committed was never told to the stream clients of this one: when it
+/// takes over they are sent away, and come back with what they have.
+#[tokio::test(flavor = "multi_thread")]
+async fn stream_clients_of_one_that_takes_over_miss_nothing() {
+    let log = entries(&lives(36, 12));
+    let (early, late) = log.split_at(10);
+    for place in places().await {
+        let upstream = FakeUpstream::start(early.to_vec()).await;
+        let first = Running::start(&place.url, &upstream.url()).await;
+        first.live_at(early.last().unwrap().seq).await;
+        let standby = Running::start(&place.url, &upstream.url()).await;
+        let url = format!("ws://{}/export/stream", standby.address);
+        let mut client = tokio_tungstenite::connect_async(url).await.unwrap().0;
+        upstream.append_all(late.to_vec());
+        first.live_at(late.last().unwrap().seq).await;
+        first.end().await;
+        standby.live_at(late.last().unwrap().seq).await;
+        let next = tokio::time::timeout(Duration::from_secs(5), client.next()).await;
+        let message = next.expect("the client hears nothing").unwrap().unwrap();
+        let Message::Close(Some(frame)) = message else { panic!("{message:?}") };
+        assert_eq!(frame.reason.as_str(), "ConsumerTooSlow");
+        standby.end().await;
     }
 }
 
