@@ -106,10 +106,7 @@ async fn record(
     lost: &StoredOperation,
 ) -> Result<NewDivergence, RewindError> {
     let number = shared.sequence.unwrap_or(0);
-    let theirs = upstream
-        .lines(&format!("/export?after={number}&count=1"), Priority::Following)
-        .await?
-        .pop();
+    let theirs = upstream.lines(number, 1, Priority::Following).await?.pop();
     Ok(NewDivergence {
         source: upstream.base().to_owned(),
         did: lost.did.to_string(),
