@@ -17,6 +17,7 @@ mod writer;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -33,7 +34,7 @@ use writer::Writer;
 use crate::live::{Feed, Mode, Status};
 use crate::plc::signature::Verifier;
 use crate::store::{Lease, Source, Store, StoreError};
-use crate::upstream::{Batch, ExportClient, Origin};
+use crate::upstream::{Backoff, Batch, ExportClient, Origin, Priority, UpstreamFault};
 
 /// Lines that are judged at once, at most: what one commit can take in a fraction of a second.
 /// With the pages on their way this bounds the memory of following to some tens of megabytes.
@@ -190,31 +191,12 @@ impl Follower {
             return Ok(true);
         }
         let held = self.store.latest(COMPARED).await.map_err(FollowError::Store)?;
-        let Some(first) = held.iter().filter_map(|operation| operation.sequence).min() else {
-            return Ok(true);
-        };
-        let mut said = None;
-        let page = loop {
-            match self.client.page(first - 1).await {
-                Ok(page) => break page,
-                Err(fault) => {
-                    self.status.set_mode(Mode::Waiting);
-                    if said.replace(fault.kind()) != Some(fault.kind()) {
-                        tracing::warn!(
-                            "another upstream than before cannot be compared with what we hold: {fault}; asked again until it can"
-                        );
-                    }
-                    let pause = sleep(fault.retry_after().unwrap_or(STORE_PAUSES.1));
-                    tokio::select! {
-                        () = shutdown.cancelled() => return Ok(false),
-                        () = pause => self.store.renew(lease).await.map_err(FollowError::Store)?,
-                    }
-                }
-            }
-        };
         for operation in &held {
             let Some(sequence) = operation.sequence else { continue };
-            let theirs = cid_at(&page.lines, sequence);
+            let Some(lines) = self.lines_at(lease, sequence, shutdown).await? else {
+                return Ok(false);
+            };
+            let theirs = cid_at(&lines, sequence);
             let ours = operation.cid();
             if theirs.as_deref() != Some(&*ours.to_string()) {
                 return Err(FollowError::OtherUpstream {
@@ -233,6 +215,40 @@ impl Follower {
         );
         self.store.set_upstream(lease, self.client.base()).await.map_err(FollowError::Store)?;
         Ok(true)
+    }
+
+    /// The upstream's line at this number, or the next one, if there is any: asked for until there
+    /// is an answer; none when asked to end before.
+    async fn lines_at(
+        &self,
+        lease: &Lease,
+        sequence: i64,
+        shutdown: &CancellationToken,
+    ) -> Result<Option<Vec<Bytes>>, FollowError> {
+        let mut said = None;
+        let mut backoff = Backoff::new(self.client.limits());
+        loop {
+            let fault = match self.client.lines(sequence - 1, 1, Priority::Following).await {
+                // What was cut on its way says nothing about the log.
+                Ok(lines) if !lines.iter().all(|line| source::is_json(line)) => {
+                    UpstreamFault::Truncated { reason: "its only line is not JSON".to_owned() }
+                }
+                Ok(lines) => return Ok(Some(lines)),
+                Err(fault) => fault,
+            };
+            self.status.set_mode(Mode::Waiting);
+            if said.replace(fault.kind()) != Some(fault.kind()) {
+                tracing::warn!(
+                    "another upstream than before cannot be compared with what we hold: {fault}; asked again until it can"
+                );
+            }
+            // The lease is kept meanwhile.
+            let pause = backoff.after(&fault).min(RENEW);
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(None),
+                () = sleep(pause) => self.store.renew(lease).await.map_err(FollowError::Store)?,
+            }
+        }
     }
 
     /// Puts the cursor back to what the upstream still has. Whatever fails is tried again at the
@@ -435,7 +451,7 @@ fn written_error(written: Result<Result<(), StoreError>, tokio::task::JoinError>
 }
 
 /// The CID that a page states for a sequence number.
-fn cid_at(lines: &[bytes::Bytes], sequence: i64) -> Option<String> {
+fn cid_at(lines: &[Bytes], sequence: i64) -> Option<String> {
     let mut stated = lines.iter().filter_map(|line| source::stated(line));
     stated.find(|stated| stated.sequence == sequence).map(|stated| stated.cid)
 }

@@ -593,7 +593,10 @@ async fn another_upstream_must_tell_the_same_story() {
         replica.live_at(log.last().unwrap().seq).await;
         replica.end().await;
 
+        // An answer that was cut on its way is not another story.
         let same = FakeUpstream::start(log.clone()).await;
+        same.fail(Route::Export, 1, Fault::CutLine);
+        same.fail(Route::Export, 1, Fault::CutBody);
         let replica = Running::start(&place.url, &same.url()).await;
         replica.live_at(log.last().unwrap().seq).await;
         let source = replica.store.source().await.unwrap().unwrap();
