@@ -398,7 +398,7 @@ impl Follower {
             }
             self.status.heard(lines.received_at);
             let begun = Instant::now();
-            let Parts { parts, cursor: after, stopped } = judge.split(lines).await;
+            let Parts { parts, cursor: after, stopped, kept_damaged } = judge.split(lines).await;
             for part in parts {
                 let batch = match judge.judge(part).await {
                     Ok(batch) => batch,
@@ -411,11 +411,14 @@ impl Follower {
             }
             metrics::histogram!("plc_ingest_stage_seconds", "stage" => "judge")
                 .record(begun.elapsed().as_secs_f64());
+            // Until then it is still to come: a message of the stream is after an empty page.
+            if kept_damaged || after != cursor {
+                not_json = NotJson::StopBefore;
+            }
             cursor = after;
             if stopped {
                 return End::NotJson { cursor };
             }
-            not_json = NotJson::StopBefore;
         }
     }
 

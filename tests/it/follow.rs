@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flate2::read::GzDecoder;
 use futures::StreamExt;
@@ -413,6 +413,30 @@ async fn a_line_that_is_not_json() {
             (kept[0].refusal.kind.as_str(), &kept[0].refusal.line[..]),
             ("not-json", &b"not json at all"[..])
         );
+        replica.end().await;
+    }
+}
+
+/// The same on the stream, where it comes again with every new one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_is_not_json() {
+    let log = entries(&lives(37, 10));
+    let (early, late) = log.split_at(8);
+    for place in places().await {
+        let upstream = FakeUpstream::start(early.to_vec()).await;
+        let replica = Running::start(&place.url, &upstream.url()).await;
+        let kept = async || replica.store.refusals(None, 0, 10).await.unwrap();
+        let begun = Instant::now();
+        while kept().await.is_empty() {
+            assert!(begun.elapsed() < Duration::from_secs(30), "it is never kept");
+            upstream.say("hello");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(kept().await[0].refusal.line, "hello");
+        upstream.append_all(late.to_vec());
+        let last = late.last().unwrap().seq;
+        replica.live_at(last).await;
+        assert_eq!(replica.store.last_sequence().await.unwrap(), Some(last));
         replica.end().await;
     }
 }
