@@ -111,11 +111,62 @@ pub fn group(candidates: impl Iterator<Item = Candidate>) -> Vec<(Did, Group)> {
 /// Judges all groups on all cores. Each group's chain ends up with what was accepted of it, and
 /// its candidates move into the answer.
 pub fn judge(groups: &mut [(Did, Group)], verifier: &dyn Verifier) -> Vec<Judged> {
-    groups
-        .par_iter_mut()
-        .with_min_len(GROUP_CHUNK)
-        .flat_map_iter(|(_, group)| group.judge(verifier))
-        .collect()
+    let mut judged = Vec::new();
+    let mut claims = Claims::of(groups);
+    for (_, group) in groups.iter_mut() {
+        // One after the other: whether a claim stands depends on those before it.
+        if claims.concern(group) {
+            judged.extend(group.judge(verifier, &mut claims));
+        }
+    }
+    judged.par_extend(
+        groups
+            .par_iter_mut()
+            .with_min_len(GROUP_CHUNK)
+            .flat_map_iter(|(_, group)| group.judge(verifier, &mut Claims::default())),
+    );
+    judged
+}
+
+/// The numbers that several operations of a batch claim, each with the one that has it by now.
+///
+/// Lines claim each number once, since a batch is cut where they do not; refusals that were kept
+/// earlier come to be judged with any lines.
+#[derive(Debug, Default)]
+struct Claims(AHashMap<i64, Option<(Did, Cid)>>);
+
+impl Claims {
+    fn of(groups: &[(Did, Group)]) -> Claims {
+        let candidates = || groups.iter().flat_map(|(_, group)| &group.candidates);
+        if !candidates().any(|candidate| matches!(candidate.place, Place::Kept(_))) {
+            return Claims::default();
+        }
+        let mut first = AHashMap::new();
+        let mut contested = AHashMap::new();
+        for Candidate { received, .. } in candidates() {
+            let Some(number) = received.sequence else { continue };
+            let claim = (received.did, received.cid);
+            if *first.entry(number).or_insert(claim) != claim {
+                contested.insert(number, None);
+            }
+        }
+        Claims(contested)
+    }
+
+    /// Whether one of these numbers is claimed in the group.
+    fn concern(&self, group: &Group) -> bool {
+        let mut numbers =
+            group.candidates.iter().filter_map(|candidate| candidate.received.sequence);
+        !self.0.is_empty() && numbers.any(|number| self.0.contains_key(&number))
+    }
+
+    /// Gives an operation the number that it claims, unless another one has it, which is returned.
+    fn claim(&mut self, received: &Received) -> Option<Cid> {
+        let place = self.0.get_mut(&received.sequence?)?;
+        let claim = (received.did, received.cid);
+        let holder = *place.get_or_insert(claim);
+        (holder != claim).then_some(holder.1)
+    }
 }
 
 /// Identities that one thread judges in a row.
@@ -125,15 +176,15 @@ impl Group {
     /// Judges the candidates in turn. One that is refused because its `prev` is not here is
     /// judged again as soon as that `prev` is accepted, whether it came with this batch or was
     /// kept from an earlier one.
-    fn judge(&mut self, verifier: &dyn Verifier) -> Vec<Judged> {
+    fn judge(&mut self, verifier: &dyn Verifier, claims: &mut Claims) -> Vec<Judged> {
         let mut judged = Vec::with_capacity(self.candidates.len());
         let (mut waiting, arriving): (Vec<_>, Vec<_>) = std::mem::take(&mut self.candidates)
             .into_iter()
             .partition(|candidate| matches!(candidate.place, Place::Kept(_)));
         for candidate in arriving {
             let mut next = Some(candidate);
-            while let Some(candidate) = next.take() {
-                let verdict = self.judge_one(&candidate, verifier);
+            while let Some(mut candidate) = next.take() {
+                let verdict = self.judge_one(&mut candidate, verifier, claims);
                 match &verdict {
                     Verdict::Refused(refusal) if refusal.awaits().is_some() => {
                         waiting.push(candidate);
@@ -149,8 +200,8 @@ impl Group {
         // What still waits has been judged for the last time here. A kept one that nothing freed
         // stays as it is on record.
         let left = waiting.into_iter().filter(|left| matches!(left.place, Place::Line(_)));
-        for candidate in left {
-            let verdict = self.judge_one(&candidate, verifier);
+        for mut candidate in left {
+            let verdict = self.judge_one(&mut candidate, verifier, claims);
             judged.push(Judged { candidate, verdict });
         }
         judged
@@ -163,15 +214,24 @@ impl Group {
         prev.is_some_and(|prev| self.chain.find(&prev).is_some())
     }
 
-    fn judge_one(&mut self, candidate: &Candidate, verifier: &dyn Verifier) -> Verdict {
+    fn judge_one(
+        &mut self,
+        candidate: &mut Candidate,
+        verifier: &dyn Verifier,
+        claims: &mut Claims,
+    ) -> Verdict {
         let received = &candidate.received;
         if let Some(restated) = self.restated(received) {
-            if let Some(number) = restated.numbered.filter(|_| candidate.number_held_by.is_none()) {
-                self.chain.number(&received.cid, number);
+            if let Some(number) = restated.numbered {
+                let holder = candidate.number_held_by.or_else(|| claims.claim(received));
+                if holder.is_none() {
+                    self.chain.number(&received.cid, number);
+                }
+                candidate.number_held_by = holder;
             }
             return Verdict::Known(restated);
         }
-        match self.judge_new(candidate, verifier) {
+        match self.judge_new(candidate, verifier, claims) {
             Ok(acceptance) => Verdict::Accepted(acceptance),
             Err(refusal) => Verdict::Refused(refusal),
         }
@@ -192,6 +252,7 @@ impl Group {
         &mut self,
         candidate: &Candidate,
         verifier: &dyn Verifier,
+        claims: &mut Claims,
     ) -> Result<Acceptance, Refusal> {
         let received = &candidate.received;
         if let Some(stated) = &received.stated_cid {
@@ -207,7 +268,8 @@ impl Group {
             operation,
         };
         let acceptance = self.chain.judge(&proposed, verifier)?;
-        if let (Some(holder), Some(sequence)) = (candidate.number_held_by, received.sequence) {
+        let holder = candidate.number_held_by.or_else(|| claims.claim(received));
+        if let (Some(holder), Some(sequence)) = (holder, received.sequence) {
             return Err(Refusal::SequenceConflict { sequence, holder });
         }
         self.chain.append(&proposed, &acceptance);

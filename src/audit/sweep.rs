@@ -111,9 +111,7 @@ impl Pages {
                     Order::Sequence => sweep.after.to_string(),
                     Order::Time => Timestamp::from_millis(sweep.after).to_string(),
                 };
-                let lines = client
-                    .lines(&format!("/export?after={after}&count={PAGE}"), Priority::Aside)
-                    .await?;
+                let lines = client.lines(after, PAGE, Priority::Aside).await?;
                 let more = lines.len() >= PAGE;
                 Ok((lines, more))
             }

@@ -198,6 +198,8 @@ impl Watch {
             }
             return Ok(false);
         }
+        // The cursor was put back.
+        self.read_up_to = self.read_up_to.min(self.status.sequence());
         self.read_changes().await?;
         self.read_recorded().await?;
         self.count += 1;

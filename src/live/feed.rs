@@ -118,6 +118,16 @@ impl Feed {
         self.end.send_replace(end);
     }
 
+    /// Makes every subscriber lag: there is something that was committed and never published. Who
+    /// comes back with the last number that it has finds it in the store.
+    pub fn interrupt(&self) {
+        let mut ring = self.lock();
+        let end = ring.end() + 1;
+        *ring = Ring { dropped: end, subscribers: ring.subscribers, ..Ring::default() };
+        drop(ring);
+        self.end.send_replace(end);
+    }
+
     /// Subscribes to everything that is published from now on.
     pub fn subscribe(self: &Arc<Feed>) -> Subscription {
         let mut ring = self.lock();
@@ -226,6 +236,22 @@ mod tests {
 
     fn numbers(messages: &[Message]) -> Vec<i64> {
         messages.iter().map(|message| message.sequence).collect()
+    }
+
+    #[tokio::test]
+    async fn an_interruption_is_seen_by_who_was_there_and_nobody_else() {
+        let feed = Arc::new(Feed::new());
+        let mut waiting = feed.subscribe();
+        feed.publish(&operations(&[1]));
+        assert_eq!(numbers(&waiting.take(usize::MAX).unwrap()), [1]);
+        feed.interrupt();
+        waiting.wait().await;
+        assert!(waiting.lags());
+        assert_eq!(waiting.take(usize::MAX), Err(Lagged));
+        let mut later = feed.subscribe();
+        assert!(!later.lags());
+        feed.publish(&operations(&[2]));
+        assert_eq!(numbers(&later.take(usize::MAX).unwrap()), [2]);
     }
 
     #[tokio::test]

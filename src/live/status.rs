@@ -33,7 +33,8 @@ impl Mode {
 }
 
 /// How far the store has come. Written by the follower, read by every answer, without a lock:
-/// each figure is read for itself, and all but the mode and what was received only ever rise.
+/// each figure is read for itself. The times only ever rise, and the number too unless it is set
+/// back.
 #[derive(Debug)]
 pub struct Status {
     upstream: String,
@@ -81,6 +82,11 @@ impl Status {
             self.last_operation.fetch_max(latest.millis(), Ordering::Release);
             self.as_of.fetch_max(latest.millis(), Ordering::Release);
         }
+    }
+
+    /// The cursor was put back to this sequence number.
+    pub fn set_back(&self, sequence: i64) {
+        self.sequence.store(sequence, Ordering::Release);
     }
 
     /// The upstream said something, if only that it is there.
@@ -181,6 +187,8 @@ mod tests {
         assert_eq!((status.sequence(), status.as_of()), (7, Some(at(90_000))));
         assert_eq!(status.last_operation(), Some(at(1_000)));
         assert!(status.caught_up());
+        status.set_back(6);
+        assert_eq!((status.sequence(), status.as_of()), (6, Some(at(90_000))));
 
         status.committed(8, Some(at(4_000_000_000_000)), at(95_000));
         assert_eq!(status.lag(at(100_000)), Some(Duration::from_secs(5)));

@@ -88,6 +88,8 @@ pub struct Parts {
     pub cursor: i64,
     /// A line that is not JSON stands after them.
     pub stopped: bool,
+    /// One that is not JSON is among them.
+    pub kept_damaged: bool,
 }
 
 impl BatchJudge {
@@ -152,7 +154,8 @@ impl BatchJudge {
             });
             from = end;
         }
-        Parts { parts, cursor: cursor_after, stopped: stop.is_some() }
+        let stopped = stop.is_some();
+        Parts { parts, cursor: cursor_after, stopped, kept_damaged: !stopped && damaged.is_some() }
     }
 
     /// Judges a part. It may wait until what was judged before is committed.

@@ -11,11 +11,13 @@ mod batch;
 mod chains;
 mod rewind;
 mod source;
+mod told;
 mod writer;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -26,12 +28,13 @@ pub use batch::{BatchJudge, Lines, NotJson, Parts};
 use rewind::RewindError;
 pub use rewind::UPSTREAM_REWOUND;
 use source::{Event, Reader, Shared};
+use told::Told;
 use writer::Writer;
 
 use crate::live::{Feed, Mode, Status};
 use crate::plc::signature::Verifier;
 use crate::store::{Lease, Source, Store, StoreError};
-use crate::upstream::{Batch, ExportClient, Origin};
+use crate::upstream::{Backoff, Batch, ExportClient, Origin, Priority, UpstreamFault};
 
 /// Lines that are judged at once, at most: what one commit can take in a fraction of a second.
 /// With the pages on their way this bounds the memory of following to some tens of megabytes.
@@ -109,6 +112,8 @@ impl Follower {
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), FollowError> {
         let mut pauses = Pauses::default();
         let mut damaged_line = (0, 0);
+        // Made from the store before the first subscriber could come.
+        let told = Arc::new(Told::up_to(self.status.sequence()));
         loop {
             if shutdown.is_cancelled() {
                 return Ok(());
@@ -120,6 +125,10 @@ impl Follower {
                     continue;
                 }
             };
+            // Nobody else can commit from here on, and what others have committed can be read.
+            if !told.takes_up(&source) {
+                self.feed.interrupt();
+            }
             let checked = match self.check_upstream(&lease, &source, &shutdown).await {
                 Ok(checked) => checked,
                 Err(error) => {
@@ -136,7 +145,7 @@ impl Follower {
                 false => End::Shutdown,
                 true => {
                     let tries = if damaged_line.0 == source.cursor { damaged_line.1 } else { 0 };
-                    self.session(&lease, source.cursor, tries, &mut pauses, &shutdown).await
+                    self.session(&lease, &source, &told, tries, &mut pauses, &shutdown).await
                 }
             };
             match end {
@@ -153,7 +162,7 @@ impl Follower {
                     pauses.sleep(&shutdown).await;
                 }
                 End::Rewound { cursor } => {
-                    let stepped = self.step_back(&lease, cursor).await;
+                    let stepped = self.step_back(&lease, &told, cursor).await;
                     self.store.release(lease).await.ok();
                     if let Err(error) = stepped {
                         pauses.wait_out(error, &shutdown).await?;
@@ -182,31 +191,12 @@ impl Follower {
             return Ok(true);
         }
         let held = self.store.latest(COMPARED).await.map_err(FollowError::Store)?;
-        let Some(first) = held.iter().filter_map(|operation| operation.sequence).min() else {
-            return Ok(true);
-        };
-        let mut said = None;
-        let page = loop {
-            match self.client.page(first - 1).await {
-                Ok(page) => break page,
-                Err(fault) => {
-                    self.status.set_mode(Mode::Waiting);
-                    if said.replace(fault.kind()) != Some(fault.kind()) {
-                        tracing::warn!(
-                            "another upstream than before cannot be compared with what we hold: {fault}; asked again until it can"
-                        );
-                    }
-                    let pause = sleep(fault.retry_after().unwrap_or(STORE_PAUSES.1));
-                    tokio::select! {
-                        () = shutdown.cancelled() => return Ok(false),
-                        () = pause => self.store.renew(lease).await.map_err(FollowError::Store)?,
-                    }
-                }
-            }
-        };
         for operation in &held {
             let Some(sequence) = operation.sequence else { continue };
-            let theirs = cid_at(&page.lines, sequence);
+            let Some(lines) = self.lines_at(lease, sequence, shutdown).await? else {
+                return Ok(false);
+            };
+            let theirs = cid_at(&lines, sequence);
             let ours = operation.cid();
             if theirs.as_deref() != Some(&*ours.to_string()) {
                 return Err(FollowError::OtherUpstream {
@@ -227,11 +217,51 @@ impl Follower {
         Ok(true)
     }
 
+    /// The upstream's line at this number, or the next one, if there is any: asked for until there
+    /// is an answer; none when asked to end before.
+    async fn lines_at(
+        &self,
+        lease: &Lease,
+        sequence: i64,
+        shutdown: &CancellationToken,
+    ) -> Result<Option<Vec<Bytes>>, FollowError> {
+        let mut said = None;
+        let mut backoff = Backoff::new(self.client.limits());
+        loop {
+            let fault = match self.client.lines(sequence - 1, 1, Priority::Following).await {
+                // What was cut on its way says nothing about the log.
+                Ok(lines) if !lines.iter().all(|line| source::is_json(line)) => {
+                    UpstreamFault::Truncated { reason: "its only line is not JSON".to_owned() }
+                }
+                Ok(lines) => return Ok(Some(lines)),
+                Err(fault) => fault,
+            };
+            self.status.set_mode(Mode::Waiting);
+            if said.replace(fault.kind()) != Some(fault.kind()) {
+                tracing::warn!(
+                    "another upstream than before cannot be compared with what we hold: {fault}; asked again until it can"
+                );
+            }
+            // The lease is kept meanwhile.
+            let pause = backoff.after(&fault).min(RENEW);
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(None),
+                () = sleep(pause) => self.store.renew(lease).await.map_err(FollowError::Store)?,
+            }
+        }
+    }
+
     /// Puts the cursor back to what the upstream still has. Whatever fails is tried again at the
     /// upstream's next refusal of the cursor.
-    async fn step_back(&self, lease: &Lease, cursor: i64) -> Result<(), StoreError> {
+    async fn step_back(&self, lease: &Lease, told: &Told, cursor: i64) -> Result<(), StoreError> {
         match rewind::step_back(&self.store, &self.client, cursor).await {
-            Ok(Some(commit)) => self.store.commit(lease, &commit).await,
+            Ok(Some(commit)) => {
+                told.begin();
+                self.store.commit(lease, &commit).await?;
+                told.end(commit.cursor_after);
+                self.status.set_back(commit.cursor_after);
+                Ok(())
+            }
             Ok(None) => Ok(()),
             Err(RewindError::Upstream(fault)) => {
                 tracing::warn!("to find what the upstream still has: {fault}");
@@ -245,11 +275,13 @@ impl Follower {
     async fn session(
         &self,
         lease: &Lease,
-        cursor: i64,
+        source: &Source,
+        told: &Arc<Told>,
         tries: u32,
         pauses: &mut Pauses,
         shutdown: &CancellationToken,
     ) -> End {
+        let cursor = source.cursor;
         let (committed_tx, committed) = watch::channel(0);
         let (prepared_tx, prepared) = mpsc::channel(PREPARED);
         let (events_tx, events) = mpsc::channel(EVENTS);
@@ -274,6 +306,7 @@ impl Follower {
             store: self.store.clone(),
             lease: lease.clone(),
             feed: Arc::clone(&self.feed),
+            told: Arc::clone(told),
             status: Arc::clone(&self.status),
             committed: committed_tx,
         };
@@ -365,7 +398,7 @@ impl Follower {
             }
             self.status.heard(lines.received_at);
             let begun = Instant::now();
-            let Parts { parts, cursor: after, stopped } = judge.split(lines).await;
+            let Parts { parts, cursor: after, stopped, kept_damaged } = judge.split(lines).await;
             for part in parts {
                 let batch = match judge.judge(part).await {
                     Ok(batch) => batch,
@@ -378,11 +411,14 @@ impl Follower {
             }
             metrics::histogram!("plc_ingest_stage_seconds", "stage" => "judge")
                 .record(begun.elapsed().as_secs_f64());
+            // Until then it is still to come: a message of the stream is after an empty page.
+            if kept_damaged || after != cursor {
+                not_json = NotJson::StopBefore;
+            }
             cursor = after;
             if stopped {
                 return End::NotJson { cursor };
             }
-            not_json = NotJson::StopBefore;
         }
     }
 
@@ -418,7 +454,7 @@ fn written_error(written: Result<Result<(), StoreError>, tokio::task::JoinError>
 }
 
 /// The CID that a page states for a sequence number.
-fn cid_at(lines: &[bytes::Bytes], sequence: i64) -> Option<String> {
+fn cid_at(lines: &[Bytes], sequence: i64) -> Option<String> {
     let mut stated = lines.iter().filter_map(|line| source::stated(line));
     stated.find(|stated| stated.sequence == sequence).map(|stated| stated.cid)
 }

@@ -34,7 +34,8 @@ async fn last_shared(
     let (mut low, mut high) = (0, cursor);
     let mut shared = None;
     while low < high {
-        let middle = low + (high - low + 1) / 2;
+        // Rounded up, and without a sum that a number near the largest one would overflow.
+        let middle = high - (high - low) / 2;
         let held = store.export_by_sequence(middle - 1, 1).await?.pop();
         let number = held.as_ref().and_then(|operation| operation.sequence);
         let Some((held, number)) = held.zip(number.filter(|number| *number <= high)) else {
@@ -53,8 +54,11 @@ async fn last_shared(
     Ok(shared)
 }
 
-/// The commit that puts the cursor back to what is shared, with the record of it; none when the
-/// upstream has what we hold up to the cursor, or nothing at all of it.
+/// The commit that puts the cursor back to what is shared, with a record of what the upstream has
+/// lost; none when there is no going back from the cursor.
+///
+/// When it has lost nothing, the cursor is the number of a line that was refused, above all that
+/// there is.
 ///
 /// # Errors
 ///
@@ -64,39 +68,51 @@ pub async fn step_back(
     upstream: &ExportClient,
     cursor: i64,
 ) -> Result<Option<Commit>, RewindError> {
-    let Some(shared) = last_shared(store, upstream, cursor).await? else {
-        tracing::error!(
-            upstream = upstream.base(),
-            "the upstream has nothing of what we hold; it is asked again"
-        );
-        return Ok(None);
+    let shared = last_shared(store, upstream, cursor).await?;
+    let number = shared.as_ref().and_then(|shared| shared.sequence).unwrap_or(0);
+    let lost = store.export_by_sequence(number, 1).await?.pop();
+    let record = match (shared, lost) {
+        (Some(shared), Some(lost)) => Some(record(store, upstream, &shared, &lost).await?),
+        (None, Some(_)) => {
+            tracing::error!(
+                upstream = upstream.base(),
+                "the upstream has nothing of what we hold; it is asked again"
+            );
+            return Ok(None);
+        }
+        (_, None) if number < cursor => None,
+        (_, None) => return Ok(None),
     };
-    let number = shared.sequence.unwrap_or(0);
-    let Some(lost) = store.export_by_sequence(number, 1).await?.pop() else { return Ok(None) };
-    let theirs = upstream
-        .lines(&format!("/export?after={number}&count=1"), Priority::Following)
-        .await?
-        .pop();
     tracing::error!(
         upstream = upstream.base(),
         cursor,
         shared = number,
         "the upstream has gone back; following resumes at the last operation that both sides have"
     );
-    let ours = audit_log(&store.history(&lost.did).await?);
-    let record = NewDivergence {
+    Ok(Some(Commit {
+        cursor_before: cursor,
+        cursor_after: number,
+        divergences: record.into_iter().collect(),
+        received_at_millis: Timestamp::from(SystemTime::now()).millis(),
+        ..Commit::default()
+    }))
+}
+
+/// The record of the first operation that the upstream has lost, and of what it has instead.
+async fn record(
+    store: &Store,
+    upstream: &ExportClient,
+    shared: &StoredOperation,
+    lost: &StoredOperation,
+) -> Result<NewDivergence, RewindError> {
+    let number = shared.sequence.unwrap_or(0);
+    let theirs = upstream.lines(number, 1, Priority::Following).await?.pop();
+    Ok(NewDivergence {
         source: upstream.base().to_owned(),
         did: lost.did.to_string(),
         kind: UPSTREAM_REWOUND.to_owned(),
         subject: format!("{number} {}", shared.cid()),
-        ours: Some(ours),
+        ours: Some(audit_log(&store.history(&lost.did).await?)),
         theirs: theirs.and_then(|line| String::from_utf8(line.to_vec()).ok()),
-    };
-    Ok(Some(Commit {
-        cursor_before: cursor,
-        cursor_after: number,
-        divergences: vec![record],
-        received_at_millis: Timestamp::from(SystemTime::now()).millis(),
-        ..Commit::default()
-    }))
+    })
 }

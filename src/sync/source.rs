@@ -279,6 +279,11 @@ pub fn stated(line: &[u8]) -> Option<Shared> {
     Some(Shared { sequence, cid })
 }
 
+/// Whether a line is JSON, which one that was cut is not.
+pub fn is_json(line: &[u8]) -> bool {
+    serde_json::from_slice::<serde::de::IgnoredAny>(line).is_ok()
+}
+
 /// What a batch states for this number, usually in its last line.
 fn last_stated(batch: &Batch, sequence: i64) -> Option<Shared> {
     let lines = batch.lines.iter().rev();

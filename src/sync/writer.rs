@@ -8,6 +8,7 @@ use metrics::{counter, gauge, histogram};
 use tokio::sync::{mpsc, watch};
 
 use super::assembly::Prepared;
+use super::told::Told;
 use crate::live::{Feed, Status};
 use crate::plc::Timestamp;
 use crate::store::{Commit, Lease, Store, StoreError};
@@ -37,6 +38,8 @@ pub struct Writer {
     pub lease: Lease,
     /// Who is told of new operations.
     pub feed: Arc<Feed>,
+    /// What they were told.
+    pub told: Arc<Told>,
     /// Where it is said how fresh we are.
     pub status: Arc<Status>,
     /// Number of the last batch that is committed.
@@ -96,6 +99,7 @@ impl Writer {
         let Prepared { batch, commit, known } = prepared;
         let begun = Instant::now();
         tracing::debug!(cursor = commit.cursor_after, "committing");
+        self.told.begin();
         self.store.commit(&self.lease, &commit).await?;
         tracing::debug!(cursor = commit.cursor_after, "committed");
         histogram!("plc_ingest_stage_seconds", "stage" => "write")
@@ -113,6 +117,7 @@ impl Writer {
             let numbers: Vec<i64> = commit.numbered.iter().map(|(_, _, number)| *number).collect();
             self.feed.publish(&self.store.sequences(&numbers).await?);
         }
+        self.told.end(commit.cursor_after);
         count(&commit, known);
         Ok(())
     }

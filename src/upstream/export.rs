@@ -1,6 +1,7 @@
 //! Requests and their answers: pages of the export, audit logs, any other path.
 
 use std::borrow::Cow;
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -179,11 +180,17 @@ impl ExportClient {
         self.answer(path, Priority::Aside).await
     }
 
-    /// The lines of any export.
-    pub async fn lines(&self, path: &str, priority: Priority) -> Result<Vec<Bytes>, UpstreamFault> {
-        let answer = self.answer(path, priority).await?;
+    /// The first lines, so many at most, of the export after a sequence number or a time.
+    pub async fn lines(
+        &self,
+        after: impl Display,
+        count: usize,
+        priority: Priority,
+    ) -> Result<Vec<Bytes>, UpstreamFault> {
+        let path = format!("/export?after={after}&count={count}");
+        let answer = self.answer(&path, priority).await?;
         match answer.status {
-            200 => Ok(split_lines(&answer.body)),
+            200 => Ok(split_lines(&answer.body).take(count).collect()),
             status => Err(UpstreamFault::UnexpectedStatus { status }),
         }
     }
@@ -194,8 +201,7 @@ impl ExportClient {
         sequence: i64,
         priority: Priority,
     ) -> Result<Option<Bytes>, UpstreamFault> {
-        let path = format!("/export?after={}&count=1", sequence - 1);
-        Ok(self.lines(&path, priority).await?.into_iter().next())
+        Ok(self.lines(sequence - 1, 1, priority).await?.pop())
     }
 
     async fn answer(&self, path: &str, priority: Priority) -> Result<Answer, UpstreamFault> {
@@ -282,11 +288,14 @@ impl Page {
         asked: usize,
         cut: Option<UpstreamFault>,
     ) -> Result<Page, UpstreamFault> {
-        let mut lines = split_lines(body);
+        let mut split = split_lines(body);
+        // What was not asked for is not kept: millions of empty objects fit into a body.
+        let mut lines: Vec<Bytes> = split.by_ref().take(asked).collect();
         let count = lines.len();
         // Lines are joined by newlines, so that nothing but its JSON shows whether the last one
         // is whole. All before it are, whatever they are.
-        let tail = lines.pop_if(|last| !is_json(last));
+        let is_last = split.next().is_none();
+        let tail = lines.pop_if(|last| is_last && !is_json(last));
         let next = lines.iter().rev().filter_map(number).find(|&number| number > after);
         if let (Some(fault), None) = (&cut, next) {
             return Err(fault.clone());
@@ -333,7 +342,7 @@ impl Page {
 }
 
 /// The lines of a body, without copying; empty ones are left out.
-fn split_lines(body: &Bytes) -> Vec<Bytes> {
+fn split_lines(body: &Bytes) -> impl Iterator<Item = Bytes> {
     let ends = memchr::memchr_iter(b'\n', body).chain([body.len()]);
     ends.scan(0, |start, end| {
         let line = *start..end;
@@ -342,7 +351,6 @@ fn split_lines(body: &Bytes) -> Vec<Bytes> {
     })
     .filter(|line| !body[line.clone()].trim_ascii().is_empty())
     .map(|line| body.slice(line))
-    .collect()
 }
 
 fn is_json(line: &Bytes) -> bool {
@@ -431,6 +439,17 @@ mod tests {
         assert_eq!(page.stuck(), None);
         let full = read("{\"seq\":1}\n\n{\"seq\":2}\r\n{\"seq\":5}\n", 0, None).unwrap();
         assert_eq!((full.lines.len(), full.next, full.near_end), (3, 5, false));
+    }
+
+    #[test]
+    fn what_was_not_asked_for_is_left_to_the_next_page() {
+        let page = read("{\"seq\":1}\n{\"seq\":2}\nnonsense\n{\"seq\":4}\n{", 0, None).unwrap();
+        assert_eq!((page.lines.len(), page.next, page.near_end), (3, 2, false));
+        assert_eq!((page.tail.clone(), page.cut.clone()), (None, None));
+        assert_eq!(page.into_batch().lines.len(), 3);
+        let many = read(&"{}\n".repeat(1_000), 0, None).unwrap();
+        assert_eq!(many.lines.len(), 3);
+        assert!(many.stuck().is_some());
     }
 
     #[test]

@@ -5,9 +5,10 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flate2::read::GzDecoder;
+use futures::StreamExt;
 use plc_replica::fsck;
 use plc_replica::generate::Expected;
 use plc_replica::generate::builder::Story;
@@ -22,6 +23,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 
 use crate::fake_upstream::{FakeUpstream, Fault, LogEntry, Route, load};
@@ -415,6 +417,30 @@ async fn a_line_that_is_not_json() {
     }
 }
 
+/// The same on the stream, where it comes again with every new one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_is_not_json() {
+    let log = entries(&lives(37, 10));
+    let (early, late) = log.split_at(8);
+    for place in places().await {
+        let upstream = FakeUpstream::start(early.to_vec()).await;
+        let replica = Running::start(&place.url, &upstream.url()).await;
+        let kept = async || replica.store.refusals(None, 0, 10).await.unwrap();
+        let begun = Instant::now();
+        while kept().await.is_empty() {
+            assert!(begun.elapsed() < Duration::from_secs(30), "it is never kept");
+            upstream.say("hello");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(kept().await[0].refusal.line, "hello");
+        upstream.append_all(late.to_vec());
+        let last = late.last().unwrap().seq;
+        replica.live_at(last).await;
+        assert_eq!(replica.store.last_sequence().await.unwrap(), Some(last));
+        replica.end().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_line_of_another_type_is_kept_as_it_is() {
     let log = entries(&lives(23, 10));
@@ -429,6 +455,34 @@ async fn a_line_of_another_type_is_kept_as_it_is() {
         assert_eq!(kept[0].refusal.kind, "unknown-type");
         assert_eq!(kept[0].refusal.line, line);
         replica.end().await;
+    }
+}
+
+/// A line that is refused may state any number, and with it put the cursor above all that there
+/// is. It comes back as soon as the upstream says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_beyond_all_others_is_gone_back_from() {
+    let log = entries(&lives(35, 12));
+    // The second time nothing else is held yet.
+    for (number, held) in [(9_000_000_000_000_000_000, 10), (i64::MAX, 0)] {
+        let (early, late) = log.split_at(held);
+        let line = format!(r#"{{"type":"notice","seq":{number}}}"#);
+        for place in places().await {
+            let upstream = FakeUpstream::start(early.to_vec()).await;
+            let line = line.clone();
+            upstream.fail(Route::Export, 1, Fault::edited(move |lines| lines.push(line.clone())));
+            let replica = Running::start(&place.url, &upstream.url()).await;
+            replica.live_at(number).await;
+            upstream.append_all(late.to_vec());
+            let last = late.last().unwrap().seq;
+            let reached = || replica.status.sequence() == last;
+            eventually("read on from what is held", reached).await;
+            for entry in &log {
+                assert_eq!(replica.store.sequences(&[entry.seq]).await.unwrap().len(), 1);
+            }
+            assert_eq!(replica.store.divergences(None, None, None, 0, 10).await.unwrap(), []);
+            replica.end().await;
+        }
     }
 }
 
@@ -512,6 +566,47 @@ async fn a_number_that_is_claimed_twice_in_a_page_holds_nothing_up() {
     }
 }
 
+/// Operations that came before their `prev` under one number: of those that one page frees, and of
+/// what claims the number again with it, one has it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_that_is_claimed_by_several_that_waited_holds_nothing_up() {
+    let mut story = Story::seeded(33);
+    let told: Vec<_> = (0..3).map(|_| story.create().accepted()).collect();
+    for identity in &told {
+        story.update(identity).handle("freed.example.com").accepted();
+    }
+    let log = entries(&story);
+    let (geneses, updates) = log.split_at(3);
+    let under = |seq: i64, entry: &LogEntry| LogEntry { seq, ..entry.clone() };
+    let early = updates.iter().map(|update| under(10, update));
+    let late: Vec<_> = (21..).zip(geneses).map(|(seq, genesis)| under(seq, genesis)).collect();
+    for place in places().await {
+        let upstream = FakeUpstream::start(early.clone()).await;
+        upstream.append(under(11, &entries(&lives(34, 1))[0]));
+        let replica = Running::start(&place.url, &upstream.url()).await;
+        replica.live_at(11).await;
+        assert_eq!(replica.store.refusals(None, 0, 10).await.unwrap().len(), 3);
+        replica.end().await;
+
+        upstream.append_all(late.clone());
+        let replica = Running::start(&place.url, &upstream.url()).await;
+        replica.live_at(23).await;
+        let held = replica.store.sequences(&[10]).await.unwrap();
+        assert_eq!(
+            held.iter().map(|held| held.cid().to_string()).collect::<Vec<_>>(),
+            [updates[0].cid.clone()]
+        );
+        let refused = replica.store.refusals(None, 0, 10).await.unwrap();
+        let kinds: Vec<_> = refused
+            .iter()
+            .filter(|kept| kept.accepted_at.is_none())
+            .map(|kept| (kept.refusal.kind.as_str(), kept.refusal.awaits))
+            .collect();
+        assert_eq!(kinds, [("sequence-conflict", None); 2]);
+        replica.end().await;
+    }
+}
+
 /// Another upstream is followed when it has the same log, and not otherwise.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_upstream_must_tell_the_same_story() {
@@ -522,7 +617,10 @@ async fn another_upstream_must_tell_the_same_story() {
         replica.live_at(log.last().unwrap().seq).await;
         replica.end().await;
 
+        // An answer that was cut on its way is not another story.
         let same = FakeUpstream::start(log.clone()).await;
+        same.fail(Route::Export, 1, Fault::CutLine);
+        same.fail(Route::Export, 1, Fault::CutBody);
         let replica = Running::start(&place.url, &same.url()).await;
         replica.live_at(log.last().unwrap().seq).await;
         let source = replica.store.source().await.unwrap().unwrap();
@@ -539,6 +637,31 @@ async fn another_upstream_must_tell_the_same_story() {
         assert!(sentence.contains(&other.url()) && sentence.contains(&same.url()), "{sentence}");
         replica.shutdown.cancel();
         replica.server.await.unwrap();
+    }
+}
+
+/// What another process has committed was never told to the stream clients of this one: when it
+/// takes over they are sent away, and come back with what they have.
+#[tokio::test(flavor = "multi_thread")]
+async fn stream_clients_of_one_that_takes_over_miss_nothing() {
+    let log = entries(&lives(36, 12));
+    let (early, late) = log.split_at(10);
+    for place in places().await {
+        let upstream = FakeUpstream::start(early.to_vec()).await;
+        let first = Running::start(&place.url, &upstream.url()).await;
+        first.live_at(early.last().unwrap().seq).await;
+        let standby = Running::start(&place.url, &upstream.url()).await;
+        let url = format!("ws://{}/export/stream", standby.address);
+        let mut client = tokio_tungstenite::connect_async(url).await.unwrap().0;
+        upstream.append_all(late.to_vec());
+        first.live_at(late.last().unwrap().seq).await;
+        first.end().await;
+        standby.live_at(late.last().unwrap().seq).await;
+        let next = tokio::time::timeout(Duration::from_secs(5), client.next()).await;
+        let message = next.expect("the client hears nothing").unwrap().unwrap();
+        let Message::Close(Some(frame)) = message else { panic!("{message:?}") };
+        assert_eq!(frame.reason.as_str(), "ConsumerTooSlow");
+        standby.end().await;
     }
 }
 

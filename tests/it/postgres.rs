@@ -263,6 +263,42 @@ mod tests {
         assert_eq!(writer.export_by_sequence(0, 2000).await.unwrap(), more);
     }
 
+    /// While catching up COMMIT does not wait for the disk, unless it gives numbers to texts: this
+    /// process refers to them from then on, whatever a crash of the server takes back.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_interned_is_durable_also_while_catching_up() {
+        let Some(database) = Database::create().await else { return };
+        let store = Store::open(&database.url).await.unwrap();
+        // Deferred triggers run when COMMIT does.
+        let client = database.client().await;
+        let noting = "CREATE TABLE noted (what text, setting text);
+            CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                INSERT INTO public.noted
+                    VALUES (TG_TABLE_NAME, current_setting('synchronous_commit'));
+                RETURN NULL;
+            END $$;
+            CREATE CONSTRAINT TRIGGER note AFTER INSERT ON interned
+                DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION note();
+            CREATE CONSTRAINT TRIGGER note AFTER INSERT ON operations
+                DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION note()";
+        client.batch_execute(noting).await.unwrap();
+        let log = operations(10);
+        let (lease, _) = store.follow(UPSTREAM).await.unwrap();
+        store.set_durability(false).await.unwrap();
+        store.commit(&lease, &commit(0, &log[..10])).await.unwrap();
+        let rows = client.query("SELECT DISTINCT what, setting FROM noted ORDER BY 1", &[]);
+        let noted: Vec<(String, String)> =
+            rows.await.unwrap().iter().map(|row| (row.get(0), row.get(1))).collect();
+        let on = |what: &str| (what.to_owned(), "on".to_owned());
+        assert_eq!(noted, [on("interned"), on("operations")]);
+
+        client.batch_execute("TRUNCATE noted").await.unwrap();
+        store.commit(&lease, &commit(10, &log[10..11])).await.unwrap();
+        let rows = client.query("SELECT DISTINCT what, setting FROM noted", &[]).await.unwrap();
+        assert_eq!(rows.len(), 1, "nothing new to intern was expected");
+        assert_eq!((rows[0].get(0), rows[0].get(1)), ("operations", "off"));
+    }
+
     /// While the server is away requests fail at once; when it is back they succeed again.
     #[tokio::test(flavor = "multi_thread")]
     async fn connections_come_back_by_themselves() {

@@ -36,6 +36,9 @@ const ADVANCE: &str = "UPDATE sources SET
     RETURNING CASE WHEN claimed IS NOT NULL
         THEN greatest(claimed, (SELECT max(sequence) FROM operations)) END";
 
+/// For the transaction that is under way, whatever it began with.
+const DURABLE: &str = "SET LOCAL synchronous_commit = on";
+
 const INTERN: &str =
     "INSERT INTO interned (id, text) SELECT * FROM unnest($1::int4[], $2::bytea[])";
 
@@ -173,7 +176,7 @@ async fn begin(
     keeps_claims: bool,
 ) -> Result<(Option<Row>, Option<CopyInSink<Bytes>>), StoreError> {
     // While catching up, what a crash of the server takes back is fetched again; cursor
-    // and operations still agree.
+    // and operations still agree. Texts that are given a number make the commit durable.
     let begin = if live { "BEGIN" } else { "BEGIN; SET LOCAL synchronous_commit = off" };
     let operations = commit.operations.len() as i64;
     let identities = commit.operations.iter().filter(|new| is_genesis(&new.signed)).count() as i64;
@@ -215,13 +218,17 @@ fn in_order(operations: &[StoredOperation]) -> Vec<&StoredOperation> {
     ordered
 }
 
-/// The texts that were given a number while this batch was packed.
+/// The texts that were given a number while this batch was packed. With such the commit is durable
+/// also while catching up: this process goes on to refer to these numbers, and a crash of the
+/// server that took them back would let them be given to other texts.
 async fn intern(session: &Session, packer: &Packer) -> Result<(), StoreError> {
     let (numbers, texts): (Vec<_>, Vec<_>) =
         packer.new_texts().map(|(number, text)| (number as i32, text.as_bytes())).unzip();
-    if !numbers.is_empty() {
-        session.execute(INTERN, &[&numbers, &texts]).await?;
+    if numbers.is_empty() {
+        return Ok(());
     }
+    session.client.batch_execute(DURABLE).await.map_err(query_error)?;
+    session.execute(INTERN, &[&numbers, &texts]).await?;
     Ok(())
 }
 
