@@ -12,9 +12,10 @@ use ahash::AHashMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::last_word::LastWords;
 use super::peer::{Peer, PeerError};
 use crate::judge;
-use crate::plc::entry::{Received, Undecodable};
+use crate::plc::entry::{Entry, Received, Undecodable};
 use crate::plc::{Cid, Did, Timestamp};
 use crate::store::{Store, StoreError, StoredOperation};
 use crate::upstream::{Dump, DumpError, ExportClient, Priority, UpstreamFault};
@@ -46,11 +47,14 @@ pub struct Sweep {
     pub until: i64,
     /// Operations of ours that were compared.
     pub compared: u64,
+    /// Operations that one side alone was seen to have and that are newer than the last word of
+    /// the other.
+    pub too_new: u64,
     /// Identities to be compared in full, as text.
     pub suspects: BTreeSet<String>,
     /// Lines of theirs that name no identity.
     pub unreadable: u64,
-    /// The latest `createdAt` of theirs, in milliseconds.
+    /// The latest `createdAt` of theirs so far, in milliseconds.
     pub latest: i64,
 }
 
@@ -103,7 +107,8 @@ impl Pages {
         }
     }
 
-    /// The next lines, and whether there are more after them; beyond the end none.
+    /// The next lines, and whether more may follow; beyond the end none. Of a server only an empty
+    /// page is the end: it may give fewer lines than are asked for.
     async fn next(&mut self, sweep: &Sweep) -> Result<(Vec<Bytes>, bool), SweepError> {
         match self {
             Pages::Server(client) => {
@@ -114,7 +119,7 @@ impl Pages {
                 let lines = client
                     .lines(&format!("/export?after={after}&count={PAGE}"), Priority::Aside)
                     .await?;
-                let more = lines.len() >= PAGE;
+                let more = !lines.is_empty();
                 Ok((lines, more))
             }
             Pages::Dump { blocks, carried } => {
@@ -129,6 +134,11 @@ impl Pages {
                 }
             }
         }
+    }
+
+    /// Whether they are read to their end, whatever is in them: they need not be in order.
+    fn are_read_through(&self) -> bool {
+        matches!(self, Pages::Dump { .. })
     }
 
     fn carry(&mut self, lines: impl Iterator<Item = Bytes>) {
@@ -152,6 +162,14 @@ fn read(path: &Path) -> Result<mpsc::Receiver<Result<Vec<Bytes>, DumpError>>, Du
     Ok(blocks)
 }
 
+/// A line of theirs.
+struct Line {
+    text: Bytes,
+    decoded: Result<Received, Undecodable>,
+    /// Its time or number, where it states one.
+    key: Option<i64>,
+}
+
 /// One operation as a side states it, as far as a sweep compares it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stated {
@@ -172,6 +190,9 @@ impl Stated {
     }
 }
 
+/// What they state in a stretch.
+type Theirs = AHashMap<(Did, Cid), Stated>;
+
 impl Sweep {
     /// A sweep of everything after a time or number and up to another.
     pub fn new(order: Order, after: i64, until: i64) -> Sweep {
@@ -180,6 +201,7 @@ impl Sweep {
             after,
             until,
             compared: 0,
+            too_new: 0,
             suspects: BTreeSet::new(),
             unreadable: 0,
             latest: i64::MIN,
@@ -191,73 +213,121 @@ impl Sweep {
         self.after >= self.until
     }
 
-    /// Compares the next stretch.
+    /// Compares the next stretch. What is newer than the horizon of the last words and on one side
+    /// only is no suspect.
     ///
     /// # Errors
     ///
     /// [`SweepError`]; of a server, the same stretch can be tried again.
-    pub async fn step(&mut self, store: &Store, pages: &mut Pages) -> Result<(), SweepError> {
+    pub async fn step(
+        &mut self,
+        store: &Store,
+        pages: &mut Pages,
+        words: &LastWords,
+    ) -> Result<(), SweepError> {
         let (lines, more) = pages.next(self).await?;
-        let decoded = judge::decode(&lines);
-        let keys: Vec<Option<i64>> =
-            decoded.iter().map(|line| line.as_ref().ok().and_then(|read| self.key(read))).collect();
-        let end = self.end_of_stretch(&keys, more);
+        let lines = self.read(lines);
+        let more = more && (pages.are_read_through() || self.leads_on(&lines)?);
+        let end = self.end_of_stretch(&lines, more);
+        // A server that is past the horizon has nothing more that could be compared.
+        let beyond = self.order == Order::Time && end >= words.horizon().millis();
+        let last = !more || (beyond && !pages.are_read_through());
+        let end = if last { self.until } else { end };
         let mut theirs = AHashMap::with_capacity(lines.len());
-        for (decoded, key) in decoded.iter().zip(&keys) {
-            // What comes before its turn is a suspect, since nothing of ours is beside it.
-            match decoded {
-                Ok(read) if key.is_some_and(|key| key > end) => {
-                    self.latest = self.latest.max(read.created_at.millis());
-                }
-                Ok(read) => self.note(read, *key, &mut theirs),
-                Err(Undecodable::Refused { did, .. }) if did.parse::<Did>().is_ok() => {
-                    self.suspects.insert(did.clone());
-                }
-                Err(_) => self.unreadable += 1,
-            }
+        for line in &lines {
+            self.note(line, end, &mut theirs);
         }
-        self.compare_ours(store, end, &mut theirs).await?;
-        self.suspects.extend(theirs.into_keys().map(|(did, _)| did.to_string()));
-        let later = lines.into_iter().zip(keys).filter(|(_, key)| key.is_some_and(|key| key > end));
-        pages.carry(later.map(|(line, _)| line));
-        self.after = if more { end.max(self.after) } else { self.until };
+        let horizon = self.horizon(words, more);
+        self.compare_ours(store, end, horizon, &mut theirs).await?;
+        self.note_theirs_alone(theirs, horizon);
+        let later = lines.into_iter().filter(|line| line.key.is_some_and(|key| key > end));
+        pages.carry(later.map(|line| line.text));
+        self.after = end;
         Ok(())
     }
 
-    fn key(&self, received: &Received) -> Option<i64> {
-        match self.order {
-            Order::Time => Some(received.created_at.millis()),
-            Order::Sequence => received.sequence,
+    fn read(&self, lines: Vec<Bytes>) -> Vec<Line> {
+        let decoded = judge::decode(&lines);
+        let all = lines.into_iter().zip(decoded);
+        all.map(|(text, decoded)| Line { key: self.key(&text, &decoded), text, decoded }).collect()
+    }
+
+    fn key(&self, text: &[u8], decoded: &Result<Received, Undecodable>) -> Option<i64> {
+        match (decoded, self.order) {
+            (Ok(read), Order::Time) => Some(read.created_at.millis()),
+            (Ok(read), Order::Sequence) => read.sequence,
+            // Its operation is none, but it has its place.
+            (Err(Undecodable::Refused { sequence, .. }), Order::Sequence) => *sequence,
+            (Err(Undecodable::Refused { .. }), Order::Time) => {
+                let text = str::from_utf8(text).ok()?;
+                let at: Timestamp = Entry::read(text).ok()?.created_at.parse().ok()?;
+                Some(at.millis())
+            }
+            (Err(_), _) => None,
+        }
+    }
+
+    /// Whether a page of a server brings the sweep further. One of nothing but lines without a
+    /// place is the last that can be asked for.
+    fn leads_on(&self, lines: &[Line]) -> Result<bool, UpstreamFault> {
+        let further = lines.iter().any(|line| line.key.is_some_and(|key| key > self.after));
+        match !further && lines.iter().any(|line| line.decoded.is_ok()) {
+            true => Err(UpstreamFault::NotAdvancing { after: self.after }),
+            false => Ok(further),
         }
     }
 
     /// Up to where both sides are known. Where more follows, other operations of the same
     /// millisecond may.
-    fn end_of_stretch(&self, keys: &[Option<i64>], more: bool) -> i64 {
-        let last = keys.iter().flatten().max().copied();
+    fn end_of_stretch(&self, lines: &[Line], more: bool) -> i64 {
+        let last = lines.iter().filter_map(|line| line.key).max();
         let end = match (more, last, self.order) {
-            (false, ..) | (_, None, _) => self.until,
+            (false, ..) => self.until,
+            (true, None, _) => self.after,
             (true, Some(last), Order::Sequence) => last,
             // A page of nothing but one millisecond cannot be told apart by time.
             (true, Some(last), Order::Time) if last - 1 > self.after => last - 1,
             (true, Some(last), Order::Time) => last,
         };
-        end.min(self.until)
+        end.min(self.until).max(self.after)
     }
 
-    fn note(
-        &mut self,
-        read: &Received,
-        key: Option<i64>,
-        theirs: &mut AHashMap<(Did, Cid), Stated>,
-    ) {
-        self.latest = self.latest.max(read.created_at.millis());
+    /// Up to when both can be expected to be complete. Whose last word was not known beforehand
+    /// has said it when there is nothing more.
+    fn horizon(&self, words: &LastWords, more: bool) -> i64 {
+        let horizon = words.horizon().millis();
+        match (more, words.theirs) {
+            (false, None) => horizon.min(self.latest),
+            _ => horizon,
+        }
+    }
+
+    /// Notes a line of this stretch; what comes after its turn is a suspect, since nothing of ours
+    /// is beside it.
+    fn note(&mut self, line: &Line, end: i64, theirs: &mut Theirs) {
+        if let Ok(read) = &line.decoded {
+            self.latest = self.latest.max(read.created_at.millis());
+        }
+        if line.key.is_some_and(|key| key > end) {
+            return;
+        }
+        let read = match &line.decoded {
+            Ok(read) => read,
+            Err(Undecodable::Refused { did, .. }) if did.parse::<Did>().is_ok() => {
+                self.suspects.insert(did.clone());
+                return;
+            }
+            Err(_) => {
+                self.unreadable += 1;
+                return;
+            }
+        };
         let stated = Stated {
             created_at: read.created_at.millis(),
             sequence: read.sequence.filter(|_| self.order == Order::Sequence),
             nullified: read.nullified,
         };
-        let in_order = key.is_some_and(|key| key > self.after);
+        let in_order = line.key.is_some_and(|key| key > self.after);
         let repeated = theirs.insert((read.did, read.cid), stated).is_some();
         if read.stated_cid.is_some() || repeated || !in_order {
             self.suspects.insert(read.did.to_string());
@@ -268,19 +338,24 @@ impl Sweep {
         &mut self,
         store: &Store,
         end: i64,
-        theirs: &mut AHashMap<(Did, Cid), Stated>,
+        horizon: i64,
+        theirs: &mut Theirs,
     ) -> Result<(), StoreError> {
         let mut from = self.after;
         while from < end {
             let (held, next) = self.read_ours(store, from, end).await?;
             for operation in held {
-                self.compared += 1;
                 let ours = Stated {
                     created_at: operation.created_at.millis(),
                     sequence: operation.sequence.filter(|_| self.order == Order::Sequence),
                     nullified: Some(operation.nullified_by.is_some()),
                 };
                 let there = theirs.remove(&(operation.did, operation.cid()));
+                if there.is_none() && ours.created_at > horizon {
+                    self.too_new += 1;
+                    continue;
+                }
+                self.compared += 1;
                 if !there.is_some_and(|there| there.agrees(&ours)) {
                     self.suspects.insert(operation.did.to_string());
                 }
@@ -288,6 +363,15 @@ impl Sweep {
             from = next;
         }
         Ok(())
+    }
+
+    fn note_theirs_alone(&mut self, theirs: Theirs, horizon: i64) {
+        for ((did, _), stated) in theirs {
+            match stated.created_at > horizon {
+                true => self.too_new += 1,
+                false => drop(self.suspects.insert(did.to_string())),
+            }
+        }
     }
 
     /// Operations of ours after `from` and up to `end`, and from where to go on.

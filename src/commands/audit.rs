@@ -5,13 +5,14 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use plc_replica::audit::check::GRACE;
 use plc_replica::audit::peer::{Dumped, look_up};
 use plc_replica::audit::{
-    CheckError, Checker, Depth, Found, Order, Pages, Peer, PeerError, Sweep, SweepError, Told,
+    CheckError, Checker, Depth, Found, LastWords, Order, Pages, Peer, PeerError, Sweep, SweepError,
+    Told,
 };
 use plc_replica::plc::{Did, Timestamp};
 use plc_replica::store::Store;
@@ -87,6 +88,12 @@ struct Summary {
     differences: BTreeMap<&'static str, u64>,
     /// Identities with something that the other side cannot have yet, or we.
     set_aside: u64,
+    /// Operations that one side alone has in a sweep and that are newer than the last word of the
+    /// other; of theirs, as far as they were read.
+    too_new: u64,
+    /// What both sides had said last, when something is newer than that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_words: Option<LastWords>,
     /// Lines of theirs that name no identity.
     unreadable: u64,
     /// Identities that they failed to answer for, however often they were asked.
@@ -142,19 +149,33 @@ impl Auditor {
         peer: &Peer,
         summary: &mut Summary,
     ) -> anyhow::Result<()> {
+        let mut words = self.last_words(peer).await?;
         let dids = match args.sample {
             Some(count) => self.sample(count).await?,
             None if args.dids.is_empty() => {
-                let sweep = self.sweep(args, peer).await?;
+                let sweep = self.sweep(args, peer, &words).await?;
                 summary.operations = sweep.compared;
+                summary.too_new = sweep.too_new;
                 summary.unreadable = sweep.unreadable;
                 sweep.suspects.iter().filter_map(|did| did.parse().ok()).collect()
             }
             None => args.dids.clone(),
         };
         match peer {
-            Peer::Server(_) => self.compare_with_server(peer, dids, summary).await,
-            Peer::File(path) => self.compare_with_file(path, dids, summary).await,
+            Peer::Server(_) => self.compare_with_server(peer, dids, &mut words, summary).await?,
+            Peer::File(path) => self.compare_with_file(path, dids, &mut words, summary).await?,
+        }
+        summary.last_words = (summary.set_aside + summary.too_new > 0).then_some(words);
+        Ok(())
+    }
+
+    async fn last_words(&self, peer: &Peer) -> anyhow::Result<LastWords> {
+        let mut patience = Patience::default();
+        loop {
+            match LastWords::ask(&self.checker.store, peer).await {
+                Err(CheckError::Peer(error)) => patience.wait(error).await?,
+                words => return Ok(words?),
+            }
         }
     }
 
@@ -173,7 +194,7 @@ impl Auditor {
     }
 
     /// Reads both sides next to each other for the identities that differ.
-    async fn sweep(&self, args: &Args, peer: &Peer) -> anyhow::Result<Sweep> {
+    async fn sweep(&self, args: &Args, peer: &Peer, words: &LastWords) -> anyhow::Result<Sweep> {
         let store = &self.checker.store;
         let total = store.statistics().await?.operations;
         let mut sweep = match args.state.as_deref().filter(|path| path.exists()) {
@@ -183,9 +204,8 @@ impl Auditor {
             }
             None => {
                 let since = args.since.map_or(0, Timestamp::millis);
-                let until = (Timestamp::from(SystemTime::now()) - GRACE).millis();
-                let until = args.until.map_or(until, |wish| wish.millis().min(until));
-                Sweep::new(Order::Time, since, until)
+                let until = args.until.map_or(words.settled, |wish| wish.min(words.settled));
+                Sweep::new(Order::Time, since, until.millis())
             }
         };
         let mut pages = Pages::of(peer)?;
@@ -196,7 +216,7 @@ impl Auditor {
         let mut steps = 0;
         let mut patience = Patience::default();
         while !sweep.is_done() {
-            match sweep.step(store, &mut pages).await {
+            match sweep.step(store, &mut pages, words).await {
                 Ok(()) => patience = Patience::default(),
                 Err(SweepError::Peer(PeerError::Upstream(fault))) => {
                     patience.wait(fault.into()).await?;
@@ -220,25 +240,27 @@ impl Auditor {
         &mut self,
         peer: &Peer,
         dids: Vec<Did>,
+        words: &mut LastWords,
         summary: &mut Summary,
     ) -> anyhow::Result<()> {
         let mut questions = Questions { checker: self.checker.clone(), peer, unanswered: 0 };
         let mut again = Vec::new();
         for did in dids {
-            match questions.ask(did, summary).await? {
+            match questions.ask(did, words.horizon(), summary).await? {
                 Some(found) if found.comparison.set_aside > 0 => again.push(did),
                 Some(found) => self.report(&found, summary)?,
                 None => {}
             }
         }
-        summary.set_aside = again.len() as u64;
         if again.is_empty() {
             return Ok(());
         }
-        // What was new then is old enough after this.
+        // What was new then is old enough after this, unless one side is behind.
         sleep(GRACE).await;
+        *words = self.last_words(peer).await?;
         for did in again {
-            if let Some(found) = questions.ask(did, summary).await? {
+            if let Some(found) = questions.ask(did, words.horizon(), summary).await? {
+                summary.set_aside += u64::from(found.comparison.set_aside > 0);
                 self.report(&found, summary)?;
             }
         }
@@ -251,14 +273,15 @@ impl Auditor {
         &mut self,
         path: &Path,
         dids: Vec<Did>,
+        words: &mut LastWords,
         summary: &mut Summary,
     ) -> anyhow::Result<()> {
         let Dumped { mut lines, latest } = tokio::task::block_in_place(|| look_up(path, &dids))?;
-        let horizon = latest.unwrap_or(Timestamp::from_millis(0));
+        words.theirs = Some(latest.unwrap_or(Timestamp::from_millis(0)));
         for did in dids {
             let entries = lines.remove(&did).unwrap_or_default();
             let told = Told::of_lines(did, &entries, &*self.checker.verifier);
-            let found = self.checker.compare(&told, horizon, Depth::Log).await?;
+            let found = self.checker.compare(&told, words.horizon(), Depth::Log).await?;
             summary.set_aside += u64::from(found.comparison.set_aside > 0);
             self.report(&found, summary)?;
         }
@@ -309,6 +332,14 @@ impl Auditor {
         if *set_aside > 0 {
             writeln!(out, "  {set_aside} of them with what is too new for one side")?;
         }
+        if summary.too_new > 0 {
+            let count = summary.too_new;
+            writeln!(out, "  {count} operations set aside: newer than the other's last word")?;
+        }
+        if let Some(LastWords { ours, theirs, .. }) = summary.last_words {
+            let name = |at: Option<Timestamp>| at.map_or("not known".into(), |at| at.to_string());
+            writeln!(out, "  last word: ours {}, theirs {}", name(ours), name(theirs))?;
+        }
         if summary.unreadable > 0 {
             writeln!(out, "  {} lines of theirs that name no identity", summary.unreadable)?;
         }
@@ -335,10 +366,15 @@ struct Questions<'a> {
 
 impl Questions<'_> {
     /// What was found about an identity; none when the peer fails to answer for it.
-    async fn ask(&mut self, did: Did, summary: &mut Summary) -> anyhow::Result<Option<Found>> {
+    async fn ask(
+        &mut self,
+        did: Did,
+        horizon: Timestamp,
+        summary: &mut Summary,
+    ) -> anyhow::Result<Option<Found>> {
         let mut patience = Patience::default();
         let error = loop {
-            match self.checker.check(self.peer, did, Depth::Everything).await {
+            match self.checker.check(self.peer, did, Depth::Everything, horizon).await {
                 Ok(found) => {
                     self.unanswered = 0;
                     return Ok(Some(found));

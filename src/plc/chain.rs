@@ -426,9 +426,8 @@ mod tests {
         let random = &mut ChaCha8Rng::seed_from_u64(1);
         let busy: Vec<SigningKey> = (0..3).map(|_| SigningKey::k256(random)).collect();
         let native = NativeVerifier::new(Tables::On);
-        let signed = |digest: [u8; 32], key: &SigningKey| {
-            Signed::new(digest, Signature(key.sign(&digest)))
-        };
+        let signed =
+            |digest: [u8; 32], key: &SigningKey| Signed::new(digest, Signature(key.sign(&digest)));
         // The later ones sign more.
         for number in 0..1_200 {
             let signer = &busy[[0, 1, 1, 2, 2, 2][number % 6]];

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use plc_replica::audit::{Checker, Order, Pages, Peer, Sweep, Watch, WatchSettings};
+use plc_replica::audit::{Checker, LastWords, Order, Pages, Peer, Sweep, Watch, WatchSettings};
 use plc_replica::generate::builder::{Story, Told};
 use plc_replica::live::{Feed, Mode, Status};
 use plc_replica::offline::OfflineJudge;
@@ -671,9 +671,10 @@ async fn a_sweep_suspects_what_differs_and_nothing_else() {
             };
             let peer = Peer::new(&upstream.url(), 0, "test").unwrap();
             let mut pages = Pages::of(&peer).unwrap();
+            let words = LastWords::ask(&watched.store, &peer).await.unwrap();
             let mut sweep = Sweep::new(order, 0, until);
             while !sweep.is_done() {
-                sweep.step(&watched.store, &mut pages).await.unwrap();
+                sweep.step(&watched.store, &mut pages, &words).await.unwrap();
             }
             sweep
         };
