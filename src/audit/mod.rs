@@ -10,6 +10,7 @@
 
 pub mod check;
 pub mod diff;
+pub mod doubt;
 pub mod history;
 mod last_word;
 pub mod peer;
@@ -20,6 +21,7 @@ pub mod watch;
 
 pub use check::{CheckError, Checker, Depth, Found};
 pub use diff::{Comparison, Difference, Kind, Theirs, compare};
+pub use doubt::{Doubt, Export};
 pub use history::{History, Statement, Step};
 pub use last_word::LastWords;
 pub use peer::{Peer, PeerError, Told};

@@ -4,7 +4,7 @@
 //! same on both sides makes its identity a suspect, and only suspects are then compared in full:
 //! a sweep may suspect too many, never too few.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::mpsc;
 
@@ -12,6 +12,7 @@ use ahash::AHashMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::doubt::{Doubt, MAX_DOUBTS};
 use super::last_word::LastWords;
 use super::peer::{Peer, PeerError};
 use crate::judge;
@@ -50,8 +51,9 @@ pub struct Sweep {
     /// Operations that one side alone was seen to have and that are newer than the last word of
     /// the other.
     pub too_new: u64,
-    /// Identities to be compared in full, as text.
-    pub suspects: BTreeSet<String>,
+    /// Identities to be compared in full, as text, and what made them suspects: at most
+    /// [`MAX_DOUBTS`] each.
+    pub suspects: BTreeMap<String, Vec<Doubt>>,
     /// Lines of theirs that name no identity.
     pub unreadable: u64,
     /// The latest `createdAt` of theirs so far, in milliseconds.
@@ -173,6 +175,8 @@ struct Line {
 /// One operation as a side states it, as far as a sweep compares it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stated {
+    /// Its place in the order; without one, the beginning of the stretch.
+    at: i64,
     created_at: i64,
     sequence: Option<i64>,
     nullified: Option<bool>,
@@ -202,7 +206,7 @@ impl Sweep {
             until,
             compared: 0,
             too_new: 0,
-            suspects: BTreeSet::new(),
+            suspects: BTreeMap::new(),
             unreadable: 0,
             latest: i64::MIN,
         }
@@ -311,10 +315,11 @@ impl Sweep {
         if line.key.is_some_and(|key| key > end) {
             return;
         }
+        let at = line.key.unwrap_or(self.after + 1);
         let read = match &line.decoded {
             Ok(read) => read,
-            Err(Undecodable::Refused { did, .. }) if did.parse::<Did>().is_ok() => {
-                self.suspects.insert(did.clone());
+            Err(Undecodable::Refused { did, cid, .. }) if did.parse::<Did>().is_ok() => {
+                self.doubt(did.clone(), cid.clone(), at);
                 return;
             }
             Err(_) => {
@@ -323,6 +328,7 @@ impl Sweep {
             }
         };
         let stated = Stated {
+            at,
             created_at: read.created_at.millis(),
             sequence: read.sequence.filter(|_| self.order == Order::Sequence),
             nullified: read.nullified,
@@ -330,7 +336,15 @@ impl Sweep {
         let in_order = line.key.is_some_and(|key| key > self.after);
         let repeated = theirs.insert((read.did, read.cid), stated).is_some();
         if read.stated_cid.is_some() || repeated || !in_order {
-            self.suspects.insert(read.did.to_string());
+            self.doubt(read.did.to_string(), read.cid.to_string(), at);
+        }
+    }
+
+    fn doubt(&mut self, did: String, cid: String, at: i64) {
+        let doubts = self.suspects.entry(did).or_default();
+        let doubt = Doubt { cid, at };
+        if doubts.len() < MAX_DOUBTS && !doubts.contains(&doubt) {
+            doubts.push(doubt);
         }
     }
 
@@ -346,18 +360,21 @@ impl Sweep {
             let (held, next) = self.read_ours(store, from, end).await?;
             for operation in held {
                 let ours = Stated {
+                    at: self.place(&operation),
                     created_at: operation.created_at.millis(),
                     sequence: operation.sequence.filter(|_| self.order == Order::Sequence),
                     nullified: Some(operation.nullified_by.is_some()),
                 };
-                let there = theirs.remove(&(operation.did, operation.cid()));
+                let cid = operation.cid();
+                let there = theirs.remove(&(operation.did, cid));
                 if there.is_none() && ours.created_at > horizon {
                     self.too_new += 1;
                     continue;
                 }
                 self.compared += 1;
                 if !there.is_some_and(|there| there.agrees(&ours)) {
-                    self.suspects.insert(operation.did.to_string());
+                    let at = there.unwrap_or(ours).at;
+                    self.doubt(operation.did.to_string(), cid.to_string(), at);
                 }
             }
             from = next;
@@ -366,10 +383,10 @@ impl Sweep {
     }
 
     fn note_theirs_alone(&mut self, theirs: Theirs, horizon: i64) {
-        for ((did, _), stated) in theirs {
+        for ((did, cid), stated) in theirs {
             match stated.created_at > horizon {
                 true => self.too_new += 1,
-                false => drop(self.suspects.insert(did.to_string())),
+                false => self.doubt(did.to_string(), cid.to_string(), stated.at),
             }
         }
     }
@@ -381,17 +398,12 @@ impl Sweep {
         from: i64,
         end: i64,
     ) -> Result<(Vec<StoredOperation>, i64), StoreError> {
-        let (mut held, key): (_, fn(&StoredOperation) -> i64) = match self.order {
-            Order::Sequence => (store.export_by_sequence(from, PAGE).await?, |operation| {
-                operation.sequence.unwrap_or(0)
-            }),
-            Order::Time => (
-                store.export_by_time(Some(Timestamp::from_millis(from)), PAGE).await?,
-                |operation| operation.created_at.millis(),
-            ),
+        let mut held = match self.order {
+            Order::Sequence => store.export_by_sequence(from, PAGE).await?,
+            Order::Time => store.export_by_time(Some(Timestamp::from_millis(from)), PAGE).await?,
         };
         let full = held.len() == PAGE;
-        let last = held.last().map_or(end, key);
+        let last = held.last().map_or(end, |operation| self.place(operation));
         let next = match (full, self.order) {
             (false, _) => end,
             (true, Order::Sequence) => last,
@@ -399,7 +411,14 @@ impl Sweep {
             (true, Order::Time) => last,
         };
         let next = next.min(end);
-        held.retain(|operation| key(operation) <= next);
+        held.retain(|operation| self.place(operation) <= next);
         Ok((held, next))
+    }
+
+    fn place(&self, operation: &StoredOperation) -> i64 {
+        match self.order {
+            Order::Sequence => operation.sequence.unwrap_or(0),
+            Order::Time => operation.created_at.millis(),
+        }
     }
 }

@@ -11,8 +11,8 @@ use anyhow::{Context, bail};
 use plc_replica::audit::check::GRACE;
 use plc_replica::audit::peer::{Dumped, look_up};
 use plc_replica::audit::{
-    CheckError, Checker, Depth, Found, LastWords, Order, Pages, Peer, PeerError, Sweep, SweepError,
-    Told,
+    CheckError, Checker, Depth, Doubt, Export, Found, LastWords, Order, Pages, Peer, PeerError,
+    Sweep, SweepError, Told,
 };
 use plc_replica::plc::{Did, Timestamp};
 use plc_replica::store::Store;
@@ -136,6 +136,9 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     })
 }
 
+/// Identities to compare, and what made them suspects.
+type Suspects = Vec<(Did, Vec<Doubt>)>;
+
 struct Auditor {
     checker: Checker,
     json: bool,
@@ -150,20 +153,32 @@ impl Auditor {
         summary: &mut Summary,
     ) -> anyhow::Result<()> {
         let mut words = self.last_words(peer).await?;
-        let dids = match args.sample {
-            Some(count) => self.sample(count).await?,
+        let plain = |dids: Vec<Did>| dids.into_iter().map(|did| (did, Vec::new())).collect();
+        let mut order = Order::Time;
+        let suspects: Suspects = match args.sample {
+            Some(count) => plain(self.sample(count).await?),
             None if args.dids.is_empty() => {
                 let sweep = self.sweep(args, peer, &words).await?;
+                order = sweep.order;
                 summary.operations = sweep.compared;
                 summary.too_new = sweep.too_new;
                 summary.unreadable = sweep.unreadable;
-                sweep.suspects.iter().filter_map(|did| did.parse().ok()).collect()
+                let suspects = sweep.suspects.into_iter();
+                suspects.filter_map(|(did, doubts)| Some((did.parse().ok()?, doubts))).collect()
             }
-            None => args.dids.clone(),
+            None => plain(args.dids.clone()),
         };
         match peer {
-            Peer::Server(_) => self.compare_with_server(peer, dids, &mut words, summary).await?,
-            Peer::File(path) => self.compare_with_file(path, dids, &mut words, summary).await?,
+            Peer::Server(client) => {
+                let export = Export { client: client.clone(), order };
+                let questions =
+                    Questions { checker: self.checker.clone(), peer, export, unanswered: 0 };
+                self.compare_with_server(questions, suspects, &mut words, summary).await?;
+            }
+            Peer::File(path) => {
+                let dids: Vec<Did> = suspects.into_iter().map(|(did, _)| did).collect();
+                self.compare_with_file(path, dids, &mut words, summary).await?;
+            }
         }
         summary.last_words = (summary.set_aside + summary.too_new > 0).then_some(words);
         Ok(())
@@ -238,17 +253,16 @@ impl Auditor {
 
     async fn compare_with_server(
         &mut self,
-        peer: &Peer,
-        dids: Vec<Did>,
+        mut questions: Questions<'_>,
+        suspects: Suspects,
         words: &mut LastWords,
         summary: &mut Summary,
     ) -> anyhow::Result<()> {
-        let mut questions = Questions { checker: self.checker.clone(), peer, unanswered: 0 };
         let mut again = Vec::new();
-        for did in dids {
-            match questions.ask(did, words.horizon(), summary).await? {
-                Some(found) if found.comparison.set_aside > 0 => again.push(did),
-                Some(found) => self.report(&found, summary)?,
+        for (did, doubts) in suspects {
+            match questions.ask(did, &doubts, words.horizon(), summary).await? {
+                Some(found) if found.log.comparison.set_aside > 0 => again.push((did, doubts)),
+                Some(found) => self.report_all(&found, summary)?,
                 None => {}
             }
         }
@@ -257,11 +271,11 @@ impl Auditor {
         }
         // What was new then is old enough after this, unless one side is behind.
         sleep(GRACE).await;
-        *words = self.last_words(peer).await?;
-        for did in again {
-            if let Some(found) = questions.ask(did, words.horizon(), summary).await? {
-                summary.set_aside += u64::from(found.comparison.set_aside > 0);
-                self.report(&found, summary)?;
+        *words = self.last_words(questions.peer).await?;
+        for (did, doubts) in again {
+            if let Some(found) = questions.ask(did, &doubts, words.horizon(), summary).await? {
+                summary.set_aside += u64::from(found.log.comparison.set_aside > 0);
+                self.report_all(&found, summary)?;
             }
         }
         Ok(())
@@ -283,13 +297,19 @@ impl Auditor {
             let told = Told::of_lines(did, &entries, &*self.checker.verifier);
             let found = self.checker.compare(&told, words.horizon(), Depth::Log).await?;
             summary.set_aside += u64::from(found.comparison.set_aside > 0);
+            summary.identities += 1;
             self.report(&found, summary)?;
         }
         Ok(())
     }
 
-    fn report(&mut self, found: &Found, summary: &mut Summary) -> anyhow::Result<()> {
+    fn report_all(&mut self, found: &Answered, summary: &mut Summary) -> anyhow::Result<()> {
         summary.identities += 1;
+        self.report(&found.log, summary)?;
+        found.export.iter().try_for_each(|found| self.report(found, summary))
+    }
+
+    fn report(&mut self, found: &Found, summary: &mut Summary) -> anyhow::Result<()> {
         for (difference, record) in
             found.comparison.differences.iter().zip(found.divergences(&summary.against))
         {
@@ -360,8 +380,16 @@ impl Auditor {
 struct Questions<'a> {
     checker: Checker,
     peer: &'a Peer,
+    export: Export,
     /// Left without an answer since the last one that was answered.
     unanswered: u32,
+}
+
+/// What was found about an identity.
+struct Answered {
+    log: Found,
+    /// What only their export says.
+    export: Option<Found>,
 }
 
 impl Questions<'_> {
@@ -369,12 +397,13 @@ impl Questions<'_> {
     async fn ask(
         &mut self,
         did: Did,
+        doubts: &[Doubt],
         horizon: Timestamp,
         summary: &mut Summary,
-    ) -> anyhow::Result<Option<Found>> {
+    ) -> anyhow::Result<Option<Answered>> {
         let mut patience = Patience::default();
         let error = loop {
-            match self.checker.check(self.peer, did, Depth::Everything, horizon).await {
+            match self.ask_once(did, doubts, horizon).await {
                 Ok(found) => {
                     self.unanswered = 0;
                     return Ok(Some(found));
@@ -394,6 +423,17 @@ impl Questions<'_> {
         summary.unanswered += 1;
         tracing::warn!(%did, "not compared: {error}");
         Ok(None)
+    }
+
+    async fn ask_once(
+        &self,
+        did: Did,
+        doubts: &[Doubt],
+        horizon: Timestamp,
+    ) -> Result<Answered, CheckError> {
+        let log = self.checker.check(self.peer, did, Depth::Everything, horizon).await?;
+        let export = self.export.check(&self.checker, &log, doubts, horizon).await?;
+        Ok(Answered { log, export })
     }
 }
 

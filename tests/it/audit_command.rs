@@ -160,3 +160,119 @@ async fn a_short_page_is_not_the_end() {
         assert_eq!((&summary["operations"], &summary["identities"]), (&7.into(), &0.into()));
     }
 }
+
+/// Answers about the identities stay what they are, whatever becomes of the log: from now on only
+/// the export follows it.
+async fn keep_answers(upstream: &FakeUpstream, told: &Log) {
+    for did in [&told.alice.did, &told.bob.did] {
+        for path in ["", "/log/last", "/log/audit"] {
+            let path = format!("/{did}{path}");
+            let answer = reqwest::get(format!("{}{path}", upstream.url())).await.unwrap();
+            upstream.answer(&path, 200, &answer.text().await.unwrap());
+        }
+    }
+}
+
+/// What a full comparison finds when only the export lies.
+async fn export_lies(how: &[&str], lie: impl Fn(&FakeUpstream, &Log)) -> Compared {
+    let (told, log) = told();
+    let ours = Ours::of(&log);
+    let upstream = FakeUpstream::start(log.clone()).await;
+    keep_answers(&upstream, &told).await;
+    let url = upstream.url();
+    let how = [how, &["--full", "--against", &url]].concat();
+    let honest = ours.audit(&how).await;
+    assert_eq!((honest.code, honest.found()), (Some(0), vec![]), "{honest:?}");
+    lie(&upstream, &told);
+    let compared = ours.audit(&how).await;
+    for line in &compared.lines {
+        assert!(line["detail"].as_str().unwrap().starts_with("on their export: "), "{line}");
+        assert!(line["ours"].as_array().is_some_and(|ours| !ours.is_empty()), "{line}");
+        assert!(line["theirs"].is_array(), "{line}");
+    }
+    compared
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn swapped_numbers_on_the_export_alone_are_found() {
+    let (_, log) = told();
+    let compared = export_lies(&["--by-sequence"], |upstream, _| {
+        upstream.rewind(5);
+        upstream.append(LogEntry { seq: 6, ..log[6].clone() });
+        upstream.append(LogEntry { seq: 7, ..log[5].clone() });
+    })
+    .await;
+    let mut expected = [("other-sequence", &*log[5].cid), ("other-sequence", &*log[6].cid)];
+    expected.sort_unstable();
+    assert_eq!((compared.code, compared.found()), (Some(1), expected.to_vec()), "{compared:?}");
+    let theirs = compared.lines.iter().map(|line| line["theirs"][0]["seq"].as_i64().unwrap());
+    assert_eq!(theirs.sum::<i64>(), 13);
+    assert_eq!(compared.summaries[0]["differences"]["other-sequence"], 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operation_that_the_export_alone_drops_is_found() {
+    let (_, log) = told();
+    for how in [&[][..], &["--by-sequence"]] {
+        let compared = export_lies(how, |upstream, _| upstream.delete(2)).await;
+        let expected = vec![("missing-there", &*log[1].cid)];
+        assert_eq!((compared.code, compared.found()), (Some(1), expected), "{compared:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_time_that_the_export_alone_changes_is_found() {
+    let (_, log) = told();
+    // Later and earlier than it was, both within what is compared.
+    for other in [&log[5].created_at, &log[0].created_at] {
+        let other = format!("{}7Z", &other[..other.len() - 2]);
+        for how in [&[][..], &["--by-sequence"]] {
+            let compared = export_lies(how, |upstream, _| {
+                upstream.alter(4, |entry| entry.created_at.clone_from(&other));
+            })
+            .await;
+            let expected = vec![("other-created-at", &*log[3].cid)];
+            assert_eq!((compared.code, compared.found()), (Some(1), expected), "{compared:?}");
+            assert_eq!(compared.lines[0]["theirs"][0]["createdAt"], *other);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flag_that_the_export_alone_flips_is_found() {
+    let (_, log) = told();
+    let compared = export_lies(&[], |upstream, _| {
+        upstream.alter(2, |entry| entry.nullified = true);
+    })
+    .await;
+    let expected = vec![("other-nullified-flag", &*log[1].cid)];
+    assert_eq!((compared.code, compared.found()), (Some(1), expected), "{compared:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operation_that_the_export_alone_has_is_found() {
+    let (_, log) = told();
+    let at = &log[5].created_at;
+    let mut other = tell();
+    let bob = plc_replica::generate::builder::Told { cid: log[4].cid.clone(), ..other.bob.clone() };
+    other.story.after(&bob).at(at).host("https://evil.example").accepted();
+    let evil = LogEntry::from(other.story.log().last().unwrap());
+    for how in [&[][..], &["--by-sequence"]] {
+        let compared = export_lies(how, |upstream, _| {
+            upstream.alter(6, |entry| {
+                *entry = LogEntry { seq: 6, nullified: false, ..evil.clone() };
+            });
+        })
+        .await;
+        let expected = vec![("missing-here", &*evil.cid), ("missing-there", &*log[5].cid)];
+        assert_eq!((compared.code, compared.found()), (Some(1), expected), "{compared:?}");
+        // Something else under the CID that we hold, and what is no operation at all.
+        let compared = export_lies(how, |upstream, _| {
+            upstream.alter(6, |entry| entry.operation.clone_from(&evil.operation));
+            upstream.alter(2, |entry| entry.operation = r#"{"type":"news"}"#.into());
+        })
+        .await;
+        let expected = vec![("does-not-verify", &*log[1].cid), ("other-bytes", &*log[5].cid)];
+        assert_eq!((compared.code, compared.found()), (Some(1), expected), "{compared:?}");
+    }
+}
