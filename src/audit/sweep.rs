@@ -42,6 +42,8 @@ pub enum Order {
 pub struct Sweep {
     /// The order.
     pub order: Order,
+    /// Where it began: what is not after this is not asked for.
+    pub from: i64,
     /// Everything up to this time (milliseconds since 1970) or number has been compared.
     pub after: i64,
     /// The last time or number to compare.
@@ -58,6 +60,9 @@ pub struct Sweep {
     pub unreadable: u64,
     /// The latest `createdAt` of theirs so far, in milliseconds.
     pub latest: i64,
+    /// The last line of a dump that has been read. What was compared of the lines up to it is
+    /// what is not later than `after`.
+    pub lines: u64,
 }
 
 /// A sweep that cannot go on (yet).
@@ -83,6 +88,9 @@ impl From<DumpError> for SweepError {
     }
 }
 
+/// A line as received, and in a dump its number.
+type Text = (Option<u64>, Bytes);
+
 /// Where stretches of the other side's log come from.
 pub enum Pages {
     /// A server, asked page by page.
@@ -90,9 +98,9 @@ pub enum Pages {
     /// A dump that is read on a thread of its own.
     Dump {
         /// The blocks.
-        blocks: mpsc::Receiver<Result<Vec<Bytes>, DumpError>>,
+        blocks: mpsc::Receiver<Result<Vec<Text>, DumpError>>,
         /// Lines at the end of the stretch before: more with the same key may follow.
-        carried: Vec<Bytes>,
+        carried: Vec<Text>,
     },
 }
 
@@ -111,7 +119,7 @@ impl Pages {
 
     /// The next lines, and whether more may follow; beyond the end none. Of a server only an empty
     /// page is the end: it may give fewer lines than are asked for.
-    async fn next(&mut self, sweep: &Sweep) -> Result<(Vec<Bytes>, bool), SweepError> {
+    async fn next(&mut self, sweep: &Sweep) -> Result<(Vec<Text>, bool), SweepError> {
         match self {
             Pages::Server(client) => {
                 let after = match sweep.order {
@@ -122,7 +130,7 @@ impl Pages {
                     .lines(&format!("/export?after={after}&count={PAGE}"), Priority::Aside)
                     .await?;
                 let more = !lines.is_empty();
-                Ok((lines, more))
+                Ok((lines.into_iter().map(|line| (None, line)).collect(), more))
             }
             Pages::Dump { blocks, carried } => {
                 let mut lines = std::mem::take(carried);
@@ -143,19 +151,21 @@ impl Pages {
         matches!(self, Pages::Dump { .. })
     }
 
-    fn carry(&mut self, lines: impl Iterator<Item = Bytes>) {
+    fn carry(&mut self, lines: impl Iterator<Item = Text>) {
         if let Pages::Dump { carried, .. } = self {
             carried.extend(lines);
         }
     }
 }
 
-fn read(path: &Path) -> Result<mpsc::Receiver<Result<Vec<Bytes>, DumpError>>, DumpError> {
+fn read(path: &Path) -> Result<mpsc::Receiver<Result<Vec<Text>, DumpError>>, DumpError> {
     let dump = Dump::open(path)?;
     let (sender, blocks) = mpsc::sync_channel(BLOCKS_AHEAD);
     std::thread::spawn(move || {
         for block in dump {
-            let lines = block.map(|block| block.into_iter().map(|(_, line)| line).collect());
+            let lines = block.map(|block| {
+                block.into_iter().map(|(number, line)| (Some(number), line)).collect()
+            });
             if sender.send(lines).is_err() {
                 break;
             }
@@ -166,6 +176,7 @@ fn read(path: &Path) -> Result<mpsc::Receiver<Result<Vec<Bytes>, DumpError>>, Du
 
 /// A line of theirs.
 struct Line {
+    number: Option<u64>,
     text: Bytes,
     decoded: Result<Received, Undecodable>,
     /// Its time or number, where it states one.
@@ -202,6 +213,7 @@ impl Sweep {
     pub fn new(order: Order, after: i64, until: i64) -> Sweep {
         Sweep {
             order,
+            from: after,
             after,
             until,
             compared: 0,
@@ -209,6 +221,7 @@ impl Sweep {
             suspects: BTreeMap::new(),
             unreadable: 0,
             latest: i64::MIN,
+            lines: 0,
         }
     }
 
@@ -230,7 +243,9 @@ impl Sweep {
         words: &LastWords,
     ) -> Result<(), SweepError> {
         let (lines, more) = pages.next(self).await?;
-        let lines = self.read(lines);
+        let mut lines = self.read(lines);
+        let last_line = lines.iter().filter_map(|line| line.number).max();
+        lines.retain(|line| !self.is_compared(line));
         let more = more && (pages.are_read_through() || self.leads_on(&lines)?);
         let end = self.end_of_stretch(&lines, more);
         // A server that is past the horizon has nothing more that could be compared.
@@ -245,15 +260,33 @@ impl Sweep {
         self.compare_ours(store, end, horizon, &mut theirs).await?;
         self.note_theirs_alone(theirs, horizon);
         let later = lines.into_iter().filter(|line| line.key.is_some_and(|key| key > end));
-        pages.carry(later.map(|line| line.text));
+        pages.carry(later.map(|line| (line.number, line.text)));
         self.after = end;
+        self.lines = last_line.map_or(self.lines, |last| last.max(self.lines));
         Ok(())
     }
 
-    fn read(&self, lines: Vec<Bytes>) -> Vec<Line> {
-        let decoded = judge::decode(&lines);
-        let all = lines.into_iter().zip(decoded);
-        all.map(|(text, decoded)| Line { key: self.key(&text, &decoded), text, decoded }).collect()
+    /// Decodes lines, and notes the latest time in them.
+    fn read(&mut self, lines: Vec<Text>) -> Vec<Line> {
+        let (numbers, texts): (Vec<_>, Vec<_>) = lines.into_iter().unzip();
+        let decoded = judge::decode(&texts);
+        let times = decoded.iter().flatten().map(|read| read.created_at.millis());
+        self.latest = times.fold(self.latest, i64::max);
+        let all = numbers.into_iter().zip(texts).zip(decoded);
+        all.map(|((number, text), decoded)| {
+            let key = self.key(&text, &decoded);
+            Line { number, text, decoded, key }
+        })
+        .collect()
+    }
+
+    /// Whether it is a line of a dump, which is always read from its first line on, that was
+    /// compared before an interruption, or that nobody asks for.
+    fn is_compared(&self, line: &Line) -> bool {
+        let Some(number) = line.number else { return false };
+        let before_all = line.key.is_some_and(|key| key <= self.from);
+        let done = number <= self.lines && line.key.is_none_or(|key| key <= self.after);
+        before_all || done
     }
 
     fn key(&self, text: &[u8], decoded: &Result<Received, Undecodable>) -> Option<i64> {
@@ -309,9 +342,6 @@ impl Sweep {
     /// Notes a line of this stretch; what comes after its turn is a suspect, since nothing of ours
     /// is beside it.
     fn note(&mut self, line: &Line, end: i64, theirs: &mut Theirs) {
-        if let Ok(read) = &line.decoded {
-            self.latest = self.latest.max(read.created_at.millis());
-        }
         if line.key.is_some_and(|key| key > end) {
             return;
         }

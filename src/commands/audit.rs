@@ -11,8 +11,8 @@ use anyhow::{Context, bail};
 use plc_replica::audit::check::GRACE;
 use plc_replica::audit::peer::{Dumped, look_up};
 use plc_replica::audit::{
-    CheckError, Checker, Depth, Doubt, Export, Found, LastWords, Order, Pages, Peer, PeerError,
-    Sweep, SweepError, Told,
+    Asked, CheckError, Checker, Depth, Doubt, Export, Found, LastWords, Order, Pages, Peer,
+    PeerError, State, Sweep, SweepError, Told,
 };
 use plc_replica::plc::{Did, Timestamp};
 use plc_replica::store::Store;
@@ -39,7 +39,7 @@ pub struct Args {
     #[arg(long, group = "what", value_name = "TIME", conflicts_with_all = ["dids", "sample"])]
     since: Option<Timestamp>,
     /// Compare nothing that was accepted after this time.
-    #[arg(long, value_name = "TIME", conflicts_with_all = ["dids", "sample"])]
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["dids", "sample", "by_sequence"])]
     until: Option<Timestamp>,
     /// Compare everything, both exports side by side.
     #[arg(long, group = "what", conflicts_with_all = ["dids", "sample", "since"])]
@@ -53,7 +53,8 @@ pub struct Args {
     /// Requests a minute that each of them is sent at most; 0 for no limit.
     #[arg(long, value_name = "REQUESTS", default_value_t = 60)]
     requests_per_minute: u32,
-    /// Keep the state of a sweep in this file, and go on from there when it exists.
+    /// Keep the state of a sweep in this file, and go on from there when it exists. It is removed
+    /// when everything has been reported.
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
     /// Print JSON: an object a line for each difference with both sides' entries, and one with the
@@ -64,6 +65,15 @@ pub struct Args {
     database: super::Database,
     #[command(flatten)]
     signatures: super::Signatures,
+}
+
+impl Args {
+    /// What a sweep is to compare.
+    fn asked(&self) -> Asked {
+        let order = if self.by_sequence { Order::Sequence } else { Order::Time };
+        let [since, until] = [self.since, self.until].map(|at| at.map(Timestamp::millis));
+        Asked { order, since, until }
+    }
 }
 
 /// How often in a row a peer may fail before the comparison ends.
@@ -112,20 +122,32 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
             None => bail!("{} follows nothing: say --against", args.database.url),
         }
     }
+    let state = args.state.as_deref().map(State::open).transpose()?;
+    let peer = |place: &String| {
+        Peer::new(place, args.requests_per_minute, super::USER_AGENT)
+            .map_err(|error| anyhow::anyhow!("--against: {error}"))
+    };
+    let peers = against.iter().map(peer).collect::<anyhow::Result<Vec<Peer>>>()?;
+    if let Some(state) = &state {
+        // A state that does not fit is said before hours are spent on another peer.
+        peers.iter().try_for_each(|peer| state.begun(&peer.name(), args.asked()).map(drop))?;
+    }
     let mut auditor = Auditor {
         checker: Checker { store, verifier: Arc::clone(&verifier) },
+        state,
         json: args.json,
         out: io::stdout(),
     };
     let (mut same, mut complete) = (true, true);
-    for place in &against {
-        let peer = Peer::new(place, args.requests_per_minute, super::USER_AGENT)
-            .map_err(|error| anyhow::anyhow!("--against: {error}"))?;
+    for peer in peers {
         let begun = Instant::now();
         let mut summary = Summary { against: peer.name(), ..Summary::default() };
         auditor.compare(args, &peer, &mut summary).await.with_context(|| peer.name())?;
         summary.seconds = begun.elapsed().as_secs_f64();
         auditor.print_summary(&summary)?;
+        if let Some(state) = &mut auditor.state {
+            state.forget(&summary.against)?;
+        }
         same &= summary.differences.is_empty() && summary.unreadable == 0;
         complete &= summary.unanswered == 0;
     }
@@ -141,6 +163,7 @@ type Suspects = Vec<(Did, Vec<Doubt>)>;
 
 struct Auditor {
     checker: Checker,
+    state: Option<State>,
     json: bool,
     out: io::Stdout,
 }
@@ -209,11 +232,21 @@ impl Auditor {
     }
 
     /// Reads both sides next to each other for the identities that differ.
-    async fn sweep(&self, args: &Args, peer: &Peer, words: &LastWords) -> anyhow::Result<Sweep> {
+    async fn sweep(
+        &mut self,
+        args: &Args,
+        peer: &Peer,
+        words: &LastWords,
+    ) -> anyhow::Result<Sweep> {
         let store = &self.checker.store;
+        let (name, asked) = (peer.name(), args.asked());
         let total = store.statistics().await?.operations;
-        let mut sweep = match args.state.as_deref().filter(|path| path.exists()) {
-            Some(path) => load(path)?,
+        let begun = match &self.state {
+            Some(state) => state.begun(&name, asked)?,
+            None => None,
+        };
+        let mut sweep = match begun {
+            Some(sweep) => sweep,
             None if args.by_sequence => {
                 Sweep::new(Order::Sequence, 0, store.last_sequence().await?.unwrap_or(0))
             }
@@ -224,10 +257,8 @@ impl Auditor {
             }
         };
         let mut pages = Pages::of(peer)?;
-        let meter = Meter::operations(
-            &format!("comparing with {}", peer.name()),
-            args.full.then_some(total),
-        );
+        let meter =
+            Meter::operations(&format!("comparing with {name}"), args.full.then_some(total));
         let mut steps = 0;
         let mut patience = Patience::default();
         while !sweep.is_done() {
@@ -240,13 +271,13 @@ impl Auditor {
             }
             meter.set(sweep.compared);
             steps += 1;
-            if let Some(path) = args.state.as_deref().filter(|_| steps % STATE_EVERY == 0) {
-                save(path, &sweep)?;
+            if let Some(state) = self.state.as_mut().filter(|_| steps % STATE_EVERY == 0) {
+                state.keep(&name, asked, &sweep)?;
             }
         }
         meter.finish();
-        if let Some(path) = &args.state {
-            save(path, &sweep)?;
+        if let Some(state) = &mut self.state {
+            state.keep(&name, asked, &sweep)?;
         }
         Ok(sweep)
     }
@@ -456,18 +487,4 @@ impl Patience {
         sleep(pause).await;
         Ok(())
     }
-}
-
-fn load(path: &Path) -> anyhow::Result<Sweep> {
-    let text = std::fs::read(path).with_context(|| path.display().to_string())?;
-    serde_json::from_slice(&text).with_context(|| format!("{}: not a state", path.display()))
-}
-
-/// Writes the state so that a crash leaves the one of before or this one.
-fn save(path: &Path, sweep: &Sweep) -> anyhow::Result<()> {
-    let mut new = path.as_os_str().to_owned();
-    new.push(".new");
-    let place = || path.display().to_string();
-    std::fs::write(&new, serde_json::to_vec(sweep)?).with_context(place)?;
-    std::fs::rename(&new, path).with_context(place)
 }

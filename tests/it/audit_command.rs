@@ -1,7 +1,9 @@
 //! `plc-replica audit` as a process, against upstreams that lie, lag and tell two stories.
 
+use std::path::Path;
 use std::process::Output;
 
+use plc_replica::audit::{Asked, LastWords, Order, Pages, Peer, State, Sweep};
 use plc_replica::store::Store;
 use serde_json::Value;
 use tempfile::{NamedTempFile, TempDir};
@@ -17,6 +19,7 @@ struct Compared {
     lines: Vec<Value>,
     /// One for each peer.
     summaries: Vec<Value>,
+    errors: String,
 }
 
 impl Compared {
@@ -73,6 +76,7 @@ impl Ours {
             code: output.status.code(),
             lines,
             summaries: summaries.into_iter().map(|mut line| line["summary"].take()).collect(),
+            errors: String::from_utf8(output.stderr).unwrap(),
         }
     }
 }
@@ -275,4 +279,101 @@ async fn an_operation_that_the_export_alone_has_is_found() {
         let expected = vec![("does-not-verify", &*log[1].cid), ("other-bytes", &*log[5].cid)];
         assert_eq!((compared.code, compared.found()), (Some(1), expected), "{compared:?}");
     }
+}
+
+/// Compares the next stretch, as a process does that is then killed: what is left is the state.
+async fn one_step(store: &Store, place: &str, sweep: Sweep) -> Sweep {
+    let peer = Peer::new(place, 0, "test").unwrap();
+    let words = LastWords::ask(store, &peer).await.unwrap();
+    let mut pages = Pages::of(&peer).unwrap();
+    let text = serde_json::to_string(&sweep).unwrap();
+    let mut sweep: Sweep = serde_json::from_str(&text).unwrap();
+    for _ in 0..100 {
+        let before = sweep.clone();
+        sweep.step(store, &mut pages, &words).await.unwrap();
+        if (before.after, before.lines) != (sweep.after, sweep.lines) {
+            break;
+        }
+    }
+    sweep
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dump_is_gone_on_with_where_it_was_left() {
+    let (_, log) = told();
+    let ours = Ours::of(&log);
+    let store = Store::open(&ours.url()).await.unwrap();
+    // Each operation is in a block of its own, between lines that nobody can read.
+    let junk = "x".repeat(700 << 10);
+    let lines: Vec<String> =
+        log.iter().flat_map(|entry| [junk.clone(), entry.sequenced(), junk.clone()]).collect();
+    let dump = NamedTempFile::new().unwrap();
+    std::fs::write(dump.path(), lines.join("\n")).unwrap();
+    let place = dump.path().to_str().unwrap();
+    for (order, until) in [(Order::Sequence, 7), (Order::Time, 1_800_000_000_000)] {
+        let mut sweep = Sweep::new(order, 0, until);
+        let mut steps = 0;
+        while !sweep.is_done() {
+            sweep = one_step(&store, place, sweep).await;
+            steps += 1;
+        }
+        assert!(steps > 5, "{steps}");
+        assert_eq!((sweep.compared, sweep.suspects.len()), (7, 0), "{order:?}");
+        // A sweep by number ends with the last one.
+        assert!([13, 14].contains(&sweep.unreadable), "{}", sweep.unreadable);
+    }
+    // What comes before the time that is asked for is not compared.
+    let after = log[4].created_at.parse::<plc_replica::plc::Timestamp>().unwrap();
+    let mut sweep = Sweep::new(Order::Time, after.millis(), 1_800_000_000_000);
+    while !sweep.is_done() {
+        sweep = one_step(&store, place, sweep).await;
+    }
+    assert_eq!((sweep.compared, sweep.suspects.len(), sweep.unreadable), (2, 0, 14));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_is_of_one_peer_and_of_what_was_asked() {
+    let (_, log) = told();
+    let ours = Ours::of(&log);
+    let store = Store::open(&ours.url()).await.unwrap();
+    let first = FakeUpstream::start(log.clone()).await;
+    let second = FakeUpstream::start(log.clone()).await;
+    let (first_url, second_url) = (first.url(), second.url());
+    let path = ours.folder.path().join("state.json");
+    let file = path.to_str().unwrap();
+    let full = async |options: &[&str]| {
+        let arguments = ["--full", "--by-sequence", "--state", file, "--against", &first_url];
+        ours.audit(&[&arguments, options].concat()).await
+    };
+
+    // The first two of the first one were compared already.
+    first.give_at_most(2);
+    let asked = Asked { order: Order::Sequence, since: None, until: None };
+    let begun = one_step(&store, &first_url, Sweep::new(Order::Sequence, 0, 7)).await;
+    assert_eq!(begun.after, 2);
+    State::open(Path::new(file)).unwrap().keep(&first_url, asked, &begun).unwrap();
+
+    // Whoever asks for something else is told so, and nothing is lost.
+    let other = ["--full", "--state", file, "--against", &second_url, "--against", &first_url];
+    let other = ours.audit(&other).await;
+    assert_eq!((other.code, other.summaries.len()), (Some(2), 0), "{other:?}");
+    for part in [file, &*first_url, "a sweep by sequence number from the beginning", "remove"] {
+        assert!(other.errors.contains(part), "{}", other.errors);
+    }
+
+    first.delete(1);
+    let resumed = full(&["--against", &second_url]).await;
+    assert_eq!((resumed.code, resumed.found()), (Some(0), vec![]), "{resumed:?}");
+    assert_eq!(resumed.summaries[0]["operations"], 7);
+    assert_eq!(resumed.summaries[1]["operations"], 7);
+    assert!(!path.exists());
+    // Once it has been reported, it begins anew.
+    let anew = full(&[]).await;
+    assert_eq!((anew.code, anew.found()), (Some(1), vec![("missing-there", &*log[0].cid)]));
+    assert!(!path.exists());
+
+    std::fs::write(file, "[]").unwrap();
+    let damaged = full(&[]).await;
+    assert_eq!(damaged.code, Some(2));
+    assert!(damaged.errors.contains("not the state of a sweep"), "{}", damaged.errors);
 }
