@@ -181,6 +181,8 @@ struct Line {
     decoded: Result<Received, Undecodable>,
     /// Its time or number, where it states one.
     key: Option<i64>,
+    /// When it is its turn: without a key, with the line before it.
+    turn: i64,
 }
 
 /// One operation as a side states it, as far as a sweep compares it.
@@ -252,6 +254,11 @@ impl Sweep {
         let beyond = self.order == Order::Time && end >= words.horizon().millis();
         let last = !more || (beyond && !pages.are_read_through());
         let end = if last { self.until } else { end };
+        if !last && !pages.are_read_through() {
+            // What has no place behind the last that has one comes again with the next page.
+            let placed = lines.iter().rposition(|line| line.key.is_some());
+            lines.truncate(placed.map_or(0, |last| last + 1));
+        }
         let mut theirs = AHashMap::with_capacity(lines.len());
         for line in &lines {
             self.note(line, end, &mut theirs);
@@ -259,7 +266,7 @@ impl Sweep {
         let horizon = self.horizon(words, more);
         self.compare_ours(store, end, horizon, &mut theirs).await?;
         self.note_theirs_alone(theirs, horizon);
-        let later = lines.into_iter().filter(|line| line.key.is_some_and(|key| key > end));
+        let later = lines.into_iter().filter(|line| line.turn > end);
         pages.carry(later.map(|line| (line.number, line.text)));
         self.after = end;
         self.lines = last_line.map_or(self.lines, |last| last.max(self.lines));
@@ -273,9 +280,12 @@ impl Sweep {
         let times = decoded.iter().flatten().map(|read| read.created_at.millis());
         self.latest = times.fold(self.latest, i64::max);
         let all = numbers.into_iter().zip(texts).zip(decoded);
+        let mut turn = self.after;
         all.map(|((number, text), decoded)| {
             let key = self.key(&text, &decoded);
-            Line { number, text, decoded, key }
+            // A line of a dump is read once, so that its turn is now.
+            turn = key.unwrap_or(if number.is_some() { self.after } else { turn });
+            Line { number, text, decoded, key, turn }
         })
         .collect()
     }
@@ -342,7 +352,7 @@ impl Sweep {
     /// Notes a line of this stretch; what comes after its turn is a suspect, since nothing of ours
     /// is beside it.
     fn note(&mut self, line: &Line, end: i64, theirs: &mut Theirs) {
-        if line.key.is_some_and(|key| key > end) {
+        if line.turn > end {
             return;
         }
         let at = line.key.unwrap_or(self.after + 1);

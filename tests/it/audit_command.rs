@@ -9,7 +9,7 @@ use serde_json::Value;
 use tempfile::{NamedTempFile, TempDir};
 
 use crate::audit::{Log, entries, tell};
-use crate::fake_upstream::{FakeUpstream, LogEntry};
+use crate::fake_upstream::{FakeUpstream, Fault, LogEntry, Route};
 
 /// What came of a comparison.
 #[derive(Debug)]
@@ -376,4 +376,43 @@ async fn a_state_is_of_one_peer_and_of_what_was_asked() {
     let damaged = full(&[]).await;
     assert_eq!(damaged.code, Some(2));
     assert!(damaged.errors.contains("not the state of a sweep"), "{}", damaged.errors);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_that_nobody_can_read_are_counted_once() {
+    let (_, log) = told();
+    let ours = Ours::of(&log);
+    let upstream = FakeUpstream::start(log.clone()).await;
+    for (seq, lines) in [(3, 1000), (7, 1000), (3, 2), (6, 2)] {
+        upstream.mend();
+        upstream.give_at_most(lines);
+        upstream.garble(seq, usize::MAX, "{\"did\"");
+        let url = upstream.url();
+        let compared = ours.audit(&["--full", "--by-sequence", "--against", &url]).await;
+        // What is not there is asked for by name, and is in the audit log.
+        let found = compared.found();
+        assert_eq!(found, [("missing-there", &*log[seq as usize - 1].cid)], "{compared:?}");
+        assert_eq!(compared.code, Some(1));
+        assert_eq!(compared.summaries[0]["unreadable"], 1, "{seq} by {lines}: {compared:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_without_an_export_can_be_asked_by_name() {
+    let (_, log) = told();
+    let ours = Ours::of(&log);
+    let upstream = FakeUpstream::start(log.clone()).await;
+    for fault in [Fault::Status(404, None), Fault::WebPage] {
+        upstream.mend();
+        upstream.fail(Route::Export, usize::MAX, fault);
+        let url = upstream.url();
+        let named = [&*log[6].did, &*log[5].did, "--against", &url];
+        let compared = ours.audit(&named).await;
+        assert_eq!((compared.code, compared.found()), (Some(0), vec![]), "{compared:?}");
+        upstream.delete(7);
+        let compared = ours.audit(&named).await;
+        let expected = vec![("missing-there", &*log[6].cid)];
+        assert_eq!((compared.code, compared.found()), (Some(1), expected), "{compared:?}");
+        upstream.append(log[6].clone());
+    }
 }
