@@ -69,8 +69,13 @@ impl Checker {
     /// # Errors
     ///
     /// [`CheckError`].
-    pub async fn check(&self, peer: &Peer, did: Did, depth: Depth) -> Result<Found, CheckError> {
-        let horizon = now() - GRACE;
+    pub async fn check(
+        &self,
+        peer: &Peer,
+        did: Did,
+        depth: Depth,
+        horizon: Timestamp,
+    ) -> Result<Found, CheckError> {
         let mut told = peer.ask(did, &*self.verifier).await?;
         if depth == Depth::Everything {
             peer.ask_further(&mut told).await?;
@@ -195,6 +200,11 @@ impl Found {
         let found = self.comparison.differences.iter().find(same);
         found.map_or("", |found| &found.detail)
     }
+}
+
+/// What was accepted until then has reached everybody who is up to date.
+pub fn settled() -> Timestamp {
+    now() - GRACE
 }
 
 /// The clock, asked at the edge only.

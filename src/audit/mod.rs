@@ -10,8 +10,11 @@
 
 pub mod check;
 pub mod diff;
+pub mod doubt;
 pub mod history;
+mod last_word;
 pub mod peer;
+pub mod state;
 mod statement;
 pub mod sweep;
 pub mod verdict;
@@ -19,8 +22,11 @@ pub mod watch;
 
 pub use check::{CheckError, Checker, Depth, Found};
 pub use diff::{Comparison, Difference, Kind, Said, Theirs, compare};
+pub use doubt::{Doubt, Export};
 pub use history::{History, Statement, Step};
+pub use last_word::LastWords;
 pub use peer::{Peer, PeerError, Told};
+pub use state::{Asked, State};
 pub use sweep::{Order, Pages, Sweep, SweepError};
 pub use verdict::Verdict;
 pub use watch::{Watch, WatchSettings};

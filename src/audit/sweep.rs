@@ -4,7 +4,7 @@
 //! same on both sides makes its identity a suspect, and only suspects are then compared in full:
 //! a sweep may suspect too many, never too few.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::mpsc;
 
@@ -12,9 +12,11 @@ use ahash::AHashMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::doubt::{Doubt, MAX_DOUBTS};
+use super::last_word::LastWords;
 use super::peer::{Peer, PeerError};
 use crate::judge;
-use crate::plc::entry::{Received, Undecodable};
+use crate::plc::entry::{Entry, Received, Undecodable};
 use crate::plc::{Cid, Did, Timestamp};
 use crate::store::{Store, StoreError, StoredOperation};
 use crate::upstream::{Dump, DumpError, ExportClient, Priority, UpstreamFault};
@@ -40,18 +42,27 @@ pub enum Order {
 pub struct Sweep {
     /// The order.
     pub order: Order,
+    /// Where it began: what is not after this is not asked for.
+    pub from: i64,
     /// Everything up to this time (milliseconds since 1970) or number has been compared.
     pub after: i64,
     /// The last time or number to compare.
     pub until: i64,
     /// Operations of ours that were compared.
     pub compared: u64,
-    /// Identities to be compared in full, as text.
-    pub suspects: BTreeSet<String>,
+    /// Operations that one side alone was seen to have and that are newer than the last word of
+    /// the other.
+    pub too_new: u64,
+    /// Identities to be compared in full, as text, and what made them suspects: at most
+    /// [`MAX_DOUBTS`] each.
+    pub suspects: BTreeMap<String, Vec<Doubt>>,
     /// Lines of theirs that name no identity.
     pub unreadable: u64,
-    /// The latest `createdAt` of theirs, in milliseconds.
+    /// The latest `createdAt` of theirs so far, in milliseconds.
     pub latest: i64,
+    /// The last line of a dump that has been read. What was compared of the lines up to it is
+    /// what is not later than `after`.
+    pub lines: u64,
 }
 
 /// A sweep that cannot go on (yet).
@@ -77,6 +88,9 @@ impl From<DumpError> for SweepError {
     }
 }
 
+/// A line as received, and in a dump its number.
+type Text = (Option<u64>, Bytes);
+
 /// Where stretches of the other side's log come from.
 pub enum Pages {
     /// A server, asked page by page.
@@ -84,9 +98,9 @@ pub enum Pages {
     /// A dump that is read on a thread of its own.
     Dump {
         /// The blocks.
-        blocks: mpsc::Receiver<Result<Vec<Bytes>, DumpError>>,
+        blocks: mpsc::Receiver<Result<Vec<Text>, DumpError>>,
         /// Lines at the end of the stretch before: more with the same key may follow.
-        carried: Vec<Bytes>,
+        carried: Vec<Text>,
     },
 }
 
@@ -103,8 +117,9 @@ impl Pages {
         }
     }
 
-    /// The next lines, and whether there are more after them; beyond the end none.
-    async fn next(&mut self, sweep: &Sweep) -> Result<(Vec<Bytes>, bool), SweepError> {
+    /// The next lines, and whether more may follow; beyond the end none. Of a server only an empty
+    /// page is the end: it may give fewer lines than are asked for.
+    async fn next(&mut self, sweep: &Sweep) -> Result<(Vec<Text>, bool), SweepError> {
         match self {
             Pages::Server(client) => {
                 let after = match sweep.order {
@@ -112,8 +127,8 @@ impl Pages {
                     Order::Time => Timestamp::from_millis(sweep.after).to_string(),
                 };
                 let lines = client.lines(after, PAGE, Priority::Aside).await?;
-                let more = lines.len() >= PAGE;
-                Ok((lines, more))
+                let more = !lines.is_empty();
+                Ok((lines.into_iter().map(|line| (None, line)).collect(), more))
             }
             Pages::Dump { blocks, carried } => {
                 let mut lines = std::mem::take(carried);
@@ -129,19 +144,26 @@ impl Pages {
         }
     }
 
-    fn carry(&mut self, lines: impl Iterator<Item = Bytes>) {
+    /// Whether they are read to their end, whatever is in them: they need not be in order.
+    fn are_read_through(&self) -> bool {
+        matches!(self, Pages::Dump { .. })
+    }
+
+    fn carry(&mut self, lines: impl Iterator<Item = Text>) {
         if let Pages::Dump { carried, .. } = self {
             carried.extend(lines);
         }
     }
 }
 
-fn read(path: &Path) -> Result<mpsc::Receiver<Result<Vec<Bytes>, DumpError>>, DumpError> {
+fn read(path: &Path) -> Result<mpsc::Receiver<Result<Vec<Text>, DumpError>>, DumpError> {
     let dump = Dump::open(path)?;
     let (sender, blocks) = mpsc::sync_channel(BLOCKS_AHEAD);
     std::thread::spawn(move || {
         for block in dump {
-            let lines = block.map(|block| block.into_iter().map(|(_, line)| line).collect());
+            let lines = block.map(|block| {
+                block.into_iter().map(|(number, line)| (Some(number), line)).collect()
+            });
             if sender.send(lines).is_err() {
                 break;
             }
@@ -150,9 +172,22 @@ fn read(path: &Path) -> Result<mpsc::Receiver<Result<Vec<Bytes>, DumpError>>, Du
     Ok(blocks)
 }
 
+/// A line of theirs.
+struct Line {
+    number: Option<u64>,
+    text: Bytes,
+    decoded: Result<Received, Undecodable>,
+    /// Its time or number, where it states one.
+    key: Option<i64>,
+    /// When it is its turn: without a key, with the line before it.
+    turn: i64,
+}
+
 /// One operation as a side states it, as far as a sweep compares it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stated {
+    /// Its place in the order; without one, the beginning of the stretch.
+    at: i64,
     created_at: i64,
     sequence: Option<i64>,
     nullified: Option<bool>,
@@ -170,17 +205,23 @@ impl Stated {
     }
 }
 
+/// What they state in a stretch.
+type Theirs = AHashMap<(Did, Cid), Stated>;
+
 impl Sweep {
     /// A sweep of everything after a time or number and up to another.
     pub fn new(order: Order, after: i64, until: i64) -> Sweep {
         Sweep {
             order,
+            from: after,
             after,
             until,
             compared: 0,
-            suspects: BTreeSet::new(),
+            too_new: 0,
+            suspects: BTreeMap::new(),
             unreadable: 0,
             latest: i64::MIN,
+            lines: 0,
         }
     }
 
@@ -189,76 +230,159 @@ impl Sweep {
         self.after >= self.until
     }
 
-    /// Compares the next stretch.
+    /// Compares the next stretch. What is newer than the horizon of the last words and on one side
+    /// only is no suspect.
     ///
     /// # Errors
     ///
     /// [`SweepError`]; of a server, the same stretch can be tried again.
-    pub async fn step(&mut self, store: &Store, pages: &mut Pages) -> Result<(), SweepError> {
+    pub async fn step(
+        &mut self,
+        store: &Store,
+        pages: &mut Pages,
+        words: &LastWords,
+    ) -> Result<(), SweepError> {
         let (lines, more) = pages.next(self).await?;
-        let decoded = judge::decode(&lines);
-        let keys: Vec<Option<i64>> =
-            decoded.iter().map(|line| line.as_ref().ok().and_then(|read| self.key(read))).collect();
-        let end = self.end_of_stretch(&keys, more);
-        let mut theirs = AHashMap::with_capacity(lines.len());
-        for (decoded, key) in decoded.iter().zip(&keys) {
-            // What comes before its turn is a suspect, since nothing of ours is beside it.
-            match decoded {
-                Ok(read) if key.is_some_and(|key| key > end) => {
-                    self.latest = self.latest.max(read.created_at.millis());
-                }
-                Ok(read) => self.note(read, *key, &mut theirs),
-                Err(Undecodable::Refused { did, .. }) if did.parse::<Did>().is_ok() => {
-                    self.suspects.insert(did.clone());
-                }
-                Err(_) => self.unreadable += 1,
-            }
+        let mut lines = self.read(lines);
+        let last_line = lines.iter().filter_map(|line| line.number).max();
+        lines.retain(|line| !self.is_compared(line));
+        let more = more && (pages.are_read_through() || self.leads_on(&lines)?);
+        let end = self.end_of_stretch(&lines, more);
+        // A server that is past the horizon has nothing more that could be compared.
+        let beyond = self.order == Order::Time && end >= words.horizon().millis();
+        let last = !more || (beyond && !pages.are_read_through());
+        let end = if last { self.until } else { end };
+        if !last && !pages.are_read_through() {
+            // What has no place behind the last that has one comes again with the next page.
+            let placed = lines.iter().rposition(|line| line.key.is_some());
+            lines.truncate(placed.map_or(0, |last| last + 1));
         }
-        self.compare_ours(store, end, &mut theirs).await?;
-        self.suspects.extend(theirs.into_keys().map(|(did, _)| did.to_string()));
-        let later = lines.into_iter().zip(keys).filter(|(_, key)| key.is_some_and(|key| key > end));
-        pages.carry(later.map(|(line, _)| line));
-        self.after = if more { end.max(self.after) } else { self.until };
+        let mut theirs = AHashMap::with_capacity(lines.len());
+        for line in &lines {
+            self.note(line, end, &mut theirs);
+        }
+        let horizon = self.horizon(words, more);
+        self.compare_ours(store, end, horizon, &mut theirs).await?;
+        self.note_theirs_alone(theirs, horizon);
+        let later = lines.into_iter().filter(|line| line.turn > end);
+        pages.carry(later.map(|line| (line.number, line.text)));
+        self.after = end;
+        self.lines = last_line.map_or(self.lines, |last| last.max(self.lines));
         Ok(())
     }
 
-    fn key(&self, received: &Received) -> Option<i64> {
-        match self.order {
-            Order::Time => Some(received.created_at.millis()),
-            Order::Sequence => received.sequence,
+    /// Decodes lines, and notes the latest time in them.
+    fn read(&mut self, lines: Vec<Text>) -> Vec<Line> {
+        let (numbers, texts): (Vec<_>, Vec<_>) = lines.into_iter().unzip();
+        let decoded = judge::decode(&texts);
+        let times = decoded.iter().flatten().map(|read| read.created_at.millis());
+        self.latest = times.fold(self.latest, i64::max);
+        let all = numbers.into_iter().zip(texts).zip(decoded);
+        let mut turn = self.after;
+        all.map(|((number, text), decoded)| {
+            let key = self.key(&text, &decoded);
+            // A line of a dump is read once, so that its turn is now.
+            turn = key.unwrap_or(if number.is_some() { self.after } else { turn });
+            Line { number, text, decoded, key, turn }
+        })
+        .collect()
+    }
+
+    /// Whether it is a line of a dump, which is always read from its first line on, that was
+    /// compared before an interruption, or that nobody asks for.
+    fn is_compared(&self, line: &Line) -> bool {
+        let Some(number) = line.number else { return false };
+        let before_all = line.key.is_some_and(|key| key <= self.from);
+        let done = number <= self.lines && line.key.is_none_or(|key| key <= self.after);
+        before_all || done
+    }
+
+    fn key(&self, text: &[u8], decoded: &Result<Received, Undecodable>) -> Option<i64> {
+        match (decoded, self.order) {
+            (Ok(read), Order::Time) => Some(read.created_at.millis()),
+            (Ok(read), Order::Sequence) => read.sequence,
+            // Its operation is none, but it has its place.
+            (Err(Undecodable::Refused { sequence, .. }), Order::Sequence) => *sequence,
+            (Err(Undecodable::Refused { .. }), Order::Time) => {
+                let text = str::from_utf8(text).ok()?;
+                let at: Timestamp = Entry::read(text).ok()?.created_at.parse().ok()?;
+                Some(at.millis())
+            }
+            (Err(_), _) => None,
+        }
+    }
+
+    /// Whether a page of a server brings the sweep further. One of nothing but lines without a
+    /// place is the last that can be asked for.
+    fn leads_on(&self, lines: &[Line]) -> Result<bool, UpstreamFault> {
+        let further = lines.iter().any(|line| line.key.is_some_and(|key| key > self.after));
+        match !further && lines.iter().any(|line| line.decoded.is_ok()) {
+            true => Err(UpstreamFault::NotAdvancing { after: self.after }),
+            false => Ok(further),
         }
     }
 
     /// Up to where both sides are known. Where more follows, other operations of the same
     /// millisecond may.
-    fn end_of_stretch(&self, keys: &[Option<i64>], more: bool) -> i64 {
-        let last = keys.iter().flatten().max().copied();
+    fn end_of_stretch(&self, lines: &[Line], more: bool) -> i64 {
+        let last = lines.iter().filter_map(|line| line.key).max();
         let end = match (more, last, self.order) {
-            (false, ..) | (_, None, _) => self.until,
+            (false, ..) => self.until,
+            (true, None, _) => self.after,
             (true, Some(last), Order::Sequence) => last,
             // A page of nothing but one millisecond cannot be told apart by time.
             (true, Some(last), Order::Time) if last - 1 > self.after => last - 1,
             (true, Some(last), Order::Time) => last,
         };
-        end.min(self.until)
+        end.min(self.until).max(self.after)
     }
 
-    fn note(
-        &mut self,
-        read: &Received,
-        key: Option<i64>,
-        theirs: &mut AHashMap<(Did, Cid), Stated>,
-    ) {
-        self.latest = self.latest.max(read.created_at.millis());
+    /// Up to when both can be expected to be complete. Whose last word was not known beforehand
+    /// has said it when there is nothing more.
+    fn horizon(&self, words: &LastWords, more: bool) -> i64 {
+        let horizon = words.horizon().millis();
+        match (more, words.theirs) {
+            (false, None) => horizon.min(self.latest),
+            _ => horizon,
+        }
+    }
+
+    /// Notes a line of this stretch; what comes after its turn is a suspect, since nothing of ours
+    /// is beside it.
+    fn note(&mut self, line: &Line, end: i64, theirs: &mut Theirs) {
+        if line.turn > end {
+            return;
+        }
+        let at = line.key.unwrap_or(self.after + 1);
+        let read = match &line.decoded {
+            Ok(read) => read,
+            Err(Undecodable::Refused { did, cid, .. }) if did.parse::<Did>().is_ok() => {
+                self.doubt(did.clone(), cid.clone(), at);
+                return;
+            }
+            Err(_) => {
+                self.unreadable += 1;
+                return;
+            }
+        };
         let stated = Stated {
+            at,
             created_at: read.created_at.millis(),
             sequence: read.sequence.filter(|_| self.order == Order::Sequence),
             nullified: read.nullified,
         };
-        let in_order = key.is_some_and(|key| key > self.after);
+        let in_order = line.key.is_some_and(|key| key > self.after);
         let repeated = theirs.insert((read.did, read.cid), stated).is_some();
         if read.stated_cid.is_some() || repeated || !in_order {
-            self.suspects.insert(read.did.to_string());
+            self.doubt(read.did.to_string(), read.cid.to_string(), at);
+        }
+    }
+
+    fn doubt(&mut self, did: String, cid: String, at: i64) {
+        let doubts = self.suspects.entry(did).or_default();
+        let doubt = Doubt { cid, at };
+        if doubts.len() < MAX_DOUBTS && !doubts.contains(&doubt) {
+            doubts.push(doubt);
         }
     }
 
@@ -266,26 +390,43 @@ impl Sweep {
         &mut self,
         store: &Store,
         end: i64,
-        theirs: &mut AHashMap<(Did, Cid), Stated>,
+        horizon: i64,
+        theirs: &mut Theirs,
     ) -> Result<(), StoreError> {
         let mut from = self.after;
         while from < end {
             let (held, next) = self.read_ours(store, from, end).await?;
             for operation in held {
-                self.compared += 1;
                 let ours = Stated {
+                    at: self.place(&operation),
                     created_at: operation.created_at.millis(),
                     sequence: operation.sequence.filter(|_| self.order == Order::Sequence),
                     nullified: Some(operation.nullified_by.is_some()),
                 };
-                let there = theirs.remove(&(operation.did, operation.cid()));
+                let cid = operation.cid();
+                let there = theirs.remove(&(operation.did, cid));
+                if there.is_none() && ours.created_at > horizon {
+                    self.too_new += 1;
+                    continue;
+                }
+                self.compared += 1;
                 if !there.is_some_and(|there| there.agrees(&ours)) {
-                    self.suspects.insert(operation.did.to_string());
+                    let at = there.unwrap_or(ours).at;
+                    self.doubt(operation.did.to_string(), cid.to_string(), at);
                 }
             }
             from = next;
         }
         Ok(())
+    }
+
+    fn note_theirs_alone(&mut self, theirs: Theirs, horizon: i64) {
+        for ((did, cid), stated) in theirs {
+            match stated.created_at > horizon {
+                true => self.too_new += 1,
+                false => self.doubt(did.to_string(), cid.to_string(), stated.at),
+            }
+        }
     }
 
     /// Operations of ours after `from` and up to `end`, and from where to go on.
@@ -295,17 +436,12 @@ impl Sweep {
         from: i64,
         end: i64,
     ) -> Result<(Vec<StoredOperation>, i64), StoreError> {
-        let (mut held, key): (_, fn(&StoredOperation) -> i64) = match self.order {
-            Order::Sequence => (store.export_by_sequence(from, PAGE).await?, |operation| {
-                operation.sequence.unwrap_or(0)
-            }),
-            Order::Time => (
-                store.export_by_time(Some(Timestamp::from_millis(from)), PAGE).await?,
-                |operation| operation.created_at.millis(),
-            ),
+        let mut held = match self.order {
+            Order::Sequence => store.export_by_sequence(from, PAGE).await?,
+            Order::Time => store.export_by_time(Some(Timestamp::from_millis(from)), PAGE).await?,
         };
         let full = held.len() == PAGE;
-        let last = held.last().map_or(end, key);
+        let last = held.last().map_or(end, |operation| self.place(operation));
         let next = match (full, self.order) {
             (false, _) => end,
             (true, Order::Sequence) => last,
@@ -313,7 +449,14 @@ impl Sweep {
             (true, Order::Time) => last,
         };
         let next = next.min(end);
-        held.retain(|operation| key(operation) <= next);
+        held.retain(|operation| self.place(operation) <= next);
         Ok((held, next))
+    }
+
+    fn place(&self, operation: &StoredOperation) -> i64 {
+        match self.order {
+            Order::Sequence => operation.sequence.unwrap_or(0),
+            Order::Time => operation.created_at.millis(),
+        }
     }
 }

@@ -10,7 +10,7 @@ use metrics::{counter, gauge};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::check::{CheckError, Checker, Depth, Found};
+use super::check::{CheckError, Checker, Depth, Found, settled};
 use super::peer::{Peer, PeerError};
 use super::statement::{is_statement, still_stated};
 use crate::live::{Mode, Status};
@@ -216,7 +216,7 @@ impl Watch {
             true => Depth::Everything,
             false => Depth::Log,
         };
-        let found = match self.checker.check(&self.upstream, did, depth).await {
+        let found = match self.checker.check(&self.upstream, did, depth, settled()).await {
             Ok(found) => found,
             Err(CheckError::Peer(PeerError::NotALog { did, source })) => {
                 counter!("plc_audit_failures_total").increment(1);

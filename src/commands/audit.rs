@@ -5,13 +5,14 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use plc_replica::audit::check::GRACE;
 use plc_replica::audit::peer::{Dumped, look_up};
 use plc_replica::audit::{
-    CheckError, Checker, Depth, Found, Order, Pages, Peer, PeerError, Sweep, SweepError, Told,
+    Asked, CheckError, Checker, Depth, Doubt, Export, Found, LastWords, Order, Pages, Peer,
+    PeerError, State, Sweep, SweepError, Told,
 };
 use plc_replica::plc::{Did, Timestamp};
 use plc_replica::printable::printable;
@@ -40,7 +41,7 @@ pub struct Args {
     #[arg(long, group = "what", value_name = "TIME", conflicts_with_all = ["dids", "sample"])]
     since: Option<Timestamp>,
     /// Compare nothing that was accepted after this time.
-    #[arg(long, value_name = "TIME", conflicts_with_all = ["dids", "sample"])]
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["dids", "sample", "by_sequence"])]
     until: Option<Timestamp>,
     /// Compare everything, both exports side by side.
     #[arg(long, group = "what", conflicts_with_all = ["dids", "sample", "since"])]
@@ -54,7 +55,8 @@ pub struct Args {
     /// Requests a minute that each of them is sent at most; 0 for no limit.
     #[arg(long, value_name = "REQUESTS", default_value_t = 60)]
     requests_per_minute: u32,
-    /// Keep the state of a sweep in this file, and go on from there when it exists.
+    /// Keep the state of a sweep in this file, and go on from there when it exists. It is removed
+    /// when everything has been reported.
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
     /// Print JSON: an object a line for each difference with both sides' entries, and one with the
@@ -65,6 +67,15 @@ pub struct Args {
     database: super::Database,
     #[command(flatten)]
     signatures: super::Signatures,
+}
+
+impl Args {
+    /// What a sweep is to compare.
+    fn asked(&self) -> Asked {
+        let order = if self.by_sequence { Order::Sequence } else { Order::Time };
+        let [since, until] = [self.since, self.until].map(|at| at.map(Timestamp::millis));
+        Asked { order, since, until }
+    }
 }
 
 /// How often in a row a peer may fail before the comparison ends.
@@ -89,6 +100,12 @@ struct Summary {
     differences: BTreeMap<&'static str, u64>,
     /// Identities with something that the other side cannot have yet, or we.
     set_aside: u64,
+    /// Operations that one side alone has in a sweep and that are newer than the last word of the
+    /// other; of theirs, as far as they were read.
+    too_new: u64,
+    /// What both sides had said last, when something is newer than that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_words: Option<LastWords>,
     /// Lines of theirs that name no identity.
     unreadable: u64,
     /// Identities that they failed to answer for, however often they were asked.
@@ -109,20 +126,32 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
             }
         }
     }
+    let state = args.state.as_deref().map(State::open).transpose()?;
+    let peer = |place: &String| {
+        Peer::new(place, args.requests_per_minute, super::USER_AGENT)
+            .map_err(|error| anyhow::anyhow!("--against: {error}"))
+    };
+    let peers = against.iter().map(peer).collect::<anyhow::Result<Vec<Peer>>>()?;
+    if let Some(state) = &state {
+        // A state that does not fit is said before hours are spent on another peer.
+        peers.iter().try_for_each(|peer| state.begun(&peer.name(), args.asked()).map(drop))?;
+    }
     let mut auditor = Auditor {
         checker: Checker { store, verifier: Arc::clone(&verifier) },
+        state,
         json: args.json,
         out: io::stdout(),
     };
     let (mut same, mut complete) = (true, true);
-    for place in &against {
-        let peer = Peer::new(place, args.requests_per_minute, super::USER_AGENT)
-            .map_err(|error| anyhow::anyhow!("--against: {error}"))?;
+    for peer in peers {
         let begun = Instant::now();
         let mut summary = Summary { against: peer.name(), ..Summary::default() };
         auditor.compare(args, &peer, &mut summary).await.with_context(|| peer.name())?;
         summary.seconds = begun.elapsed().as_secs_f64();
         auditor.print_summary(&summary)?;
+        if let Some(state) = &mut auditor.state {
+            state.forget(&summary.against)?;
+        }
         same &= summary.differences.is_empty() && summary.unreadable == 0;
         complete &= summary.unanswered == 0;
     }
@@ -133,8 +162,12 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     })
 }
 
+/// Identities to compare, and what made them suspects.
+type Suspects = Vec<(Did, Vec<Doubt>)>;
+
 struct Auditor {
     checker: Checker,
+    state: Option<State>,
     json: bool,
     out: io::Stdout,
 }
@@ -146,19 +179,45 @@ impl Auditor {
         peer: &Peer,
         summary: &mut Summary,
     ) -> anyhow::Result<()> {
-        let dids = match args.sample {
-            Some(count) => self.sample(count).await?,
+        let mut words = self.last_words(peer).await?;
+        let plain = |dids: Vec<Did>| dids.into_iter().map(|did| (did, Vec::new())).collect();
+        let mut order = Order::Time;
+        let suspects: Suspects = match args.sample {
+            Some(count) => plain(self.sample(count).await?),
             None if args.dids.is_empty() => {
-                let sweep = self.sweep(args, peer).await?;
+                let sweep = self.sweep(args, peer, &words).await?;
+                order = sweep.order;
                 summary.operations = sweep.compared;
+                summary.too_new = sweep.too_new;
                 summary.unreadable = sweep.unreadable;
-                sweep.suspects.iter().filter_map(|did| did.parse().ok()).collect()
+                let suspects = sweep.suspects.into_iter();
+                suspects.filter_map(|(did, doubts)| Some((did.parse().ok()?, doubts))).collect()
             }
-            None => args.dids.clone(),
+            None => plain(args.dids.clone()),
         };
         match peer {
-            Peer::Server(_) => self.compare_with_server(peer, dids, summary).await,
-            Peer::File(path) => self.compare_with_file(path, dids, summary).await,
+            Peer::Server(client) => {
+                let export = Export { client: client.clone(), order };
+                let questions =
+                    Questions { checker: self.checker.clone(), peer, export, unanswered: 0 };
+                self.compare_with_server(questions, suspects, &mut words, summary).await?;
+            }
+            Peer::File(path) => {
+                let dids: Vec<Did> = suspects.into_iter().map(|(did, _)| did).collect();
+                self.compare_with_file(path, dids, &mut words, summary).await?;
+            }
+        }
+        summary.last_words = (summary.set_aside + summary.too_new > 0).then_some(words);
+        Ok(())
+    }
+
+    async fn last_words(&self, peer: &Peer) -> anyhow::Result<LastWords> {
+        let mut patience = Patience::default();
+        loop {
+            match LastWords::ask(&self.checker.store, peer).await {
+                Err(CheckError::Peer(error)) => patience.wait(error).await?,
+                words => return Ok(words?),
+            }
         }
     }
 
@@ -177,30 +236,37 @@ impl Auditor {
     }
 
     /// Reads both sides next to each other for the identities that differ.
-    async fn sweep(&self, args: &Args, peer: &Peer) -> anyhow::Result<Sweep> {
+    async fn sweep(
+        &mut self,
+        args: &Args,
+        peer: &Peer,
+        words: &LastWords,
+    ) -> anyhow::Result<Sweep> {
         let store = &self.checker.store;
+        let (name, asked) = (peer.name(), args.asked());
         let total = store.statistics().await?.operations;
-        let mut sweep = match args.state.as_deref().filter(|path| path.exists()) {
-            Some(path) => load(path)?,
+        let begun = match &self.state {
+            Some(state) => state.begun(&name, asked)?,
+            None => None,
+        };
+        let mut sweep = match begun {
+            Some(sweep) => sweep,
             None if args.by_sequence => {
                 Sweep::new(Order::Sequence, 0, store.last_sequence().await?.unwrap_or(0))
             }
             None => {
                 let since = args.since.map_or(0, Timestamp::millis);
-                let until = (Timestamp::from(SystemTime::now()) - GRACE).millis();
-                let until = args.until.map_or(until, |wish| wish.millis().min(until));
-                Sweep::new(Order::Time, since, until)
+                let until = args.until.map_or(words.settled, |wish| wish.min(words.settled));
+                Sweep::new(Order::Time, since, until.millis())
             }
         };
         let mut pages = Pages::of(peer)?;
-        let meter = Meter::operations(
-            &format!("comparing with {}", peer.name()),
-            args.full.then_some(total),
-        );
+        let meter =
+            Meter::operations(&format!("comparing with {name}"), args.full.then_some(total));
         let mut steps = 0;
         let mut patience = Patience::default();
         while !sweep.is_done() {
-            match sweep.step(store, &mut pages).await {
+            match sweep.step(store, &mut pages, words).await {
                 Ok(()) => patience = Patience::default(),
                 Err(SweepError::Peer(PeerError::Upstream(fault))) => {
                     patience.wait(fault.into()).await?;
@@ -209,41 +275,42 @@ impl Auditor {
             }
             meter.set(sweep.compared);
             steps += 1;
-            if let Some(path) = args.state.as_deref().filter(|_| steps % STATE_EVERY == 0) {
-                save(path, &sweep)?;
+            if let Some(state) = self.state.as_mut().filter(|_| steps % STATE_EVERY == 0) {
+                state.keep(&name, asked, &sweep)?;
             }
         }
         meter.finish();
-        if let Some(path) = &args.state {
-            save(path, &sweep)?;
+        if let Some(state) = &mut self.state {
+            state.keep(&name, asked, &sweep)?;
         }
         Ok(sweep)
     }
 
     async fn compare_with_server(
         &mut self,
-        peer: &Peer,
-        dids: Vec<Did>,
+        mut questions: Questions<'_>,
+        suspects: Suspects,
+        words: &mut LastWords,
         summary: &mut Summary,
     ) -> anyhow::Result<()> {
-        let mut questions = Questions { checker: self.checker.clone(), peer, unanswered: 0 };
         let mut again = Vec::new();
-        for did in dids {
-            match questions.ask(did, summary).await? {
-                Some(found) if found.comparison.set_aside > 0 => again.push(did),
-                Some(found) => self.report(&found, summary)?,
+        for (did, doubts) in suspects {
+            match questions.ask(did, &doubts, words.horizon(), summary).await? {
+                Some(found) if found.log.comparison.set_aside > 0 => again.push((did, doubts)),
+                Some(found) => self.report_all(&found, summary)?,
                 None => {}
             }
         }
-        summary.set_aside = again.len() as u64;
         if again.is_empty() {
             return Ok(());
         }
-        // What was new then is old enough after this.
+        // What was new then is old enough after this, unless one side is behind.
         sleep(GRACE).await;
-        for did in again {
-            if let Some(found) = questions.ask(did, summary).await? {
-                self.report(&found, summary)?;
+        *words = self.last_words(questions.peer).await?;
+        for (did, doubts) in again {
+            if let Some(found) = questions.ask(did, &doubts, words.horizon(), summary).await? {
+                summary.set_aside += u64::from(found.log.comparison.set_aside > 0);
+                self.report_all(&found, summary)?;
             }
         }
         Ok(())
@@ -255,22 +322,29 @@ impl Auditor {
         &mut self,
         path: &Path,
         dids: Vec<Did>,
+        words: &mut LastWords,
         summary: &mut Summary,
     ) -> anyhow::Result<()> {
         let Dumped { mut lines, latest } = tokio::task::block_in_place(|| look_up(path, &dids))?;
-        let horizon = latest.unwrap_or(Timestamp::from_millis(0));
+        words.theirs = Some(latest.unwrap_or(Timestamp::from_millis(0)));
         for did in dids {
             let entries = lines.remove(&did).unwrap_or_default();
             let told = Told::of_lines(did, &entries, &*self.checker.verifier);
-            let found = self.checker.compare(&told, horizon, Depth::Log).await?;
+            let found = self.checker.compare(&told, words.horizon(), Depth::Log).await?;
             summary.set_aside += u64::from(found.comparison.set_aside > 0);
+            summary.identities += 1;
             self.report(&found, summary)?;
         }
         Ok(())
     }
 
-    fn report(&mut self, found: &Found, summary: &mut Summary) -> anyhow::Result<()> {
+    fn report_all(&mut self, found: &Answered, summary: &mut Summary) -> anyhow::Result<()> {
         summary.identities += 1;
+        self.report(&found.log, summary)?;
+        found.export.iter().try_for_each(|found| self.report(found, summary))
+    }
+
+    fn report(&mut self, found: &Found, summary: &mut Summary) -> anyhow::Result<()> {
         for (difference, record) in
             found.comparison.differences.iter().zip(found.divergences(&summary.against))
         {
@@ -314,6 +388,14 @@ impl Auditor {
         if *set_aside > 0 {
             writeln!(out, "  {set_aside} of them with what is too new for one side")?;
         }
+        if summary.too_new > 0 {
+            let count = summary.too_new;
+            writeln!(out, "  {count} operations set aside: newer than the other's last word")?;
+        }
+        if let Some(LastWords { ours, theirs, .. }) = summary.last_words {
+            let name = |at: Option<Timestamp>| at.map_or("not known".into(), |at| at.to_string());
+            writeln!(out, "  last word: ours {}, theirs {}", name(ours), name(theirs))?;
+        }
         if summary.unreadable > 0 {
             writeln!(out, "  {} lines of theirs that name no identity", summary.unreadable)?;
         }
@@ -334,16 +416,30 @@ impl Auditor {
 struct Questions<'a> {
     checker: Checker,
     peer: &'a Peer,
+    export: Export,
     /// Left without an answer since the last one that was answered.
     unanswered: u32,
 }
 
+/// What was found about an identity.
+struct Answered {
+    log: Found,
+    /// What only their export says.
+    export: Option<Found>,
+}
+
 impl Questions<'_> {
     /// What was found about an identity; none when the peer fails to answer for it.
-    async fn ask(&mut self, did: Did, summary: &mut Summary) -> anyhow::Result<Option<Found>> {
+    async fn ask(
+        &mut self,
+        did: Did,
+        doubts: &[Doubt],
+        horizon: Timestamp,
+        summary: &mut Summary,
+    ) -> anyhow::Result<Option<Answered>> {
         let mut patience = Patience::default();
         let error = loop {
-            match self.checker.check(self.peer, did, Depth::Everything).await {
+            match self.ask_once(did, doubts, horizon).await {
                 Ok(found) => {
                     self.unanswered = 0;
                     return Ok(Some(found));
@@ -363,6 +459,17 @@ impl Questions<'_> {
         summary.unanswered += 1;
         tracing::warn!(%did, "not compared: {error}");
         Ok(None)
+    }
+
+    async fn ask_once(
+        &self,
+        did: Did,
+        doubts: &[Doubt],
+        horizon: Timestamp,
+    ) -> Result<Answered, CheckError> {
+        let log = self.checker.check(self.peer, did, Depth::Everything, horizon).await?;
+        let export = self.export.check(&self.checker, &log, doubts, horizon).await?;
+        Ok(Answered { log, export })
     }
 }
 
@@ -385,18 +492,4 @@ impl Patience {
         sleep(pause).await;
         Ok(())
     }
-}
-
-fn load(path: &Path) -> anyhow::Result<Sweep> {
-    let text = std::fs::read(path).with_context(|| path.display().to_string())?;
-    serde_json::from_slice(&text).with_context(|| format!("{}: not a state", path.display()))
-}
-
-/// Writes the state so that a crash leaves the one of before or this one.
-fn save(path: &Path, sweep: &Sweep) -> anyhow::Result<()> {
-    let mut new = path.as_os_str().to_owned();
-    new.push(".new");
-    let place = || path.display().to_string();
-    std::fs::write(&new, serde_json::to_vec(sweep)?).with_context(place)?;
-    std::fs::rename(&new, path).with_context(place)
 }

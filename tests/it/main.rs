@@ -2,6 +2,7 @@
 
 mod alerts;
 mod audit;
+mod audit_command;
 mod claims;
 mod contract;
 mod crash;

@@ -117,6 +117,8 @@ struct Story {
     garbled: HashMap<i64, (usize, String)>,
     /// Streams from below this are `OutdatedCursor`.
     oldest_cursor: i64,
+    /// The longest page, where it is shorter than the directory's.
+    longest_page: Option<usize>,
     /// Answers by path that are not made from the log: status and body.
     answers: HashMap<String, (u16, String)>,
     asked: Vec<Asked>,
@@ -258,6 +260,11 @@ impl FakeUpstream {
         self.shared.story().oldest_cursor = cursor;
     }
 
+    /// Pages of the export have at most so many lines, whatever is asked for.
+    pub fn give_at_most(&self, lines: usize) {
+        self.shared.story().longest_page = Some(lines);
+    }
+
     /// Answers this path otherwise than the log would have it.
     pub fn answer(&self, path: &str, status: u16, body: &str) {
         self.shared.story().answers.insert(path.to_owned(), (status, body.to_owned()));
@@ -395,7 +402,8 @@ fn query(path: &str) -> HashMap<String, String> {
 
 /// The body of an export page.
 fn page(story: &mut Story, query: HashMap<String, String>, edit: Option<Edit>) -> Bytes {
-    let count = query.get("count").map_or(1000, |count| count.parse().unwrap()).min(1000);
+    let count = query.get("count").map_or(1000, |count| count.parse().unwrap());
+    let count = count.min(story.longest_page.unwrap_or(1000));
     let after = query.get("after").map_or("", String::as_str);
     let Ok(after) = after.parse::<i64>() else { return timestamped_page(story, after, count) };
     let from = story.log.partition_point(|(entry, _)| entry.seq <= after);
