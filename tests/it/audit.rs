@@ -413,7 +413,8 @@ async fn an_upstream_that_has_used_our_numbers_again_is_caught_at_it() {
         upstream.rewind(5);
         let begin = told.story.log().len();
         for _ in 0..5 {
-            told.story.create().accepted();
+            // Of today, so that nothing about them is backdated however they come in.
+            told.story.create().at(&now().to_string()).accepted();
         }
         let new: Vec<LogEntry> = told.story.log()[begin..]
             .iter()
