@@ -137,9 +137,11 @@ impl Reader {
         if self.streamless_until.is_some() && recent {
             return Ok(true);
         }
-        // What is wrong with the upstream shows with the next page too, and is waited out there.
-        let asked = self.client.first_from(shared.sequence, Priority::Following).await;
-        let Ok(line) = asked else { return Ok(true) };
+        let line = match self.client.first_from(shared.sequence, Priority::Following).await {
+            Ok(line) => line,
+            // Nothing is read before it is known: who was away may come back from a backup.
+            Err(fault) => return self.rest_after(&fault).await,
+        };
         if line.and_then(|line| stated(&line)).as_ref() == Some(&shared) {
             (self.checked, self.rewinds) = (Some(Instant::now()), 0);
             return Ok(true);
@@ -152,8 +154,13 @@ impl Reader {
             self.send(Event::Rewound).await?;
             return Ok(false);
         }
-        let pause = self.backoff.after(&fault);
-        self.say(&fault, pause);
+        self.rest_after(&fault).await
+    }
+
+    /// Says what is wrong and waits; false, since nothing is known yet.
+    async fn rest_after(&mut self, fault: &UpstreamFault) -> Result<bool, Gone> {
+        let pause = self.backoff.after(fault);
+        self.say(fault, pause);
         if self.events.is_closed() {
             return Err(Gone);
         }
