@@ -12,6 +12,7 @@ use crate::plc::signature::Verifier;
 use crate::plc::{Cid, Did, Timestamp, json};
 use crate::upstream::{
     ASIDE_SHARE, Answer, Dump, DumpError, ExportClient, Limits, UnusableUpstream, UpstreamFault,
+    is_json,
 };
 
 /// Where another log comes from.
@@ -127,10 +128,9 @@ impl Peer {
 
 /// A replica need not serve every path: a 404 of one that has no such path is not JSON.
 fn said(answer: Answer) -> Said<Bytes> {
-    let is_json = || serde_json::from_slice::<serde_json::Value>(&answer.body).is_ok();
     match answer.status {
         200 => Said::This(answer.body),
-        404 | 410 if is_json() => Said::Nothing,
+        404 | 410 if is_json(&answer.body) => Said::Nothing,
         _ => Said::Unknown,
     }
 }

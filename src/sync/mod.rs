@@ -34,7 +34,7 @@ use writer::Writer;
 use crate::live::{Feed, Mode, Status};
 use crate::plc::signature::Verifier;
 use crate::store::{Lease, Source, Store, StoreError};
-use crate::upstream::{Backoff, Batch, ExportClient, Origin, Priority, UpstreamFault};
+use crate::upstream::{Backoff, Batch, ExportClient, Origin, Priority, UpstreamFault, is_json};
 
 /// Lines that are judged at once, at most: what one commit can take in a fraction of a second.
 /// With the pages on their way this bounds the memory of following to some tens of megabytes.
@@ -230,7 +230,7 @@ impl Follower {
         loop {
             let fault = match self.client.lines(sequence - 1, 1, Priority::Following).await {
                 // What was cut on its way says nothing about the log.
-                Ok(lines) if !lines.iter().all(|line| source::is_json(line)) => {
+                Ok(lines) if !lines.iter().all(|line| is_json(line)) => {
                     UpstreamFault::Truncated { reason: "its only line is not JSON".to_owned() }
                 }
                 Ok(lines) => return Ok(Some(lines)),

@@ -74,6 +74,8 @@ pub struct Reader {
     shared: Option<Shared>,
     /// When the upstream was asked last whether it still has that.
     checked: Option<Instant>,
+    /// Between two such questions while the answer is not the one that is hoped for.
+    check_again: Backoff,
     /// How often in a row the upstream looked as if it had gone back.
     rewinds: u32,
 }
@@ -87,13 +89,13 @@ impl Reader {
         events: mpsc::Sender<Event>,
         status: Arc<Status>,
     ) -> Reader {
-        let backoff = Backoff::new(client.limits());
         Reader {
+            backoff: Backoff::new(client.limits()),
+            check_again: Backoff::new(client.limits()),
             client,
             events,
             status,
             cursor,
-            backoff,
             said: None,
             streamless_until: None,
             shared,
@@ -140,10 +142,11 @@ impl Reader {
         let line = match self.client.first_from(shared.sequence, Priority::Following).await {
             Ok(line) => line,
             // Nothing is read before it is known: who was away may come back from a backup.
-            Err(fault) => return self.rest_after(&fault).await,
+            Err(fault) => return self.put_off_check(&fault).await,
         };
         if line.and_then(|line| stated(&line)).as_ref() == Some(&shared) {
             (self.checked, self.rewinds) = (Some(Instant::now()), 0);
+            self.check_again.reset();
             return Ok(true);
         }
         let fault = UpstreamFault::GoneBack { sequence: shared.sequence };
@@ -154,17 +157,13 @@ impl Reader {
             self.send(Event::Rewound).await?;
             return Ok(false);
         }
-        self.rest_after(&fault).await
+        self.put_off_check(&fault).await
     }
 
-    /// Says what is wrong and waits; false, since nothing is known yet.
-    async fn rest_after(&mut self, fault: &UpstreamFault) -> Result<bool, Gone> {
-        let pause = self.backoff.after(fault);
-        self.say(fault, pause);
-        if self.events.is_closed() {
-            return Err(Gone);
-        }
-        sleep(pause).await;
+    /// False, since nothing is known yet.
+    async fn put_off_check(&mut self, fault: &UpstreamFault) -> Result<bool, Gone> {
+        let pause = self.check_again.after(fault);
+        self.rest(fault, pause).await?;
         Ok(false)
     }
 
@@ -236,7 +235,12 @@ impl Reader {
             }
             _ => self.backoff.after(&fault),
         };
-        self.say(&fault, pause);
+        self.rest(&fault, pause).await
+    }
+
+    /// Says what is wrong, and waits.
+    async fn rest(&mut self, fault: &UpstreamFault, pause: Duration) -> Result<(), Gone> {
+        self.say(fault, pause);
         if self.events.is_closed() {
             return Err(Gone);
         }
@@ -284,11 +288,6 @@ pub fn stated(line: &[u8]) -> Option<Shared> {
     }
     let Stated { seq: sequence, cid } = serde_json::from_slice(line).ok()?;
     Some(Shared { sequence, cid })
-}
-
-/// Whether a line is JSON, which one that was cut is not.
-pub fn is_json(line: &[u8]) -> bool {
-    serde_json::from_slice::<serde::de::IgnoredAny>(line).is_ok()
 }
 
 /// What a batch states for this number, usually in its last line.

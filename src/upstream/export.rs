@@ -353,7 +353,8 @@ fn split_lines(body: &Bytes) -> impl Iterator<Item = Bytes> {
     .map(|line| body.slice(line))
 }
 
-fn is_json(line: &Bytes) -> bool {
+/// Whether this is JSON, which a line that was cut on its way is not.
+pub fn is_json(line: &[u8]) -> bool {
     serde_json::from_slice::<IgnoredAny>(line).is_ok()
 }
 

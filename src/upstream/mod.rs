@@ -28,7 +28,7 @@ use bytes::Bytes;
 
 pub use ahead::{Fetched, PagesAhead};
 pub use dump::{Block, Dump, DumpError, MAX_ENTRY, Progress};
-pub use export::{Answer, ExportClient, Page, UnusableUpstream};
+pub use export::{Answer, ExportClient, Page, UnusableUpstream, is_json};
 pub use fault::UpstreamFault;
 pub use pace::{ASIDE_SHARE, Backoff, Priority, RequestBudget};
 pub use stream::Stream;

@@ -155,6 +155,21 @@ async fn pages_lead_to_the_end() {
 }
 
 #[tokio::test]
+async fn name_and_password_are_for_the_upstream_alone() {
+    let upstream = FakeUpstream::start(entries(5)).await;
+    let url = upstream.url().replace("http://", "http://mirror:s%C3%A9same@");
+    let client = ExportClient::new(&url, 0, "plc-replica/test", limits()).unwrap();
+    assert_eq!(client.base(), upstream.url());
+    assert_eq!(Paged::all(&client, 0, ANY).await.seqs(), [1, 2, 3, 4, 5]);
+    let mut stream = Stream::open(&client, 3).await.unwrap();
+    assert_eq!(read(&mut stream, 2).await, [4, 5]);
+    let asked = upstream.asked();
+    assert!(asked.iter().any(|asked| asked.route == Route::Stream));
+    // `mirror:sésame`
+    assert!(asked.iter().all(|asked| asked.authorization == "Basic bWlycm9yOnPDqXNhbWU="));
+}
+
+#[tokio::test]
 async fn an_empty_page_is_the_present() {
     let upstream = FakeUpstream::start(entries(30)).await;
     let paged = Paged::all(&client(&upstream), 0, ANY).await;

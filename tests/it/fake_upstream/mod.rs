@@ -104,6 +104,7 @@ pub struct Asked {
     /// Path and query.
     pub path: String,
     pub user_agent: String,
+    pub authorization: String,
 }
 
 /// The log and how it is told.
@@ -340,8 +341,14 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
     };
     let fault = {
         let mut story = shared.story();
-        let user_agent = header_text(request.headers(), header::USER_AGENT);
-        story.asked.push(Asked { at: Instant::now(), route, path: path.clone(), user_agent });
+        let header = |name| header_text(request.headers(), name);
+        story.asked.push(Asked {
+            at: Instant::now(),
+            route,
+            path: path.clone(),
+            user_agent: header(header::USER_AGENT),
+            authorization: header(header::AUTHORIZATION),
+        });
         take_fault(&mut story, route)
     };
     match (route, fault) {
