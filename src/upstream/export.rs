@@ -87,15 +87,18 @@ impl ExportClient {
         user_agent: &str,
         limits: Limits,
     ) -> Result<ExportClient, UnusableUpstream> {
-        let unusable = |reason: String| UnusableUpstream { given: base_url.to_owned(), reason };
-        let mut url = Url::parse(base_url).map_err(|error| unusable(error.to_string()))?;
+        let mut url = Url::parse(base_url).map_err(|error| UnusableUpstream {
+            given: base_url.to_owned(),
+            reason: error.to_string(),
+        })?;
+        let authorization = take_credentials(&mut url);
+        let unusable = |reason: String| UnusableUpstream { given: url.to_string(), reason };
         if !matches!(url.scheme(), "http" | "https") {
             return Err(unusable(format!("its scheme is {}", url.scheme())));
         }
         if url.query().is_some() || url.fragment().is_some() {
             return Err(unusable("it has a query or a fragment".to_owned()));
         }
-        let authorization = take_credentials(&mut url);
         let mut builder = reqwest::Client::builder()
             .user_agent(user_agent)
             .default_headers(
@@ -403,7 +406,7 @@ fn sentence(error: &dyn std::error::Error) -> String {
 /// Takes name and password out of a URL, as the header that says them (RFC 7617).
 fn take_credentials(url: &mut Url) -> Option<HeaderValue> {
     let credentials = [url.username(), ":", url.password().unwrap_or_default()].concat();
-    // Of http and https neither can fail.
+    // Both fail only where a URL has no host, and then it has neither.
     let _ = (url.set_username(""), url.set_password(None));
     let plain: Vec<u8> = percent_decode_str(&credentials).collect();
     let header = (plain != b":").then(|| format!("Basic {}", BASE64.encode(&plain)))?;
@@ -540,5 +543,7 @@ mod tests {
         assert_eq!(with_password.base(), "http://h:1");
         assert_eq!(with_password.authorization().unwrap(), "Basic dXNlcjpwQHNz");
         assert_eq!(client("http://h:1").unwrap().authorization(), None);
+        let error = client("ftp://user:secret@h").unwrap_err().to_string();
+        assert!(error.contains("ftp://h") && !error.contains("secret"), "{error}");
     }
 }
