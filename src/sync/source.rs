@@ -115,12 +115,10 @@ impl Reader {
 
     /// Pages to the present, then the stream for as long as it lasts.
     async fn round(&mut self) -> Result<(), Gone> {
-        if self.streamless_until.is_none() {
-            self.send(Event::Mode(Mode::CatchingUp)).await?;
-        }
         if !self.check_shared().await? {
             return Ok(());
         }
+        self.send(Event::Mode(self.paging())).await?;
         self.read_pages().await?;
         if self.streamless_until.is_some_and(|until| Instant::now() < until) {
             sleep(POLL).await;
@@ -163,8 +161,14 @@ impl Reader {
     /// False, since nothing is known yet.
     async fn put_off_check(&mut self, fault: &UpstreamFault) -> Result<bool, Gone> {
         let pause = self.check_again.after(fault);
+        self.send(Event::Mode(Mode::Waiting)).await?;
         self.rest(fault, pause).await?;
         Ok(false)
+    }
+
+    /// What reading pages means: of an upstream without a stream they are its present.
+    fn paging(&self) -> Mode {
+        if self.streamless_until.is_some() { Mode::Live } else { Mode::CatchingUp }
     }
 
     /// Pages until one says that the end was near.
@@ -173,14 +177,19 @@ impl Reader {
         while let Some(fetched) = pages.next().await {
             match fetched {
                 Fetched::Batch(batch) => {
-                    self.said = None;
+                    if self.said.take().is_some() {
+                        self.send(Event::Mode(self.paging())).await?;
+                    }
                     if let Origin::Page { next, .. } = batch.origin {
                         self.cursor = self.cursor.max(next);
                     }
                     self.shared = last_stated(&batch, self.cursor).or(self.shared.take());
                     self.send(Event::Batch(batch)).await?;
                 }
-                Fetched::Fault { fault, retry_in } => self.say(&fault, retry_in),
+                Fetched::Fault { fault, retry_in } => {
+                    self.say(&fault, retry_in);
+                    self.send(Event::Mode(Mode::Waiting)).await?;
+                }
             }
         }
         Ok(())

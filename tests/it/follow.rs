@@ -363,6 +363,35 @@ async fn faults_of_the_upstream_cost_nothing_but_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_is_away_is_said_to_be_waited_for() {
+    let log = entries(&lives(41, 4));
+    let last = log.last().unwrap().seq;
+    let place = places().await.remove(0);
+    let mut upstream = FakeUpstream::start(log).await;
+    upstream.stop().await;
+    let replica = Running::start(&place.url, &upstream.url()).await;
+    let waits = || replica.status.mode() == Mode::Waiting;
+    eventually("waiting for the first answer", waits).await;
+    upstream.start_again().await;
+    replica.live_at(last).await;
+    upstream.stop().await;
+    eventually("waiting for it to come back", waits).await;
+    upstream.start_again().await;
+    replica.live_at(last).await;
+    // Without a stream too.
+    upstream.stop().await;
+    eventually("waiting again", waits).await;
+    upstream.fail(Route::Stream, usize::MAX, Fault::Status(404, None));
+    upstream.start_again().await;
+    replica.live_at(last).await;
+    upstream.stop().await;
+    eventually("waiting without a stream", waits).await;
+    upstream.start_again().await;
+    replica.live_at(last).await;
+    replica.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn closed_streams_are_opened_again() {
     for reason in ["OutdatedCursor", "FutureCursor", "ConsumerTooSlow"] {
         all_comes_in(reason, |upstream, _| {
