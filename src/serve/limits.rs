@@ -13,7 +13,8 @@ use super::answer::value;
 use super::client_address::{Proxies, client_key};
 
 /// Clients that are remembered: some 100 bytes each. The one that was not heard of for the longest
-/// is forgotten, which gives it its whole allowance again.
+/// is forgotten, which gives it its whole allowance again. The compiler sees that
+/// it is not zero.
 const MAX_CLIENTS: NonZeroUsize = NonZeroUsize::new(1 << 16).unwrap();
 /// What the rate is counted in.
 const WINDOW: Duration = Duration::from_secs(60);

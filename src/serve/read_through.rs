@@ -34,7 +34,7 @@ const MAX_IN_FLIGHT: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(4);
 /// How long it is remembered that the upstream does not know an identity.
 const MISS: Duration = Duration::from_secs(30);
-/// Misses that are remembered: some 100 kB.
+/// Misses that are remembered: some 100 kB. The compiler sees that it is not zero.
 const MAX_MISSES: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 const HEADER: HeaderName = HeaderName::from_static("plc-read-through");
 
