@@ -97,8 +97,8 @@ enum End {
     Shutdown,
     /// A line that is not JSON is to be fetched again.
     NotJson { cursor: i64 },
-    /// The upstream has gone back to before this number.
-    Rewound { cursor: i64 },
+    /// The upstream has gone back to before the number `from`.
+    Rewound { cursor: i64, from: i64 },
     /// The store.
     Store(StoreError),
 }
@@ -161,8 +161,8 @@ impl Follower {
                     tracing::warn!(cursor, tries, "a line that is not JSON: it is fetched again");
                     pauses.sleep(&shutdown).await;
                 }
-                End::Rewound { cursor } => {
-                    let stepped = self.step_back(&lease, &told, cursor).await;
+                End::Rewound { cursor, from } => {
+                    let stepped = self.step_back(&lease, &told, cursor, from).await;
                     self.store.release(lease).await.ok();
                     if let Err(error) = stepped {
                         pauses.wait_out(error, &shutdown).await?;
@@ -253,8 +253,14 @@ impl Follower {
 
     /// Puts the cursor back to what the upstream still has. Whatever fails is tried again at the
     /// upstream's next refusal of the cursor.
-    async fn step_back(&self, lease: &Lease, told: &Told, cursor: i64) -> Result<(), StoreError> {
-        match rewind::step_back(&self.store, &self.client, cursor).await {
+    async fn step_back(
+        &self,
+        lease: &Lease,
+        told: &Told,
+        cursor: i64,
+        from: i64,
+    ) -> Result<(), StoreError> {
+        match rewind::step_back(&self.store, &self.client, cursor, from).await {
             Ok(Some(commit)) => {
                 told.begin();
                 self.store.commit(lease, &commit).await?;
@@ -369,7 +375,7 @@ impl Follower {
                     }
                     continue;
                 }
-                Event::Rewound => return End::Rewound { cursor },
+                Event::Rewound { from } => return End::Rewound { cursor, from },
                 Event::Batch(batch) => batch,
             };
             let mut lines = Lines {

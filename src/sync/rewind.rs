@@ -1,6 +1,7 @@
 //! An upstream that has gone back: its last number is below our cursor, as after a restore from a
-//! backup, or it has used our last number for something else since. The last operation that both sides share under one number is found, following resumes
-//! there, and what we hold is kept.
+//! backup, or it has used a number for something else since it gave it to us. The last operation
+//! that both sides share under one number is found, following resumes there, and what we hold is
+//! kept.
 
 use std::time::SystemTime;
 
@@ -23,15 +24,15 @@ pub enum RewindError {
     Store(#[from] StoreError),
 }
 
-/// The last operation up to `cursor` that the upstream has under the number that we hold it
-/// under; none when they share nothing. Both logs are the same up to some number and then never
-/// again, so that halving finds it: 27 requests for 100 million operations.
+/// The last operation up to `from` that the upstream has under the number that we hold it under;
+/// none when they share nothing. Up to there both logs are the same up to some number and then
+/// never again, so that halving finds it: 27 requests for 100 million operations.
 async fn last_shared(
     store: &Store,
     upstream: &ExportClient,
-    cursor: i64,
+    from: i64,
 ) -> Result<Option<StoredOperation>, RewindError> {
-    let (mut low, mut high) = (0, cursor);
+    let (mut low, mut high) = (0, from);
     let mut shared = None;
     while low < high {
         // Rounded up, and without a sum that a number near the largest one would overflow.
@@ -57,8 +58,8 @@ async fn last_shared(
 /// The commit that puts the cursor back to what is shared, with a record of what the upstream has
 /// lost; none when there is no going back from the cursor.
 ///
-/// When it has lost nothing, the cursor is the number of a line that was refused, above all that
-/// there is.
+/// What both have from the number `from` on was read after the upstream had gone back. When it has
+/// lost nothing, the cursor is the number of a line that was refused, above all that there is.
 ///
 /// # Errors
 ///
@@ -67,8 +68,9 @@ pub async fn step_back(
     store: &Store,
     upstream: &ExportClient,
     cursor: i64,
+    from: i64,
 ) -> Result<Option<Commit>, RewindError> {
-    let shared = last_shared(store, upstream, cursor).await?;
+    let shared = last_shared(store, upstream, from).await?;
     let number = shared.as_ref().and_then(|shared| shared.sequence).unwrap_or(0);
     let lost = store.export_by_sequence(number, 1).await?.pop();
     let record = match (shared, lost) {

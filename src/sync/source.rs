@@ -27,9 +27,6 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 /// operation it gave us is not there: one of several servers behind one name may be some operations
 /// behind the others.
 const REWINDS: u32 = 3;
-/// How often an upstream that is only paged is asked whether it still has what it gave us last.
-/// One with a stream is asked whenever the stream was interrupted, as by a restore it is.
-const CHECK_SHARED: Duration = Duration::from_secs(60);
 
 /// What the source tells the follower.
 #[derive(Debug)]
@@ -40,9 +37,9 @@ pub enum Event {
     Mode(Mode),
     /// The upstream was heard at this time and had nothing new to say.
     Quiet(Timestamp),
-    /// The upstream's last number is below the cursor, or it has something else there than what it
-    /// gave us, and that stays so.
-    Rewound,
+    /// The upstream's last number is below the cursor, or it has something else where it gave us
+    /// something, and that stays so. Nothing from this number on is what both had.
+    Rewound { from: i64 },
 }
 
 /// The operation that both sides had last, as the upstream stated it.
@@ -72,7 +69,11 @@ pub struct Reader {
     streamless_until: Option<Instant>,
     /// What was handed over last.
     shared: Option<Shared>,
-    /// When the upstream was asked last whether it still has that.
+    /// What that was when the upstream was asked last. It does not come from a log that took the
+    /// place of the other one unnoticed since.
+    anchor: Option<Shared>,
+    /// When the upstream was asked last whether it still has what it gave us; none while that is in
+    /// doubt, as it is after every fault.
     checked: Option<Instant>,
     /// Between two such questions while the answer is not the one that is hoped for.
     check_again: Backoff,
@@ -99,6 +100,7 @@ impl Reader {
             said: None,
             streamless_until: None,
             shared,
+            anchor: None,
             checked: None,
             rewinds: 0,
         }
@@ -115,11 +117,9 @@ impl Reader {
 
     /// Pages to the present, then the stream for as long as it lasts.
     async fn round(&mut self) -> Result<(), Gone> {
-        if !self.check_shared().await? {
+        if !self.read_pages().await? {
             return Ok(());
         }
-        self.send(Event::Mode(self.paging())).await?;
-        self.read_pages().await?;
         if self.streamless_until.is_some_and(|until| Instant::now() < until) {
             sleep(POLL).await;
             return Ok(());
@@ -129,33 +129,58 @@ impl Reader {
         self.after_stream(fault).await
     }
 
-    /// Whether what comes after the cursor there comes after what we hold. A log that was restored
-    /// from a backup and has grown past the cursor since cannot be told by its numbers.
+    /// Whether what was fetched comes after what we hold. A log that was restored from a backup and
+    /// has grown past the cursor since cannot be told by its numbers. It is asked after the fetching:
+    /// a log that still has what we share had it when the page was made.
     async fn check_shared(&mut self) -> Result<bool, Gone> {
-        let Some(shared) = self.shared.clone() else { return Ok(true) };
-        let recent = self.checked.is_some_and(|at| at.elapsed() < CHECK_SHARED);
-        if self.streamless_until.is_some() && recent {
-            return Ok(true);
-        }
-        let line = match self.client.first_from(shared.sequence, Priority::Following).await {
-            Ok(line) => line,
-            // Nothing is read before it is known: who was away may come back from a backup.
+        let asked = match self.checked {
+            Some(_) if !self.check_is_due() => return Ok(true),
+            Some(_) => self.anchor.clone(),
+            None => self.shared.clone(),
+        };
+        let fault = match self.still_there(asked).await {
+            Ok(None) => return Ok(true),
+            Ok(Some(gone_back)) => gone_back,
+            // Nothing is taken before it is known: who was away may come back from a backup.
             Err(fault) => return self.put_off_check(&fault).await,
         };
-        if line.and_then(|line| stated(&line)).as_ref() == Some(&shared) {
-            (self.checked, self.rewinds) = (Some(Instant::now()), 0);
-            self.check_again.reset();
-            return Ok(true);
+        match fault {
+            UpstreamFault::GoneBack { sequence } if self.has_gone_back() => {
+                self.say(&fault, Duration::ZERO);
+                self.send(Event::Rewound { from: sequence }).await?;
+                Ok(false)
+            }
+            _ => self.put_off_check(&fault).await,
         }
-        let fault = UpstreamFault::GoneBack { sequence: shared.sequence };
-        self.rewinds += 1;
-        if self.rewinds == REWINDS {
+    }
+
+    /// Whether it has looked so for often enough.
+    fn has_gone_back(&mut self) -> bool {
+        self.rewinds = (self.rewinds + 1) % REWINDS;
+        self.rewinds == 0
+    }
+
+    /// Whether nothing was wrong for so long that it is to be asked.
+    fn check_is_due(&self) -> bool {
+        self.checked.is_none_or(|at| at.elapsed() >= self.client.limits().check_shared)
+    }
+
+    /// Asks whether the upstream still has this, and says what is wrong when it has not.
+    async fn still_there(
+        &mut self,
+        asked: Option<Shared>,
+    ) -> Result<Option<UpstreamFault>, UpstreamFault> {
+        if let Some(shared) = asked {
+            let line = self.client.first_from(shared.sequence, Priority::Following).await?;
+            if line.and_then(|line| stated(&line)).as_ref() != Some(&shared) {
+                return Ok(Some(UpstreamFault::GoneBack { sequence: shared.sequence }));
+            }
             self.rewinds = 0;
-            self.say(&fault, Duration::ZERO);
-            self.send(Event::Rewound).await?;
-            return Ok(false);
+            self.check_again.reset();
         }
-        self.put_off_check(&fault).await
+        self.checked = Some(Instant::now());
+        self.anchor = self.shared.clone();
+        Ok(None)
     }
 
     /// False, since nothing is known yet.
@@ -171,13 +196,19 @@ impl Reader {
         if self.streamless_until.is_some() { Mode::Live } else { Mode::CatchingUp }
     }
 
-    /// Pages until one says that the end was near.
-    async fn read_pages(&mut self) -> Result<(), Gone> {
+    /// Pages until one says that the end was near. False when it cannot be told (yet) whether they
+    /// come after what we hold.
+    async fn read_pages(&mut self) -> Result<bool, Gone> {
         let mut pages = PagesAhead::start(&self.client, self.cursor);
+        let mut resumed = true;
         while let Some(fetched) = pages.next().await {
             match fetched {
                 Fetched::Batch(batch) => {
-                    if self.said.take().is_some() {
+                    if !self.check_shared().await? {
+                        return Ok(false);
+                    }
+                    if std::mem::take(&mut resumed) {
+                        self.said = None;
                         self.send(Event::Mode(self.paging())).await?;
                     }
                     if let Origin::Page { next, .. } = batch.origin {
@@ -187,12 +218,13 @@ impl Reader {
                     self.send(Event::Batch(batch)).await?;
                 }
                 Fetched::Fault { fault, retry_in } => {
+                    (self.checked, resumed) = (None, true);
                     self.say(&fault, retry_in);
                     self.send(Event::Mode(Mode::Waiting)).await?;
                 }
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Follows the stream until it ends, and says why it did.
@@ -205,6 +237,22 @@ impl Reader {
         counter!("plc_upstream_streams_total").increment(1);
         self.send(Event::Mode(Mode::Live)).await?;
         loop {
+            // A stream may go on over a database that was restored underneath.
+            if self.check_is_due() {
+                match self.still_there(self.anchor.clone()).await {
+                    Ok(None) => {}
+                    Ok(Some(gone_back)) => {
+                        // What came since is of the other log.
+                        self.shared = self.anchor.take();
+                        return Ok(gone_back);
+                    }
+                    // The stream goes on, and it is asked again when it is due the next time.
+                    Err(fault) => {
+                        self.say(&fault, self.client.limits().check_shared);
+                        self.checked = Some(Instant::now());
+                    }
+                }
+            }
             let next = tokio::time::timeout(SIGN_OF_LIFE, stream.next()).await;
             match next {
                 Ok(Ok(batch)) => {
@@ -226,14 +274,14 @@ impl Reader {
 
     /// What to do when the stream has ended: always pages next, sooner or later.
     async fn after_stream(&mut self, fault: UpstreamFault) -> Result<(), Gone> {
+        self.checked = None;
         match fault {
-            UpstreamFault::FutureCursor => self.rewinds += 1,
+            UpstreamFault::FutureCursor if self.has_gone_back() => {
+                self.say(&fault, Duration::ZERO);
+                return self.send(Event::Rewound { from: self.cursor }).await;
+            }
+            UpstreamFault::FutureCursor => {}
             _ => self.rewinds = 0,
-        }
-        if self.rewinds == REWINDS {
-            self.rewinds = 0;
-            self.say(&fault, Duration::ZERO);
-            return self.send(Event::Rewound).await;
         }
         let pause = match fault {
             UpstreamFault::OutdatedCursor => Duration::ZERO,

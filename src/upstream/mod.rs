@@ -123,6 +123,8 @@ pub struct Limits {
     pub quiet: Duration,
     /// Without any frame for this long after the ping, the stream is given up.
     pub pong: Duration,
+    /// How often an upstream that shows no fault is asked whether it still has what it gave us.
+    pub check_shared: Duration,
 }
 
 impl Default for Limits {
@@ -145,6 +147,7 @@ impl Default for Limits {
             message: MESSAGE,
             quiet: QUIET,
             pong: PONG,
+            check_shared: CHECK_SHARED,
         }
     }
 }
@@ -181,6 +184,8 @@ const MESSAGE: usize = 4 << 20;
 const QUIET: Duration = Duration::from_secs(15);
 /// A round trip, however bad the connection.
 const PONG: Duration = Duration::from_secs(15);
+/// A hundredth of the requests that the directory allows.
+const CHECK_SHARED: Duration = Duration::from_secs(60);
 
 /// The clock, asked at the edge only.
 fn now() -> Timestamp {

@@ -55,6 +55,7 @@ impl Watched {
             silence: Duration::from_millis(500),
             backoff_first: Duration::from_millis(20),
             backoff_longest: Duration::from_millis(200),
+            check_shared: Duration::from_millis(500),
             ..Limits::default()
         };
         let client = ExportClient::new(&upstream.url(), requests, "test", limits).unwrap();
@@ -441,6 +442,48 @@ async fn an_upstream_that_has_used_our_numbers_again_is_caught_at_it() {
         }
         upstream.append_all(log[5..].iter().chain(&new[2..]).cloned());
         watched.finds(&[]).await;
+        watched.end().await;
+    }
+}
+
+/// A restore underneath a stream that goes on with what is new there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_is_replaced_under_an_open_stream_is_noticed() {
+    for place in places().await {
+        let mut told = tell();
+        let log = entries(&told.story);
+        let upstream = FakeUpstream::start(log.clone()).await;
+        let watched = Watched::start_with(&place, &upstream, 0, 0).await;
+        watched.live_at(7).await;
+        // The first question, and from then on there is something to compare.
+        for _ in 0..500 {
+            if upstream.asked().iter().any(|asked| asked.path == "/export?after=6&count=1") {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let begin = told.story.log().len();
+        for _ in 0..5 {
+            told.story.create().at(&now().to_string()).accepted();
+        }
+        let new = told.story.log()[begin..].iter().zip(6..);
+        let new: Vec<_> =
+            new.map(|(new, seq)| LogEntry { seq, ..LogEntry::from(new) }).collect();
+        let streams = upstream.asked_for(Route::Stream);
+        upstream.replace_after(5, new);
+        watched.live_at(10).await;
+        assert_eq!(upstream.asked_for(Route::Stream), streams, "by the same stream");
+        let found = watched.finds(&["upstream-rewound"]).await;
+        assert_eq!(found[0].divergence.subject, format!("5 {}", log[4].cid));
+        let refused = async || watched.store.refusals(None, 0, 10).await.unwrap();
+        for _ in 0..500 {
+            if refused().await.len() == 2 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let kinds: Vec<_> = refused().await.into_iter().map(|kept| kept.refusal.kind).collect();
+        assert_eq!(kinds, ["sequence-conflict", "sequence-conflict"]);
         watched.end().await;
     }
 }

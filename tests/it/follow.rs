@@ -391,6 +391,45 @@ async fn an_upstream_that_is_away_is_said_to_be_waited_for() {
     replica.end().await;
 }
 
+/// A restore from a backup between two pages, while the upstream was away.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_comes_back_with_another_log_is_not_read_on_from() {
+    for place in places().await {
+        let mut story = Story::seeded(21);
+        for _ in 0..15 {
+            story.create().accepted();
+        }
+        let log: Vec<LogEntry> = story.log().iter().map(LogEntry::from).collect();
+        let upstream = FakeUpstream::start(log[..8].to_vec()).await;
+        upstream.fail(Route::Export, 2, Fault::edited(|_| ()));
+        upstream.fail(Route::Export, usize::MAX, Fault::Status(503, None));
+        let replica = Running::start_paging_by(&place.url, &upstream.url(), 2).await;
+        let waits = || replica.status.mode() == Mode::Waiting && replica.status.sequence() == 4;
+        eventually("two pages and then none", waits).await;
+
+        // Nothing that was taken back comes again, under whatever number.
+        let other = log[8..].iter().zip(2..);
+        let other = other.map(|(entry, seq)| LogEntry { seq, ..entry.clone() });
+        upstream.replace_after(1, other.collect());
+        upstream.mend();
+        replica.live_at(8).await;
+        let records = replica.store.divergences(None, None, None, 0, 10).await.unwrap();
+        let records: Vec<_> = records.into_iter().map(|record| record.divergence).collect();
+        assert_eq!(records.len(), 1, "{records:?}");
+        assert_eq!(records[0].kind, "upstream-rewound");
+        assert_eq!(records[0].subject, format!("1 {}", log[0].cid));
+        // What it numbered 2 to 4 before is kept, and what it numbers so now is known.
+        let refused = kinds_of_refusals(&replica.store).await;
+        let conflict = |number| (number, "sequence-conflict".to_owned());
+        assert_eq!(refused, BTreeMap::from([2, 3, 4].map(conflict)));
+        let held = replica.store.sequences(&[1, 2, 3, 4, 5, 6, 7, 8]).await.unwrap();
+        let held: Vec<String> = held.iter().map(|held| held.cid().to_string()).collect();
+        let expected = log[..4].iter().chain(&log[11..15]).map(|entry| entry.cid.clone());
+        assert_eq!(held, expected.collect::<Vec<_>>());
+        replica.end().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn closed_streams_are_opened_again() {
     for reason in ["OutdatedCursor", "FutureCursor", "ConsumerTooSlow"] {

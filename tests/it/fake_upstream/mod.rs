@@ -29,6 +29,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 pub use entry::{LogEntry, load};
 
@@ -131,13 +132,18 @@ struct Shared {
     version: watch::Sender<u64>,
     /// Sent as they are to all streams.
     messages: broadcast::Sender<Message>,
-    /// Ends connections.
-    stop: watch::Sender<bool>,
+    /// Ends the server and its connections. Another one for each start, so that no connection
+    /// outlives a stop that is over before it has looked.
+    stop: Mutex<CancellationToken>,
 }
 
 impl Shared {
     fn story(&self) -> MutexGuard<'_, Story> {
         self.story.lock().unwrap()
+    }
+
+    fn stop(&self) -> CancellationToken {
+        self.stop.lock().unwrap().clone()
     }
 }
 
@@ -150,7 +156,7 @@ pub struct FakeUpstream {
 
 impl Drop for FakeUpstream {
     fn drop(&mut self) {
-        self.shared.stop.send_replace(true);
+        self.shared.stop().cancel();
     }
 }
 
@@ -161,7 +167,7 @@ impl FakeUpstream {
             story: Mutex::default(),
             version: watch::channel(0).0,
             messages: broadcast::channel(1024).0,
-            stop: watch::channel(false).0,
+            stop: Mutex::default(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -205,6 +211,17 @@ impl FakeUpstream {
     /// Takes everything after this number out of the log, as a restored backup does.
     pub fn rewind(&self, seq: i64) {
         self.change(|log| log.retain(|(entry, _)| entry.seq <= seq));
+    }
+
+    /// Takes out everything after this number and adds these, in one step.
+    pub fn replace_after(&self, seq: i64, entries: Vec<LogEntry>) {
+        self.change(|log| {
+            log.retain(|(entry, _)| entry.seq <= seq);
+            log.extend(entries.into_iter().map(|entry| {
+                let line = Bytes::from(entry.sequenced());
+                (entry, line)
+            }));
+        });
     }
 
     /// Changes the entry with this number.
@@ -304,13 +321,17 @@ impl FakeUpstream {
 
     /// Goes away: ends every connection and refuses new ones.
     pub async fn stop(&mut self) {
-        self.shared.stop.send_replace(true);
+        self.shared.stop().cancel();
         (&mut self.server).await.unwrap();
+        // Which may still be telling something.
+        while self.streams() > 0 {
+            sleep(Duration::from_millis(1)).await;
+        }
     }
 
     /// Comes back, at the same place with the same log.
     pub async fn start_again(&mut self) {
-        self.shared.stop.send_replace(false);
+        *self.shared.stop.lock().unwrap() = CancellationToken::new();
         let listener = TcpListener::bind(self.address).await.unwrap();
         self.server = serve(listener, Arc::clone(&self.shared));
     }
@@ -318,18 +339,15 @@ impl FakeUpstream {
 
 fn serve(listener: TcpListener, shared: Arc<Shared>) -> JoinHandle<()> {
     let router = Router::new().fallback(answer).with_state(Arc::clone(&shared));
-    let mut stop = shared.stop.subscribe();
+    let stopped = stopped(&shared);
     tokio::spawn(async move {
-        let stopped = async move {
-            let _ = stop.wait_for(|stop| *stop).await;
-        };
         axum::serve(listener, router).with_graceful_shutdown(stopped).await.unwrap();
     })
 }
 
-/// Until the server is stopped.
-async fn stopped(shared: &Shared) {
-    let _ = shared.stop.subscribe().wait_for(|stop| *stop).await;
+/// Until the server, as it runs now, is stopped.
+fn stopped(shared: &Shared) -> WaitForCancellationFutureOwned {
+    shared.stop().cancelled_owned()
 }
 
 async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response {
@@ -495,8 +513,9 @@ fn deliver(body: Bytes, fault: Option<Fault>, shared: Arc<Shared>) -> Response {
         sleep(Duration::from_millis(20)).await;
         Err(std::io::Error::other("cut on request"))
     });
+    let stopped = stopped(&shared);
     let silence = stream::once(async move {
-        stopped(&shared).await;
+        stopped.await;
         Err(std::io::Error::other("stopped"))
     });
     let whole = body.len();
@@ -542,9 +561,11 @@ async fn stream_of(shared: Arc<Shared>, request: Request, fault: Option<Fault>) 
         Some(Err(_)) => return StatusCode::BAD_REQUEST.into_response(),
         None => None,
     };
+    let stopped = stopped(&shared);
     upgrade.on_upgrade(move |socket| async move {
         tokio::select! {
-            () = stopped(&shared) => {}
+            biased;
+            () = stopped => {}
             () = tell(&shared, socket, cursor, fault) => {}
         }
     })
@@ -563,7 +584,7 @@ async fn tell(shared: &Shared, mut socket: WebSocket, cursor: Option<i64>, fault
         Message::Close(Some(CloseFrame { code, reason: reason.into() }))
     };
     let mut left = match fault {
-        Some(Fault::SilentStream) => return stopped(shared).await,
+        Some(Fault::SilentStream) => return std::future::pending().await,
         Some(Fault::Close(code, reason)) => return close_socket(socket, close(code, reason)).await,
         _ if cursor > last => return close_socket(socket, close(1000, "FutureCursor")).await,
         _ if cursor < oldest => return close_socket(socket, close(1000, "OutdatedCursor")).await,
