@@ -467,8 +467,7 @@ async fn a_log_that_is_replaced_under_an_open_stream_is_noticed() {
             told.story.create().at(&now().to_string()).accepted();
         }
         let new = told.story.log()[begin..].iter().zip(6..);
-        let new: Vec<_> =
-            new.map(|(new, seq)| LogEntry { seq, ..LogEntry::from(new) }).collect();
+        let new: Vec<_> = new.map(|(new, seq)| LogEntry { seq, ..LogEntry::from(new) }).collect();
         let streams = upstream.asked_for(Route::Stream);
         upstream.replace_after(5, new);
         watched.live_at(10).await;
