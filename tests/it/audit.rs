@@ -42,7 +42,8 @@ impl Watched {
         comparisons: u32,
         requests: u32,
     ) -> Watched {
-        Watched::start_watching(place, upstream, quick(comparisons), requests).await
+        let check_shared = Limits::default().check_shared;
+        Watched::start_watching(place, upstream, quick(comparisons), requests, check_shared).await
     }
 
     async fn start_watching(
@@ -50,12 +51,13 @@ impl Watched {
         upstream: &FakeUpstream,
         times: WatchSettings,
         requests: u32,
+        check_shared: Duration,
     ) -> Watched {
         let limits = Limits {
             silence: Duration::from_millis(500),
             backoff_first: Duration::from_millis(20),
             backoff_longest: Duration::from_millis(200),
-            check_shared: Duration::from_millis(500),
+            check_shared,
             ..Limits::default()
         };
         let client = ExportClient::new(&upstream.url(), requests, "test", limits).unwrap();
@@ -453,7 +455,8 @@ async fn a_log_that_is_replaced_under_an_open_stream_is_noticed() {
         let mut told = tell();
         let log = entries(&told.story);
         let upstream = FakeUpstream::start(log.clone()).await;
-        let watched = Watched::start_with(&place, &upstream, 0, 0).await;
+        let often = Duration::from_millis(500);
+        let watched = Watched::start_watching(&place, &upstream, quick(0), 0, often).await;
         watched.live_at(7).await;
         // The first question, and from then on there is something to compare.
         for _ in 0..500 {
@@ -506,7 +509,8 @@ async fn honest(place: &Place, times: WatchSettings, seconds: u64) {
     let mut story = Story::seeded(5);
     let recovery = story.recovery.clone();
     let upstream = FakeUpstream::start([]).await;
-    let watched = Watched::start_watching(place, &upstream, times, 0).await;
+    let check_shared = Limits::default().check_shared;
+    let watched = Watched::start_watching(place, &upstream, times, 0, check_shared).await;
     watched.live_at(0).await;
     let begun = std::time::Instant::now();
     let mut beat = tokio::time::interval(Duration::from_millis(80));
