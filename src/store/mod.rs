@@ -168,6 +168,9 @@ pub struct Commit {
     pub cursor_before: i64,
     /// Cursor after the batch.
     pub cursor_after: i64,
+    /// The CID that the upstream stated under that number; none when it stated none. What is
+    /// stored stays where the cursor does not move.
+    pub cursor_cid: Option<String>,
     /// New operations, in any order. `nullified_by` may be set already when one operation of the
     /// batch nullifies another.
     pub operations: Vec<StoredOperation>,
@@ -196,6 +199,9 @@ pub struct Source {
     pub upstream: String,
     /// Last sequence number that is committed; 0 before the first.
     pub cursor: i64,
+    /// The CID that the upstream stated under that number, which need not be that of an operation
+    /// that we hold; none when it stated none.
+    pub cursor_cid: Option<String>,
     /// Raised by each follower that takes over.
     pub epoch: i64,
     /// When the log was caught up for the first time.

@@ -37,6 +37,7 @@ pub struct Part {
     pub(super) received_at: Timestamp,
     pub(super) cursor_before: i64,
     pub(super) cursor_after: i64,
+    pub(super) cursor_cid: Option<String>,
     pub(super) caught_up: bool,
     /// All of it came by the stream.
     pub(super) live: bool,
@@ -70,6 +71,7 @@ impl Assembly {
             commit: Commit {
                 cursor_before: part.cursor_before,
                 cursor_after: part.cursor_after,
+                cursor_cid: part.cursor_cid,
                 received_at_millis: part.received_at.millis(),
                 caught_up: part.caught_up,
                 operations: Vec::with_capacity(part.lines.len()),

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::assembly::{Assembly, Part, Prepared};
 use super::chains::{self, Chains};
+use super::stated::Stated;
 use crate::judge::{self, Candidate, Group, Place};
 use crate::metrics;
 use crate::plc::entry::{Received, Undecodable};
@@ -135,7 +136,8 @@ impl BatchJudge {
             decoded.truncate(stop);
             caught_up = false;
         }
-        let cursor_after = cursor_after(cursor, &decoded);
+        let cursor_after = cursor_after(cursor, decoded.iter().filter_map(number));
+        let cursor_cid = Stated::among(&lines, cursor_after).and_then(|stated| stated.cid);
         let ends = ends_of_unique_numbers(&decoded);
         let (mut lines, mut decoded) = (lines.into_iter(), decoded.into_iter());
         let mut from = 0;
@@ -149,6 +151,7 @@ impl BatchJudge {
                 cursor_before: cursor,
                 // The cursor moves with the last part only: after a crash all of it comes again.
                 cursor_after: if last { cursor_after } else { cursor },
+                cursor_cid: cursor_cid.clone().filter(|_| last),
                 caught_up: caught_up && last,
                 live,
             });
@@ -371,18 +374,23 @@ async fn on_cores<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     }
 }
 
-/// The cursor after lines: the number of the last one, where that is further than before, since
-/// an upstream sends them in order; should it not, the highest one rather than none at all.
-fn cursor_after(before: i64, decoded: &[Result<Received, Undecodable>]) -> i64 {
-    let number = |decoded: &Result<Received, Undecodable>| match decoded {
+/// The number that a line states.
+fn number(decoded: &Result<Received, Undecodable>) -> Option<i64> {
+    match decoded {
         Ok(received) => received.sequence,
         Err(Undecodable::UnknownType { sequence, .. } | Undecodable::Refused { sequence, .. }) => {
             *sequence
         }
         Err(Undecodable::NotJson(_)) => None,
-    };
-    let last = decoded.iter().rev().find_map(number).filter(|&last| last > before);
-    last.or_else(|| decoded.iter().filter_map(number).max()).unwrap_or(before).max(before)
+    }
+}
+
+/// The cursor after lines with these numbers: the last one, where that is further than before, since
+/// an upstream sends them in order; should it not, the highest one rather than none at all.
+pub(super) fn cursor_after(before: i64, numbers: impl Iterator<Item = i64>) -> i64 {
+    let (last, highest) =
+        numbers.fold((before, before), |(_, highest), number| (number, highest.max(number)));
+    if last > before { last } else { highest }
 }
 
 /// Where to cut a batch so that in no part two different operations claim one number; the last
@@ -422,10 +430,7 @@ mod tests {
 
     #[test]
     fn the_cursor_follows_the_last_line_that_leads_further() {
-        let cursor = |before, numbers: &[i64]| {
-            let lines: Vec<_> = numbers.iter().map(|&n| received(Some(n), 1)).collect();
-            cursor_after(before, &lines)
-        };
+        let cursor = |before, numbers: &[i64]| cursor_after(before, numbers.iter().copied());
         assert_eq!(cursor(4, &[]), 4);
         assert_eq!(cursor(4, &[5, 6, 7]), 7);
         // A number far ahead does not make us skip what comes after it.

@@ -11,6 +11,7 @@ mod batch;
 mod chains;
 mod rewind;
 mod source;
+mod stated;
 mod told;
 mod writer;
 
@@ -27,7 +28,8 @@ pub use assembly::{BACKDATED, Part, Prepared, RESTATED};
 pub use batch::{BatchJudge, Lines, NotJson, Parts};
 use rewind::RewindError;
 pub use rewind::UPSTREAM_REWOUND;
-use source::{Event, Reader, Shared};
+use source::{Event, Reader};
+use stated::Stated;
 use told::Told;
 use writer::Writer;
 
@@ -39,6 +41,9 @@ use crate::upstream::{Backoff, Batch, ExportClient, Origin, Priority, UpstreamFa
 /// Lines that are judged at once, at most: what one commit can take in a fraction of a second.
 /// With the pages on their way this bounds the memory of following to some tens of megabytes.
 const MAX_BATCH: usize = 4_000;
+/// Bytes of the lines that are judged at once, at most, apart from those of the last page: ten times
+/// what ordinary lines have.
+const MAX_BATCH_BYTES: usize = 32 << 20;
 /// Events between source and judge; the source itself holds a few pages more.
 const EVENTS: usize = 4;
 /// Judged batches that wait for the writer.
@@ -129,7 +134,8 @@ impl Follower {
             if !told.takes_up(&source) {
                 self.feed.interrupt();
             }
-            let checked = match self.check_upstream(&lease, &source, &shutdown).await {
+            let checking = self.check_upstream(&lease, &source, &shutdown);
+            let checked = match self.holding(&lease, checking).await {
                 Ok(checked) => checked,
                 Err(error) => {
                     // Kept, it would keep us out ourselves at the next attempt.
@@ -162,12 +168,18 @@ impl Follower {
                     pauses.sleep(&shutdown).await;
                 }
                 End::Rewound { cursor, from } => {
-                    let stepped = self.step_back(&lease, &told, cursor, from).await;
+                    let stepping = self.step_back(&lease, &told, cursor, from);
+                    let stepped = self.holding(&lease, stepping).await;
                     self.store.release(lease).await.ok();
-                    if let Err(error) = stepped {
-                        pauses.wait_out(error, &shutdown).await?;
+                    match stepped {
+                        Ok(true) => {}
+                        // It takes dozens of requests each time.
+                        Ok(false) => self.rest(&shutdown).await,
+                        Err(FollowError::Store(error)) => {
+                            pauses.wait_out(error, &shutdown).await?;
+                        }
+                        Err(other) => return Err(other),
                     }
-                    pauses.sleep(&shutdown).await;
                 }
                 End::Store(error) => {
                     self.store.release(lease).await.ok();
@@ -187,13 +199,17 @@ impl Follower {
         shutdown: &CancellationToken,
     ) -> Result<bool, FollowError> {
         let same = source.upstream == self.client.base();
-        if same || source.cursor == 0 {
+        if same {
+            return Ok(true);
+        }
+        if source.cursor == 0 {
+            self.store.set_upstream(lease, self.client.base()).await.map_err(FollowError::Store)?;
             return Ok(true);
         }
         let held = self.store.latest(COMPARED).await.map_err(FollowError::Store)?;
         for operation in &held {
             let Some(sequence) = operation.sequence else { continue };
-            let Some(lines) = self.lines_at(lease, sequence, shutdown).await? else {
+            let Some(lines) = self.lines_at(sequence, shutdown).await else {
                 return Ok(false);
             };
             let theirs = cid_at(&lines, sequence);
@@ -219,12 +235,7 @@ impl Follower {
 
     /// The upstream's line at this number, or the next one, if there is any: asked for until there
     /// is an answer; none when asked to end before.
-    async fn lines_at(
-        &self,
-        lease: &Lease,
-        sequence: i64,
-        shutdown: &CancellationToken,
-    ) -> Result<Option<Vec<Bytes>>, FollowError> {
+    async fn lines_at(&self, sequence: i64, shutdown: &CancellationToken) -> Option<Vec<Bytes>> {
         let mut said = None;
         let mut backoff = Backoff::new(self.client.limits());
         loop {
@@ -233,7 +244,7 @@ impl Follower {
                 Ok(lines) if !lines.iter().all(|line| is_json(line)) => {
                     UpstreamFault::Truncated { reason: "its only line is not JSON".to_owned() }
                 }
-                Ok(lines) => return Ok(Some(lines)),
+                Ok(lines) => return Some(lines),
                 Err(fault) => fault,
             };
             self.status.set_mode(Mode::Waiting);
@@ -242,38 +253,56 @@ impl Follower {
                     "another upstream than before cannot be compared with what we hold: {fault}; asked again until it can"
                 );
             }
-            // The lease is kept meanwhile.
-            let pause = backoff.after(&fault).min(RENEW);
             tokio::select! {
-                () = shutdown.cancelled() => return Ok(None),
-                () = sleep(pause) => self.store.renew(lease).await.map_err(FollowError::Store)?,
+                () = shutdown.cancelled() => return None,
+                () = sleep(backoff.after(&fault)) => {}
             }
         }
     }
 
+    /// The longest pause that an upstream which cannot be followed is left alone for.
+    async fn rest(&self, shutdown: &CancellationToken) {
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = sleep(self.client.limits().backoff_longest) => {}
+        }
+    }
+
+    /// Does something that may take longer than the lease runs.
+    async fn holding<T>(
+        &self,
+        lease: &Lease,
+        work: impl Future<Output = Result<T, FollowError>>,
+    ) -> Result<T, FollowError> {
+        tokio::select! {
+            done = work => done,
+            error = self.keep_lease(lease) => Err(FollowError::Store(error)),
+        }
+    }
+
     /// Puts the cursor back to what the upstream still has. Whatever fails is tried again at the
-    /// upstream's next refusal of the cursor.
+    /// upstream's next refusal of the cursor. False when it stays where it is.
     async fn step_back(
         &self,
         lease: &Lease,
         told: &Told,
         cursor: i64,
         from: i64,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, FollowError> {
         match rewind::step_back(&self.store, &self.client, cursor, from).await {
             Ok(Some(commit)) => {
                 told.begin();
-                self.store.commit(lease, &commit).await?;
+                self.store.commit(lease, &commit).await.map_err(FollowError::Store)?;
                 told.end(commit.cursor_after);
                 self.status.set_back(commit.cursor_after);
-                Ok(())
+                Ok(true)
             }
-            Ok(None) => Ok(()),
+            Ok(None) => Ok(false),
             Err(RewindError::Upstream(fault)) => {
                 tracing::warn!("to find what the upstream still has: {fault}");
-                Ok(())
+                Ok(false)
             }
-            Err(RewindError::Store(error)) => Err(error),
+            Err(RewindError::Store(error)) => Err(FollowError::Store(error)),
         }
     }
 
@@ -301,12 +330,8 @@ impl Follower {
             Ok(judge) => judge,
             Err(error) => return End::Store(error),
         };
-        let last = match self.store.sequences(&[cursor]).await {
-            Ok(held) => {
-                held.first().map(|held| Shared { sequence: cursor, cid: held.cid().to_string() })
-            }
-            Err(error) => return End::Store(error),
-        };
+        let cid = source.cursor_cid.clone();
+        let last = cid.map(|cid| Stated { sequence: cursor, cid: Some(cid) });
         pauses.reset();
         let writer = Writer {
             store: self.store.clone(),
@@ -327,7 +352,12 @@ impl Follower {
             error = renewal => return End::Store(error),
             written = &mut writer => return End::Store(written_error(written)),
         };
-        drop(reader);
+        if reader.is_finished()
+            && let Err(error) = reader.await
+            && let Ok(panic) = error.try_into_panic()
+        {
+            std::panic::resume_unwind(panic);
+        }
         // Everything that was judged is written before the session ends in order.
         match (writer.await, ended) {
             (Ok(Ok(())), end) => end,
@@ -387,11 +417,13 @@ impl Follower {
                 not_json,
             };
             // What has come meanwhile is judged with it: larger commits cost less a line.
-            while lines.lines.len() < MAX_BATCH {
+            let mut bytes = size(&lines.lines);
+            while lines.lines.len() < MAX_BATCH && bytes < MAX_BATCH_BYTES {
                 match events.try_recv() {
                     Ok(Event::Batch(batch)) => {
                         lines.caught_up = is_present(&batch);
                         lines.live &= batch.origin == Origin::Stream;
+                        bytes += size(&batch.lines);
                         lines.lines.extend(batch.lines);
                         lines.received_at = batch.received_at;
                     }
@@ -459,10 +491,13 @@ fn written_error(written: Result<Result<(), StoreError>, tokio::task::JoinError>
     }
 }
 
+fn size(lines: &[Bytes]) -> usize {
+    lines.iter().map(|line| line.len()).sum()
+}
+
 /// The CID that a page states for a sequence number.
 fn cid_at(lines: &[Bytes], sequence: i64) -> Option<String> {
-    let mut stated = lines.iter().filter_map(|line| source::stated(line));
-    stated.find(|stated| stated.sequence == sequence).map(|stated| stated.cid)
+    Stated::among(lines, sequence).and_then(|stated| stated.cid)
 }
 
 /// Pauses while the store is away: said once, not a thousand times.

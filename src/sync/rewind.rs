@@ -25,23 +25,28 @@ pub enum RewindError {
 }
 
 /// The last operation up to `from` that the upstream has under the number that we hold it under;
-/// none when they share nothing. Up to there both logs are the same up to some number and then
-/// never again, so that halving finds it: 27 requests for 100 million operations.
+/// none when they share nothing. It is looked for backwards in steps that double, so that what it
+/// lost once before, farther back, is not met; from there on both logs are the same up to some number
+/// and then never again, so that halving finds it.
 async fn last_shared(
     store: &Store,
     upstream: &ExportClient,
     from: i64,
 ) -> Result<Option<StoredOperation>, RewindError> {
     let (mut low, mut high) = (0, from);
-    let mut shared = None;
+    let (mut shared, mut step) = (None, 0_i64);
     while low < high {
-        // Rounded up, and without a sum that a number near the largest one would overflow.
-        let middle = high - (high - low) / 2;
-        let held = store.export_by_sequence(middle - 1, 1).await?.pop();
+        let place = match shared {
+            None => (high - step).max(1),
+            // Rounded up, and without a sum that a number near the largest one would overflow.
+            Some(_) => high - (high - low) / 2,
+        };
+        let held = store.export_by_sequence(place - 1, 1).await?.pop();
         let number = held.as_ref().and_then(|operation| operation.sequence);
         let Some((held, number)) = held.zip(number.filter(|number| *number <= high)) else {
-            // We hold nothing from the middle on.
-            high = middle - 1;
+            // We hold nothing from there on.
+            high = place - 1;
+            step = step.saturating_mul(2).saturating_add(1);
             continue;
         };
         let line = upstream.first_from(number, Priority::Following).await?;
@@ -49,7 +54,8 @@ async fn last_shared(
             low = number;
             shared = Some(held);
         } else {
-            high = middle - 1;
+            high = place - 1;
+            step = step.saturating_mul(2).saturating_add(1);
         }
     }
     Ok(shared)
@@ -58,7 +64,7 @@ async fn last_shared(
 /// The commit that puts the cursor back to what is shared, with a record of what the upstream has
 /// lost; none when there is no going back from the cursor.
 ///
-/// What both have from the number `from` on was read after the upstream had gone back. When it has
+/// What both have above the number `from` was read after the upstream had gone back. When it has
 /// lost nothing, the cursor is the number of a line that was refused, above all that there is.
 ///
 /// # Errors
@@ -72,7 +78,12 @@ pub async fn step_back(
 ) -> Result<Option<Commit>, RewindError> {
     let shared = last_shared(store, upstream, from).await?;
     let number = shared.as_ref().and_then(|shared| shared.sequence).unwrap_or(0);
+    if number == from {
+        tracing::info!(from, "the upstream has it again");
+        return Ok(None);
+    }
     let lost = store.export_by_sequence(number, 1).await?.pop();
+    let cursor_cid = shared.as_ref().map(|shared| shared.cid().to_string());
     let record = match (shared, lost) {
         (Some(shared), Some(lost)) => Some(record(store, upstream, &shared, &lost).await?),
         (None, Some(_)) => {
@@ -94,6 +105,7 @@ pub async fn step_back(
     Ok(Some(Commit {
         cursor_before: cursor,
         cursor_after: number,
+        cursor_cid,
         divergences: record.into_iter().collect(),
         received_at_millis: Timestamp::from(SystemTime::now()).millis(),
         ..Commit::default()

@@ -4,10 +4,13 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use futures::future::OptionFuture;
 use metrics::counter;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
+use super::batch;
+use super::stated::Stated;
 use crate::live::{Mode, Status};
 use crate::plc::Timestamp;
 use crate::upstream::{
@@ -42,15 +45,6 @@ pub enum Event {
     Rewound { from: i64 },
 }
 
-/// The operation that both sides had last, as the upstream stated it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shared {
-    /// Its number.
-    pub sequence: i64,
-    /// Its CID.
-    pub cid: String,
-}
-
 /// The follower has gone.
 #[derive(Debug)]
 pub struct Gone;
@@ -67,26 +61,28 @@ pub struct Reader {
     said: Option<&'static str>,
     /// Until when the upstream is only paged, since it has no stream.
     streamless_until: Option<Instant>,
-    /// What was handed over last.
-    shared: Option<Shared>,
-    /// What that was when the upstream was asked last. It does not come from a log that took the
-    /// place of the other one unnoticed since.
-    anchor: Option<Shared>,
+    /// What the upstream stated for the cursor's number.
+    last: Option<Stated>,
+    /// What that was when the upstream was asked for it last. What took the place of the log
+    /// unnoticed since then, without a fault in between, does not have it.
+    anchor: Option<Stated>,
     /// When the upstream was asked last whether it still has what it gave us; none while that is in
     /// doubt, as it is after every fault.
     checked: Option<Instant>,
     /// Between two such questions while the answer is not the one that is hoped for.
     check_again: Backoff,
-    /// How often in a row the upstream looked as if it had gone back.
-    rewinds: u32,
+    /// How often in a row the upstream did not have what it gave us.
+    missing: u32,
+    /// How often in a row its stream did not know our cursor.
+    unknown: u32,
 }
 
 impl Reader {
-    /// A reader of what comes after this sequence number, and after this operation, if it is held.
+    /// A reader of what comes after this sequence number, for which the upstream stated this.
     pub fn new(
         client: ExportClient,
         cursor: i64,
-        shared: Option<Shared>,
+        last: Option<Stated>,
         events: mpsc::Sender<Event>,
         status: Arc<Status>,
     ) -> Reader {
@@ -99,10 +95,11 @@ impl Reader {
             cursor,
             said: None,
             streamless_until: None,
-            shared,
-            anchor: None,
+            anchor: last.clone(),
+            last,
             checked: None,
-            rewinds: 0,
+            missing: 0,
+            unknown: 0,
         }
     }
 
@@ -129,58 +126,46 @@ impl Reader {
         self.after_stream(fault).await
     }
 
-    /// Whether what was fetched comes after what we hold. A log that was restored from a backup and
-    /// has grown past the cursor since cannot be told by its numbers. It is asked after the fetching:
-    /// a log that still has what we share had it when the page was made.
-    async fn check_shared(&mut self) -> Result<bool, Gone> {
-        let asked = match self.checked {
-            Some(_) if !self.check_is_due() => return Ok(true),
-            Some(_) => self.anchor.clone(),
-            None => self.shared.clone(),
-        };
-        let fault = match self.still_there(asked).await {
-            Ok(None) => return Ok(true),
-            Ok(Some(gone_back)) => gone_back,
-            // Nothing is taken before it is known: who was away may come back from a backup.
-            Err(fault) => return self.put_off_check(&fault).await,
-        };
-        match fault {
-            UpstreamFault::GoneBack { sequence } if self.has_gone_back() => {
-                self.say(&fault, Duration::ZERO);
-                self.send(Event::Rewound { from: sequence }).await?;
-                Ok(false)
-            }
-            _ => self.put_off_check(&fault).await,
+    /// Whether what was fetched comes after what we have read. A log that was restored from a backup
+    /// and has grown past the cursor since cannot be told by its numbers. It is asked after the
+    /// fetching: a log that still has what it gave us had it when the page was made.
+    async fn check(&mut self) -> Result<bool, Gone> {
+        if !self.check_is_due() {
+            return Ok(true);
         }
+        let mut stated: Vec<Stated> = self.anchor.iter().chain(&self.last).cloned().collect();
+        stated.dedup();
+        for stated in stated {
+            let fault = UpstreamFault::GoneBack { sequence: stated.sequence };
+            let from = stated.sequence;
+            match still_has(self.client.clone(), stated).await {
+                Ok(true) => continue,
+                Ok(false) => self.missing += 1,
+                // Nothing is taken before it is known: who was away may come back from a backup.
+                Err(fault) => return self.put_off_check(&fault).await,
+            }
+            if self.missing < REWINDS {
+                return self.put_off_check(&fault).await;
+            }
+            self.say(&fault, Duration::ZERO);
+            self.send(Event::Rewound { from }).await?;
+            return Ok(false);
+        }
+        self.is_the_same();
+        Ok(true)
     }
 
-    /// Whether it has looked so for often enough.
-    fn has_gone_back(&mut self) -> bool {
-        self.rewinds = (self.rewinds + 1) % REWINDS;
-        self.rewinds == 0
-    }
-
-    /// Whether nothing was wrong for so long that it is to be asked.
+    /// Whether it is in doubt, or nothing was wrong for so long that it is to be asked.
     fn check_is_due(&self) -> bool {
         self.checked.is_none_or(|at| at.elapsed() >= self.client.limits().check_shared)
     }
 
-    /// Asks whether the upstream still has this, and says what is wrong when it has not.
-    async fn still_there(
-        &mut self,
-        asked: Option<Shared>,
-    ) -> Result<Option<UpstreamFault>, UpstreamFault> {
-        if let Some(shared) = asked {
-            let line = self.client.first_from(shared.sequence, Priority::Following).await?;
-            if line.and_then(|line| stated(&line)).as_ref() != Some(&shared) {
-                return Ok(Some(UpstreamFault::GoneBack { sequence: shared.sequence }));
-            }
-            self.rewinds = 0;
-            self.check_again.reset();
-        }
+    /// The upstream still has what it gave us.
+    fn is_the_same(&mut self) {
         self.checked = Some(Instant::now());
-        self.anchor = self.shared.clone();
-        Ok(None)
+        self.anchor = self.last.clone();
+        self.missing = 0;
+        self.check_again.reset();
     }
 
     /// False, since nothing is known yet.
@@ -204,7 +189,7 @@ impl Reader {
         while let Some(fetched) = pages.next().await {
             match fetched {
                 Fetched::Batch(batch) => {
-                    if !self.check_shared().await? {
+                    if !self.check().await? {
                         return Ok(false);
                     }
                     if std::mem::take(&mut resumed) {
@@ -214,7 +199,7 @@ impl Reader {
                     if let Origin::Page { next, .. } = batch.origin {
                         self.cursor = self.cursor.max(next);
                     }
-                    self.shared = last_stated(&batch, self.cursor).or(self.shared.take());
+                    self.last = Stated::among(&batch.lines, self.cursor).or(self.last.take());
                     self.send(Event::Batch(batch)).await?;
                 }
                 Fetched::Fault { fault, retry_in } => {
@@ -236,37 +221,48 @@ impl Reader {
         tracing::info!(cursor = self.cursor, "following the stream");
         counter!("plc_upstream_streams_total").increment(1);
         self.send(Event::Mode(Mode::Live)).await?;
+        // A stream may go on over a database that was restored underneath. It is read on while that
+        // is asked.
+        let mut question = OptionFuture::default();
         loop {
-            // A stream may go on over a database that was restored underneath.
             if self.check_is_due() {
-                match self.still_there(self.anchor.clone()).await {
-                    Ok(None) => {}
-                    Ok(Some(gone_back)) => {
-                        // What came since is of the other log.
-                        self.shared = self.anchor.take();
-                        return Ok(gone_back);
-                    }
-                    // The stream goes on, and it is asked again when it is due the next time.
-                    Err(fault) => {
-                        self.say(&fault, self.client.limits().check_shared);
+                match self.anchor.clone() {
+                    Some(anchor) => {
                         self.checked = Some(Instant::now());
+                        let asking = still_has(self.client.clone(), anchor);
+                        question = Some(Box::pin(asking)).into();
                     }
+                    None => self.is_the_same(),
                 }
             }
-            let next = tokio::time::timeout(SIGN_OF_LIFE, stream.next()).await;
-            match next {
-                Ok(Ok(batch)) => {
-                    self.backoff.reset();
-                    self.said = None;
-                    let numbers = batch.lines.iter().filter_map(|line| sequence_of(line));
-                    self.cursor = numbers.fold(self.cursor, i64::max);
-                    self.shared = last_stated(&batch, self.cursor).or(self.shared.take());
-                    self.send(Event::Batch(batch)).await?;
+            tokio::select! {
+                Some(answer) = &mut question => {
+                    question = OptionFuture::default();
+                    match answer {
+                        Ok(true) => self.is_the_same(),
+                        // What came since is of the other log.
+                        Ok(false) => {
+                            self.last = self.anchor.clone();
+                            let sequence = self.last.as_ref().map_or(0, |last| last.sequence);
+                            return Ok(UpstreamFault::GoneBack { sequence });
+                        }
+                        // The stream goes on, and it is asked again when it is due the next time.
+                        Err(fault) => self.say(&fault, self.client.limits().check_shared),
+                    }
                 }
-                Ok(Err(fault)) => return Ok(fault),
-                Err(_) => {
-                    let heard = Timestamp::from(SystemTime::now()) - stream.silent_for();
-                    self.send(Event::Quiet(heard)).await?;
+                next = tokio::time::timeout(SIGN_OF_LIFE, stream.next()) => match next {
+                    Ok(Ok(batch)) => {
+                        self.backoff.reset();
+                        (self.said, self.unknown) = (None, 0);
+                        self.cursor = cursor_after(self.cursor, &batch);
+                        self.last = Stated::among(&batch.lines, self.cursor).or(self.last.take());
+                        self.send(Event::Batch(batch)).await?;
+                    }
+                    Ok(Err(fault)) => return Ok(fault),
+                    Err(_) => {
+                        let heard = Timestamp::from(SystemTime::now()) - stream.silent_for();
+                        self.send(Event::Quiet(heard)).await?;
+                    }
                 }
             }
         }
@@ -275,13 +271,12 @@ impl Reader {
     /// What to do when the stream has ended: always pages next, sooner or later.
     async fn after_stream(&mut self, fault: UpstreamFault) -> Result<(), Gone> {
         self.checked = None;
-        match fault {
-            UpstreamFault::FutureCursor if self.has_gone_back() => {
+        if matches!(fault, UpstreamFault::FutureCursor) {
+            self.unknown += 1;
+            if self.unknown == REWINDS {
                 self.say(&fault, Duration::ZERO);
                 return self.send(Event::Rewound { from: self.cursor }).await;
             }
-            UpstreamFault::FutureCursor => {}
-            _ => self.rewinds = 0,
         }
         let pause = match fault {
             UpstreamFault::OutdatedCursor => Duration::ZERO,
@@ -336,28 +331,15 @@ impl Reader {
     }
 }
 
-/// The number and the CID that a line states.
-pub fn stated(line: &[u8]) -> Option<Shared> {
-    #[derive(serde::Deserialize)]
-    struct Stated {
-        seq: i64,
-        cid: String,
-    }
-    let Stated { seq: sequence, cid } = serde_json::from_slice(line).ok()?;
-    Some(Shared { sequence, cid })
+/// Whether the upstream has this line, which it stated before, still.
+async fn still_has(client: ExportClient, stated: Stated) -> Result<bool, UpstreamFault> {
+    let line = client.first_from(stated.sequence, Priority::Following).await?;
+    Ok(line.and_then(|line| Stated::of(&line)) == Some(stated))
 }
 
-/// What a batch states for this number, usually in its last line.
-fn last_stated(batch: &Batch, sequence: i64) -> Option<Shared> {
-    let lines = batch.lines.iter().rev();
-    lines.filter_map(|line| stated(line)).find(|stated| stated.sequence == sequence)
-}
-
-/// The sequence number that a message states.
-fn sequence_of(message: &[u8]) -> Option<i64> {
-    #[derive(serde::Deserialize)]
-    struct Numbered {
-        seq: i64,
-    }
-    serde_json::from_slice(message).ok().map(|Numbered { seq }| seq)
+/// The cursor after messages of the stream.
+fn cursor_after(cursor: i64, batch: &Batch) -> i64 {
+    let numbers =
+        || batch.lines.iter().filter_map(|line| Stated::of(line)).map(|line| line.sequence);
+    batch::cursor_after(cursor, numbers())
 }

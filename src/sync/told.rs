@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     fn source(epoch: i64, cursor: i64) -> Source {
-        Source { upstream: String::new(), cursor, epoch, caught_up_at: None }
+        Source { upstream: String::new(), cursor, cursor_cid: None, epoch, caught_up_at: None }
     }
 
     #[test]

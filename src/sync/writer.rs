@@ -129,6 +129,7 @@ impl Prepared {
         let Commit {
             cursor_before: _,
             cursor_after,
+            cursor_cid,
             operations,
             nullified,
             numbered,
@@ -140,6 +141,9 @@ impl Prepared {
         } = next.commit;
         self.batch = next.batch;
         self.known += next.known;
+        if cursor_after != self.commit.cursor_after {
+            self.commit.cursor_cid = cursor_cid;
+        }
         self.commit.cursor_after = cursor_after;
         self.commit.operations.extend(operations);
         self.commit.nullified.extend(nullified);

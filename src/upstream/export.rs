@@ -198,13 +198,22 @@ impl ExportClient {
         }
     }
 
-    /// The first line of the export at this number or above it; none at its end.
+    /// The first line of the export at this number or above it; none at its end. Damage on the way
+    /// is gone when it is asked for again; one without a number in the end is what they have.
     pub async fn first_from(
         &self,
         sequence: i64,
         priority: Priority,
     ) -> Result<Option<Bytes>, UpstreamFault> {
-        Ok(self.lines(sequence - 1, 1, priority).await?.pop())
+        let mut attempts = 0;
+        loop {
+            let line = self.lines(sequence - 1, 1, priority).await?.pop();
+            attempts += 1;
+            let is_entry = line.as_ref().is_none_or(|line| number(line).is_some());
+            if is_entry || attempts >= self.limits.stuck_attempts {
+                return Ok(line);
+            }
+        }
     }
 
     async fn answer(&self, path: &str, priority: Priority) -> Result<Answer, UpstreamFault> {

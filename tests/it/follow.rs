@@ -16,7 +16,7 @@ use plc_replica::live::{Feed, Mode, Status};
 use plc_replica::plc::signature::{NativeVerifier, PlainVerifier, Tables};
 use plc_replica::plc::{Cid, Did};
 use plc_replica::serve::{self, ServeSettings, ServeState};
-use plc_replica::store::Store;
+use plc_replica::store::{Store, StoredDivergence};
 use plc_replica::sync::{FollowError, Follower};
 use plc_replica::upstream::{ExportClient, Limits};
 use serde_json::Value;
@@ -540,7 +540,7 @@ async fn a_number_beyond_all_others_is_gone_back_from() {
             let line = line.clone();
             upstream.fail(Route::Export, 1, Fault::edited(move |lines| lines.push(line.clone())));
             let replica = Running::start(&place.url, &upstream.url()).await;
-            replica.live_at(number).await;
+            eventually("above all", || replica.status.sequence() == number).await;
             upstream.append_all(late.to_vec());
             let last = late.last().unwrap().seq;
             let reached = || replica.status.sequence() == last;
@@ -551,6 +551,92 @@ async fn a_number_beyond_all_others_is_gone_back_from() {
             assert_eq!(replica.store.divergences(None, None, None, 0, 10).await.unwrap(), []);
             replica.end().await;
         }
+    }
+}
+
+/// What is on record of going back.
+async fn rewinds(store: &Store) -> Vec<StoredDivergence> {
+    store.divergences(None, Some("upstream-rewound"), None, 0, 10).await.unwrap()
+}
+
+/// The same by the stream, after operations.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_beyond_all_others_is_gone_back_from() {
+    let log = entries(&lives(36, 12));
+    let (early, late) = log.split_at(10);
+    for place in places().await {
+        let upstream = FakeUpstream::start(early.to_vec()).await;
+        let replica = Running::start(&place.url, &upstream.url()).await;
+        replica.live_at(10).await;
+        upstream.say(r#"{"type":"notice","seq":9000000000000000000}"#);
+        eventually("above all", || replica.status.sequence() > 10).await;
+        upstream.close_streams(1012, "restart");
+        upstream.append_all(late.to_vec());
+        let last = late.last().unwrap().seq;
+        let reached = || replica.status.sequence() == last;
+        eventually("read on from what is held", reached).await;
+        assert_eq!(rewinds(&replica.store).await, []);
+        replica.end().await;
+    }
+}
+
+/// An upstream that goes back while nobody follows, and grows past the cursor again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_was_replaced_meanwhile_is_noticed_where_the_last_line_was_refused() {
+    let log = entries(&lives(37, 20));
+    for place in places().await {
+        let upstream = FakeUpstream::start(log[..9].to_vec()).await;
+        // The last line is refused: its operation does not have the CID that is stated.
+        upstream.alter(9, |entry| entry.cid = log[0].cid.clone());
+        let replica = Running::start(&place.url, &upstream.url()).await;
+        replica.live_at(9).await;
+        assert_eq!(kinds_of_refusals(&replica.store).await.get(&9).unwrap(), "cid-mismatch");
+        drop(replica.end().await);
+
+        let strangers = entries(&lives(38, 8));
+        let renumbered = strangers.iter().zip(8..);
+        let renumbered = renumbered.map(|(entry, seq)| LogEntry { seq, ..entry.clone() });
+        upstream.replace_after(7, renumbered.collect());
+        let replica = Running::start(&place.url, &upstream.url()).await;
+        let last = 7 + strangers.len() as i64;
+        replica.live_at(last).await;
+        // Number 8 is ours, and what the upstream gives it to now is kept.
+        assert_eq!(kinds_of_refusals(&replica.store).await.get(&8).unwrap(), "sequence-conflict");
+        assert!(!replica.store.sequences(&[9]).await.unwrap().is_empty());
+        let records = replica.store.divergences(None, None, None, 0, 10).await.unwrap();
+        let kinds: Vec<_> = records.iter().map(|record| &*record.divergence.kind).collect();
+        assert_eq!(kinds, ["upstream-rewound"]);
+        replica.end().await;
+    }
+}
+
+/// Where the upstream has gone back, what it gives our numbers to since then is no further going
+/// back when following begins again in the middle of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_among_numbers_that_were_given_again_raises_no_alarm() {
+    let log = entries(&lives(37, 20));
+    let strangers = entries(&lives(38, 8));
+    for place in places().await {
+        let upstream = FakeUpstream::start(log[..9].to_vec()).await;
+        let replica = Running::start(&place.url, &upstream.url()).await;
+        replica.live_at(9).await;
+        let renumbered = strangers.iter().zip(6..);
+        let renumbered: Vec<_> =
+            renumbered.map(|(entry, seq)| LogEntry { seq, ..entry.clone() }).collect();
+        upstream.replace_after(5, renumbered[..2].to_vec());
+        upstream.close_streams(1012, "restart");
+        let back = || replica.status.sequence() == 7 && replica.status.mode() == Mode::Live;
+        eventually("among the numbers that were given again", back).await;
+        let before = rewinds(&replica.store).await;
+        assert_eq!(before.len(), 1);
+        drop(replica.end().await);
+
+        let replica = Running::start(&place.url, &upstream.url()).await;
+        replica.live_at(7).await;
+        upstream.append_all(renumbered[2..].iter().cloned());
+        replica.live_at(5 + strangers.len() as i64).await;
+        assert_eq!(rewinds(&replica.store).await, before);
+        replica.end().await;
     }
 }
 

@@ -26,6 +26,7 @@ use crate::store::{
 /// the log has ended before this commit, say which operations the commit adds to it.
 const ADVANCE: &str = "UPDATE sources SET
         cursor = $3,
+        cursor_cid = CASE WHEN cursor = $3 THEN cursor_cid ELSE $11 END,
         lease_until = clock_timestamp() + make_interval(secs => $4),
         caught_up_at = CASE WHEN $5 THEN coalesce(caught_up_at, $6) ELSE caught_up_at END,
         operations = operations + $7,
@@ -184,7 +185,8 @@ async fn begin(
     let added = commit.operations.iter().filter_map(|new| new.sequence);
     let numbered = commit.numbered.iter().map(|(_, _, number)| *number);
     let highest = added.chain(numbered).max().unwrap_or(0);
-    let parameters: [&(dyn ToSql + Sync); 10] = [
+    let cursor_cid = commit.cursor_cid.as_ref().map(|cid| cid.as_bytes());
+    let parameters: [&(dyn ToSql + Sync); 11] = [
         &lease.epoch,
         &commit.cursor_before,
         &commit.cursor_after,
@@ -195,6 +197,7 @@ async fn begin(
         &identities,
         &keeps_claims,
         &highest,
+        &cursor_cid,
     ];
     let copying = async {
         if commit.operations.is_empty() {

@@ -8,9 +8,10 @@ use crate::store::StoreError;
 
 /// Applied in this order, each once, each in a transaction. A released file is never edited:
 /// its digest is recorded in every database that it was applied to.
-const MIGRATIONS: [(&str, &str); 2] = [
+const MIGRATIONS: [(&str, &str); 3] = [
     ("0001_log", include_str!("../../../migrations/postgres/0001_log.sql")),
     ("0002_readable", include_str!("../../../migrations/postgres/0002_readable.sql")),
+    ("0003_cursor_cid", include_str!("../../../migrations/postgres/0003_cursor_cid.sql")),
 ];
 
 /// Number of the advisory lock that one process at a time holds while it migrates: "plc" in ASCII.

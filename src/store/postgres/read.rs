@@ -96,7 +96,7 @@ const NEXT_HISTORIES: &str = concat!(
 
 const NEXT_IDENTITY: &str = "SELECT did FROM operations WHERE did > $1 ORDER BY did LIMIT 1";
 
-const SOURCE: &str = "SELECT upstream, cursor, epoch, caught_up_at FROM sources";
+const SOURCE: &str = "SELECT upstream, cursor, epoch, caught_up_at, cursor_cid FROM sources";
 
 const REFUSALS: &str =
     concat!("SELECT ", refusal_columns!(), " FROM refusals WHERE id > $1 ORDER BY id LIMIT $2");

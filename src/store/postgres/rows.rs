@@ -156,7 +156,7 @@ pub(super) fn open_divergence(row: &Row) -> Result<(i64, String, String), StoreE
     Ok((column(TABLE, row, 0)?, column(TABLE, row, 1)?, text(TABLE, row, 2)?))
 }
 
-/// From `upstream, cursor, epoch, caught_up_at`.
+/// From `upstream, cursor, epoch, caught_up_at, cursor_cid`.
 pub(super) fn source(row: &Row) -> Result<Source, StoreError> {
     const TABLE: &str = "sources";
     Ok(Source {
@@ -164,5 +164,6 @@ pub(super) fn source(row: &Row) -> Result<Source, StoreError> {
         cursor: column(TABLE, row, 1)?,
         epoch: column(TABLE, row, 2)?,
         caught_up_at: optional_time(TABLE, row, 3)?,
+        cursor_cid: optional_text(TABLE, row, 4)?,
     })
 }

@@ -38,7 +38,7 @@ const DURABLY: &str = "BEGIN; SET LOCAL synchronous_commit = on";
 const TAKE_LEASE: &str = "UPDATE sources
     SET epoch = epoch + 1, lease_until = clock_timestamp() + make_interval(secs => $1)
     WHERE lease_until IS NULL OR lease_until < clock_timestamp()
-    RETURNING upstream, cursor, epoch, caught_up_at";
+    RETURNING upstream, cursor, epoch, caught_up_at, cursor_cid";
 
 const LEASE_LEFT: &str =
     "SELECT extract(epoch FROM lease_until - clock_timestamp())::float8 FROM sources";
@@ -51,7 +51,8 @@ const RELEASE: &str = "UPDATE sources SET lease_until = NULL WHERE epoch = $1";
 const SET_UPSTREAM: &str = "UPDATE sources SET upstream = $2 WHERE epoch = $1";
 
 /// Waits for a transaction on the row that may still be under way on a connection that broke.
-const SOURCE_SETTLED: &str = "SELECT upstream, cursor, epoch, caught_up_at FROM sources FOR UPDATE";
+const SOURCE_SETTLED: &str =
+    "SELECT upstream, cursor, epoch, caught_up_at, cursor_cid FROM sources FOR UPDATE";
 
 const STATEMENTS: &[&str] =
     &[CREATE_SOURCE, TAKE_LEASE, LEASE_LEFT, RENEW, RELEASE, SET_UPSTREAM, SOURCE_SETTLED];

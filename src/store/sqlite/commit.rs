@@ -25,6 +25,7 @@ const CURSOR: &str = "SELECT cursor FROM sources";
 
 const ADVANCE: &str = "UPDATE sources SET
     cursor = ?1,
+    cursor_cid = CASE WHEN cursor = ?1 THEN cursor_cid ELSE ?6 END,
     caught_up_at = CASE WHEN ?2 THEN coalesce(caught_up_at, ?3) ELSE caught_up_at END,
     operations = operations + ?4,
     identities = identities + ?5";
@@ -397,6 +398,7 @@ fn advance(transaction: &Transaction, commit: &Commit) -> Result<(), StoreError>
         commit.received_at_millis,
         commit.operations.len() as i64,
         identities as i64,
+        commit.cursor_cid,
     ])?;
     Ok(())
 }

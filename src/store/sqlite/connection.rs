@@ -11,7 +11,10 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use crate::store::StoreError;
 
 /// The steps from an empty file to the tables of today; `user_version` counts those taken.
-const MIGRATIONS: &[&str] = &[include_str!("../../../migrations/sqlite/0001_log.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../../../migrations/sqlite/0001_log.sql"),
+    include_str!("../../../migrations/sqlite/0002_cursor_cid.sql"),
+];
 
 /// Bytes of a page, fixed when the file is created. A row takes some 180 bytes, so of every page a
 /// few hundredths are wasted at its end.

@@ -34,7 +34,8 @@ const MORE_ENTRIES: &str =
 
 const DID_OF: &str = "SELECT did FROM operations WHERE sequence = ?1";
 
-pub(super) const SOURCE: &str = "SELECT upstream, cursor, epoch, caught_up_at FROM sources";
+pub(super) const SOURCE: &str =
+    "SELECT upstream, cursor, epoch, caught_up_at, cursor_cid FROM sources";
 
 const REFUSALS: &str =
     concat!("SELECT ", refusal_columns!(), " FROM refusals WHERE id > ?1 ORDER BY id LIMIT ?2");

@@ -98,13 +98,14 @@ pub(super) fn load_interned(
     Ok(())
 }
 
-/// From `upstream, cursor, epoch, caught_up_at`.
+/// From `upstream, cursor, epoch, caught_up_at, cursor_cid`.
 pub(super) fn source(row: &Row) -> rusqlite::Result<Source> {
     Ok(Source {
         upstream: row.get(0)?,
         cursor: row.get(1)?,
         epoch: row.get(2)?,
         caught_up_at: row.get::<_, Option<i64>>(3)?.map(Timestamp::from_millis),
+        cursor_cid: row.get(4)?,
     })
 }
 
