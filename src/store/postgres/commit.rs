@@ -157,9 +157,11 @@ impl Postgres {
         Ok(noted)
     }
 
-    /// Who writes now, for a commit that found another epoch or cursor than its own.
+    /// Who writes now, for a commit that found another epoch or cursor than its own. The commit has
+    /// its turn still, so that a doubt about an earlier one cannot be waited out here; and it need
+    /// not be, since the comparison has waited for the row.
     async fn lost_lease(&self, lease: &Lease, commit: &Commit) -> Result<StoreError, StoreError> {
-        let now = match self.source().await? {
+        let now = match self.committed_source().await? {
             Some(now) => format!("the epoch is {} and the cursor {}", now.epoch, now.cursor),
             None => "nothing is followed".to_owned(),
         };
