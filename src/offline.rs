@@ -20,9 +20,12 @@ use crate::plc::{Cid, Did, Timestamp};
 
 /// Shares that the identities are dealt out to: enough for the cores of most machines.
 const SHARES: usize = 16;
-/// Operations whose chains a share keeps in memory, 400,000 in all: about 150 MB. The rest is in
-/// its temporary database.
-const MAX_LINKS: usize = 25_000;
+/// Memory of the chains that a share keeps there, 160 MB in all: about 400,000 operations. The rest
+/// is in its temporary database.
+const MAX_BYTES: usize = 10 << 20;
+/// What an identity takes there beside its chain: its place in the list and in the table, half of
+/// which may be empty.
+const IDENTITY: usize = 160;
 
 /// A line that was not accepted, or whose flag is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -262,8 +265,9 @@ fn undecodable_finding(line: u64, undecodable: Undecodable) -> Finding {
 
 /// All chains of a share so far.
 struct Chains {
-    recent: LruCache<Did, Chain, RandomState>,
-    links: usize,
+    /// Each with what it takes.
+    recent: LruCache<Did, (Chain, usize), RandomState>,
+    bytes: usize,
     spilled: Option<Spilled>,
 }
 
@@ -279,7 +283,7 @@ impl Default for Chains {
     fn default() -> Chains {
         Chains {
             recent: LruCache::unbounded_with_hasher(RandomState::new()),
-            links: 0,
+            bytes: 0,
             spilled: None,
         }
     }
@@ -287,8 +291,8 @@ impl Default for Chains {
 
 impl Chains {
     fn take(&mut self, did: &Did) -> Result<Chain, SpillError> {
-        if let Some(chain) = self.recent.pop(did) {
-            self.links -= chain.links().len();
+        if let Some((chain, bytes)) = self.recent.pop(did) {
+            self.bytes -= bytes;
             return Ok(chain);
         }
         let Some(spilled) = self.spilled.as_ref().filter(|spilled| spilled.has_mark(did)) else {
@@ -306,9 +310,10 @@ impl Chains {
         if chain.links().is_empty() {
             return Ok(());
         }
-        self.links += chain.links().len();
-        self.recent.push(did, chain);
-        if self.links > MAX_LINKS {
+        let bytes = IDENTITY + chain.bytes();
+        self.bytes += bytes;
+        self.recent.push(did, (chain, bytes));
+        if self.bytes > MAX_BYTES {
             self.spill()?;
         }
         Ok(())
@@ -321,9 +326,9 @@ impl Chains {
             None => Spilled::open()?,
         };
         spilled.connection.execute_batch("BEGIN")?;
-        while self.links > MAX_LINKS / 2 {
-            let Some((did, chain)) = self.recent.pop_lru() else { break };
-            self.links -= chain.links().len();
+        while self.bytes > MAX_BYTES / 2 {
+            let Some((did, (chain, bytes))) = self.recent.pop_lru() else { break };
+            self.bytes -= bytes;
             spilled.put(&did, &chain)?;
         }
         spilled.connection.execute_batch("COMMIT")?;
@@ -456,14 +461,22 @@ mod tests {
             Did::from_bytes(bytes)
         };
         let many: Vec<Link> = (0..=255).map(link).collect();
-        let identities = (MAX_LINKS / many.len() * 2) as u32;
+        let chain = Chain::from_links(many.clone());
+        let identities = (MAX_BYTES / chain.bytes() * 2) as u32;
         for n in 0..identities {
-            chains.put(did(n), Chain::from_links(many.clone())).unwrap();
+            chains.put(did(n), chain.clone()).unwrap();
         }
-        assert!(chains.spilled.is_some() && chains.links <= MAX_LINKS);
+        assert!(chains.spilled.is_some() && chains.bytes <= MAX_BYTES);
         for n in [0, identities / 2, identities - 1] {
             assert_eq!(chains.take(&did(n)).unwrap().links(), many);
         }
         assert!(chains.take(&did(identities)).unwrap().links().is_empty());
+
+        // One operation whose keys, without a letter, take all the room.
+        let keys = vec![Box::default(); MAX_BYTES / size_of::<Box<str>>()].into();
+        let vast = Chain::from_links(vec![Link { rotation_keys: keys, ..link(1) }]);
+        chains.put(did(identities), vast.clone()).unwrap();
+        assert!(chains.recent.is_empty() && chains.bytes == 0);
+        assert_eq!(chains.take(&did(identities)).unwrap(), vast);
     }
 }

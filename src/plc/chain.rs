@@ -11,6 +11,8 @@ use super::timestamp::Timestamp;
 
 /// Links up to which a chain takes no more memory than it needs.
 const FEW: usize = 4;
+/// What an allocation takes beside what was asked for, about.
+const ALLOCATION: usize = 16;
 /// How long after the first operation that it nullifies a recovery may come; exactly this long is
 /// in time.
 pub const RECOVERY_WINDOW: Duration = Duration::from_secs(72 * 60 * 60);
@@ -236,6 +238,16 @@ impl Chain {
     /// All links, nullified ones included, ascending by `created_at`.
     pub fn links(&self) -> &[Link] {
         &self.links
+    }
+
+    /// Bytes of memory that it takes, about. Upstreams decide how many keys an operation lists and
+    /// how long they are: what a chain takes cannot be told from the number of its links.
+    pub fn bytes(&self) -> usize {
+        let of_keys = |keys: &[Box<str>]| -> usize {
+            keys.iter().map(|key| size_of_val(key) + ALLOCATION + key.len()).sum()
+        };
+        let of_link = |link: &Link| size_of_val(link) + ALLOCATION + of_keys(&link.rotation_keys);
+        self.links.iter().map(of_link).sum()
     }
 
     /// The newest operation that is not nullified.

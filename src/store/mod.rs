@@ -120,7 +120,8 @@ pub enum Rejudged {
 }
 
 /// A difference between what we hold and what somebody else says, with both sides' evidence.
-/// One record an (source, DID, kind, subject): seeing it again moves `last_seen` only.
+/// One record an (source, DID, kind, subject): seeing it again moves `last_seen` only, unless it was
+/// closed; then it is open again, with the evidence of this time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewDivergence {
     /// Who says otherwise: the URL of an upstream, or the name of a file.

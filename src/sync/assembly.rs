@@ -174,15 +174,17 @@ impl Assembly {
         let received = &candidate.received;
         let held = groups.get(&received.did).and_then(|group| group.chain.find(&received.cid));
         let Some(held) = held else { return };
-        if let Place::Kept(id) = candidate.place {
-            self.commit.rejudged.push(Rejudged::Accepted { id });
-        }
-        if let Some(number) = restated.numbered {
-            match candidate.number_held_by {
-                None => self.commit.numbered.push((received.did, held.created_at, number)),
-                Some(holder) => {
-                    let refusal = Refusal::SequenceConflict { sequence: number, holder };
-                    self.refuse(&candidate, &refusal);
+        // What a line says of a number that another operation has stays refused, whether it has just
+        // come or was kept earlier.
+        match (restated.numbered, candidate.number_held_by, candidate.place) {
+            (Some(sequence), Some(holder), _) => {
+                self.refuse(&candidate, &Refusal::SequenceConflict { sequence, holder });
+            }
+            (numbered, _, place) => {
+                let numbered = numbered.map(|number| (received.did, held.created_at, number));
+                self.commit.numbered.extend(numbered);
+                if let Place::Kept(id) = place {
+                    self.commit.rejudged.push(Rejudged::Accepted { id });
                 }
             }
         }
@@ -241,4 +243,68 @@ impl Assembly {
 /// A copy of a line: as a slice it would keep the whole page that it came in.
 fn kept_copy(line: &Bytes) -> Bytes {
     Bytes::copy_from_slice(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plc::chain::Link;
+    use crate::plc::{Chain, Cid};
+
+    /// A line kept earlier with an operation that another line brought meanwhile.
+    #[test]
+    fn a_kept_line_gets_one_verdict() {
+        let (did, cid, holder) = (Did::from_bytes([1; 15]), Cid::of(b"it"), Cid::of(b"holder"));
+        let created_at = Timestamp::from_millis(5);
+        let link = Link {
+            cid,
+            created_at,
+            sequence: None,
+            rotation_keys: Box::new([]),
+            tombstone: false,
+            signer: 0,
+            nullified_by: None,
+        };
+        let group = Group { chain: Chain::from_links(vec![link]), candidates: Vec::new() };
+        let groups = AHashMap::from_iter([(did, &group)]);
+        let judged = |number_held_by| Judged {
+            candidate: Candidate {
+                place: Place::Kept(7),
+                received: Received {
+                    did,
+                    cid,
+                    stated_cid: None,
+                    created_at,
+                    sequence: Some(3),
+                    nullified: None,
+                    signed: Vec::new(),
+                },
+                number_held_by,
+            },
+            verdict: Verdict::Known(Restated { numbered: Some(3), ..Restated::default() }),
+        };
+        let commit = |number_held_by| {
+            let part = Part {
+                lines: Vec::new(),
+                decoded: Vec::new(),
+                received_at: created_at,
+                cursor_before: 0,
+                cursor_after: 0,
+                caught_up: false,
+                live: false,
+            };
+            let mut assembly = Assembly::new(part, String::new(), None);
+            assembly.add(judged(number_held_by), &groups);
+            assembly.finish(1).commit
+        };
+
+        let free = commit(None);
+        assert_eq!(free.rejudged, [Rejudged::Accepted { id: 7 }]);
+        assert_eq!(free.numbered, [(did, created_at, 3)]);
+        let taken = commit(Some(holder));
+        assert_eq!(taken.numbered, []);
+        let refusal = Refusal::SequenceConflict { sequence: 3, holder };
+        let (kind, detail) = (refusal.kind().to_owned(), refusal.to_string());
+        assert_eq!(taken.rejudged, [Rejudged::Refused { id: 7, kind, detail, awaits: None }]);
+    }
 }

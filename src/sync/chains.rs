@@ -8,15 +8,18 @@ use crate::plc::chain::{Chain, Link};
 use crate::plc::{Did, Operation};
 use crate::store::{StoreError, StoredOperation};
 
-/// Operations whose chains are kept. A link with two rotation keys takes about 300 bytes, so this
-/// is some 30 MB; most updates follow soon upon what they update.
-const MAX_LINKS: usize = 100_000;
+/// Memory of the chains that are kept. A link with two rotation keys takes about 300 bytes, so these
+/// are some 100,000 operations; most updates follow soon upon what they update.
+const MAX_BYTES: usize = 32 << 20;
+/// What an identity takes beside its chain: its place in the list and in the table, half of which
+/// may be empty.
+const IDENTITY: usize = 160;
 
 /// A bounded cache of chains.
 #[derive(Debug)]
 pub struct Chains {
     chains: LruCache<Did, Held, RandomState>,
-    links: usize,
+    bytes: usize,
     /// Batches up to this number are committed.
     committed: u64,
 }
@@ -24,6 +27,8 @@ pub struct Chains {
 #[derive(Debug)]
 struct Held {
     chain: Chain,
+    /// What both take.
+    bytes: usize,
     /// The last batch that changed it.
     changed_by: u64,
 }
@@ -32,7 +37,7 @@ impl Default for Chains {
     fn default() -> Chains {
         Chains {
             chains: LruCache::unbounded_with_hasher(RandomState::new()),
-            links: 0,
+            bytes: 0,
             committed: 0,
         }
     }
@@ -42,15 +47,16 @@ impl Chains {
     /// Takes a chain out, to be judged against and put back; `None` when the store must be asked.
     pub fn take(&mut self, did: &Did) -> Option<Chain> {
         let held = self.chains.pop(did)?;
-        self.links -= weight(&held.chain);
+        self.bytes -= held.bytes;
         Some(held.chain)
     }
 
     /// Puts a chain in that batch `changed_by` may have changed.
     pub fn put(&mut self, did: Did, chain: Chain, changed_by: u64) {
-        self.links += weight(&chain);
-        if let Some((_, replaced)) = self.chains.push(did, Held { chain, changed_by }) {
-            self.links -= weight(&replaced.chain);
+        let bytes = IDENTITY + chain.bytes();
+        self.bytes += bytes;
+        if let Some((_, replaced)) = self.chains.push(did, Held { chain, bytes, changed_by }) {
+            self.bytes -= replaced.bytes;
         }
         self.evict();
     }
@@ -63,22 +69,17 @@ impl Chains {
     /// Drops the chains not asked for longest. It stops at one that is not committed yet: those
     /// asked for later have been changed later.
     fn evict(&mut self) {
-        while self.links > MAX_LINKS {
+        while self.bytes > MAX_BYTES {
             match self.chains.peek_lru() {
                 Some((_, oldest)) if oldest.changed_by <= self.committed => {
                     if let Some((_, oldest)) = self.chains.pop_lru() {
-                        self.links -= weight(&oldest.chain);
+                        self.bytes -= oldest.bytes;
                     }
                 }
                 _ => break,
             }
         }
     }
-}
-
-/// An identity without operations takes a place too.
-fn weight(chain: &Chain) -> usize {
-    chain.links().len().max(1)
 }
 
 /// The chains of stored operations that stand in the order of (identity, `created_at`).
@@ -112,17 +113,17 @@ mod tests {
     use super::*;
     use crate::plc::Timestamp;
 
-    fn chain(links: usize) -> Chain {
-        let link = |n| Link {
-            cid: crate::plc::Cid::of(&[n as u8]),
-            created_at: Timestamp::from_millis(n as i64),
+    /// A chain of one operation with so many keys.
+    fn chain(keys: usize) -> Chain {
+        Chain::from_links(vec![Link {
+            cid: crate::plc::Cid::of(b"genesis"),
+            created_at: Timestamp::from_millis(0),
             sequence: None,
-            rotation_keys: Box::new([]),
+            rotation_keys: vec![Box::default(); keys].into(),
             tombstone: false,
             signer: 0,
             nullified_by: None,
-        };
-        Chain::from_links((0..links).map(link).collect())
+        }])
     }
 
     fn did(n: u8) -> Did {
@@ -132,7 +133,8 @@ mod tests {
     #[test]
     fn the_oldest_go_first_and_uncommitted_ones_stay() {
         let mut chains = Chains::default();
-        let half = MAX_LINKS / 2;
+        // Keys without a letter count too.
+        let half = MAX_BYTES / 2 / (chain(1).bytes() - chain(0).bytes());
         chains.put(did(1), chain(half), 1);
         chains.put(did(2), chain(half), 2);
         chains.put(did(3), chain(half), 3);
@@ -146,6 +148,6 @@ mod tests {
         assert!(chains.take(&did(3)).is_none());
         assert!(chains.take(&did(2)).is_some());
         assert!(chains.take(&did(4)).is_some());
-        assert_eq!(chains.links, 0);
+        assert_eq!(chains.bytes, 0);
     }
 }

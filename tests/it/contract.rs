@@ -80,6 +80,7 @@ contract! {
     the_export_by_time_is_ordered_by_cid_within_a_millisecond,
     refusals_are_kept_once_and_judged_again,
     divergences_are_recorded_once,
+    a_divergence_that_is_back_has_its_new_evidence,
     strings_of_strangers_come_back,
     any_sequence_of_commits_is_what_a_map_says,
     readers_see_whole_commits,
@@ -521,6 +522,30 @@ async fn divergences_are_recorded_once(place: Place) {
         assert_eq!(found, expected, "{did:?} {kind:?} {open:?}");
     }
     assert_eq!(store.statistics().await.unwrap().open_divergences, 3);
+}
+
+async fn a_divergence_that_is_back_has_its_new_evidence(place: Place) {
+    let store = place.open().await;
+    let seen = |time: &str| NewDivergence {
+        source: UPSTREAM.to_owned(),
+        did: "a".to_owned(),
+        kind: "k".to_owned(),
+        subject: "1".to_owned(),
+        ours: Some(format!("ours {time}")),
+        theirs: Some(format!("theirs {time}")),
+    };
+    let note = async |seen: &[NewDivergence], seconds: u64| {
+        let at = RECEIVED + Duration::from_secs(seconds);
+        let noted = store.note_divergences(UPSTREAM, "a", &["k"], seen, at).await.unwrap();
+        let recorded = store.divergences(None, None, None, 0, 10).await.unwrap();
+        assert_eq!(recorded.len(), 1);
+        assert_eq!(recorded[0].closed_at.is_some(), seen.is_empty());
+        (noted.opened.len(), recorded[0].divergence.clone())
+    };
+    assert_eq!(note(&[seen("first")], 0).await, (1, seen("first")));
+    assert_eq!(note(&[seen("again")], 1).await, (0, seen("first")));
+    assert_eq!(note(&[], 2).await, (0, seen("first")));
+    assert_eq!(note(&[seen("back")], 3).await, (1, seen("back")));
 }
 
 async fn strings_of_strangers_come_back(place: Place) {

@@ -378,6 +378,41 @@ mod tests {
         assert_eq!(store.export_by_sequence(0, 2000).await.unwrap(), log);
     }
 
+    /// A commit that is dropped at COMMIT, whose outcome nobody here has heard, keeps nobody waiting
+    /// who comes after it.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_commit_in_doubt_holds_up_nothing() {
+        let Some(database) = Database::create().await else { return };
+        let store = Store::open(&database.url).await.unwrap();
+        let client = database.client().await;
+        // Deferred triggers run when COMMIT does.
+        let delaying = "CREATE FUNCTION delay() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                PERFORM pg_sleep(2);
+                RETURN NULL;
+            END $$;
+            CREATE CONSTRAINT TRIGGER delay AFTER INSERT ON operations
+                DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION delay()";
+        client.batch_execute(delaying).await.unwrap();
+        let log = operations(1);
+        let (lease, _) = store.follow(UPSTREAM).await.unwrap();
+        let delayed = commit(0, &log[..1]);
+        let dropped = store.commit(&lease, &delayed);
+        tokio::time::timeout(Duration::from_secs(1), dropped).await.unwrap_err();
+
+        let soon = Duration::from_secs(10);
+        let after = tokio::time::timeout(soon, store.commit(&lease, &delayed)).await.unwrap();
+        assert!(matches!(after, Err(StoreError::LostLease(_))), "{after:?}");
+        let released = tokio::time::timeout(soon, store.release(lease)).await.unwrap();
+        released.unwrap();
+
+        // Who takes the lease has waited for the row: nobody who reads has to do it again.
+        let (_, source) = store.follow(UPSTREAM).await.unwrap();
+        assert_eq!(source.cursor, 1);
+        client.batch_execute("BEGIN; SELECT FROM sources FOR UPDATE").await.unwrap();
+        let read = tokio::time::timeout(soon, store.source()).await.unwrap().unwrap();
+        assert_eq!(read, Some(source));
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn people_read_the_text_forms() {
         let Some(database) = Database::create().await else { return };

@@ -64,12 +64,16 @@ const REFUSE_AGAIN: &str = "UPDATE refusals r
     FROM unnest($1::int8[], $2::text[], $3::bytea[], $4::bytea[]) AS new (id, kind, detail, awaits)
     WHERE r.id = new.id";
 
-/// One that was closed and is seen again is open again.
+/// One that was closed and is seen again is open again, with what is seen now: what was seen then
+/// may be something else. One that is open keeps what it was opened with.
 const DIVERGE: &str = "INSERT INTO divergences
         (source, did, kind, subject, ours, theirs, identity, first_seen, last_seen)
     SELECT *, $8, $8 FROM unnest($1::bytea[], $2::bytea[], $3::text[], $4::bytea[], $5::bytea[],
         $6::bytea[], $7::bytea[])
-    ON CONFLICT (identity) DO UPDATE SET last_seen = excluded.last_seen, closed_at = NULL";
+    ON CONFLICT (identity) DO UPDATE SET last_seen = excluded.last_seen, closed_at = NULL,
+        ours = CASE WHEN divergences.closed_at IS NULL THEN divergences.ours ELSE excluded.ours END,
+        theirs = CASE WHEN divergences.closed_at IS NULL THEN divergences.theirs
+            ELSE excluded.theirs END";
 
 const OPEN_DIVERGENCES_OF: &str = "SELECT id, kind, subject FROM divergences
     WHERE did = $1 AND source = $2 AND closed_at IS NULL";
@@ -154,9 +158,11 @@ impl Postgres {
         Ok(noted)
     }
 
-    /// Who writes now, for a commit that found another epoch or cursor than its own.
+    /// Who writes now, for a commit that found another epoch or cursor than its own. The commit has
+    /// its turn still, so that a doubt about an earlier one cannot be waited out here; and it need
+    /// not be, since the comparison has waited for the row.
     async fn lost_lease(&self, lease: &Lease, commit: &Commit) -> Result<StoreError, StoreError> {
-        let now = match self.source().await? {
+        let now = match self.committed_source().await? {
             Some(now) => format!("the epoch is {} and the cursor {}", now.epoch, now.cursor),
             None => "nothing is followed".to_owned(),
         };

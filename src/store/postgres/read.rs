@@ -180,6 +180,11 @@ impl Postgres {
         if let Some(source) = self.writer.source_after_doubt().await? {
             return Ok(source);
         }
+        self.committed_source().await
+    }
+
+    /// The source as it is committed, whatever may be under way.
+    pub(super) async fn committed_source(&self) -> Result<Option<Source>, StoreError> {
         let row = self.pages().await?.query_opt(SOURCE, &[]).await?;
         row.as_ref().map(rows::source).transpose()
     }

@@ -160,6 +160,8 @@ impl Postgres {
             )));
         };
         let source = rows::source(&row)?;
+        // The row was waited for: whatever was under way on it is over.
+        writer.in_doubt.store(false, Ordering::Release);
         writer.end(session).await?;
         Ok((Lease { epoch: source.epoch }, source))
     }

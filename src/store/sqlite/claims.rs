@@ -172,7 +172,7 @@ impl Shared {
             self.readers.with(|connection| all(connection, PAIRS, parameters, |row| row.get(0)))?;
         let prefixes: Vec<Prefix> =
             pairs.iter().map(|&pair| Prefix::of(&claims::dids(pair).0)).collect();
-        let mut dids = self.with_recent(
+        let dids = self.with_recent(
             |recent| recent.find(&prefixes),
             |connection, mut entries| {
                 for prefix in &prefixes {
@@ -182,6 +182,7 @@ impl Shared {
                 entries.iter().map(|entry| did_of(connection, entry)).collect::<Result<Vec<_>, _>>()
             },
         )?;
+        let mut dids: Vec<Did> = dids.into_iter().flatten().collect();
         dids.sort_unstable();
         dids.dedup();
         dids.retain(|did| Some(*did) > after);

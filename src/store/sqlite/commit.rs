@@ -61,12 +61,15 @@ const ACCEPT_REFUSAL: &str = "UPDATE refusals SET accepted_at = ?2 WHERE id = ?1
 
 const REFUSE_AGAIN: &str = "UPDATE refusals SET kind = ?2, detail = ?3, awaits = ?4 WHERE id = ?1";
 
-/// One that was closed and is seen again is open again.
+/// One that was closed and is seen again is open again, with what is seen now: what was seen then
+/// may be something else. One that is open keeps what it was opened with.
 const DIVERGE: &str = "INSERT INTO divergences
     (source, did, kind, subject, ours, theirs, first_seen, last_seen)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7)
     ON CONFLICT (did, kind, subject, source)
-    DO UPDATE SET last_seen = excluded.last_seen, closed_at = NULL";
+    DO UPDATE SET last_seen = excluded.last_seen, closed_at = NULL,
+        ours = iif(closed_at IS NULL, ours, excluded.ours),
+        theirs = iif(closed_at IS NULL, theirs, excluded.theirs)";
 
 const OPEN_DIVERGENCES_OF: &str = "SELECT id, kind, subject FROM divergences
     WHERE did = ?1 AND source = ?2 AND closed_at IS NULL";

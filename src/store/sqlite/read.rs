@@ -32,6 +32,8 @@ const ENTRIES: &str =
 const MORE_ENTRIES: &str =
     "SELECT prefix, sequence FROM chains WHERE prefix = ?1 AND sequence > ?2 ORDER BY sequence";
 
+const IS_INDEXED: &str = "SELECT 1 FROM chains WHERE prefix = ?1 AND sequence = ?2";
+
 const DID_OF: &str = "SELECT did FROM operations WHERE sequence = ?1";
 
 pub(super) const SOURCE: &str =
@@ -361,8 +363,9 @@ impl Sqlite {
                     |connection, recent| {
                         let entries = Shared::entries_from(connection, first, 1, recent)?;
                         let dids = entries.iter().map(|entry| did_of(connection, entry));
-                        let dids: Vec<Did> = dids.collect::<Result<_, _>>()?;
-                        let next = dids.into_iter().filter(|&did| Some(did) > after).min();
+                        let dids: Vec<Option<Did>> = dids.collect::<Result<_, _>>()?;
+                        let dids = dids.into_iter().flatten();
+                        let next = dids.filter(|&did| Some(did) > after).min();
                         Ok((entries, next))
                     },
                 )?;
@@ -512,18 +515,26 @@ impl Sqlite {
 }
 
 /// The DID of an operation of the index. Of one that has another, or none, it is the last DID
-/// that there can be under its prefix: asking for its history tells of the damage.
+/// that there can be under its prefix: asking for its history tells of the damage. None of one
+/// that is not committed yet.
 pub(super) fn did_of(
     connection: &Connection,
     &(prefix, sequence): &Entry,
-) -> Result<Did, StoreError> {
+) -> Result<Option<Did>, StoreError> {
     let mut statement = connection.prepare_cached(DID_OF)?;
     let mut rows = statement.query([sequence])?;
     let did = match rows.next()? {
         Some(row) => Did::from_slice(rows::did_bytes(row, 0)?),
-        None => None,
+        None if is_indexed(connection, &(prefix, sequence))? => None,
+        None => return Ok(None),
     };
-    Ok(did.filter(|did| Prefix::of(did) == prefix).unwrap_or(prefix.last_did()))
+    Ok(Some(did.filter(|did| Prefix::of(did) == prefix).unwrap_or(prefix.last_did())))
+}
+
+/// Whether an entry without an operation is one of the index, which has lost it. The others are in
+/// memory before their commit, or still there after one that gave the operation another number.
+fn is_indexed(connection: &Connection, entry: &Entry) -> Result<bool, StoreError> {
+    Ok(connection.prepare_cached(IS_INDEXED)?.exists(*entry)?)
 }
 
 impl Shared {
@@ -539,7 +550,10 @@ impl Shared {
             let mut statement = connection.prepare_cached(OF_SEQUENCE)?;
             let mut found = statement.query([sequence])?;
             let Some(row) = found.next()? else {
-                return Err(only_in_index(sequence));
+                if is_indexed(connection, &(prefix, sequence))? {
+                    return Err(only_in_index(sequence));
+                }
+                continue;
             };
             let did = rows::did_bytes(row, 1)?;
             if !is_under(did, prefix) {

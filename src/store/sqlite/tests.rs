@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tempfile::TempDir;
 
+use super::recent::{Entry, Prefix};
 use super::*;
 use crate::generate::builder::Story;
 use crate::plc::{Did, Timestamp};
@@ -206,6 +207,33 @@ async fn damage_is_said_of_the_identity_that_it_may_concern() {
         assert_eq!(found, whole, "{sql}");
         assert!(damaged > 0, "{sql}");
     }
+}
+
+#[tokio::test]
+async fn what_is_not_committed_yet_is_not_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder).await;
+    let (lease, _) = store.follow(UPSTREAM).await.unwrap();
+    let operations = log(4);
+    commit(&store, &lease, &operations[..3]).await;
+    // As a commit leaves it that is under way: of an identity that is here, and of new ones.
+    let coming: Vec<Entry> = operations[3..]
+        .iter()
+        .map(|of| (Prefix::of(&of.did), of.sequence.unwrap()))
+        .chain([(Prefix::of(&Did::from_bytes([0xff; 15])), 1000)])
+        .collect();
+    store.shared.recent.add(&coming);
+    assert_holds(&store, &operations[..3]).await;
+    let mut walked = Vec::new();
+    while let Some(did) = store.next_identity(walked.last().copied()).await.unwrap() {
+        walked.push(did);
+    }
+    let mut here: Vec<Did> = operations[..3].iter().map(|of| of.did).collect();
+    here.sort_unstable();
+    assert_eq!(walked, here);
+    store.shared.recent.remove(&coming);
+    commit(&store, &lease, &operations[3..]).await;
+    assert_holds(&store, &operations).await;
 }
 
 #[tokio::test]
