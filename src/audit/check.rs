@@ -10,7 +10,9 @@ use super::history::History;
 use super::peer::{Peer, PeerError, Told};
 use crate::plc::signature::Verifier;
 use crate::plc::{Did, Timestamp};
-use crate::store::{NewDivergence, Noted, Store, StoreError, StoredOperation, audit_log};
+use crate::store::{
+    NewDivergence, Noted, Store, StoreError, StoredDivergence, StoredOperation, audit_log,
+};
 
 /// What was accepted less than this before the peer was asked may be on one side only: it is on
 /// its way, and clocks differ.
@@ -110,7 +112,7 @@ impl Checker {
         let did = told.history.did;
         let ours = audit_log(&stored);
         let history = History::of_stored(did, stored, &*self.verifier);
-        let comparison = compare(&history, &told.theirs(), horizon);
+        let comparison = compare(&history, &told.theirs(latest()), horizon);
         let theirs = String::from_utf8_lossy(&told.evidence).into_owned();
         Found { did, comparison, ours, theirs, depth }
     }
@@ -159,11 +161,19 @@ impl Checker {
         for new in &noted.opened {
             counter!("plc_divergences_total", "kind" => new.kind.clone()).increment(1);
         }
-        if noted.closed > 0 {
-            counter!("plc_divergences_closed_total").increment(noted.closed as u64);
-            tracing::info!(did, source, closed = noted.closed, "divergences that are gone");
-        }
+        count_closed(source, did, noted.closed);
         Ok(noted)
+    }
+
+    /// Closes one record: what it says is gone.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    pub(super) async fn close(&self, record: &StoredDivergence) -> Result<(), StoreError> {
+        self.store.close_divergence(record.id, now()).await?;
+        count_closed(&record.divergence.source, &record.divergence.did, 1);
+        Ok(())
     }
 }
 
@@ -202,9 +212,21 @@ impl Found {
     }
 }
 
+fn count_closed(source: &str, did: &str, closed: usize) {
+    if closed > 0 {
+        counter!("plc_divergences_closed_total").increment(closed as u64);
+        tracing::info!(did, source, closed, "divergences that are gone");
+    }
+}
+
 /// What was accepted until then has reached everybody who is up to date.
 pub fn settled() -> Timestamp {
     now() - GRACE
+}
+
+/// The latest time that anybody's operation may honestly be dated at.
+pub(super) fn latest() -> Timestamp {
+    now() + GRACE
 }
 
 /// The clock, asked at the edge only.

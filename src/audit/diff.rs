@@ -93,6 +93,9 @@ pub struct Theirs<'a> {
     pub last: Said<Cid>,
     /// What `/{did}` answers.
     pub document: Said<&'a [u8]>,
+    /// The latest time that something may honestly be dated at: when they said it, clocks that
+    /// differ aside. What they date later is there all the same.
+    pub latest: Timestamp,
 }
 
 /// What somebody answers on one of their other paths.
@@ -141,7 +144,8 @@ pub struct Comparison {
 /// What only one side has and is newer than `horizon`, the time up to which both can be expected
 /// to be complete, is no difference, and neither is what follows from it.
 pub fn compare(ours: &History, theirs: &Theirs<'_>, horizon: Timestamp) -> Comparison {
-    let mut diff = Diff { ours, theirs: theirs.history, horizon, found: Comparison::default() };
+    let found = Comparison::default();
+    let mut diff = Diff { ours, theirs: theirs.history, horizon, latest: theirs.latest, found };
     diff.find_missing_there();
     diff.find_in_theirs();
     diff.find_other_order();
@@ -153,6 +157,7 @@ struct Diff<'a> {
     ours: &'a History,
     theirs: &'a History,
     horizon: Timestamp,
+    latest: Timestamp,
     found: Comparison,
 }
 
@@ -205,9 +210,14 @@ impl Diff<'_> {
             let detail = format!("theirs is an operation whose CID is {}", stated.cid);
             return self.push(Kind::OtherBytes, held.stated.cid, detail);
         }
+        let may_be_new = self.horizon < stated.created_at && stated.created_at <= self.latest;
         match &step.verdict {
+            // What they hold is judged by what they hold: nothing that they wait for would mend it.
+            Err(refusal) if !refusal.lacks_prev() => {
+                self.refuse(&stated.cid.to_string(), refusal);
+            }
             // It may rest on what was set aside, or be new itself.
-            _ if stated.created_at > self.horizon => self.found.set_aside += 1,
+            _ if may_be_new => self.found.set_aside += 1,
             Ok(_) => {
                 let detail = format!("theirs, accepted at {}", stated.created_at);
                 self.push(Kind::MissingHere, stated.cid, detail);
@@ -362,7 +372,12 @@ mod tests {
 
         fn against(&self, theirs: &[Generated], horizon: Timestamp) -> Comparison {
             let history = self.history(theirs);
-            let theirs = Theirs { history: &history, last: Said::Unknown, document: Said::Unknown };
+            let theirs = Theirs {
+                history: &history,
+                last: Said::Unknown,
+                document: Said::Unknown,
+                latest: LATE,
+            };
             compare(&self.history(&self.log), &theirs, horizon)
         }
 
@@ -413,7 +428,12 @@ mod tests {
         let case = Case::new();
         let history = case.history(&case.log);
         let ours = case.history(&case.log[..4]);
-        let theirs = Theirs { history: &history, last: Said::Unknown, document: Said::Unknown };
+        let theirs = Theirs {
+            history: &history,
+            last: Said::Unknown,
+            document: Said::Unknown,
+            latest: LATE,
+        };
         let found = compare(&ours, &theirs, LATE).differences;
         assert_eq!(found.len(), 1);
         assert_eq!((found[0].kind, &found[0].subject), (Kind::MissingHere, &case.log[4].cid));
@@ -467,7 +487,8 @@ mod tests {
         let mut theirs = case.log.clone();
         theirs[4].seq = 99;
         let (ours, theirs) = (history(&case.log), history(&theirs));
-        let theirs = Theirs { history: &theirs, last: Said::Unknown, document: Said::Unknown };
+        let theirs =
+            Theirs { history: &theirs, last: Said::Unknown, document: Said::Unknown, latest: LATE };
         let found = compare(&ours, &theirs, LATE).differences;
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].detail, "5 here, 99 there");
@@ -506,7 +527,12 @@ mod tests {
         assert_eq!(comparison, Comparison { differences: vec![], set_aside: 2 });
         // We have not.
         let history = case.history(&case.log);
-        let theirs = Theirs { history: &history, last: Said::Unknown, document: Said::Unknown };
+        let theirs = Theirs {
+            history: &history,
+            last: Said::Unknown,
+            document: Said::Unknown,
+            latest: LATE,
+        };
         let comparison = compare(&case.history(&behind), &theirs, before(3));
         assert_eq!(comparison, Comparison { differences: vec![], set_aside: 2 });
     }
@@ -527,7 +553,7 @@ mod tests {
         )
         .unwrap();
         let kinds = |last, document: Said<&[u8]>| -> Vec<Kind> {
-            let theirs = Theirs { history: &history, last, document };
+            let theirs = Theirs { history: &history, last, document, latest: LATE };
             let found = compare(&history, &theirs, LATE).differences;
             found.iter().map(|found| found.kind).collect()
         };
@@ -549,7 +575,9 @@ mod tests {
         let history = case.history(&case.log);
         let last = Said::This(tombstone.cid.parse().unwrap());
         let found = |last, document| {
-            compare(&history, &Theirs { history: &history, last, document }, LATE).differences.len()
+            compare(&history, &Theirs { history: &history, last, document, latest: LATE }, LATE)
+                .differences
+                .len()
         };
         assert_eq!(found(last, Said::Nothing), 0);
         assert_eq!(found(Said::Nothing, Said::Nothing), 1);
@@ -563,7 +591,8 @@ mod tests {
         case.log = case.story.accepted(&case.alice).cloned().collect();
         let mut ours = case.history(&case.log);
         let theirs = case.history(&case.log[..5]);
-        let theirs = Theirs { history: &theirs, last: Said::Unknown, document: Said::Unknown };
+        let theirs =
+            Theirs { history: &theirs, last: Said::Unknown, document: Said::Unknown, latest: LATE };
         let horizon: Timestamp = "2030-01-01T00:00:00.000Z".parse().unwrap();
         assert_eq!(compare(&ours, &theirs, horizon).set_aside, 1);
         ours.steps[5].stated.received_at = Some("2029-01-01T00:00:00.000Z".parse().unwrap());
@@ -582,7 +611,7 @@ mod tests {
         let mut document = Vec::new();
         document::write_document(&theirs.did, &head.signed, &mut document).unwrap();
         let (last, document) = (Said::This(head.cid), Said::This(&document[..]));
-        let theirs = Theirs { history: &theirs, last, document };
+        let theirs = Theirs { history: &theirs, last, document, latest: LATE };
         let found = compare(&case.history(&case.log), &theirs, LATE).differences;
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].kind, Kind::OtherNullifiedFlag);

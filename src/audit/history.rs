@@ -185,6 +185,14 @@ impl History {
         self.steps.iter().rev().find(stands)
     }
 
+    /// Until when an operation in force can be nullified, itself or with what it builds on.
+    pub fn contestable_until(&self, step: &Step) -> Option<Timestamp> {
+        let until = |step: &Step| step.verdict.as_ref().ok()?.contestable_until;
+        let in_force = self.steps.iter().filter(|other| other.is_in_force());
+        let up_to = in_force.filter(|other| other.stated.created_at <= step.stated.created_at);
+        step.is_in_force().then(|| up_to.filter_map(until).max()).flatten()
+    }
+
     /// The entry of this operation.
     pub fn find(&self, cid: &Cid) -> Option<&Step> {
         self.steps.iter().find(|step| step.stated.cid == *cid)

@@ -12,7 +12,6 @@ use crate::plc::signature::Verifier;
 use crate::plc::{Cid, Did, Timestamp, json};
 use crate::upstream::{
     ASIDE_SHARE, Answer, Dump, DumpError, ExportClient, Limits, UnusableUpstream, UpstreamFault,
-    is_json,
 };
 
 /// Where another log comes from.
@@ -38,10 +37,11 @@ pub struct Told {
 }
 
 impl Told {
-    /// To be compared.
-    pub fn theirs(&self) -> Theirs<'_> {
+    /// To be compared. Nothing in it can honestly be dated later than `latest`.
+    pub fn theirs(&self, latest: Timestamp) -> Theirs<'_> {
         let Told { history, last, document, .. } = self;
-        Theirs { history, last: *last, document: document.as_ref().map(|document| &document[..]) }
+        let document = document.as_ref().map(|document| &document[..]);
+        Theirs { history, last: *last, document, latest }
     }
 }
 
@@ -126,13 +126,24 @@ impl Peer {
     }
 }
 
-/// A replica need not serve every path: a 404 of one that has no such path is not JSON.
+/// A replica need not serve every path: of one that it does not have, its 404 says nothing about the
+/// identity.
 fn said(answer: Answer) -> Said<Bytes> {
     match answer.status {
         200 => Said::This(answer.body),
-        404 | 410 if is_json(&answer.body) => Said::Nothing,
+        404 | 410 if is_about_identity(&answer.body) => Said::Nothing,
         _ => Said::Unknown,
     }
+}
+
+/// `DID not registered: …` or `DID not available: …`, as the directory has it.
+fn is_about_identity(body: &[u8]) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Refusal {
+        message: String,
+    }
+    serde_json::from_slice::<Refusal>(body)
+        .is_ok_and(|refusal| refusal.message.starts_with("DID not "))
 }
 
 async fn ask_server(

@@ -5,6 +5,8 @@ use serde::Deserialize;
 
 use super::check::CheckError;
 use super::peer::{Peer, PeerError};
+use crate::plc::Did;
+use crate::plc::entry::Received;
 use crate::store::{NewDivergence, Store};
 use crate::sync::{BACKDATED, RESTATED, UPSTREAM_REWOUND};
 use crate::upstream::Priority;
@@ -24,8 +26,8 @@ pub fn is_statement(kind: &str) -> bool {
     kind == BACKDATED || kind == UPSTREAM_REWOUND || RESTATED.contains(&kind)
 }
 
-/// Asks whether the upstream still states what the record has of it. One request; none for a
-/// record without evidence, which stays.
+/// Asks whether what the upstream states now still contradicts what we hold, as the record has it.
+/// One request; none for a record without evidence, which stays.
 ///
 /// # Errors
 ///
@@ -36,12 +38,13 @@ pub async fn still_stated(
     upstream: &Peer,
 ) -> Result<bool, CheckError> {
     let Peer::Server(client) = upstream else { return Ok(true) };
+    let Ok(did) = record.did.parse::<Did>() else { return Ok(true) };
+    let held = store.history(&did).await?;
     if record.kind == UPSTREAM_REWOUND {
         let Some(shared) = last_shared(record) else { return Ok(true) };
-        let lost = store.export_by_sequence(shared, 1).await?.pop();
-        let Some((number, cid)) = lost.and_then(|lost| Some((lost.sequence?, lost.cid()))) else {
-            return Ok(true);
-        };
+        let numbers = held.iter().filter_map(|held| Some((held.sequence?, held.cid())));
+        let lost = numbers.filter(|(number, _)| *number > shared).min_by_key(|(number, _)| *number);
+        let Some((number, cid)) = lost else { return Ok(true) };
         let line = client.first_from(number, Priority::Aside).await.map_err(PeerError::from)?;
         let there = line.and_then(|line| read(&line));
         return Ok(there.is_none_or(|there| there.cid != cid.to_string()));
@@ -51,7 +54,23 @@ pub async fn still_stated(
         return Ok(true);
     };
     let line = client.first_from(number, Priority::Aside).await.map_err(PeerError::from)?;
-    Ok(line.and_then(|line| read(&line)) == Some(then))
+    let Some(line) = line else { return Ok(false) };
+    if record.kind == BACKDATED {
+        return Ok(read(&line) == Some(then));
+    }
+    // Whatever it says now of the same operation, as long as that is not what we hold.
+    let Ok(received) = Received::decode(&line) else { return Ok(false) };
+    let held = held.iter().find(|held| held.cid() == received.cid);
+    Ok(held.is_some_and(|held| {
+        let [cid, created_at, sequence] = RESTATED;
+        received.cid.to_string() == record.subject
+            && match &*record.kind {
+                kind if kind == cid => received.stated_cid.is_some(),
+                kind if kind == created_at => received.created_at != held.created_at,
+                kind if kind == sequence => received.sequence != held.sequence,
+                _ => false,
+            }
+    }))
 }
 
 /// The number of what both sides had last, which the subject begins with.

@@ -12,6 +12,7 @@ use ahash::AHashMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::check::latest;
 use super::doubt::{Doubt, MAX_DOUBTS};
 use super::last_word::LastWords;
 use super::peer::{Peer, PeerError};
@@ -421,8 +422,10 @@ impl Sweep {
     }
 
     fn note_theirs_alone(&mut self, theirs: Theirs, horizon: i64) {
+        // What they date later than now is no news on its way.
+        let latest = latest().millis();
         for ((did, cid), stated) in theirs {
-            match stated.created_at > horizon {
+            match horizon < stated.created_at && stated.created_at <= latest {
                 true => self.too_new += 1,
                 false => self.doubt(did.to_string(), cid.to_string(), stated.at),
             }

@@ -22,8 +22,9 @@ pub struct Verdict {
     pub received_after_seconds: Option<f64>,
     /// Who signed it; null when it is refused.
     pub signed_by: Option<SignedBy>,
-    /// Until when a rotation key of higher authority can still overrule it; null when no other key
-    /// has more authority, when it was overruled, and when it is refused.
+    /// Until when a rotation key of higher authority can still overrule it, or what it builds on and
+    /// with that it; null for a genesis, when no such key is there, when it was overruled, and when
+    /// it is refused.
     pub contestable_until: Option<String>,
     /// Whether it was nullified.
     pub nullified: bool,
@@ -70,9 +71,7 @@ impl Verdict {
         let stated = &step.stated;
         let acceptance = step.verdict.as_ref().ok();
         let text = |cid: Cid| cid.to_string();
-        let contestable_until = acceptance
-            .filter(|_| step.nullified_by.is_none())
-            .and_then(|acceptance| acceptance.contestable_until);
+        let contestable_until = history.contestable_until(step);
         let after = |received: Timestamp| {
             (received.millis() - stated.created_at.millis()) as f64 / MILLIS_PER_SECOND
         };
@@ -115,6 +114,7 @@ mod tests {
     use super::*;
     use crate::generate::audit_log;
     use crate::generate::builder::Story;
+    use crate::plc::chain::RECOVERY_WINDOW;
     use crate::plc::signature::PlainVerifier;
 
     #[test]
@@ -142,7 +142,25 @@ mod tests {
         assert_eq!(verdicts[2].signed_by.as_ref().unwrap().index, 0);
         let words: Vec<&str> = verdicts[2].changes.iter().map(|change| &*change.text).collect();
         assert_eq!(words, ["handle from alice.example to back.example"]);
-        assert!(verdicts[0].contestable_until.is_some());
+        // Nothing overrules a genesis, and the highest key's operation nothing but what it builds on.
+        assert_eq!(verdicts[0].contestable_until, None);
+        assert_eq!(verdicts[2].contestable_until, None);
         assert_eq!(verdicts[0].received_at, None);
+    }
+
+    #[test]
+    fn what_builds_on_something_contestable_is_contestable_with_it() {
+        let mut story = Story::seeded(13);
+        let alice = story.create().accepted();
+        let update = story.update(&alice).handle("a.example").accepted();
+        let recovery = story.recovery.clone();
+        story.update(&alice).signed_by(&recovery).handle("b.example").accepted();
+        let body = audit_log(story.accepted(&alice));
+        let did = alice.did.parse().unwrap();
+        let history = History::of_audit_log(did, body.as_bytes(), &PlainVerifier).unwrap();
+        let until: Vec<_> =
+            Verdict::all(&history).into_iter().map(|verdict| verdict.contestable_until).collect();
+        let ends = (update.created_at + RECOVERY_WINDOW).to_string();
+        assert_eq!(until, [None, Some(ends.clone()), Some(ends)]);
     }
 }

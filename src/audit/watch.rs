@@ -32,9 +32,9 @@ const MAX_WAITING: usize = 200_000;
 /// What comes first in one comparison after the other: nothing that waits keeps the rest waiting
 /// for ever, however much of it there is.
 const TURNS: [&[Waiting]; 4] = [
-    &[Waiting::Changed, Waiting::Again],
-    &[Waiting::Again, Waiting::Changed],
-    &[Waiting::Changed, Waiting::Again],
+    &[Waiting::Changed, Waiting::Again, Waiting::Recorded],
+    &[Waiting::Again, Waiting::Changed, Waiting::Recorded],
+    &[Waiting::Recorded, Waiting::Changed, Waiting::Again],
     // The sample's.
     &[],
 ];
@@ -90,6 +90,8 @@ pub struct Watch {
     waiting: AHashSet<Did>,
     /// What is to be compared once more, in order of time.
     again: VecDeque<Again>,
+    /// What is on record as different and is to be compared again.
+    recorded: VecDeque<Chosen>,
     recheck_at: Instant,
     /// Records up to this id have been looked at again in this round.
     rechecked: i64,
@@ -132,6 +134,7 @@ impl Chosen {
 enum Waiting {
     Changed,
     Again,
+    Recorded,
 }
 
 impl Watch {
@@ -151,6 +154,7 @@ impl Watch {
             changed: VecDeque::new(),
             waiting: AHashSet::new(),
             again: VecDeque::new(),
+            recorded: VecDeque::new(),
             recheck_at: Instant::now(),
             rechecked: 0,
             statements: VecDeque::new(),
@@ -206,7 +210,7 @@ impl Watch {
         if self.count.is_multiple_of(STATEMENT_SHARE)
             && let Some(record) = self.statements.pop_front()
         {
-            self.recheck_statement(&record.divergence).await?;
+            self.recheck_statement(&record).await?;
             return Ok(true);
         }
         let Some(chosen) = self.choose().await? else { return Ok(false) };
@@ -301,9 +305,11 @@ impl Watch {
         Ok(())
     }
 
-    /// Queues what is on record as different, now and then: it may be gone.
+    /// Queues what is on record as different, now and then: it may be gone. What was queued before
+    /// has its turn first, however long that takes.
     async fn read_recorded(&mut self) -> Result<(), StoreError> {
-        if Instant::now() < self.recheck_at {
+        let queued = !self.recorded.is_empty() || !self.statements.is_empty();
+        if queued || Instant::now() < self.recheck_at {
             return Ok(());
         }
         self.recheck_at = Instant::now() + self.settings.recheck;
@@ -316,9 +322,7 @@ impl Watch {
         open.retain(|record| record.divergence.source == name);
         let (statements, others): (Vec<_>, Vec<_>) =
             open.into_iter().partition(|record| is_statement(&record.divergence.kind));
-        if self.statements.is_empty() {
-            self.statements.extend(statements);
-        }
+        self.statements.extend(statements);
         let mut recorded: BTreeMap<Did, Vec<Named>> = BTreeMap::new();
         for NewDivergence { did, kind, subject, .. } in
             others.into_iter().map(|record| record.divergence)
@@ -328,28 +332,25 @@ impl Watch {
             }
         }
         recorded.retain(|did, _| self.again.iter().all(|other| other.chosen.did != *did));
-        for (did, recorded) in recorded {
-            let chosen = Chosen { before: Some(recorded), ..Chosen::new(did) };
-            self.again.push_front(Again { at: Instant::now(), chosen });
-        }
+        self.recorded.extend(
+            recorded
+                .into_iter()
+                .map(|(did, recorded)| Chosen { before: Some(recorded), ..Chosen::new(did) }),
+        );
         Ok(())
     }
 
-    /// Asks again for what the upstream stated about an identity on its export, and closes what it
-    /// does not state any more.
-    async fn recheck_statement(&self, record: &NewDivergence) -> Result<(), CheckError> {
-        let (store, kind) = (&self.checker.store, &*record.kind);
-        let open =
-            store.divergences(Some(&record.did), Some(kind), Some(true), 0, RECHECKED).await?;
-        let mut standing = Vec::new();
-        for StoredDivergence { divergence, .. } in open {
-            if divergence.source == record.source
-                && still_stated(&divergence, store, &self.upstream).await?
-            {
-                standing.push(divergence);
+    /// Asks again for what the upstream stated on its export, and closes the record when it does
+    /// not contradict us any more.
+    async fn recheck_statement(&self, record: &StoredDivergence) -> Result<(), CheckError> {
+        let divergence = &record.divergence;
+        match still_stated(divergence, &self.checker.store, &self.upstream).await? {
+            true => {
+                let seen = std::slice::from_ref(divergence);
+                self.checker.note_seen(&divergence.source, &divergence.did, &[], seen).await?;
             }
+            false => self.checker.close(record).await?,
         }
-        self.checker.note_seen(&record.source, &record.did, &[kind], &standing).await?;
         Ok(())
     }
 
@@ -370,6 +371,7 @@ impl Watch {
             Waiting::Again => {
                 self.again.pop_front_if(|again| again.at <= now).map(|again| again.chosen)
             }
+            Waiting::Recorded => self.recorded.pop_front(),
             Waiting::Changed => {
                 let (_, did) = self.changed.pop_front_if(|(at, _)| *at <= now)?;
                 self.waiting.remove(&did);

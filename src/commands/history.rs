@@ -93,7 +93,7 @@ fn print(verdict: &Verdict, out: &mut impl Write) -> io::Result<()> {
     let now = Timestamp::from(SystemTime::now()).to_string();
     // Texts of times order as the times do.
     if let Some(until) = verdict.contestable_until.as_ref().filter(|until| **until >= now) {
-        writeln!(out, "    can be overruled by a key before it until {until}")?;
+        writeln!(out, "    can be overruled until {until}")?;
     }
     if let (Some(at), Some(after)) = (&verdict.received_at, verdict.received_after_seconds) {
         writeln!(out, "    received {at}, {}", delay(after))?;

@@ -144,6 +144,11 @@ impl Refusal {
         }
     }
 
+    /// Whether all that is wrong is that the operation which `prev` names is not there.
+    pub fn lacks_prev(&self) -> bool {
+        matches!(self, Refusal::UnknownDid { .. } | Refusal::UnknownPrev { .. })
+    }
+
     /// The operation whose acceptance would change this verdict.
     pub fn awaits(&self) -> Option<Cid> {
         match self {
@@ -219,7 +224,8 @@ pub struct Acceptance {
     pub signer: u16,
     /// `created_at` of what it nullifies, ascending.
     pub nullifies: Vec<Timestamp>,
-    /// Until when a key of higher authority can still nullify it; none when the highest signed.
+    /// When its own 72 hours end, in which a key of higher authority can nullify it; none when the
+    /// highest signed, and of a genesis, which nothing can nullify.
     pub contestable_until: Option<Timestamp>,
 }
 
@@ -376,7 +382,7 @@ fn judge_genesis(proposed: &Proposed<'_>, verifier: &dyn Verifier) -> Result<Acc
     let own: Vec<&str> = proposed.operation.rotation_keys();
     let signer = find_signer(&signed(&proposed.operation)?, &own, verifier)?
         .ok_or(Refusal::SignatureInvalid)?;
-    Ok(accept(proposed, own[signer], signer, &[]))
+    Ok(Acceptance { contestable_until: None, ..accept(proposed, own[signer], signer, &[]) })
 }
 
 fn accept(

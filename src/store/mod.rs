@@ -542,6 +542,11 @@ impl Store {
         backend!(self, store => store.note_divergences(source, did, covered, seen, now))
     }
 
+    /// Closes the divergence with this id, which was found to be gone.
+    pub async fn close_divergence(&self, id: i64, now: Timestamp) -> Result<(), StoreError> {
+        backend!(self, store => store.close_divergence(id, now))
+    }
+
     /// Whether a commit survives a loss of power (`live`), or only a crash of this process: what
     /// was lost while catching up is fetched again.
     pub async fn set_durability(&self, live: bool) -> Result<(), StoreError> {

@@ -285,6 +285,7 @@ mod tests {
         };
         let commit = |number_held_by| {
             let part = Part {
+                cursor_cid: None,
                 lines: Vec::new(),
                 decoded: Vec::new(),
                 received_at: created_at,

@@ -200,9 +200,10 @@ async fn lies(lie: impl Fn(&FakeUpstream, &Log), kinds: &[&str]) {
             upstream.delete(entry.seq);
         }
         upstream.append_all(log.clone());
-        for path in ["", "/log/last", "/log/audit"] {
-            let path = format!("/{}{path}", told.alice.did);
-            upstream.forget_answer(&path);
+        for did in [&told.alice.did, &told.bob.did] {
+            for path in ["", "/log/last", "/log/audit"] {
+                upstream.forget_answer(&format!("/{did}{path}"));
+            }
         }
         watched.finds(&[]).await;
         let closed = watched.divergences(Some(false)).await;
@@ -262,6 +263,57 @@ async fn a_swapped_operation_is_found() {
         upstream.alter(6, |entry| *entry = LogEntry { seq: 6, nullified: false, ..evil });
     };
     lies(swap, &["missing-here", "missing-there"]).await;
+}
+
+/// A date that is still to come makes nothing new.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_dated_into_the_future_is_found() {
+    let future = "2099-01-01T00:00:00.000Z";
+    let forged = |upstream: &FakeUpstream, told: &Log| {
+        let log = told.story.log().iter().filter(|entry| entry.did == told.bob.did);
+        let log: Vec<LogEntry> = log.map(LogEntry::from).collect();
+        let mut forged = log[1].clone();
+        forged.operation = forged.operation.replace("bob.example", "eve.example");
+        let signed = plc_replica::plc::json::read_operation(&forged.operation).unwrap();
+        forged.cid = plc_replica::plc::Cid::of(&signed).to_string();
+        forged.created_at = future.to_owned();
+        let body = [&log[0], &log[1], &forged].map(LogEntry::audited).join(",");
+        upstream.answer(&format!("/{}/log/audit", told.bob.did), 200, &format!("[{body}]"));
+    };
+    lies(forged, &["does-not-verify", "other-document", "other-head"]).await;
+    let valid = |upstream: &FakeUpstream, _: &Log| {
+        let mut told = tell();
+        told.story.update(&told.bob).at(future).handle("late.example").accepted();
+        let log = told.story.log().iter().filter(|entry| entry.did == told.bob.did);
+        let log: Vec<String> = log.map(|entry| LogEntry::from(entry).audited()).collect();
+        let body = format!("[{}]", log.join(","));
+        upstream.answer(&format!("/{}/log/audit", told.bob.did), 200, &body);
+    };
+    lies(valid, &["missing-here", "other-document", "other-head"]).await;
+}
+
+/// A lie that is told in another way is the same lie, until it agrees with what was said first.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_is_closed_when_it_agrees_and_not_when_it_changes() {
+    for place in places().await {
+        let mut told = tell();
+        let first = now().to_string();
+        told.story.create().at(&first).accepted();
+        let upstream = FakeUpstream::start(entries(&told.story)).await;
+        let watched = Watched::start_with(&place, &upstream, 6000, 0).await;
+        watched.live_at(8).await;
+        let mut restated = upstream.log()[7].clone();
+        restated.created_at = (now() - Duration::from_secs(1)).to_string();
+        upstream.say(&restated.streamed());
+        upstream.alter(8, |entry| *entry = restated.clone());
+        watched.finds(&["other-created-at", "restated-created-at"]).await;
+        upstream.alter(8, |entry| entry.created_at = (now() - Duration::from_secs(2)).to_string());
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        watched.finds(&["other-created-at", "restated-created-at"]).await;
+        upstream.alter(8, |entry| entry.created_at = first.clone());
+        watched.finds(&[]).await;
+        watched.end().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -42,11 +42,11 @@ pub struct Entry<'a> {
 
 impl Entry<'_> {
     /// Until when a key of higher authority than its signer can nullify it; none when the highest
-    /// signed, when it is nullified, or when the time is over.
+    /// signed, when it is a genesis or nullified, or when the time is over.
     pub fn contestable_until(&self, now: Timestamp) -> Option<Timestamp> {
         let until = self.stored.created_at + RECOVERY_WINDOW;
-        let open = self.stored.signer > 0 && self.nullified_by.is_none() && now <= until;
-        open.then_some(until)
+        let contestable = self.stored.signer > 0 && self.operation.prev().is_some();
+        (contestable && self.nullified_by.is_none() && now <= until).then_some(until)
     }
 }
 

@@ -158,6 +158,14 @@ impl Postgres {
         Ok(noted)
     }
 
+    /// See [`crate::store::Store::close_divergence`].
+    pub async fn close_divergence(&self, id: i64, now: Timestamp) -> Result<(), StoreError> {
+        let _turn = self.writer.turn.lock().await;
+        let session = self.writer.link.session().await?;
+        session.execute(CLOSE_DIVERGENCES, &[&vec![id], &now.millis()]).await?;
+        Ok(())
+    }
+
     /// Who writes now, for a commit that found another epoch or cursor than its own. The commit has
     /// its turn still, so that a doubt about an earlier one cannot be waited out here; and it need
     /// not be, since the comparison has waited for the row.

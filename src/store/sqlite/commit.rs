@@ -154,6 +154,15 @@ impl Shared {
         Ok(noted)
     }
 
+    /// See [`crate::store::Store::close_divergence`].
+    pub(super) fn close_divergence(&self, id: i64, now: Timestamp) -> Result<(), StoreError> {
+        let mut writer = self.writer();
+        let transaction = writer.bare_transaction()?;
+        transaction.prepare_cached(CLOSE_DIVERGENCE)?.execute(params![id, now.millis()])?;
+        transaction.commit()?;
+        Ok(())
+    }
+
     fn write_commit(
         &self,
         transaction: &Transaction,

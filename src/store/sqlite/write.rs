@@ -247,4 +247,9 @@ impl Sqlite {
         })
         .await
     }
+
+    /// See [`crate::store::Store::close_divergence`].
+    pub async fn close_divergence(&self, id: i64, now: Timestamp) -> Result<(), StoreError> {
+        self.write(move |shared| shared.close_divergence(id, now)).await
+    }
 }
