@@ -12,11 +12,12 @@ use lru::LruCache;
 use rayon::prelude::*;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::judge::{self, Candidate, Group, Judged, Place, Verdict};
+use crate::judge::{self, Candidate, Group, Judged, Place, Restated, Verdict};
 use crate::plc::chain::{Chain, Link};
-use crate::plc::entry::Undecodable;
+use crate::plc::entry::{Received, Undecodable};
 use crate::plc::signature::Verifier;
 use crate::plc::{Cid, Did, Timestamp};
+use crate::sync::RESTATED;
 
 /// Shares that the identities are dealt out to: enough for the cores of most machines.
 const SHARES: usize = 16;
@@ -27,7 +28,7 @@ const MAX_BYTES: usize = 10 << 20;
 /// which may be empty.
 const IDENTITY: usize = 160;
 
-/// A line that was not accepted, or whose flag is wrong.
+/// A line that was not accepted, that says otherwise than an earlier one, or whose flag is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Finding {
     /// Number of the line, or of the element of an audit log, from 1.
@@ -36,7 +37,7 @@ pub struct Finding {
     pub did: String,
     /// The CID, computed where it could be.
     pub cid: String,
-    /// The refusal's name, or `nullified-flag`.
+    /// The refusal's name, one of [`RESTATED`], or `nullified-flag`.
     pub kind: String,
     /// What was expected.
     pub expected: String,
@@ -53,6 +54,8 @@ pub struct Summary {
     pub accepted: u64,
     /// Lines with an operation that was there before.
     pub repeated: u64,
+    /// Those of them that say otherwise than the line before.
+    pub restated: u64,
     /// Lines that were refused, by the refusal's name.
     pub refused: BTreeMap<String, u64>,
     /// Operations whose stated `nullified` flag is not what the log leads to.
@@ -60,9 +63,9 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Whether everything was accepted and every stated flag agrees.
+    /// Whether everything was accepted and every statement agrees.
     pub fn is_clean(&self) -> bool {
-        self.refused.is_empty() && self.wrong_flags == 0
+        self.refused.is_empty() && self.restated == 0 && self.wrong_flags == 0
     }
 }
 
@@ -94,6 +97,7 @@ struct Outcome {
     new_identities: u64,
     accepted: u64,
     repeated: u64,
+    restated: u64,
     wrong_flags: u64,
 }
 
@@ -135,10 +139,11 @@ impl<'a> OfflineJudge<'a> {
             self.summary.identities += outcome.new_identities;
             self.summary.accepted += outcome.accepted;
             self.summary.repeated += outcome.repeated;
+            self.summary.restated += outcome.restated;
             self.summary.wrong_flags += outcome.wrong_flags;
             findings.extend(outcome.findings);
         }
-        for finding in findings.iter().filter(|finding| finding.kind != WRONG_FLAG) {
+        for finding in findings.iter().filter(|finding| is_refusal(&finding.kind)) {
             *self.summary.refused.entry(finding.kind.clone()).or_default() += 1;
         }
         findings.sort_by_key(|finding| finding.line);
@@ -228,7 +233,13 @@ impl Share {
                     ),
                 });
             }
-            Verdict::Known(_) => outcome.repeated += 1,
+            Verdict::Known(restated) => {
+                outcome.repeated += 1;
+                if !restated.agrees() {
+                    outcome.restated += 1;
+                    outcome.findings.extend(restated_findings(line, &received, &restated));
+                }
+            }
             Verdict::Refused(refusal) => outcome.findings.push(Finding {
                 line,
                 did: received.did.to_string(),
@@ -241,6 +252,31 @@ impl Share {
 }
 
 const WRONG_FLAG: &str = "nullified-flag";
+
+fn is_refusal(kind: &str) -> bool {
+    kind != WRONG_FLAG && !RESTATED.contains(&kind)
+}
+
+/// What a line says otherwise than the one that brought its operation.
+fn restated_findings(
+    line: u64,
+    received: &Received,
+    restated: &Restated,
+) -> impl Iterator<Item = Finding> {
+    let expected = [
+        restated.cid.as_ref().map(|stated| format!("the CID of this operation, not {stated}")),
+        restated.created_at.map(|held| format!("{held} as before, not {}", received.created_at)),
+        restated
+            .sequence
+            .zip(received.sequence)
+            .map(|(held, stated)| format!("sequence number {held} as before, not {stated}")),
+    ];
+    let (did, cid) = (received.did.to_string(), received.cid.to_string());
+    RESTATED.into_iter().zip(expected).filter_map(move |(kind, expected)| {
+        let (did, cid, kind) = (did.clone(), cid.clone(), kind.to_owned());
+        Some(Finding { line, did, cid, kind, expected: expected? })
+    })
+}
 
 fn undecodable_finding(line: u64, undecodable: Undecodable) -> Finding {
     let (did, cid, kind, expected) = match undecodable {
@@ -436,6 +472,9 @@ fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::generate::Generated;
+    use crate::generate::builder::Story;
+    use crate::plc::signature::PlainVerifier;
 
     fn link(n: u8) -> Link {
         Link {
@@ -447,6 +486,28 @@ mod tests {
             signer: u16::from(n),
             nullified_by: (n.is_multiple_of(3)).then_some(Timestamp::from_millis(-1)),
         }
+    }
+
+    #[test]
+    fn a_line_that_comes_again_and_says_otherwise_is_found() {
+        let mut story = Story::seeded(1);
+        story.create().accepted();
+        let honest = &story.log()[0];
+        let later = "2030-01-01T00:00:00.000Z".to_owned();
+        let moved = Generated { seq: honest.seq + 1, created_at: later, ..honest.clone() };
+        let renamed = Generated { cid: Cid::of(b"another").to_string(), ..honest.clone() };
+        let block: Vec<(u64, Bytes)> = (1..)
+            .zip([honest, honest, &moved, &renamed])
+            .map(|(number, entry)| (number, entry.sequenced_line().into()))
+            .collect();
+        let mut judge = OfflineJudge::new(&PlainVerifier);
+        let findings = judge.judge(&block).unwrap();
+        let found: Vec<_> = findings.iter().map(|found| (found.line, &*found.kind)).collect();
+        let [cid, created_at, sequence] = RESTATED;
+        assert_eq!(found, [(3, created_at), (3, sequence), (4, cid)]);
+        let (_, summary) = judge.finish();
+        assert_eq!((summary.accepted, summary.repeated, summary.restated), (1, 3, 2));
+        assert!(summary.refused.is_empty() && !summary.is_clean());
     }
 
     #[test]

@@ -20,8 +20,9 @@ use super::progress::Meter;
 ///
 /// Reads an audit log (a JSON array), an export in either format (JSON lines), or the records of
 /// `/_audit/divergences` and `audit --json`, of which it judges both sides; plain or compressed
-/// with gzip or zstd. Prints a line for each operation that is refused and for each
-/// `nullified` flag that the log does not lead to, then a summary. Ends with 0 when there is none,
+/// with gzip or zstd. Prints a line for each operation that is refused, for each that comes again
+/// with another CID, `createdAt` or number, and for each `nullified` flag that the log does not lead
+/// to, then a summary. That two operations claim one number is for `import` to find. Ends with 0 when there is none,
 /// with 1 when there is one (of records: on our side), and with 2 when the input cannot be read.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
@@ -151,11 +152,15 @@ fn print_summary(
         writeln!(out, "{value}")?;
         return Ok(());
     }
-    let Summary { operations, identities, accepted, repeated, refused, wrong_flags } = summary;
+    let Summary { operations, identities, accepted, repeated, restated, refused, wrong_flags } =
+        summary;
     writeln!(out, "{name}: {operations} operations of {identities} identities")?;
     writeln!(out, "  accepted  {accepted}")?;
     if *repeated > 0 {
         writeln!(out, "  repeated  {repeated}")?;
+    }
+    if *restated > 0 {
+        writeln!(out, "  stated otherwise than before  {restated}")?;
     }
     let total: u64 = refused.values().sum();
     writeln!(out, "  refused   {total}")?;

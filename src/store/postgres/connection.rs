@@ -9,7 +9,7 @@ use futures::future::try_join_all;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Config, NoTls, Row, Statement};
+use tokio_postgres::{Client, Config, NoTls, Row, RowStream, Statement};
 
 use super::error::{connect_error, query_error};
 use super::tls::Encryption;
@@ -163,6 +163,17 @@ impl Session {
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Option<Row>, StoreError> {
         self.client.query_opt(self.statement(sql)?, parameters).await.map_err(query_error)
+    }
+
+    /// Rows one after the other. Until the last one is read, all that is asked on this connection
+    /// after it waits.
+    pub(super) async fn stream(
+        &self,
+        sql: &'static str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<RowStream, StoreError> {
+        let parameters = parameters.iter().copied();
+        self.client.query_raw(self.statement(sql)?, parameters).await.map_err(query_error)
     }
 
     /// Number of rows that the statement changed.

@@ -1,12 +1,15 @@
 //! Reading: lookups, exports, and what ingest asks before it judges.
 
+use std::pin::pin;
 use std::sync::Arc;
 
+use futures::{StreamExt, TryStreamExt};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::Postgres;
 use super::connection::{Link, Session};
+use super::error::query_error;
 use super::gather::Ask;
 use super::rows::{self, divergence_columns, operation_columns, refusal_columns};
 use super::strings::Strings;
@@ -64,13 +67,18 @@ pub(super) const UNNUMBERED: &str = concat!(
         ORDER BY did, created_at LIMIT $3"
 );
 
-/// By the index's 66 seconds, and by time within them. With everything of the last millisecond,
-/// because the order within one is that of the CIDs, which the database does not know.
+/// By the index's 66 seconds, and by time within them.
 const EXPORT_BY_TIME: &str = concat!(
     "SELECT did, ",
     operation_columns!(),
     " FROM operations WHERE created_at >> 16 >= $1::int8 >> 16 AND created_at > $1
-        ORDER BY created_at >> 16, created_at FETCH FIRST $2 ROWS WITH TIES"
+        ORDER BY created_at >> 16, created_at LIMIT $2"
+);
+
+const OF_TIME: &str = concat!(
+    "SELECT did, ",
+    operation_columns!(),
+    " FROM operations WHERE created_at >> 16 = $1::int8 >> 16 AND created_at = $1"
 );
 
 const LAST_SEQUENCE: &str = "SELECT max(sequence) FROM operations";
@@ -158,6 +166,7 @@ pub(super) const STATEMENTS: &[&str] = &[
     EXPORT_BY_SEQUENCE,
     UNNUMBERED,
     EXPORT_BY_TIME,
+    OF_TIME,
     LAST_SEQUENCE,
     LATEST,
     SEQUENCES,
@@ -222,15 +231,47 @@ impl Postgres {
         limit: usize,
     ) -> Result<Vec<StoredOperation>, StoreError> {
         let after = after.map_or(i64::MIN, Timestamp::millis);
-        let mut operations = self.operations(EXPORT_BY_TIME, &[&after, &count(limit)]).await?;
+        let asked = count(limit.saturating_add(1));
+        let mut operations = self.operations(EXPORT_BY_TIME, &[&after, &asked]).await?;
+        let beyond = operations.split_off(limit.min(operations.len()));
+        // The page ends within a millisecond: which of its operations come first, their CIDs say,
+        // which the database does not know.
+        if let (Some(last), Some(beyond)) = (operations.last(), beyond.first())
+            && last.created_at == beyond.created_at
+        {
+            operations.retain(|operation| operation.created_at < beyond.created_at);
+            let room = limit - operations.len();
+            operations.extend(self.first_of(beyond.created_at, room).await?);
+        }
         // Only neighbours of the same millisecond need their CIDs.
         for tied in operations.chunk_by_mut(|a, b| a.created_at == b.created_at) {
             if tied.len() > 1 {
                 tied.sort_by_cached_key(|operation| operation.cid().to_ascii());
             }
         }
-        operations.truncate(limit);
         Ok(operations)
+    }
+
+    /// Of the operations of one millisecond those with the lowest CIDs. However many there are,
+    /// twice the number that is asked for is held at a time: the connection waits for who reads.
+    async fn first_of(
+        &self,
+        created_at: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<StoredOperation>, StoreError> {
+        let session = self.pages().await?;
+        let mut rows = pin!(session.stream(OF_TIME, &[&created_at.millis()]).await?.fuse());
+        let mut lowest = Vec::new();
+        loop {
+            let some: Vec<Row> =
+                rows.as_mut().take(limit).try_collect().await.map_err(query_error)?;
+            if some.is_empty() {
+                return Ok(lowest);
+            }
+            lowest.extend(unpack(&self.strings, some).await?);
+            lowest.sort_by_cached_key(|operation| operation.cid().to_ascii());
+            lowest.truncate(limit);
+        }
     }
 
     /// See [`crate::store::Store::last_sequence`].
