@@ -168,6 +168,16 @@ pub fn numbered(sequence: i64) -> StoredOperation {
     stored(&did, &now().to_string(), sequence, &operation(&format!("at://{sequence}.example")))
 }
 
+/// The same, of some 20 kB: a thousand of them are more than the system holds for a client that
+/// does not read.
+pub fn large(sequence: i64) -> StoredOperation {
+    let alias = "x".repeat(20_000);
+    StoredOperation {
+        signed: read_operation(&operation(&alias)).unwrap().into(),
+        ..numbered(sequence)
+    }
+}
+
 /// The JSON of an operation with this alias. Its signature is that of nobody.
 pub fn operation(alias: &str) -> String {
     format!(
