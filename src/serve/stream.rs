@@ -19,6 +19,7 @@ use http_body_util::Full;
 use tokio::time::{Instant, interval_at, sleep_until, timeout};
 
 use crate::live::{Lagged, Message, Subscription};
+use crate::plc::operation::MAX_OPERATION_LENGTH;
 use crate::store::{StoreError, StoredOperation};
 
 use super::Server;
@@ -36,6 +37,9 @@ const PAGE: usize = 500;
 const TURN: usize = 32 << 10;
 /// Bytes that the WebSocket gathers before it writes by itself. A turn and its frames' headers.
 const WRITE_BUFFER: usize = 48 << 10;
+/// Bytes of the longest message that there can be: JSON takes up to six for one of an operation
+/// (`\u0000`), and the envelope some 200.
+const LONGEST_MESSAGE: usize = 6 * MAX_OPERATION_LENGTH + 400;
 /// Bytes that are read from a client at once, and of a message from it: clients only pong.
 const READ_BUFFER: usize = 512;
 const MAX_MESSAGE: usize = 4 << 10;
@@ -81,7 +85,7 @@ pub async fn open(
         .read_buffer_size(READ_BUFFER)
         .max_message_size(MAX_MESSAGE)
         .write_buffer_size(WRITE_BUFFER)
-        .max_write_buffer_size(2 * WRITE_BUFFER + crate::plc::operation::MAX_OPERATION_LENGTH * 2)
+        .max_write_buffer_size(2 * WRITE_BUFFER + LONGEST_MESSAGE)
         .on_upgrade(move |socket| {
             let tasks = server.tasks.clone();
             let client = Client { server, socket, subscription, caught_up: CaughtUp::default() };

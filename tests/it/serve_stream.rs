@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use futures::{SinkExt, StreamExt};
 use plc_replica::live::{Feed, Message as Published};
 use plc_replica::plc::Timestamp;
+use plc_replica::plc::json::read_operation;
 use plc_replica::serve::ServeSettings;
 use plc_replica::store::StoredOperation;
 use tokio::net::TcpStream;
@@ -13,7 +14,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 use crate::follow::places;
-use crate::replica::{Replica, now, numbered};
+use crate::replica::{Replica, now, numbered, operation};
 
 type Client = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
@@ -149,6 +150,21 @@ async fn everything_comes_once(mut replica: Replica) {
         let mut sequences = client.await.unwrap();
         sequences.sort_unstable();
         assert_eq!(sequences, (1..=LAST).collect::<Vec<_>>());
+    }
+}
+
+/// One whose JSON is six times as long as what is stored.
+#[tokio::test]
+async fn the_longest_operation_is_sent() {
+    let mut replica = with_operations(1).await;
+    let mut live = connect(&replica, "").await;
+    let zeros = read_operation(&operation(&r"\u0000".repeat(1_000_000))).unwrap();
+    replica.commit(vec![StoredOperation { signed: zeros.into(), ..numbered(2) }]).await;
+    let mut caught_up = connect(&replica, "?cursor=1").await;
+    for client in [&mut live, &mut caught_up] {
+        let text = next_text(client).await;
+        assert!(text.len() > 6_000_000);
+        assert_eq!(sequence(&text), 2);
     }
 }
 
