@@ -98,6 +98,13 @@ impl Replica {
 
     /// Commits what is new and what is now nullified.
     pub async fn commit_with(&mut self, commit: Commit) {
+        let feed = Arc::clone(&self.state.feed);
+        let _committing = feed.committing();
+        feed.publish(&self.store(commit).await);
+    }
+
+    /// Commits, and tells nobody of the operations yet.
+    pub async fn store(&mut self, commit: Commit) -> Vec<StoredOperation> {
         let last = commit.operations.iter().filter_map(|operation| operation.sequence).max();
         let commit = Commit {
             cursor_before: self.cursor,
@@ -108,7 +115,7 @@ impl Replica {
         self.cursor = commit.cursor_after;
         let latest = commit.operations.iter().map(|operation| operation.created_at).max();
         self.state.status.committed(self.cursor, latest, now());
-        self.state.feed.publish(&commit.operations);
+        commit.operations
     }
 
     /// The log has been read to its end.
