@@ -53,6 +53,8 @@ pub struct Feed {
     ring: Mutex<Ring>,
     /// The ring's end, to wait for.
     end: watch::Sender<u64>,
+    /// Commits that have ended, to wait for: nothing more is published of them.
+    ended: watch::Sender<u64>,
     capacity: usize,
 }
 
@@ -65,6 +67,8 @@ struct Ring {
     /// its index plus this.
     dropped: u64,
     subscribers: usize,
+    /// Commits that have begun: what the store holds is of these, or from before the feed.
+    begun: u64,
 }
 
 impl Ring {
@@ -81,7 +85,27 @@ impl Feed {
 
     /// A feed that holds at most this many bytes of messages (and always the newest one).
     pub fn with_capacity(bytes: usize) -> Feed {
-        Feed { ring: Mutex::default(), end: watch::Sender::new(0), capacity: bytes }
+        Feed {
+            ring: Mutex::default(),
+            end: watch::Sender::new(0),
+            ended: watch::Sender::new(0),
+            capacity: bytes,
+        }
+    }
+
+    /// To be called before the store is told to commit what will be published, and to be kept
+    /// until it is published: in between readers may find it in the store already, and know by
+    /// this that the feed will repeat it. One commit is under way at a time.
+    pub fn committing(&self) -> Committing<'_> {
+        self.lock().begun += 1;
+        Committing { feed: self }
+    }
+
+    /// Waits until what is being committed now is published.
+    pub async fn settled(&self) {
+        let begun = self.lock().begun;
+        // The sender is here: it cannot be gone.
+        let _ = self.ended.subscribe().wait_for(|&ended| ended >= begun).await;
     }
 
     /// Sends operations that were just committed, in the order of their sequence numbers: a client
@@ -123,7 +147,8 @@ impl Feed {
     pub fn interrupt(&self) {
         let mut ring = self.lock();
         let end = ring.end() + 1;
-        *ring = Ring { dropped: end, subscribers: ring.subscribers, ..Ring::default() };
+        let Ring { subscribers, begun, .. } = *ring;
+        *ring = Ring { dropped: end, subscribers, begun, ..Ring::default() };
         drop(ring);
         self.end.send_replace(end);
     }
@@ -151,6 +176,18 @@ impl Feed {
 impl Default for Feed {
     fn default() -> Feed {
         Feed::new()
+    }
+}
+
+/// A commit that is under way; it ends, in whatever way, when this is dropped.
+#[derive(Debug)]
+pub struct Committing<'a> {
+    feed: &'a Feed,
+}
+
+impl Drop for Committing<'_> {
+    fn drop(&mut self) {
+        self.feed.ended.send_modify(|ended| *ended += 1);
     }
 }
 
@@ -191,6 +228,20 @@ impl Subscription {
         }
         self.next += taken.len() as u64;
         Ok(taken)
+    }
+
+    /// Number of the last commit that has begun. Whatever was read from the store until now is of
+    /// commits up to this one.
+    pub fn begun(&self) -> u64 {
+        self.feed.lock().begun
+    }
+
+    /// Number of the last commit of which nothing will be taken any more; none while there is
+    /// something to take.
+    pub fn done(&self) -> Option<u64> {
+        // In this order: what was published before a commit ended is then in the ring.
+        let ended = *self.feed.ended.borrow();
+        (self.next == self.feed.lock().end()).then_some(ended)
     }
 
     /// Whether something that was not taken is gone already.
@@ -266,6 +317,24 @@ mod tests {
         assert_eq!(numbers(&first.take(usize::MAX).unwrap()), [2, 3, 4]);
         assert_eq!(numbers(&second.take(usize::MAX).unwrap()), [4]);
         assert_eq!(numbers(&second.take(usize::MAX).unwrap()), [0; 0]);
+    }
+
+    #[tokio::test]
+    async fn a_commit_is_done_when_it_has_ended_and_all_of_it_was_taken() {
+        let feed = Arc::new(Feed::new());
+        let mut subscription = feed.subscribe();
+        assert_eq!((subscription.begun(), subscription.done()), (0, Some(0)));
+        feed.settled().await;
+        let committing = feed.committing();
+        assert_eq!((subscription.begun(), subscription.done()), (1, Some(0)));
+        feed.publish(&operations(&[1, 2]));
+        assert!(futures::FutureExt::now_or_never(feed.settled()).is_none());
+        drop(committing);
+        feed.settled().await;
+        subscription.take(1).unwrap();
+        assert_eq!(subscription.done(), None);
+        subscription.take(1).unwrap();
+        assert_eq!(subscription.done(), Some(1));
     }
 
     #[tokio::test]

@@ -7,5 +7,5 @@
 mod feed;
 mod status;
 
-pub use feed::{Feed, Lagged, Message, Subscription};
+pub use feed::{Committing, Feed, Lagged, Message, Subscription};
 pub use status::{Mode, Status};

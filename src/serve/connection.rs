@@ -41,8 +41,10 @@ pub async fn accept(listener: TcpListener, server: Arc<Server>) {
     // Cut off are those that have not ended by themselves in time.
     let cut = CancellationToken::new();
     while let Some((stream, peer)) = server.shutdown.run_until_cancelled(next(&listener)).await {
-        // Never closed, so never an error.
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
+        // Who holds the places may hold them for long: the shutdown does not wait for one.
+        let place = server.shutdown.run_until_cancelled(Arc::clone(&places).acquire_owned()).await;
+        // The semaphore is never closed, so never an error.
+        let Some(Ok(place)) = place else { break };
         let connection = serve(stream, peer, Arc::clone(&server));
         let cut = cut.clone();
         server.tasks.spawn(async move {

@@ -3,8 +3,14 @@
 //! A client that brings a cursor first gets what is after it from the store, page by page, and
 //! then joins the live feed. It is subscribed to the feed before the first page is read: whatever
 //! is committed after a page was read comes by the feed, whatever was committed before is in the
-//! page, and what is in both is recognised by its number.
+//! page, and what is in both is recognised by its number. The numbers of a page are remembered
+//! until every commit that had begun when it was read is published and taken from the feed.
+//!
+//! Whatever a client does not take, no more than a turn is held for it: a page is let go before
+//! what was made of it is sent.
 
+use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -12,13 +18,14 @@ use std::time::Duration;
 
 use axum::extract::FromRequestParts;
 use axum::extract::ws::{CloseFrame, Message as Frame, WebSocket, WebSocketUpgrade};
-use futures::SinkExt;
+use futures::{SinkExt, StreamExt};
 use http::header;
 use http::request::Parts;
 use http_body_util::Full;
 use tokio::time::{Instant, interval_at, sleep_until, timeout};
 
 use crate::live::{Lagged, Message, Subscription};
+use crate::plc::operation::{MAX_OPERATION_LENGTH, Malformed};
 use crate::store::{StoreError, StoredOperation};
 
 use super::Server;
@@ -27,15 +34,24 @@ use super::error::ServeError;
 use super::query::{parameter, parse_int};
 use super::status::now;
 
-/// Stream clients at a time: each costs some 30 kB and a file descriptor.
+/// Stream clients at a time: each costs some 30 kB and a file descriptor, and up to 200 kB (a turn,
+/// what the WebSocket gathers, the numbers of what it was sent) while it catches up or is slow:
+/// less than a gigabyte for all of them.
 pub const MAX_CLIENTS: usize = 4_096;
-/// Operations of a page while a client catches up: some 300 kB in memory.
-const PAGE: usize = 500;
+/// Operations of a page while a client catches up: as many as usually fit into a turn.
+const PAGE: usize = 32;
 /// Bytes that are put together for one write, so that no client holds more than this, and that a
-/// client with a lot to catch up with gets it in few writes.
+/// client with a lot to catch up with gets it in few writes. (One operation may be longer.)
 const TURN: usize = 32 << 10;
+/// Numbers that are remembered of what a client was sent from the store; one that would have to
+/// remember more waits for the commit that is under way. 64 kB, and more than is read while a
+/// usual commit lasts.
+const MAX_RECENT: usize = 4_096;
 /// Bytes that the WebSocket gathers before it writes by itself. A turn and its frames' headers.
 const WRITE_BUFFER: usize = 48 << 10;
+/// Bytes of the longest message that there can be: JSON takes up to six for one of an operation
+/// (`\u0000`), and the envelope some 200.
+const LONGEST_MESSAGE: usize = 6 * MAX_OPERATION_LENGTH + 400;
 /// Bytes that are read from a client at once, and of a message from it: clients only pong.
 const READ_BUFFER: usize = 512;
 const MAX_MESSAGE: usize = 4 << 10;
@@ -74,6 +90,11 @@ pub async fn open(
     let place = Arc::clone(&server.stream_places)
         .try_acquire_owned()
         .map_err(|_| ServeError::TooManyStreams)?;
+    if cursor.is_some() {
+        // What is being committed may be what the client had from here when it was last
+        // connected, and is not to come again by the feed.
+        server.state.feed.settled().await;
+    }
     // From here on, not from when the handshake is over: that is the client's "now".
     let subscription = server.state.feed.subscribe();
     let server = Arc::clone(server);
@@ -81,10 +102,11 @@ pub async fn open(
         .read_buffer_size(READ_BUFFER)
         .max_message_size(MAX_MESSAGE)
         .write_buffer_size(WRITE_BUFFER)
-        .max_write_buffer_size(2 * WRITE_BUFFER + crate::plc::operation::MAX_OPERATION_LENGTH * 2)
+        .max_write_buffer_size(2 * WRITE_BUFFER + LONGEST_MESSAGE)
         .on_upgrade(move |socket| {
             let tasks = server.tasks.clone();
-            let client = Client { server, socket, subscription, caught_up: CaughtUp::default() };
+            let (heard, caught_up) = (Instant::now(), CaughtUp::default());
+            let client = Client { server, socket, heard, subscription, caught_up };
             tasks.track_future(async move {
                 client.run(cursor).await;
                 drop((place, own_place));
@@ -166,24 +188,30 @@ impl From<axum::Error> for End {
 struct CaughtUp {
     /// The last number.
     position: i64,
-    /// The numbers of the last two pages, ascending. The feed may repeat those of the page that
-    /// was read last. (An older one it could repeat only if it were told of a commit two pages
-    /// later.)
-    recent: Vec<i64>,
+    /// The numbers that the feed may repeat, ascending, each with that of the last commit that had
+    /// begun when it was read.
+    recent: VecDeque<(i64, u64)>,
 }
 
 impl CaughtUp {
-    fn add(&mut self, page: &[StoredOperation]) {
-        let older = self.recent.len().saturating_sub(PAGE);
-        self.recent.drain(..older);
-        self.recent.extend(page.iter().filter_map(|operation| operation.sequence));
-        self.position = self.recent.last().copied().unwrap_or(self.position);
+    fn add(&mut self, messages: &[Message], begun: u64) {
+        self.recent.extend(messages.iter().map(|message| (message.sequence, begun)));
+        self.position = messages.last().map_or(self.position, |message| message.sequence);
     }
 
     fn has(&self, sequence: i64) -> bool {
         // Nearly always the number is above all of them.
-        self.recent.last().is_some_and(|&last| sequence <= last)
-            && self.recent.binary_search(&sequence).is_ok()
+        self.recent.back().is_some_and(|&(last, _)| sequence <= last)
+            && self.recent.binary_search_by_key(&sequence, |&(sequence, _)| sequence).is_ok()
+    }
+
+    /// Forgets what the feed cannot repeat, now that it has nothing more of the commits up to this
+    /// one.
+    fn forget(&mut self, done: Option<u64>) {
+        while self.recent.pop_front_if(|&mut (_, begun)| Some(begun) <= done).is_some() {}
+        if self.recent.is_empty() {
+            self.recent = VecDeque::new();
+        }
     }
 }
 
@@ -191,6 +219,8 @@ impl CaughtUp {
 struct Client {
     server: Arc<Server>,
     socket: WebSocket,
+    /// When the client was last heard of.
+    heard: Instant,
     subscription: Subscription,
     caught_up: CaughtUp,
 }
@@ -222,7 +252,7 @@ impl Client {
         Ok(())
     }
 
-    async fn follow(&mut self, cursor: Option<i64>) -> Result<std::convert::Infallible, End> {
+    async fn follow(&mut self, cursor: Option<i64>) -> Result<Infallible, End> {
         if let Some(cursor) = cursor {
             self.catch_up(cursor).await?;
         }
@@ -231,24 +261,35 @@ impl Client {
 
     /// Sends what is after the cursor and in the store.
     async fn catch_up(&mut self, cursor: i64) -> Result<(), End> {
-        let store = self.server.state.store.clone();
+        let server = Arc::clone(&self.server);
+        let store = &server.state.store;
         // The last number may be that of an operation that was refused.
-        let refused = self.server.state.status.sequence();
-        if cursor > store.last_sequence().await?.unwrap_or(0).max(refused) {
+        let refused = server.state.status.sequence();
+        let last = self.listen(store.last_sequence()).await??;
+        if cursor > last.unwrap_or(0).max(refused) {
             return Err(End::FutureCursor);
         }
-        let next = store.export_by_sequence(cursor, 1).await?;
-        let oldest = now() - self.server.state.settings.stream_catch_up;
+        let next = self.listen(store.export_by_sequence(cursor, 1)).await??;
+        let oldest = now() - server.state.settings.stream_catch_up;
         if next.first().is_some_and(|next| next.created_at < oldest) {
             return Err(End::OutdatedCursor);
         }
         self.caught_up.position = cursor;
         loop {
             self.send_late().await?;
-            let page = store.export_by_sequence(self.caught_up.position, PAGE).await?;
-            self.caught_up.add(&page);
-            self.send(encode(&page)?).await?;
-            if page.len() < PAGE {
+            if self.caught_up.recent.len() > MAX_RECENT - PAGE {
+                self.listen(server.state.feed.settled()).await?;
+                continue;
+            }
+            let position = self.caught_up.position;
+            let page = self.listen(store.export_by_sequence(position, PAGE)).await??;
+            let begun = self.subscription.begun();
+            let turn = turn(&page)?;
+            let at_the_end = page.len() < PAGE && turn.len() == page.len();
+            drop(page);
+            self.caught_up.add(&turn, begun);
+            self.send(turn).await?;
+            if at_the_end {
                 return Ok(());
             }
         }
@@ -257,37 +298,39 @@ impl Client {
     /// While catching up: sends what was committed meanwhile with a number that is already
     /// passed. Whatever has a higher one is in a page to come.
     async fn send_late(&mut self) -> Result<(), End> {
-        let mut late = self.subscription.take(usize::MAX)?;
-        let caught_up = &self.caught_up;
-        late.retain(|message| {
-            message.sequence <= caught_up.position && !caught_up.has(message.sequence)
-        });
-        self.send(late).await
+        loop {
+            let mut late = self.subscription.take(TURN)?;
+            if late.is_empty() {
+                self.caught_up.forget(self.subscription.done());
+                return Ok(());
+            }
+            let caught_up = &self.caught_up;
+            late.retain(|message| {
+                message.sequence <= caught_up.position && !caught_up.has(message.sequence)
+            });
+            self.send(late).await?;
+        }
     }
 
     /// Sends what is published, and sees that the client is there.
-    async fn live(&mut self) -> Result<std::convert::Infallible, End> {
+    async fn live(&mut self) -> Result<Infallible, End> {
         let mut ping = interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
-        let mut heard = Instant::now();
         let mut not_before = Instant::now();
         loop {
             tokio::select! {
                 () = self.server.shutdown.cancelled() => return Err(End::Shutdown),
-                received = self.socket.recv() => match received {
-                    Some(Ok(Frame::Close(_)) | Err(_)) | None => return Err(End::Gone),
-                    Some(Ok(_)) => heard = Instant::now(),
-                },
+                received = self.socket.recv() => self.heard = heard(received)?,
                 _ = ping.tick() => {
-                    if heard.elapsed() > DEAD_AFTER {
+                    if self.heard.elapsed() > DEAD_AFTER {
                         return Err(End::Gone);
                     }
-                    // Nothing that was read from the store can still be on its way by the feed.
-                    self.caught_up.recent = Vec::new();
+                    self.caught_up.forget(self.subscription.done());
                     self.write([Frame::Ping(bytes::Bytes::new())]).await?;
                 }
                 () = published(&mut self.subscription, not_before) => {
                     let mut messages = self.subscription.take(TURN)?;
                     messages.retain(|message| !self.caught_up.has(message.sequence));
+                    self.caught_up.forget(self.subscription.done());
                     self.send(messages).await?;
                     let clients = u32::try_from(self.server.state.feed.subscribers());
                     let pause = PAUSE_PER_CLIENT.saturating_mul(clients.unwrap_or(u32::MAX));
@@ -297,42 +340,56 @@ impl Client {
         }
     }
 
-    /// Sends messages in turns.
-    async fn send(&mut self, messages: Vec<Message>) -> Result<(), End> {
-        let mut messages = messages.into_iter().peekable();
-        while let Some(first) = messages.next() {
-            let mut size = first.text.len();
-            let mut turn = vec![Frame::Text(first.text)];
-            while let Some(message) = messages.next_if(|next| size + next.text.len() <= TURN) {
-                size += message.text.len();
-                turn.push(Frame::Text(message.text));
+    /// Listens to the client until something else is done: a client that asks whether we are here
+    /// is answered, and one that leaves is let go.
+    async fn listen<T>(&mut self, work: impl Future<Output = T>) -> Result<T, End> {
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                () = self.server.shutdown.cancelled() => return Err(End::Shutdown),
+                received = self.socket.recv() => self.heard = heard(received)?,
+                done = &mut work => return Ok(done),
             }
-            self.write(turn).await?;
         }
-        Ok(())
     }
 
-    /// Writes frames and flushes once. A client that blocks this is given up when it has fallen
-    /// behind the feed, or after a while.
+    /// Sends one turn.
+    async fn send(&mut self, messages: Vec<Message>) -> Result<(), End> {
+        self.write(messages.into_iter().map(|message| Frame::Text(message.text))).await
+    }
+
+    /// Writes frames and flushes once, and listens meanwhile. A client that blocks this is given
+    /// up when it has fallen behind the feed, or after a while.
     async fn write(&mut self, frames: impl IntoIterator<Item = Frame>) -> Result<(), End> {
-        let socket = &mut self.socket;
+        let (mut sink, mut received) = (&mut self.socket).split();
         let mut writing = pin!(async move {
             for frame in frames {
-                socket.feed(frame).await?;
+                sink.feed(frame).await?;
             }
-            socket.flush().await
+            sink.flush().await
         });
-        let give_up = Instant::now() + TURN_TIMEOUT;
+        let begun = Instant::now();
+        let mut stalled = interval_at(begun + STALL_CHECK, STALL_CHECK);
         loop {
-            match timeout(STALL_CHECK, &mut writing).await {
-                Ok(written) => return Ok(written?),
-                Err(_) if self.server.shutdown.is_cancelled() => return Err(End::Shutdown),
-                Err(_) if self.subscription.lags() || Instant::now() > give_up => {
-                    return Err(End::TooSlow);
+            tokio::select! {
+                () = self.server.shutdown.cancelled() => return Err(End::Shutdown),
+                received = received.next() => self.heard = heard(received)?,
+                written = &mut writing => return Ok(written?),
+                _ = stalled.tick() => {
+                    if self.subscription.lags() || begun.elapsed() > TURN_TIMEOUT {
+                        return Err(End::TooSlow);
+                    }
                 }
-                Err(_) => {}
             }
         }
+    }
+}
+
+/// What came from the client: that it is there, and when, or that it leaves.
+fn heard(received: Option<Result<Frame, axum::Error>>) -> Result<Instant, End> {
+    match received {
+        Some(Ok(Frame::Close(_)) | Err(_)) | None => Err(End::Gone),
+        Some(Ok(_)) => Ok(Instant::now()),
     }
 }
 
@@ -342,17 +399,23 @@ async fn published(subscription: &mut Subscription, not_before: Instant) {
     subscription.wait().await;
 }
 
-fn encode(page: &[StoredOperation]) -> Result<Vec<Message>, End> {
-    let damaged = |operation: &StoredOperation, reason: String| {
-        End::from(StoreError::Damaged { place: operation.did.to_string(), reason })
-    };
-    page.iter()
-        .filter_map(|operation| {
-            Message::encode(operation)
-                .map_err(|error| damaged(operation, error.to_string()))
-                .transpose()
-        })
-        .collect()
+/// Encodes as many of a page's operations as a turn takes, and at least one.
+fn turn(page: &[StoredOperation]) -> Result<Vec<Message>, End> {
+    let mut turn = Vec::with_capacity(page.len());
+    let mut size = 0;
+    for operation in page {
+        let damaged = |error: Malformed| StoreError::Damaged {
+            place: operation.did.to_string(),
+            reason: error.to_string(),
+        };
+        let Some(message) = Message::encode(operation).map_err(damaged)? else { continue };
+        size += message.text.len();
+        if size > TURN && !turn.is_empty() {
+            break;
+        }
+        turn.push(message);
+    }
+    Ok(turn)
 }
 
 #[cfg(test)]

@@ -100,6 +100,7 @@ impl Writer {
         let begun = Instant::now();
         tracing::debug!(cursor = commit.cursor_after, "committing");
         self.told.begin();
+        let committing = self.feed.committing();
         self.store.commit(&self.lease, &commit).await?;
         tracing::debug!(cursor = commit.cursor_after, "committed");
         histogram!("plc_ingest_stage_seconds", "stage" => "write")
@@ -117,6 +118,7 @@ impl Writer {
             let numbers: Vec<i64> = commit.numbered.iter().map(|(_, _, number)| *number).collect();
             self.feed.publish(&self.store.sequences(&numbers).await?);
         }
+        drop(committing);
         self.told.end(commit.cursor_after);
         count(&commit, known);
         Ok(())

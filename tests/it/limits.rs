@@ -1,13 +1,18 @@
 //! Limits on clients, as a client meets them.
 
+use std::time::Duration;
+
 use plc_replica::live::Feed;
 use plc_replica::serve::ServeSettings;
 use plc_replica::serve::client_address::Proxies;
 use plc_replica::serve::limits::Limits;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Error;
 
-use crate::replica::Replica;
+use crate::replica::{Replica, large};
 
 async fn limited(limits: Limits) -> Replica {
     let settings = ServeSettings { limits, ..ServeSettings::default() };
@@ -67,7 +72,26 @@ async fn an_address_has_so_many_streams() {
         if connect_async(&url).await.is_ok() {
             return;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     panic!("the place was not given back");
+}
+
+/// The only place is held by a client that does not read its answer, and another client waits for
+/// it: the end does not.
+#[tokio::test]
+async fn the_end_does_not_wait_for_a_place() {
+    const MOMENT: Duration = Duration::from_millis(300);
+    let mut replica = limited(Limits { connections: 1, ..Limits::default() }).await;
+    replica.commit((1..=1_000).map(large).collect()).await;
+    let mut stalled = TcpStream::connect(replica.address).await.unwrap();
+    stalled.write_all(b"GET /export HTTP/1.1\r\nhost: here\r\n\r\n").await.unwrap();
+    stalled.read_exact(&mut [0; 12]).await.unwrap();
+    let mut waiting = TcpStream::connect(replica.address).await.unwrap();
+    waiting.write_all(b"GET /_health HTTP/1.1\r\nhost: here\r\n\r\n").await.unwrap();
+    assert!(timeout(MOMENT, waiting.read(&mut [0; 12])).await.is_err());
+    replica.shutdown.cancel();
+    assert!(timeout(MOMENT, waiting.read(&mut [0; 12])).await.is_ok());
+    drop(stalled);
+    timeout(Duration::from_secs(2), &mut replica.server).await.unwrap().unwrap();
 }

@@ -98,6 +98,13 @@ impl Replica {
 
     /// Commits what is new and what is now nullified.
     pub async fn commit_with(&mut self, commit: Commit) {
+        let feed = Arc::clone(&self.state.feed);
+        let _committing = feed.committing();
+        feed.publish(&self.store(commit).await);
+    }
+
+    /// Commits, and tells nobody of the operations yet.
+    pub async fn store(&mut self, commit: Commit) -> Vec<StoredOperation> {
         let last = commit.operations.iter().filter_map(|operation| operation.sequence).max();
         let commit = Commit {
             cursor_before: self.cursor,
@@ -108,7 +115,7 @@ impl Replica {
         self.cursor = commit.cursor_after;
         let latest = commit.operations.iter().map(|operation| operation.created_at).max();
         self.state.status.committed(self.cursor, latest, now());
-        self.state.feed.publish(&commit.operations);
+        commit.operations
     }
 
     /// The log has been read to its end.
@@ -166,6 +173,16 @@ pub fn numbered(sequence: i64) -> StoredOperation {
     did[..8].copy_from_slice(&sequence.to_be_bytes());
     let did = Did::from_bytes(did).to_string();
     stored(&did, &now().to_string(), sequence, &operation(&format!("at://{sequence}.example")))
+}
+
+/// The same, of some 20 kB: a thousand of them are more than the system holds for a client that
+/// does not read.
+pub fn large(sequence: i64) -> StoredOperation {
+    let alias = "x".repeat(20_000);
+    StoredOperation {
+        signed: read_operation(&operation(&alias)).unwrap().into(),
+        ..numbered(sequence)
+    }
 }
 
 /// The JSON of an operation with this alias. Its signature is that of nobody.

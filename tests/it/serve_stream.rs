@@ -1,19 +1,21 @@
 //! `/export/stream` with a WebSocket client.
 
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use futures::{SinkExt, StreamExt};
 use plc_replica::live::{Feed, Message as Published};
 use plc_replica::plc::Timestamp;
+use plc_replica::plc::json::read_operation;
 use plc_replica::serve::ServeSettings;
-use plc_replica::store::StoredOperation;
+use plc_replica::store::{Commit, StoredOperation};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 use crate::follow::places;
-use crate::replica::{Replica, now, numbered};
+use crate::replica::{Replica, large, now, numbered, operation};
 
 type Client = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
@@ -64,6 +66,12 @@ async fn closed(client: &mut Client) -> (u16, String) {
             Some(Ok(_)) => {}
             other => panic!("{other:?}"),
         }
+    }
+}
+
+async fn no_subscribers(replica: &Replica) {
+    while replica.state.feed.subscribers() > 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
@@ -152,6 +160,103 @@ async fn everything_comes_once(mut replica: Replica) {
     }
 }
 
+/// One whose JSON is six times as long as what is stored.
+#[tokio::test]
+async fn the_longest_operation_is_sent() {
+    let mut replica = with_operations(1).await;
+    let mut live = connect(&replica, "").await;
+    let zeros = read_operation(&operation(&r"\u0000".repeat(1_000_000))).unwrap();
+    replica.commit(vec![StoredOperation { signed: zeros.into(), ..numbered(2) }]).await;
+    let mut caught_up = connect(&replica, "?cursor=1").await;
+    for client in [&mut live, &mut caught_up] {
+        let text = next_text(client).await;
+        assert!(text.len() > 6_000_000);
+        assert_eq!(sequence(&text), 2);
+    }
+}
+
+/// Operations of the log of [`with_much`].
+const MUCH: i64 = 1_000;
+
+/// A log that no client catches up with as long as it does not read.
+async fn with_much() -> Replica {
+    let mut replica = Replica::start().await;
+    replica.commit((1..=MUCH).map(large).collect()).await;
+    replica
+}
+
+/// A client reads a large commit from the store, all of it or as much as it may, before the feed
+/// has it.
+#[tokio::test]
+async fn what_was_read_before_it_was_published_does_not_come_again() {
+    const FIRST: i64 = 3_000;
+    for more in [0, FIRST] {
+        let last = MUCH + FIRST + more;
+        let mut replica = with_much().await;
+        let mut client = connect(&replica, "?cursor=0").await;
+        let feed = replica.state.feed.clone();
+        let committing = feed.committing();
+        let operations = (MUCH + 1..=last).map(numbered).collect();
+        let operations = replica.store(Commit { operations, ..Commit::default() }).await;
+        let mut sequences = next_sequences(&mut client, (MUCH + FIRST) as usize).await;
+        feed.publish(&operations);
+        drop(committing);
+        sequences.extend(next_sequences(&mut client, more as usize).await);
+        assert_eq!(sequences, (1..=last).collect::<Vec<_>>());
+        hears_nothing(&mut client).await;
+        replica.commit(vec![numbered(last + 1)]).await;
+        assert_eq!(next_sequences(&mut client, 1).await, [last + 1]);
+    }
+}
+
+/// Nor does what it read before it was published on an earlier connection.
+#[tokio::test]
+async fn a_client_that_comes_back_waits_until_what_it_may_have_is_published() {
+    let mut replica = with_operations(1).await;
+    let feed = replica.state.feed.clone();
+    let committing = feed.committing();
+    let two = Commit { operations: vec![numbered(2)], ..Commit::default() };
+    let two = replica.store(two).await;
+    let mut back = pin!(connect(&replica, "?cursor=2"));
+    assert!(timeout(MOMENT, &mut back).await.is_err());
+    feed.publish(&two);
+    drop(committing);
+    hears_nothing(&mut back.await).await;
+}
+
+#[tokio::test]
+async fn a_client_that_catches_up_is_listened_to() {
+    let replica = with_much().await;
+    let mut client = connect(&replica, "?cursor=0").await;
+    client.send(Message::Ping("here".into())).await.unwrap();
+    let mut texts = 0;
+    while let Message::Text(_) = timeout(PATIENCE, client.next()).await.unwrap().unwrap().unwrap() {
+        texts += 1;
+    }
+    assert!(texts < MUCH, "the answer came after all that there was");
+    // One that leaves is not written to any longer.
+    tokio::time::sleep(MOMENT).await;
+    client.send(Message::Close(None)).await.unwrap();
+    timeout(Duration::from_secs(5), no_subscribers(&replica)).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_end_of_the_server_is_told_to_a_client_that_catches_up() {
+    let replica = with_much().await;
+    let mut client = connect(&replica, "?cursor=0").await;
+    assert_eq!(next_sequences(&mut client, 1).await, [1]);
+    replica.shutdown.cancel();
+    let mut texts = 1;
+    loop {
+        match timeout(PATIENCE, client.next()).await.unwrap().unwrap().unwrap() {
+            Message::Text(_) => texts += 1,
+            Message::Close(Some(frame)) => break assert_eq!(u16::from(frame.code), 1001),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(texts < MUCH);
+}
+
 #[tokio::test]
 async fn cursors_that_cannot_be_followed_are_told_why() {
     let mut replica = with_operations(2).await;
@@ -212,14 +317,7 @@ async fn pings_are_answered_and_a_client_may_leave() {
     assert_eq!(answer, Message::Pong("here".into()));
     client.close(None).await.unwrap();
     while let Some(Ok(_)) = client.next().await {}
-    let feed = replica.state.feed.clone();
-    timeout(PATIENCE, async {
-        while feed.subscribers() > 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await
-    .unwrap();
+    timeout(PATIENCE, no_subscribers(&replica)).await.unwrap();
     replica.commit(vec![numbered(2)]).await;
 }
 
