@@ -11,7 +11,7 @@ use plc_replica::live::Feed;
 use plc_replica::plc::Timestamp;
 use plc_replica::plc::entry::Received;
 use plc_replica::serve::ServeSettings;
-use plc_replica::store::{Commit, StoredOperation};
+use plc_replica::store::{Commit, NewDivergence, NewRefusal, StoredOperation};
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -417,6 +417,48 @@ async fn health_and_readiness() {
         )
     );
     assert!(replica.get("/").await.text().contains("https://plc.example.com"));
+}
+
+#[tokio::test]
+async fn the_last_page_of_evidence_names_no_next_one() {
+    let mut replica = Replica::start().await;
+    let text = |n: u8| format!("number {n}");
+    let divergences = (0..4).map(|n| NewDivergence {
+        source: "there".to_owned(),
+        did: ALICE.to_owned(),
+        kind: "kind".to_owned(),
+        subject: text(n),
+        ours: None,
+        theirs: None,
+    });
+    let refusals = (0..4).map(|n| NewRefusal {
+        did: ALICE.to_owned(),
+        sequence: None,
+        cid: None,
+        kind: "malformed".to_owned(),
+        detail: String::new(),
+        awaits: None,
+        line: Bytes::from(text(n)),
+    });
+    let commit = Commit {
+        divergences: divergences.collect(),
+        refusals: refusals.collect(),
+        ..Commit::default()
+    };
+    replica.commit_with(commit).await;
+    for list in ["divergences", "refused"] {
+        let page = async |query: &str| {
+            let answer = replica.get(&format!("/_audit/{list}?{query}")).await;
+            let page: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+            (page[list].as_array().unwrap().len(), page["next"].as_i64())
+        };
+        let (first, next) = page("count=2").await;
+        assert_eq!((first, next.is_some()), (2, true), "{list}");
+        assert_eq!(page(&format!("count=2&after={}", next.unwrap())).await, (2, None), "{list}");
+        assert_eq!(page("count=4").await, (4, None), "{list}");
+        assert_eq!(page("count=3").await.0, 3, "{list}");
+        assert_eq!(page("count=2&after=1000").await, (0, None), "{list}");
+    }
 }
 
 #[tokio::test]
