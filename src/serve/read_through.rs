@@ -139,9 +139,9 @@ struct State {
 
 impl ReadThrough {
     /// Asks this upstream, within its budget.
-    pub fn new(client: ExportClient, verifier: Arc<dyn Verifier>) -> ReadThrough {
+    pub fn new(client: &ExportClient, verifier: Arc<dyn Verifier>) -> ReadThrough {
         ReadThrough {
-            upstream: Peer::Server(client),
+            upstream: Peer::Server(client.for_read_through()),
             verifier,
             places: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
             state: Mutex::new(State {

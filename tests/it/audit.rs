@@ -74,7 +74,7 @@ impl Watched {
             feed: Arc::clone(&feed),
             status: Arc::clone(&status),
             verifier: Arc::clone(&verifier),
-            upstream: Some(Arc::new(ReadThrough::new(client.clone(), Arc::clone(&verifier)))),
+            upstream: Some(Arc::new(ReadThrough::new(&client, Arc::clone(&verifier)))),
             settings: ServeSettings::default(),
         };
         let watch = Watch::new(
