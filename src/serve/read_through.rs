@@ -192,7 +192,7 @@ impl ReadThrough {
     }
 
     async fn fetch(&self, did: Did) -> Fetched {
-        match self.upstream.ask(did, &*self.verifier).await {
+        match self.upstream.ask(did, &self.verifier).await {
             Ok(told) if told.history.is_empty() => Fetched::Unknown,
             Ok(told) => match operations(&told.history) {
                 Some(operations) => Fetched::Known(Arc::new(operations)),
