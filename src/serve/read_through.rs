@@ -15,7 +15,7 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use lru::LruCache;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
 use crate::audit::{History, Peer};
@@ -174,16 +174,15 @@ impl ReadThrough {
             return Ok(Ok(fetching.clone()));
         }
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| Outcome::Limited)?;
-        let this = Arc::clone(self);
+        let of = Arc::clone(self);
         // A task of its own: it goes on for the others when the one who began it has gone.
         let task = tokio::spawn(async move {
-            let fetched = timeout(PATIENCE, this.fetch(did)).await.unwrap_or(Fetched::Unavailable);
-            let mut state = this.state();
-            state.in_flight.remove(&did);
+            let asking = InFlight { of, did, _place: place };
+            let fetching = asking.of.fetch(did);
+            let fetched = timeout(PATIENCE, fetching).await.unwrap_or(Fetched::Unavailable);
             if matches!(fetched, Fetched::Unknown) {
-                state.misses.put(did, Instant::now() + MISS);
+                asking.of.state().misses.put(did, Instant::now() + MISS);
             }
-            drop((state, place));
             fetched
         });
         let fetching = task.map(|done| done.unwrap_or(Fetched::Unavailable)).boxed().shared();
@@ -208,6 +207,19 @@ impl ReadThrough {
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing in this module can panic between two changes of it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A question that is being asked: it is over when this is dropped, by a panic too.
+struct InFlight {
+    of: Arc<ReadThrough>,
+    did: Did,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.of.state().in_flight.remove(&self.did);
     }
 }
 
