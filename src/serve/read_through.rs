@@ -68,6 +68,8 @@ pub enum Outcome {
     DoesNotVerify,
     /// The answer is our own, since the upstream's lacks what we hold.
     Behind,
+    /// The answer is our own, since the upstream's states other times for what we hold.
+    Restated,
 }
 
 impl Outcome {
@@ -80,6 +82,7 @@ impl Outcome {
             Outcome::Limited => "limited",
             Outcome::DoesNotVerify => "upstream-does-not-verify",
             Outcome::Behind => "upstream-lacks-operations",
+            Outcome::Restated => "upstream-restates-times",
         }
     }
 
@@ -107,21 +110,28 @@ pub async fn read(server: &Server, did: Did) -> (Option<Outcome>, Option<Vec<Sto
         Ok(Fetched::Unknown) => Outcome::Unknown,
         Ok(Fetched::DoesNotVerify) => Outcome::DoesNotVerify,
         Ok(Fetched::Unavailable) => Outcome::Unavailable,
-        Ok(Fetched::Known(theirs)) => match server.state.store.history(&did).await {
-            // An answer must not go back behind what was answered before.
-            Ok(ours)
-                if !ours.iter().all(|held| theirs.iter().any(|of| of.signed == held.signed)) =>
-            {
-                Outcome::Behind
+        Ok(Fetched::Known(theirs)) => {
+            let ours = server.state.store.history(&did).await.unwrap_or_default();
+            match objection(&ours, &theirs) {
+                Some(outcome) => outcome,
+                None => {
+                    counter!("plc_read_through_total", "outcome" => "upstream").increment(1);
+                    return (Some(Outcome::Upstream), Some(theirs.to_vec()));
+                }
             }
-            _ => {
-                counter!("plc_read_through_total", "outcome" => "upstream").increment(1);
-                return (Some(Outcome::Upstream), Some(theirs.to_vec()));
-            }
-        },
+        }
     };
     counter!("plc_read_through_total", "outcome" => outcome.name()).increment(1);
     (Some(outcome), None)
+}
+
+/// Why what the upstream says is not to be answered: an answer must not go back behind what was
+/// answered before, nor tell otherwise, under the same entity tag, what was told before.
+fn objection(ours: &[StoredOperation], theirs: &[StoredOperation]) -> Option<Outcome> {
+    ours.iter().find_map(|held| match theirs.iter().find(|of| of.signed == held.signed) {
+        None => Some(Outcome::Behind),
+        Some(of) => (of.created_at != held.created_at).then_some(Outcome::Restated),
+    })
 }
 
 /// Asks the upstream for single identities.

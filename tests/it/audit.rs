@@ -611,6 +611,14 @@ async fn what_is_not_here_is_read_through_and_never_stored() {
     let old = plc_replica::generate::audit_log(told.story.accepted(&told.alice).take(1));
     upstream.answer(&format!("/{}/log/audit", told.alice.did), 200, &old);
     assert_eq!(get(alice.clone(), NO_CACHE).await.1, "upstream-lacks-operations");
+    // Our own bytes go with our own entity tag, whatever times the upstream states now.
+    let stated = &told.story.log()[6].created_at;
+    let restated = plc_replica::generate::audit_log(told.story.accepted(&told.alice).take(5))
+        .replace(stated, "2024-06-01T00:00:00.000Z");
+    upstream.answer(&format!("/{}/log/audit", told.alice.did), 200, &restated);
+    let (status, how, body) = get(format!("{alice}/log/audit"), NO_CACHE).await;
+    assert_eq!((status, &*how), (200, "upstream-restates-times"));
+    assert!(body.contains(stated), "{body}");
 
     upstream.stop().await;
     let (status, how, _) = get(alice.clone(), NO_CACHE).await;
