@@ -462,6 +462,28 @@ async fn the_last_page_of_evidence_names_no_next_one() {
 }
 
 #[tokio::test]
+async fn the_tag_of_verdicts_tells_what_they_show() {
+    let mut replica = Replica::start().await;
+    let at = "2024-01-01T00:00:00.000Z";
+    let unnumbered =
+        StoredOperation { sequence: None, ..stored(ALICE, at, 0, &operation("at://a.example")) };
+    replica.commit(vec![unnumbered]).await;
+    let path = format!("/{ALICE}/log/verdicts");
+    let before = replica.get(&path).await;
+    assert!(before.text().contains("\"sequence\":null"), "{}", before.text());
+    let numbered = vec![(ALICE.parse().unwrap(), at.parse().unwrap(), 7)];
+    replica.commit_with(Commit { numbered, ..Commit::default() }).await;
+    let has = [("if-none-match", before.header("etag"))];
+    let after = replica.ask("GET", &path, &has).await;
+    assert_eq!(after.status, 200);
+    assert!(after.text().contains("\"sequence\":7"), "{}", after.text());
+    let has = [("if-none-match", after.header("etag"))];
+    let unchanged = replica.ask("GET", &path, &has).await;
+    assert_eq!((unchanged.status, unchanged.body.len()), (304, 0));
+    assert_eq!(unchanged.header("etag"), after.header("etag"));
+}
+
+#[tokio::test]
 async fn a_database_that_is_away_is_said_and_comes_back() {
     let Some(database) = Database::create().await else { return };
     let mut replica = Replica::start_at(&database.url, ServeSettings::default(), Feed::new()).await;
