@@ -178,9 +178,9 @@ pub fn keys(lookups: KeyLookups) {
 }
 
 /// The statuses that are counted by themselves; the others are counted as `other`.
-const STATUSES: [&str; 17] = [
-    "200", "303", "304", "400", "404", "405", "408", "410", "426", "429", "414", "500", "501",
-    "503", "504", "101", "204",
+const STATUSES: [&str; 18] = [
+    "200", "303", "304", "400", "404", "405", "406", "408", "410", "426", "429", "414", "500",
+    "501", "503", "504", "101", "204",
 ];
 
 /// Requests of one route: the handles are asked for once, so that counting a request costs some

@@ -78,7 +78,7 @@ impl Checker {
         depth: Depth,
         horizon: Timestamp,
     ) -> Result<Found, CheckError> {
-        let mut told = peer.ask(did, &*self.verifier).await?;
+        let mut told = peer.ask(did, &self.verifier).await?;
         if depth == Depth::Everything {
             peer.ask_further(&mut told).await?;
         }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ahash::AHashMap;
 use bytes::Bytes;
@@ -97,12 +98,22 @@ impl Peer {
     /// # Errors
     ///
     /// [`PeerError`].
-    pub async fn ask(&self, did: Did, verifier: &dyn Verifier) -> Result<Told, PeerError> {
+    pub async fn ask(&self, did: Did, verifier: &Arc<dyn Verifier>) -> Result<Told, PeerError> {
+        let verifier = Arc::clone(verifier);
         match self {
-            Peer::Server(client) => ask_server(client, did, verifier).await,
+            Peer::Server(client) => {
+                let Some(log) = client.audit_log(&did).await? else {
+                    return Ok(Told::of_lines(did, &[], &*verifier));
+                };
+                on_cores(move || Told::of_audit_log(did, log, &*verifier)).await
+            }
             Peer::File(path) => {
-                let lines = look_up(path, &[did])?.lines.remove(&did).unwrap_or_default();
-                Ok(Told::of_lines(did, &lines, verifier))
+                let path = path.clone();
+                on_cores(move || {
+                    let lines = look_up(&path, &[did])?.lines.remove(&did).unwrap_or_default();
+                    Ok(Told::of_lines(did, &lines, &*verifier))
+                })
+                .await
             }
         }
     }
@@ -146,20 +157,22 @@ fn is_about_identity(body: &[u8]) -> bool {
         .is_ok_and(|refusal| refusal.message.starts_with("DID not "))
 }
 
-async fn ask_server(
-    client: &ExportClient,
-    did: Did,
-    verifier: &dyn Verifier,
-) -> Result<Told, PeerError> {
-    let Some(body) = client.audit_log(&did).await? else {
-        return Ok(Told::of_lines(did, &[], verifier));
-    };
-    let history = History::of_audit_log(did, &body, verifier)
-        .map_err(|source| PeerError::NotALog { did, source })?;
-    Ok(Told { evidence: body, history, last: Said::Unknown, document: Said::Unknown })
+/// Runs this away from the threads that do the I/O: to verify a log of thousands takes a second.
+async fn on_cores<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
 }
 
 impl Told {
+    /// From an audit log.
+    fn of_audit_log(did: Did, log: Bytes, verifier: &dyn Verifier) -> Result<Told, PeerError> {
+        let history = History::of_audit_log(did, &log, verifier)
+            .map_err(|source| PeerError::NotALog { did, source })?;
+        Ok(Told { evidence: log, history, last: Said::Unknown, document: Said::Unknown })
+    }
+
     /// From the entries of one identity, whatever their envelope.
     pub fn of_lines(did: Did, lines: &[Bytes], verifier: &dyn Verifier) -> Told {
         let history = History::of_lines(did, lines.iter().map(|line| &line[..]), verifier);

@@ -39,7 +39,7 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let (history, place) = match &args.from {
         Some(place) => {
             let peer = Peer::new(place, 0, super::USER_AGENT).context("--from")?;
-            (peer.ask(args.did, &*verifier).await?.history, peer.name())
+            (peer.ask(args.did, &verifier).await?.history, peer.name())
         }
         None => {
             let stored = Store::open(&args.database.url).await?.history(&args.did).await?;

@@ -143,7 +143,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     );
     let verifier = args.signatures.verifier();
     let read_through = (args.read_through == "on")
-        .then(|| Arc::new(ReadThrough::new(client.clone(), Arc::clone(&verifier))));
+        .then(|| Arc::new(ReadThrough::new(&client, Arc::clone(&verifier))));
     let watch = Watch::new(
         Checker { store: store.clone(), verifier: Arc::clone(&verifier) },
         Peer::Server(client.clone()),

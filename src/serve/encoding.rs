@@ -5,6 +5,8 @@ use std::io::Write;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 
+use super::header::weight;
+
 /// Bodies below this many bytes are sent as they are: they fit into a packet or two, and
 /// compressing one costs more than what looking it up does.
 const SMALLEST: usize = 1_400;
@@ -33,7 +35,7 @@ impl Coding {
             for item in list.to_str().unwrap_or_default().split(',') {
                 let mut parts = item.split(';').map(str::trim);
                 let name = parts.next().unwrap_or_default();
-                let weight = parts.find_map(|part| part.strip_prefix("q=")).map_or(1.0, weight);
+                let weight = parts.find_map(|part| part.strip_prefix("q=")).map_or(1000, weight);
                 match name {
                     _ if name.eq_ignore_ascii_case("zstd") => zstd = Some(weight),
                     _ if name.eq_ignore_ascii_case("gzip") => gzip = Some(weight),
@@ -46,9 +48,9 @@ impl Coding {
         }
         let best = [(Coding::Zstd, zstd.or(any)), (Coding::Gzip, gzip.or(any))];
         let mut wanted = None;
-        let mut most = identity.unwrap_or(0.0);
+        let mut most = identity.unwrap_or(0);
         for (coding, weight) in best {
-            if let Some(weight) = weight.filter(|&weight| weight > 0.0)
+            if let Some(weight) = weight.filter(|&weight| weight > 0)
                 && (weight > most || wanted.is_none() && weight >= most)
             {
                 (wanted, most) = (Some(coding), weight);
@@ -87,11 +89,6 @@ impl Coding {
         // Writing to memory does not fail; should it, the body goes out as it is.
         encoded.ok().map(Bytes::from)
     }
-}
-
-/// A weight between 0 and 1; what is none counts as a refusal.
-fn weight(text: &str) -> f32 {
-    text.parse().ok().filter(|weight| (0.0..=1.0).contains(weight)).unwrap_or(0.0)
 }
 
 #[cfg(test)]

@@ -81,8 +81,12 @@ pub async fn divergences(server: &Server, query: &str) -> Result<Answer, ServeEr
     let open = flag(query, "open")?;
     let (did, kind) = (parameter(query, "did")?, parameter(query, "kind")?);
     let store = &server.state.store;
-    let page = store.divergences(did.as_deref(), kind.as_deref(), open, after, count).await?;
-    let next = page.last().filter(|_| page.len() == count).map(|last| last.id);
+    // One more than is shown tells whether there is a next page.
+    let (did, kind) = (did.as_deref(), kind.as_deref());
+    let mut page = store.divergences(did, kind, open, after, count + 1).await?;
+    let more = page.len() > count;
+    page.truncate(count);
+    let next = page.last().filter(|_| more).map(|last| last.id);
     Ok(report(&Divergences { divergences: page.iter().map(Divergence::from).collect(), next }))
 }
 
@@ -120,26 +124,21 @@ pub async fn refused(server: &Server, query: &str) -> Result<Answer, ServeError>
     let mut next = None;
     for _ in 0..MOST_READS {
         let page = server.state.store.refusals(did.as_deref(), after, READ).await?;
-        let Some(last) = page.last() else {
-            next = None;
-            break;
-        };
-        after = last.id;
-        next = (page.len() == READ).then_some(after);
-        for kept in page.iter().filter(|kept| wanted(kept)) {
-            if found.len() == count {
-                break;
-            }
-            found.push(kept.to_json());
-            if found.len() == count {
-                next = Some(kept.id);
-            }
-        }
-        if found.len() == count || next.is_none() {
-            break;
+        next = page.last().filter(|_| page.len() == READ).map(|last| last.id);
+        // One more than is shown tells whether there is a next page.
+        let room = count + 1 - found.len();
+        found.extend(page.into_iter().filter(|kept| wanted(kept)).take(room));
+        match next {
+            Some(last) if found.len() <= count => after = last,
+            _ => break,
         }
     }
-    Ok(report(&Refused { refused: found, next }))
+    if found.len() > count {
+        found.truncate(count);
+        next = found.last().map(|last| last.id);
+    }
+    let refused = found.iter().map(StoredRefusal::to_json).collect();
+    Ok(report(&Refused { refused, next }))
 }
 
 /// Refusals that are read at once.

@@ -19,6 +19,7 @@ mod error;
 mod evidence;
 pub mod explorer;
 mod export;
+mod header;
 pub mod limits;
 mod lookup;
 mod pulse;
@@ -98,6 +99,8 @@ struct Server {
     stream_places: Arc<Semaphore>,
     /// One for each request that waits for an operation.
     waiting_places: Semaphore,
+    /// One for each history that is judged for a client.
+    judging_places: Arc<Semaphore>,
     /// Connections and stream clients, to be waited for at the end.
     tasks: TaskTracker,
     shutdown: CancellationToken,
@@ -112,6 +115,7 @@ pub async fn run(listener: TcpListener, state: ServeState, shutdown: Cancellatio
         pulse: Pulse::default(),
         stream_places: Arc::new(Semaphore::new(stream::MAX_CLIENTS)),
         waiting_places: Semaphore::new(wait::MAX_WAITING),
+        judging_places: Arc::new(Semaphore::new(verdicts::MAX_JUDGED)),
         tasks: TaskTracker::new(),
         shutdown,
     };

@@ -15,7 +15,7 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use lru::LruCache;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
 use crate::audit::{History, Peer};
@@ -68,6 +68,8 @@ pub enum Outcome {
     DoesNotVerify,
     /// The answer is our own, since the upstream's lacks what we hold.
     Behind,
+    /// The answer is our own, since the upstream's states other times for what we hold.
+    Restated,
 }
 
 impl Outcome {
@@ -80,6 +82,7 @@ impl Outcome {
             Outcome::Limited => "limited",
             Outcome::DoesNotVerify => "upstream-does-not-verify",
             Outcome::Behind => "upstream-lacks-operations",
+            Outcome::Restated => "upstream-restates-times",
         }
     }
 
@@ -107,21 +110,28 @@ pub async fn read(server: &Server, did: Did) -> (Option<Outcome>, Option<Vec<Sto
         Ok(Fetched::Unknown) => Outcome::Unknown,
         Ok(Fetched::DoesNotVerify) => Outcome::DoesNotVerify,
         Ok(Fetched::Unavailable) => Outcome::Unavailable,
-        Ok(Fetched::Known(theirs)) => match server.state.store.history(&did).await {
-            // An answer must not go back behind what was answered before.
-            Ok(ours)
-                if !ours.iter().all(|held| theirs.iter().any(|of| of.signed == held.signed)) =>
-            {
-                Outcome::Behind
+        Ok(Fetched::Known(theirs)) => {
+            let ours = server.state.store.history(&did).await.unwrap_or_default();
+            match objection(&ours, &theirs) {
+                Some(outcome) => outcome,
+                None => {
+                    counter!("plc_read_through_total", "outcome" => "upstream").increment(1);
+                    return (Some(Outcome::Upstream), Some(theirs.to_vec()));
+                }
             }
-            _ => {
-                counter!("plc_read_through_total", "outcome" => "upstream").increment(1);
-                return (Some(Outcome::Upstream), Some(theirs.to_vec()));
-            }
-        },
+        }
     };
     counter!("plc_read_through_total", "outcome" => outcome.name()).increment(1);
     (Some(outcome), None)
+}
+
+/// Why what the upstream says is not to be answered: an answer must not go back behind what was
+/// answered before, nor tell otherwise, under the same entity tag, what was told before.
+fn objection(ours: &[StoredOperation], theirs: &[StoredOperation]) -> Option<Outcome> {
+    ours.iter().find_map(|held| match theirs.iter().find(|of| of.signed == held.signed) {
+        None => Some(Outcome::Behind),
+        Some(of) => (of.created_at != held.created_at).then_some(Outcome::Restated),
+    })
 }
 
 /// Asks the upstream for single identities.
@@ -139,9 +149,9 @@ struct State {
 
 impl ReadThrough {
     /// Asks this upstream, within its budget.
-    pub fn new(client: ExportClient, verifier: Arc<dyn Verifier>) -> ReadThrough {
+    pub fn new(client: &ExportClient, verifier: Arc<dyn Verifier>) -> ReadThrough {
         ReadThrough {
-            upstream: Peer::Server(client),
+            upstream: Peer::Server(client.for_read_through()),
             verifier,
             places: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
             state: Mutex::new(State {
@@ -174,16 +184,15 @@ impl ReadThrough {
             return Ok(Ok(fetching.clone()));
         }
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| Outcome::Limited)?;
-        let this = Arc::clone(self);
+        let of = Arc::clone(self);
         // A task of its own: it goes on for the others when the one who began it has gone.
         let task = tokio::spawn(async move {
-            let fetched = timeout(PATIENCE, this.fetch(did)).await.unwrap_or(Fetched::Unavailable);
-            let mut state = this.state();
-            state.in_flight.remove(&did);
+            let asking = InFlight { of, did, _place: place };
+            let fetching = asking.of.fetch(did);
+            let fetched = timeout(PATIENCE, fetching).await.unwrap_or(Fetched::Unavailable);
             if matches!(fetched, Fetched::Unknown) {
-                state.misses.put(did, Instant::now() + MISS);
+                asking.of.state().misses.put(did, Instant::now() + MISS);
             }
-            drop((state, place));
             fetched
         });
         let fetching = task.map(|done| done.unwrap_or(Fetched::Unavailable)).boxed().shared();
@@ -192,7 +201,7 @@ impl ReadThrough {
     }
 
     async fn fetch(&self, did: Did) -> Fetched {
-        match self.upstream.ask(did, &*self.verifier).await {
+        match self.upstream.ask(did, &self.verifier).await {
             Ok(told) if told.history.is_empty() => Fetched::Unknown,
             Ok(told) => match operations(&told.history) {
                 Some(operations) => Fetched::Known(Arc::new(operations)),
@@ -208,6 +217,19 @@ impl ReadThrough {
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing in this module can panic between two changes of it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A question that is being asked: it is over when this is dropped, by a panic too.
+struct InFlight {
+    of: Arc<ReadThrough>,
+    did: Did,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.of.state().in_flight.remove(&self.did);
     }
 }
 

@@ -120,7 +120,6 @@ fn refused(server: &Server, route: &Route<'_>, method: &Method) -> ServeError {
     }
 }
 
-/// Compresses the body of an answer. The entity tag stays, being a weak one.
 /// Says that the answer depends on `Accept-Encoding`, beside whatever else it depends on.
 fn vary_by_encoding(headers: &mut HeaderMap) {
     let said = headers.get_all(header::VARY).iter().any(|value| {
@@ -131,6 +130,7 @@ fn vary_by_encoding(headers: &mut HeaderMap) {
     }
 }
 
+/// Compresses the body of an answer. The entity tag stays, being a weak one.
 async fn encode(answer: Answer, coding: Coding) -> Answer {
     if answer.size_hint().lower() == 0 {
         return answer;

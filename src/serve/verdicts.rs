@@ -7,13 +7,18 @@ use http::HeaderMap;
 use serde::Serialize;
 
 use crate::audit::{History, Verdict};
-use crate::plc::Timestamp;
+use crate::plc::{Did, Timestamp};
 use crate::store::StoredOperation;
 
 use super::Server;
 use super::answer::{self, Answer};
+use super::conditional::client_has;
 use super::error::ServeError;
 use super::resolve::{conditional, etag};
+
+/// Histories that are judged at a time. A long one keeps a core busy for a second, and whoever asks
+/// for many is not to have all of them: the follower verifies too.
+pub const MAX_JUDGED: usize = 2;
 
 /// The body.
 #[derive(Serialize)]
@@ -31,20 +36,33 @@ pub async fn show(
     let Some(last) = history.last() else { return Ok(None) };
     let did = last.did;
     let in_force = history.iter().filter(|operation| operation.nullified_by.is_none()).count();
-    // Read-through answers state no time of receipt here, which is what the last number tells.
+    // An operation may be numbered later than it is received. What was read through has neither
+    // a number nor a time of receipt.
+    let numbered = history.iter().filter(|operation| operation.sequence.is_some()).count();
     let received = usize::from(last.received_at > Timestamp::from_millis(0));
-    let etag = etag(b"verdicts", &last.cid(), &[history.len(), in_force, received]);
-    let verifier = Arc::clone(&server.state.verifier);
-    let judged = move || Verdict::all(&History::of_stored(did, history, &*verifier));
-    // A panic of the rules is not this server's end; the connection's guard answers 500.
-    let verdicts = match tokio::task::spawn_blocking(judged).await {
-        Ok(verdicts) => verdicts,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    let numbers = [history.len(), in_force, numbered, received];
+    let etag = etag(b"verdicts", &last.cid(), &numbers);
+    let body = match client_has(request, &etag) {
+        true => Vec::new(),
+        false => body(server, did, history).await,
     };
-    conditional(request, etag, None, answer::JSON, || {
+    conditional(request, etag, None, answer::JSON, || Ok(body)).map(Some)
+}
+
+async fn body(server: &Server, did: Did, history: Vec<StoredOperation>) -> Vec<u8> {
+    // Never closed. Kept until the work is done, also when the client has gone before.
+    let place = Arc::clone(&server.judging_places).acquire_owned().await;
+    let verifier = Arc::clone(&server.state.verifier);
+    let judged = move || {
+        let _place = place;
+        let verdicts = Verdict::all(&History::of_stored(did, history, &*verifier));
         let body = Verdicts { did: did.to_string(), verdicts };
         // No map in it has keys that are not strings, the only way to fail.
-        Ok(serde_json::to_vec(&body).unwrap_or_default())
-    })
-    .map(Some)
+        serde_json::to_vec(&body).unwrap_or_default()
+    };
+    // A panic of the rules is not this server's end; the connection's guard answers 500.
+    match tokio::task::spawn_blocking(judged).await {
+        Ok(body) => body,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
 }

@@ -9,6 +9,7 @@ use crate::plc::{Cid, Did};
 
 use super::Server;
 use super::error::ServeError;
+use super::header::parts;
 use super::query::{decimal, parameter};
 
 /// How long is waited when the client does not say: an operation is usually here within a
@@ -91,8 +92,9 @@ async fn holds(server: &Server, did: Did, cid: Cid) -> Result<bool, ServeError> 
 /// Seconds of `Prefer: wait=SECONDS` (RFC 7240), within bounds.
 fn wait_of(request: &HeaderMap) -> u64 {
     let wishes = request.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
-    let wait = wishes.flat_map(|wishes| wishes.split(',')).find_map(|wish| {
-        let (name, value) = wish.split_once('=')?;
+    let wait = wishes.flat_map(|wishes| parts(wishes, ',')).find_map(|wish| {
+        // Parameters may follow, of which this one has none.
+        let (name, value) = parts(wish, ';').next()?.split_once('=')?;
         let is_wait = name.trim().eq_ignore_ascii_case("wait");
         decimal(value.trim().trim_matches('"')).filter(|_| is_wait)
     });
@@ -110,6 +112,8 @@ mod tests {
             (Some("wait=2"), 2),
             (Some("respond-async, wait=12"), 12),
             (Some("Wait = \"3\""), 3),
+            (Some("wait=10; x=y"), 10),
+            (Some("x=\"a, wait=3\"; y=z, wait=4;q"), 4),
             (Some("wait=100"), 30),
             (Some("wait=0"), 0),
             (Some("wait=soon"), 5),

@@ -43,6 +43,8 @@ pub struct ExportClient {
     /// Of a mirror that asks for a name and a password.
     authorization: Option<HeaderValue>,
     budget: Arc<RequestBudget>,
+    /// What everything but following is counted as.
+    aside: Priority,
     limits: Arc<Limits>,
 }
 
@@ -118,8 +120,14 @@ impl ExportClient {
             user_agent: user_agent.into(),
             authorization,
             budget: Arc::new(RequestBudget::per_minute(requests_per_minute)),
+            aside: Priority::Aside,
             limits: Arc::new(limits),
         })
+    }
+
+    /// The same upstream and the same budget, to ask for what clients want to have.
+    pub fn for_read_through(&self) -> ExportClient {
+        ExportClient { aside: Priority::ReadThrough, ..self.clone() }
     }
 
     /// The URL, without a slash at its end and without credentials, which nobody else is to see:
@@ -177,10 +185,10 @@ impl ExportClient {
         }
     }
 
-    /// What the upstream answers to `GET path` (which begins with a slash), counted as
-    /// [`Priority::Aside`].
+    /// What the upstream answers to `GET path` (which begins with a slash), counted as aside of
+    /// following.
     pub async fn fetch(&self, path: &str) -> Result<Answer, UpstreamFault> {
-        self.answer(path, Priority::Aside).await
+        self.answer(path, self.aside).await
     }
 
     /// The first lines, so many at most, of the export after a sequence number or a time.

@@ -16,8 +16,10 @@ pub const ASIDE_SHARE: u32 = 4;
 pub enum Priority {
     /// Pages and the opening of streams.
     Following,
-    /// Read-through and audit: at most a quarter of the budget.
+    /// Audit: with read-through, at most a quarter of the budget.
     Aside,
+    /// Read-through. However much clients ask for, audit and it take turns.
+    ReadThrough,
 }
 
 /// The requests that one upstream may be sent, shared by all who send any.
@@ -30,8 +32,11 @@ pub struct RequestBudget {
     interval: Duration,
     /// Held by the one who waits for the next slot; the others queue here in the order of arrival.
     gate: tokio::sync::Mutex<()>,
-    /// As [`RequestBudget::gate`], before it, for [`Priority::Aside`]: when the next one may go.
+    /// As [`RequestBudget::gate`], before it, for all but following: when the next one may go.
     aside: tokio::sync::Mutex<Instant>,
+    /// As [`RequestBudget::aside`], before it, for [`Priority::ReadThrough`]: of all that clients ask
+    /// for one request at a time queues there with the others.
+    read_through: tokio::sync::Mutex<()>,
     /// No request before this.
     next: Mutex<Instant>,
 }
@@ -45,6 +50,7 @@ impl RequestBudget {
             interval: minute.checked_div(requests).unwrap_or(Duration::ZERO),
             gate: tokio::sync::Mutex::new(()),
             aside: tokio::sync::Mutex::new(now),
+            read_through: tokio::sync::Mutex::new(()),
             next: Mutex::new(now),
         }
     }
@@ -54,11 +60,10 @@ impl RequestBudget {
     pub async fn acquire(&self, priority: Priority) {
         match priority {
             Priority::Following => self.take_slot().await,
-            Priority::Aside => {
-                let mut next_aside = self.aside.lock().await;
-                sleep_until(*next_aside).await;
-                self.take_slot().await;
-                *next_aside = Instant::now() + self.interval * ASIDE_SHARE;
+            Priority::Aside => self.take_slot_aside().await,
+            Priority::ReadThrough => {
+                let _gate = self.read_through.lock().await;
+                self.take_slot_aside().await;
             }
         }
     }
@@ -67,6 +72,13 @@ impl RequestBudget {
     pub fn hold(&self, duration: Duration) {
         let mut next = self.next();
         *next = (*next).max(Instant::now() + duration);
+    }
+
+    async fn take_slot_aside(&self) {
+        let mut next_aside = self.aside.lock().await;
+        sleep_until(*next_aside).await;
+        self.take_slot().await;
+        *next_aside = Instant::now() + self.interval * ASIDE_SHARE;
     }
 
     async fn take_slot(&self) {
@@ -153,27 +165,47 @@ mod tests {
         assert_eq!(backoff.after(&wish), Duration::from_secs(100));
     }
 
-    /// Sends from both sides for half a second at 50 requests a second (20 ms apart).
-    #[tokio::test]
-    async fn requests_are_spaced_and_the_others_get_a_quarter() {
-        let budget = Arc::new(RequestBudget::per_minute(3000));
+    /// What is sent in half a second at this many requests a minute by senders without a pause.
+    async fn sent<const N: usize>(per_minute: u32, priorities: [Priority; N]) -> Vec<Priority> {
+        let budget = Arc::new(RequestBudget::per_minute(per_minute));
         let sent = Arc::new(Mutex::new(Vec::new()));
-        let senders = [Priority::Following, Priority::Aside, Priority::Aside].map(|priority| {
+        let senders = priorities.map(|priority| {
             let (budget, sent) = (Arc::clone(&budget), Arc::clone(&sent));
             tokio::spawn(async move {
                 loop {
                     budget.acquire(priority).await;
-                    sent.lock().unwrap().push((Instant::now(), priority));
+                    sent.lock().unwrap().push(priority);
                 }
             })
         });
         tokio::time::sleep(Duration::from_millis(500)).await;
         senders.iter().for_each(|sender| sender.abort());
-        let sent = sent.lock().unwrap();
+        std::mem::take(&mut sent.lock().unwrap())
+    }
+
+    fn count(sent: &[Priority], of: Priority) -> usize {
+        sent.iter().filter(|&&priority| priority == of).count()
+    }
+
+    /// 50 requests a second (20 ms apart).
+    #[tokio::test]
+    async fn requests_are_spaced_and_the_others_get_a_quarter() {
+        let sent = sent(3000, [Priority::Following, Priority::Aside, Priority::ReadThrough]).await;
         assert!(sent.len() <= 26, "{} requests", sent.len());
-        let aside = sent.iter().filter(|(_, priority)| *priority == Priority::Aside).count();
+        let following = count(&sent, Priority::Following);
+        let aside = sent.len() - following;
         assert!((1..=7).contains(&aside), "{aside} of {}", sent.len());
-        assert!(sent.len() - aside >= 2 * aside, "{aside} of {}", sent.len());
+        assert!(following >= 2 * aside, "{aside} of {}", sent.len());
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_clients_leaves_every_second_turn_to_the_audit() {
+        let mut priorities = [Priority::ReadThrough; 9];
+        priorities[8] = Priority::Aside;
+        // One aside every 8 ms.
+        let sent = sent(30_000, priorities).await;
+        let (audit, clients) = (count(&sent, Priority::Aside), count(&sent, Priority::ReadThrough));
+        assert!(audit >= 2 && audit.abs_diff(clients) <= 1, "{audit} and {clients}");
     }
 
     #[tokio::test]

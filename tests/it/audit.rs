@@ -9,7 +9,7 @@ use plc_replica::generate::builder::{Story, Told};
 use plc_replica::live::{Feed, Mode, Status};
 use plc_replica::offline::OfflineJudge;
 use plc_replica::plc::Timestamp;
-use plc_replica::plc::signature::{PlainVerifier, Verifier};
+use plc_replica::plc::signature::{PlainVerifier, Signed, UnsupportedKey, Verifier};
 use plc_replica::serve::{self, ReadThrough, ServeSettings, ServeState};
 use plc_replica::store::{Store, StoredDivergence};
 use plc_replica::sync::Follower;
@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fake_upstream::{FakeUpstream, Fault, LogEntry, Route};
 use crate::follow::{Place, places};
+use crate::replica::Replica;
 
 /// A replica that follows, serves, watches and reads through, in this process.
 pub struct Watched {
@@ -74,7 +75,7 @@ impl Watched {
             feed: Arc::clone(&feed),
             status: Arc::clone(&status),
             verifier: Arc::clone(&verifier),
-            upstream: Some(Arc::new(ReadThrough::new(client.clone(), Arc::clone(&verifier)))),
+            upstream: Some(Arc::new(ReadThrough::new(&client, Arc::clone(&verifier)))),
             settings: ServeSettings::default(),
         };
         let watch = Watch::new(
@@ -662,6 +663,14 @@ async fn what_is_not_here_is_read_through_and_never_stored() {
     let old = plc_replica::generate::audit_log(told.story.accepted(&told.alice).take(1));
     upstream.answer(&format!("/{}/log/audit", told.alice.did), 200, &old);
     assert_eq!(get(alice.clone(), NO_CACHE).await.1, "upstream-lacks-operations");
+    // Our own bytes go with our own entity tag, whatever times the upstream states now.
+    let stated = &told.story.log()[6].created_at;
+    let restated = plc_replica::generate::audit_log(told.story.accepted(&told.alice).take(5))
+        .replace(stated, "2024-06-01T00:00:00.000Z");
+    upstream.answer(&format!("/{}/log/audit", told.alice.did), 200, &restated);
+    let (status, how, body) = get(format!("{alice}/log/audit"), NO_CACHE).await;
+    assert_eq!((status, &*how), (200, "upstream-restates-times"));
+    assert!(body.contains(stated), "{body}");
 
     upstream.stop().await;
     let (status, how, _) = get(alice.clone(), NO_CACHE).await;
@@ -711,6 +720,36 @@ async fn unknown_identities_cannot_flood_the_upstream() {
     assert_eq!(get(url, &[]).await.0, 404);
     assert_eq!(upstream.asked_for(Route::Identity) - before, 1);
     watched.end().await;
+}
+
+/// Fails at every signature.
+struct Panicking;
+
+impl Verifier for Panicking {
+    fn verify(&self, _: &str, _: &Signed) -> Result<bool, UnsupportedKey> {
+        panic!("on request");
+    }
+
+    fn likeliest(&self, _: &[&str]) -> Option<usize> {
+        None
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_that_ends_in_a_panic_can_be_asked_again() {
+    let told = tell();
+    let upstream = FakeUpstream::start(entries(&told.story)).await;
+    let client = ExportClient::new(&upstream.url(), 0, "test", Limits::default()).unwrap();
+    let replica =
+        Replica::start_reading_through(ReadThrough::new(&client, Arc::new(Panicking))).await;
+    for asked in 1..=6 {
+        let answer = replica.get(&format!("/{}", told.alice.did)).await;
+        assert_eq!(
+            (answer.status, answer.header("plc-read-through")),
+            (503, "upstream-unavailable")
+        );
+        assert_eq!(upstream.asked_for(Route::Identity), asked);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,7 @@ use plc_replica::live::{Feed, Mode, Status};
 use plc_replica::plc::json::read_operation;
 use plc_replica::plc::signature::PlainVerifier;
 use plc_replica::plc::{Did, Timestamp};
-use plc_replica::serve::{self, ServeSettings, ServeState};
+use plc_replica::serve::{self, ReadThrough, ServeSettings, ServeState};
 use plc_replica::store::{Commit, Lease, Store, StoredOperation};
 use reqwest::header::{HeaderMap, HeaderName};
 use tempfile::TempDir;
@@ -62,15 +62,37 @@ impl Replica {
     }
 
     pub async fn start_with(settings: ServeSettings, feed: Feed) -> Replica {
+        Replica::start_here(settings, feed, None).await
+    }
+
+    /// One that asks somebody for what it does not have.
+    pub async fn start_reading_through(upstream: ReadThrough) -> Replica {
+        Replica::start_here(ServeSettings::default(), Feed::new(), Some(upstream)).await
+    }
+
+    async fn start_here(
+        settings: ServeSettings,
+        feed: Feed,
+        upstream: Option<ReadThrough>,
+    ) -> Replica {
         let folder = TempDir::new().unwrap();
         let url = format!("sqlite://{}", folder.path().join("plc.db").display());
-        let mut replica = Replica::start_at(&url, settings, feed).await;
+        let mut replica = Replica::start_on(&url, settings, feed, upstream).await;
         replica.folder = Some(folder);
         replica
     }
 
     /// On a store that the caller keeps in its place.
     pub async fn start_at(url: &str, settings: ServeSettings, feed: Feed) -> Replica {
+        Replica::start_on(url, settings, feed, None).await
+    }
+
+    async fn start_on(
+        url: &str,
+        settings: ServeSettings,
+        feed: Feed,
+        upstream: Option<ReadThrough>,
+    ) -> Replica {
         let store = Store::open(url).await.unwrap();
         let (lease, source) = store.follow(UPSTREAM).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -80,7 +102,7 @@ impl Replica {
             feed: Arc::new(feed),
             status: Arc::new(Status::new(UPSTREAM, Some(&source))),
             verifier: Arc::new(PlainVerifier),
-            upstream: None,
+            upstream: upstream.map(Arc::new),
             settings,
         };
         let shutdown = CancellationToken::new();

@@ -11,7 +11,7 @@ use plc_replica::live::Feed;
 use plc_replica::plc::Timestamp;
 use plc_replica::plc::entry::Received;
 use plc_replica::serve::ServeSettings;
-use plc_replica::store::{Commit, StoredOperation};
+use plc_replica::store::{Commit, NewDivergence, NewRefusal, StoredOperation};
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -417,6 +417,70 @@ async fn health_and_readiness() {
         )
     );
     assert!(replica.get("/").await.text().contains("https://plc.example.com"));
+}
+
+#[tokio::test]
+async fn the_last_page_of_evidence_names_no_next_one() {
+    let mut replica = Replica::start().await;
+    let text = |n: u8| format!("number {n}");
+    let divergences = (0..4).map(|n| NewDivergence {
+        source: "there".to_owned(),
+        did: ALICE.to_owned(),
+        kind: "kind".to_owned(),
+        subject: text(n),
+        ours: None,
+        theirs: None,
+    });
+    let refusals = (0..4).map(|n| NewRefusal {
+        did: ALICE.to_owned(),
+        sequence: None,
+        cid: None,
+        kind: "malformed".to_owned(),
+        detail: String::new(),
+        awaits: None,
+        line: Bytes::from(text(n)),
+    });
+    let commit = Commit {
+        divergences: divergences.collect(),
+        refusals: refusals.collect(),
+        ..Commit::default()
+    };
+    replica.commit_with(commit).await;
+    for list in ["divergences", "refused"] {
+        let page = async |query: &str| {
+            let answer = replica.get(&format!("/_audit/{list}?{query}")).await;
+            let page: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+            (page[list].as_array().unwrap().len(), page["next"].as_i64())
+        };
+        let (first, next) = page("count=2").await;
+        assert_eq!((first, next.is_some()), (2, true), "{list}");
+        assert_eq!(page(&format!("count=2&after={}", next.unwrap())).await, (2, None), "{list}");
+        assert_eq!(page("count=4").await, (4, None), "{list}");
+        assert_eq!(page("count=3").await.0, 3, "{list}");
+        assert_eq!(page("count=2&after=1000").await, (0, None), "{list}");
+    }
+}
+
+#[tokio::test]
+async fn the_tag_of_verdicts_tells_what_they_show() {
+    let mut replica = Replica::start().await;
+    let at = "2024-01-01T00:00:00.000Z";
+    let unnumbered =
+        StoredOperation { sequence: None, ..stored(ALICE, at, 0, &operation("at://a.example")) };
+    replica.commit(vec![unnumbered]).await;
+    let path = format!("/{ALICE}/log/verdicts");
+    let before = replica.get(&path).await;
+    assert!(before.text().contains("\"sequence\":null"), "{}", before.text());
+    let numbered = vec![(ALICE.parse().unwrap(), at.parse().unwrap(), 7)];
+    replica.commit_with(Commit { numbered, ..Commit::default() }).await;
+    let has = [("if-none-match", before.header("etag"))];
+    let after = replica.ask("GET", &path, &has).await;
+    assert_eq!(after.status, 200);
+    assert!(after.text().contains("\"sequence\":7"), "{}", after.text());
+    let has = [("if-none-match", after.header("etag"))];
+    let unchanged = replica.ask("GET", &path, &has).await;
+    assert_eq!((unchanged.status, unchanged.body.len()), (304, 0));
+    assert_eq!(unchanged.header("etag"), after.header("etag"));
 }
 
 #[tokio::test]

@@ -171,9 +171,13 @@ fn about() -> Markup {
                     ("/{did}/log", "the operations in force"),
                     ("/{did}/log/audit", "all operations"),
                     ("/{did}/log/last", "the newest operation"),
+                    ("/{did}/log/verdicts", "who signed each operation"),
+                    ("/1.0/identifiers/{did}", "the document by DID Resolution v1.0"),
                     ("/export", "everything, in pages"),
                     ("/_lookup?handle=", "who claims it, or a host= or a key="),
                     ("/export/stream", "everything that is new, over a WebSocket"),
+                    ("/_audit/divergences", "where this log and its upstream differ"),
+                    ("/_audit/refused", "what was not accepted, and why"),
                     ("/_health", "whether this server works"),
                     ("/_ready", "whether it is up to date"),
                 ] {
