@@ -27,7 +27,13 @@ pub struct Args {
     #[command(flatten)]
     database: super::Database,
     /// The upstream that the dump was made from; following another later needs the same log.
-    #[arg(long, env = "PLC_UPSTREAM", value_name = "URL", default_value = "https://plc.directory")]
+    #[arg(
+        long,
+        env = "PLC_UPSTREAM",
+        hide_env_values = true,
+        value_name = "URL",
+        default_value = "https://plc.directory"
+    )]
     upstream: String,
     #[command(flatten)]
     signatures: super::Signatures,

@@ -26,7 +26,13 @@ pub struct Args {
     #[command(flatten)]
     database: super::Database,
     /// Directory or replica to follow: an http:// or https:// URL.
-    #[arg(long, env = "PLC_UPSTREAM", value_name = "URL", default_value = "https://plc.directory")]
+    #[arg(
+        long,
+        env = "PLC_UPSTREAM",
+        hide_env_values = true,
+        value_name = "URL",
+        default_value = "https://plc.directory"
+    )]
     upstream: String,
     /// Requests a minute that the upstream is sent at most; 0 for no limit. The public directory
     /// allows 500 in 5 minutes.
@@ -86,7 +92,6 @@ pub struct Args {
         default_value = "off",
         default_missing_value = "on",
         num_args = 0..=1,
-        require_equals = true,
         value_parser = clap::builder::PossibleValuesParser::new(["on", "off"])
     )]
     index: String,
@@ -96,12 +101,6 @@ pub struct Args {
     signatures: super::Signatures,
     #[command(flatten)]
     logging: super::logging::Logging,
-    /// Print every setting with where it comes from, passwords hidden, and do nothing else.
-    #[arg(long)]
-    pub print_config: bool,
-    /// The settings as they are to be printed.
-    #[arg(skip)]
-    pub printed: Option<String>,
 }
 
 /// First and longest pause while the database cannot be reached at start.
@@ -109,10 +108,6 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from
 
 /// Runs the command.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    if let Some(settings) = args.printed {
-        print!("{settings}");
-        return Ok(ExitCode::SUCCESS);
-    }
     args.logging.start();
     let client = ExportClient::new(
         &args.upstream,

@@ -343,9 +343,10 @@ impl Store {
         if url.starts_with("postgres://") || url.starts_with("postgresql://") {
             return Ok(Store::Postgres(Postgres::open(url).await?));
         }
-        // What stands before `://` is enough to see the mistake; the rest may hold a password.
-        let given = match url.split_once("://") {
-            Some((scheme, _)) => format!("{scheme}://…"),
+        // The beginning is enough to see the mistake; the rest may hold a password.
+        let scheme = url.find("://").map(|at| at + "://".len());
+        let given = match scheme.or_else(|| url.find([':', '=']).map(|at| at + 1)) {
+            Some(end) => format!("{}…", &url[..end]),
             None => url.to_owned(),
         };
         Err(StoreError::Unusable(format!(
