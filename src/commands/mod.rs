@@ -19,7 +19,7 @@ mod settings;
 mod verify;
 
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -63,7 +63,8 @@ const USER_AGENT: &str = concat!("plc-replica/", env!("CARGO_PKG_VERSION"));
 /// Where the log is kept.
 #[derive(Debug, clap::Args)]
 pub struct Database {
-    /// Database: `sqlite://PATH` (created when missing) or `postgres://…`.
+    /// Database: `sqlite://PATH` or `postgres://…`. `serve` and `import` create it when it is
+    /// missing.
     #[arg(
         id = "database",
         long = "database",
@@ -135,8 +136,11 @@ impl Cli {
     /// What a person should read; the process ends with 2 then.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         if let Some(settings) = self.printed {
-            std::io::stdout().write_all(settings.as_bytes())?;
+            io::stdout().write_all(settings.as_bytes())?;
             return Ok(ExitCode::SUCCESS);
+        }
+        if !matches!(self.command, Command::Serve(_)) {
+            logging::start_quietly();
         }
         match self.command {
             Command::Serve(args) => block_on(serve::run(*args)),
@@ -149,7 +153,7 @@ impl Cli {
             Command::Export(args) => block_on(export::run(&args)),
             Command::Import(args) => block_on(import::run(&args)),
             Command::Bench(args) => bench::run(&args),
-            Command::Completions(args) => Ok(completions::run(&args, Cli::command())),
+            Command::Completions(args) => completions::run(&args, Cli::command()),
         }
     }
 }
@@ -182,15 +186,32 @@ fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(command)
 }
 
-/// An error with its causes, but for those that are quoted already.
+/// An error with its causes, but for those that are quoted already, and for what a cause itself
+/// begins with.
 pub fn sentence(error: &anyhow::Error) -> String {
     let mut said = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {
-        if !said.contains(&cause) {
+        if cause.starts_with(&said) {
+            said = cause;
+        } else if !said.contains(&cause) {
             said = format!("{said}: {cause}");
         }
     }
     said
+}
+
+/// What a shell says of a program that was ended by SIGPIPE.
+pub const UNREAD: u8 = 128 + 13;
+
+/// Whether a command ended because nobody reads on what it prints, as behind `| head`.
+pub fn is_unread(error: &anyhow::Error) -> bool {
+    let kind = match (error.downcast_ref::<io::Error>(), error.downcast_ref::<serde_json::Error>())
+    {
+        (Some(error), _) => Some(error.kind()),
+        (None, Some(error)) => error.io_error_kind(),
+        (None, None) => None,
+    };
+    kind == Some(io::ErrorKind::BrokenPipe)
 }
 
 #[cfg(test)]
@@ -244,5 +265,7 @@ mod tests {
         assert!(quoted.contains("(os error 2)"), "{quoted}");
         let error = anyhow::Error::new(quoting).context("import");
         assert_eq!(sentence(&error), format!("import: {quoted}"));
+        let error = anyhow::anyhow!("{quoted}").context("/nonexistent");
+        assert_eq!(sentence(&error), quoted);
     }
 }

@@ -44,10 +44,21 @@ pub struct Args {
     )]
     upstream_requests_per_minute: u32,
     /// Address and port to serve on.
-    #[arg(long, env = "PLC_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:2582")]
+    #[arg(
+        long,
+        env = "PLC_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:2582",
+        value_parser = socket_address
+    )]
     listen: SocketAddr,
     /// Address and port to serve `/metrics` on; none without it.
-    #[arg(long, env = "PLC_METRICS_LISTEN", value_name = "ADDRESS")]
+    #[arg(
+        long,
+        env = "PLC_METRICS_LISTEN",
+        value_name = "ADDRESS",
+        value_parser = socket_address
+    )]
     metrics_listen: Option<SocketAddr>,
     /// `/_ready` answers 200 only while the log is less than this behind the upstream.
     #[arg(long, env = "PLC_READY_LAG_SECONDS", value_name = "SECONDS", default_value_t = 60)]
@@ -101,6 +112,11 @@ pub struct Args {
     signatures: super::Signatures,
     #[command(flatten)]
     logging: super::logging::Logging,
+}
+
+/// An address to listen on. A name is none: it may stand for several, or for another one tomorrow.
+fn socket_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "expected IP:PORT, as 127.0.0.1:2582 or [::1]:2582".to_owned())
 }
 
 /// First and longest pause while the database cannot be reached at start.
