@@ -12,6 +12,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 fn main() -> ExitCode {
     match commands::Cli::from_process().and_then(commands::Cli::run) {
         Ok(code) => code,
+        Err(error) if commands::is_unread(&error) => ExitCode::from(commands::UNREAD),
         Err(error) => {
             eprintln!("plc-replica: {}", commands::sentence(&error));
             ExitCode::from(2)

@@ -27,7 +27,7 @@ use super::settings::without_password;
 /// Compares the identities that are named, a random sample, everything that changed in a span of
 /// time, or everything. What one side cannot have yet is no difference. Prints a line for each
 /// difference; ends with 0 when there is none, with 1 when there is one, and with 2 when the
-/// comparison could not be made, or not of every identity.
+/// comparison could not be made, or not of every identity, or when there was nothing to compare.
 #[derive(Debug, clap::Args)]
 #[command(group(clap::ArgGroup::new("what").required(true).multiple(true)))]
 pub struct Args {
@@ -37,11 +37,23 @@ pub struct Args {
     /// Compare so many identities, chosen at random.
     #[arg(long, group = "what", value_name = "N", conflicts_with = "dids")]
     sample: Option<usize>,
-    /// Compare everything that was accepted after this time (`2024-01-31T12:00:00.000Z`).
-    #[arg(long, group = "what", value_name = "TIME", conflicts_with_all = ["dids", "sample"])]
+    /// Compare everything that was accepted after this time: `2024-01-31T12:00:00.000Z`, or a day,
+    /// which begins at midnight UTC.
+    #[arg(
+        long,
+        group = "what",
+        value_name = "TIME",
+        conflicts_with_all = ["dids", "sample"],
+        value_parser = time
+    )]
     since: Option<Timestamp>,
     /// Compare nothing that was accepted after this time.
-    #[arg(long, value_name = "TIME", conflicts_with_all = ["dids", "sample", "by_sequence"])]
+    #[arg(
+        long,
+        value_name = "TIME",
+        conflicts_with_all = ["dids", "sample", "by_sequence"],
+        value_parser = time
+    )]
     until: Option<Timestamp>,
     /// Compare everything, both exports side by side.
     #[arg(long, group = "what", conflicts_with_all = ["dids", "sample", "since"])]
@@ -50,10 +62,10 @@ pub struct Args {
     #[arg(long, requires = "full")]
     by_sequence: bool,
     /// A directory or replica, or a dump; may be given several times. The upstream without it.
-    #[arg(long, value_name = "URL|FILE")]
+    #[arg(long, env = "PLC_AGAINST", hide_env_values = true, value_name = "URL|FILE")]
     against: Vec<String>,
     /// Requests a minute that each of them is sent at most; 0 for no limit.
-    #[arg(long, value_name = "REQUESTS", default_value_t = 60)]
+    #[arg(long, env = "PLC_REQUESTS_PER_MINUTE", value_name = "REQUESTS", default_value_t = 60)]
     requests_per_minute: u32,
     /// Keep the state of a sweep in this file, and go on from there when it exists. It is removed
     /// when everything has been reported.
@@ -76,6 +88,14 @@ impl Args {
         let [since, until] = [self.since, self.until].map(|at| at.map(Timestamp::millis));
         Asked { order, since, until }
     }
+}
+
+/// A time, or a day.
+fn time(text: &str) -> Result<Timestamp, String> {
+    let midnight = format!("{text}T00:00:00.000Z");
+    text.parse()
+        .or_else(|_| midnight.parse())
+        .map_err(|_| "expected 2024-01-31T12:00:00.000Z or 2024-01-31".to_owned())
 }
 
 /// How often in a row a peer may fail before the comparison ends.
@@ -115,7 +135,7 @@ struct Summary {
 
 /// Runs the command.
 pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let store = Store::open(&args.database.url).await?;
+    let store = Store::open_existing(&args.database.url).await?;
     let verifier = args.signatures.verifier();
     let mut against = args.against.clone();
     if against.is_empty() {
@@ -154,6 +174,10 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
         same &= summary.differences.is_empty() && summary.unreadable == 0;
         complete &= summary.unanswered == 0;
+        if summary.identities + summary.operations == 0 && summary.unreadable == 0 {
+            eprintln!("plc-replica: nothing was compared with {}", summary.against);
+            complete = false;
+        }
     }
     Ok(match (same, complete) {
         (true, true) => ExitCode::SUCCESS,
@@ -294,13 +318,17 @@ impl Auditor {
         summary: &mut Summary,
     ) -> anyhow::Result<()> {
         let mut again = Vec::new();
-        for (did, doubts) in suspects {
+        let meter =
+            Meter::identities(&format!("asking {}", summary.against), suspects.len() as u64);
+        for (asked, (did, doubts)) in (1..).zip(suspects) {
             match questions.ask(did, &doubts, words.horizon(), summary).await? {
                 Some(found) if found.log.comparison.set_aside > 0 => again.push((did, doubts)),
-                Some(found) => self.report_all(&found, summary)?,
+                Some(found) => meter.suspend(|| self.report_all(&found, summary))?,
                 None => {}
             }
+            meter.set(asked);
         }
+        meter.finish();
         if again.is_empty() {
             return Ok(());
         }
@@ -326,7 +354,10 @@ impl Auditor {
         summary: &mut Summary,
     ) -> anyhow::Result<()> {
         let Dumped { mut lines, latest } = tokio::task::block_in_place(|| look_up(path, &dids))?;
-        words.theirs = Some(latest.unwrap_or(Timestamp::from_millis(0)));
+        if latest.is_none() {
+            bail!("there is no entry of a log in it");
+        }
+        words.theirs = latest;
         for did in dids {
             let entries = lines.remove(&did).unwrap_or_default();
             let told = Told::of_lines(did, &entries, &*self.checker.verifier);

@@ -1,5 +1,6 @@
 //! `plc-replica completions`: what a shell needs to complete a command line.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap_complete::Shell;
@@ -14,7 +15,9 @@ pub struct Args {
 }
 
 /// Runs the command on a description of all commands.
-pub fn run(args: &Args, mut command: clap::Command) -> ExitCode {
-    clap_complete::generate(args.shell, &mut command, "plc-replica", &mut std::io::stdout());
-    ExitCode::SUCCESS
+pub fn run(args: &Args, mut command: clap::Command) -> anyhow::Result<ExitCode> {
+    let mut out = Vec::new();
+    clap_complete::generate(args.shell, &mut command, "plc-replica", &mut out);
+    std::io::stdout().write_all(&out)?;
+    Ok(ExitCode::SUCCESS)
 }

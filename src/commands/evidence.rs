@@ -15,8 +15,15 @@ use serde_json::value::RawValue;
 /// What every record has, and no entry of a log.
 const MARK: &[u8] = b"\"theirs\"";
 
+/// How a page of `/_audit/divergences` begins; one without a record lacks the mark.
+const PAGE: &[u8] = b"{\"divergences\":";
+
 /// How the last line of `audit --json` begins.
 const SUMMARY: &[u8] = b"{\"summary\":";
+
+/// Bytes of a line: a page has fifty records at most, each with about a megabyte of evidence on
+/// either side.
+pub const MAX_LINE: usize = 128 << 20;
 
 /// A record of a difference, as far as it is needed here.
 #[derive(Debug, Deserialize)]
@@ -55,10 +62,10 @@ pub fn records(line: &[u8]) -> Option<Vec<Record>> {
     if line.starts_with(SUMMARY) {
         return Some(Vec::new());
     }
-    memchr::memmem::find(line, MARK)?;
-    if let Ok(page) = serde_json::from_slice::<Page>(line) {
-        return Some(page.divergences);
+    if line.starts_with(PAGE) {
+        return serde_json::from_slice::<Page>(line).ok().map(|page| page.divergences);
     }
+    memchr::memmem::find(line, MARK)?;
     serde_json::from_slice::<Record>(line).ok().map(|record| vec![record])
 }
 

@@ -28,7 +28,7 @@ const PAGE: usize = 1_000;
 
 /// Runs the command.
 pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let store = Store::open(&args.database.url).await?;
+    let store = Store::open_existing(&args.database.url).await?;
     let mut out = BufWriter::new(std::io::stdout().lock());
     if args.by_time {
         by_time(&store, &mut out).await?;

@@ -1,5 +1,6 @@
 //! `plc-replica fsck`: check a whole store from its own bytes.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -30,16 +31,20 @@ pub struct Args {
 
 /// Runs the command.
 pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let store = Store::open(&args.database.url).await?;
+    let store = Store::open_existing(&args.database.url).await?;
     let verifier = args.signatures.verifier_or_plain(args.second_opinion);
     let total = store.statistics().await?.operations;
     let meter = Meter::operations("checking", Some(total));
     let begun = Instant::now();
     let print = |damage: Damage| {
-        meter.suspend(|| match serde_json::to_string(&damage) {
-            Ok(json) if args.json => println!("{json}"),
-            _ => println!("damaged: {}: {}", damage.place, damage.reason),
+        let printed = meter.suspend(|| match serde_json::to_string(&damage) {
+            Ok(json) if args.json => writeln!(io::stdout(), "{json}"),
+            _ => writeln!(io::stdout(), "damaged: {}: {}", damage.place, damage.reason),
         });
+        if printed.is_err() {
+            // Nobody reads what the rest would be checked for.
+            std::process::exit(super::UNREAD.into());
+        }
     };
     let checked = fsck::check(&store, &*verifier, print, |done| meter.set(done)).await?;
     meter.finish();
@@ -49,12 +54,15 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let mut value = serde_json::to_value(&checked)?;
         value["seconds"] = seconds.into();
         value["operationsPerSecond"] = rate.round().into();
-        println!("{value}");
+        writeln!(io::stdout(), "{value}")?;
     } else {
-        println!(
+        writeln!(
+            io::stdout(),
             "{} operations of {} identities checked, {} damaged rows; {seconds:.1} s, {rate:.0} operations a second",
-            checked.operations, checked.identities, checked.damaged
-        );
+            checked.operations,
+            checked.identities,
+            checked.damaged
+        )?;
     }
     Ok(if checked.damaged == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }

@@ -42,7 +42,7 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
             (peer.ask(args.did, &verifier).await?.history, peer.name())
         }
         None => {
-            let stored = Store::open(&args.database.url).await?.history(&args.did).await?;
+            let stored = Store::open_existing(&args.database.url).await?.history(&args.did).await?;
             (History::of_stored(args.did, stored, &*verifier), without_password(&args.database.url))
         }
     };

@@ -1,5 +1,6 @@
 //! `plc-replica import`: take a dump into the store, verified like everything else.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -27,7 +28,13 @@ pub struct Args {
     #[command(flatten)]
     database: super::Database,
     /// The upstream that the dump was made from; following another later needs the same log.
-    #[arg(long, env = "PLC_UPSTREAM", value_name = "URL", default_value = "https://plc.directory")]
+    #[arg(
+        long,
+        env = "PLC_UPSTREAM",
+        hide_env_values = true,
+        value_name = "URL",
+        default_value = "https://plc.directory"
+    )]
     upstream: String,
     #[command(flatten)]
     signatures: super::Signatures,
@@ -50,10 +57,11 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     store.set_durability(true).await?;
     store.release(lease).await?;
     let Imported { lines, accepted, known, refused } = imported?;
-    println!(
+    writeln!(
+        std::io::stdout(),
         "{name}: {lines} lines, {accepted} operations accepted, {known} known before, {refused} refused; {:.1} s",
         begun.elapsed().as_secs_f64()
-    );
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 

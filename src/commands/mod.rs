@@ -18,6 +18,8 @@ mod serve;
 mod settings;
 mod verify;
 
+use std::ffi::OsString;
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -35,6 +37,9 @@ pub struct Cli {
     command: Command,
     #[command(flatten)]
     config: settings::ConfigFile,
+    /// The settings as they are to be printed.
+    #[arg(skip)]
+    printed: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -58,7 +63,8 @@ const USER_AGENT: &str = concat!("plc-replica/", env!("CARGO_PKG_VERSION"));
 /// Where the log is kept.
 #[derive(Debug, clap::Args)]
 pub struct Database {
-    /// Database: `sqlite://PATH` (created when missing) or `postgres://…`.
+    /// Database: `sqlite://PATH` or `postgres://…`. `serve` and `import` create it when it is
+    /// missing.
     #[arg(
         id = "database",
         long = "database",
@@ -107,28 +113,18 @@ impl Cli {
     ///
     /// A file with settings that cannot be read, or sets what there is not.
     pub fn from_process() -> anyhow::Result<Cli> {
-        let mut arguments: Vec<_> = std::env::args_os().collect();
-        let first = arguments.get(1).and_then(|first| first.to_str());
-        let serves = match first {
-            None => arguments.len() == 1,
-            Some("-h" | "--help" | "-V" | "--version") => false,
-            Some(first) => first.starts_with('-'),
-        };
-        if serves {
-            arguments.insert(1, "serve".into());
-        }
+        let arguments = with_command(std::env::args_os().collect());
         let settings = settings::Settings::read(&arguments)?;
         let command = settings.apply(Cli::command())?;
         let matches = command.get_matches_from(arguments);
         let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-        if let (Command::Serve(args), Some((name, given))) =
-            (&mut cli.command, matches.subcommand())
-            && args.print_config
+        if let Some((name, given)) = matches.subcommand()
+            && cli.config.print_config
         {
             // As they are declared: what the file changed has moved to the end.
             let declared = Cli::command();
             let declared = declared.find_subcommand(name).unwrap_or(&declared);
-            args.printed = Some(settings.print(declared, given));
+            cli.printed = Some(settings.print(declared, given));
         }
         Ok(cli)
     }
@@ -139,6 +135,13 @@ impl Cli {
     ///
     /// What a person should read; the process ends with 2 then.
     pub fn run(self) -> anyhow::Result<ExitCode> {
+        if let Some(settings) = self.printed {
+            io::stdout().write_all(settings.as_bytes())?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        if !matches!(self.command, Command::Serve(_)) {
+            logging::start_quietly();
+        }
         match self.command {
             Command::Serve(args) => block_on(serve::run(*args)),
             Command::Verify(args) => verify::run(&args),
@@ -150,9 +153,32 @@ impl Cli {
             Command::Export(args) => block_on(export::run(&args)),
             Command::Import(args) => block_on(import::run(&args)),
             Command::Bench(args) => bench::run(&args),
-            Command::Completions(args) => Ok(completions::run(&args, Cli::command())),
+            Command::Completions(args) => completions::run(&args, Cli::command()),
         }
     }
+}
+
+/// The arguments of a process with `serve` before the first flag where no command is named. Only
+/// the file with settings may stand before a command.
+fn with_command(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let mut at = 1;
+    let first = loop {
+        match arguments.get(at).map(|argument| argument.to_string_lossy()) {
+            Some(flag) if flag == settings::FLAG => at += 2,
+            Some(flag) if flag.starts_with(&format!("{}=", settings::FLAG)) => at += 1,
+            first => break first,
+        }
+    };
+    let serves = match first.as_deref() {
+        // Nothing follows the flag: clap says so.
+        None => at == arguments.len(),
+        Some("-h" | "--help" | "-V" | "--version") => false,
+        Some(first) => first.starts_with('-'),
+    };
+    if serves {
+        arguments.insert(1, "serve".into());
+    }
+    arguments
 }
 
 /// Runs a subcommand on a runtime with all cores.
@@ -160,15 +186,32 @@ fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(command)
 }
 
-/// An error with its causes, but for those that are quoted already.
+/// An error with its causes, but for those that are quoted already, and for what a cause itself
+/// begins with.
 pub fn sentence(error: &anyhow::Error) -> String {
     let mut said = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {
-        if !said.contains(&cause) {
+        if cause.starts_with(&said) {
+            said = cause;
+        } else if !said.contains(&cause) {
             said = format!("{said}: {cause}");
         }
     }
     said
+}
+
+/// What a shell says of a program that was ended by SIGPIPE.
+pub const UNREAD: u8 = 128 + 13;
+
+/// Whether a command ended because nobody reads on what it prints, as behind `| head`.
+pub fn is_unread(error: &anyhow::Error) -> bool {
+    let kind = match (error.downcast_ref::<io::Error>(), error.downcast_ref::<serde_json::Error>())
+    {
+        (Some(error), _) => Some(error.kind()),
+        (None, Some(error)) => error.io_error_kind(),
+        (None, None) => None,
+    };
+    kind == Some(io::ErrorKind::BrokenPipe)
 }
 
 #[cfg(test)]
@@ -181,11 +224,48 @@ mod tests {
     }
 
     #[test]
+    fn without_a_command_it_is_serve() {
+        for (given, completed) in [
+            (&[][..], &["serve"][..]),
+            (&["--listen", "x"], &["serve", "--listen", "x"]),
+            (&["--config", "a.toml"], &["serve", "--config", "a.toml"]),
+            (&["--config=a.toml", "--index"], &["serve", "--config=a.toml", "--index"]),
+            (&["--config", "a.toml", "fsck"], &["--config", "a.toml", "fsck"]),
+            (&["--config=a.toml", "fsck", "--json"], &["--config=a.toml", "fsck", "--json"]),
+            (&["--config", "a.toml", "--help"], &["--config", "a.toml", "--help"]),
+            (&["--config"], &["--config"]),
+            (&["-V"], &["-V"]),
+        ] {
+            let all = |given: &[&str]| -> Vec<OsString> {
+                ["plc-replica"].iter().chain(given).map(OsString::from).collect()
+            };
+            assert_eq!(with_command(all(given)), all(completed));
+        }
+    }
+
+    #[test]
+    fn the_index_may_be_switched_with_a_space_an_equals_sign_or_alone() {
+        for (given, index) in [
+            (&["--index"][..], "on"),
+            (&["--index", "off"], "off"),
+            (&["--index=off"], "off"),
+            (&["--index", "--read-through", "on"], "on"),
+        ] {
+            let arguments = [&["plc-replica", "serve"], given].concat();
+            let matches = Cli::command().get_matches_from(arguments);
+            let serve = matches.subcommand_matches("serve").unwrap();
+            assert_eq!(serve.get_one::<String>("index").unwrap(), index);
+        }
+    }
+
+    #[test]
     fn a_cause_is_told_once() {
         let quoting = plc_replica::upstream::Dump::open("/nonexistent".as_ref()).err().unwrap();
         let quoted = quoting.to_string();
         assert!(quoted.contains("(os error 2)"), "{quoted}");
         let error = anyhow::Error::new(quoting).context("import");
         assert_eq!(sentence(&error), format!("import: {quoted}"));
+        let error = anyhow::anyhow!("{quoted}").context("/nonexistent");
+        assert_eq!(sentence(&error), quoted);
     }
 }

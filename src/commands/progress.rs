@@ -2,13 +2,17 @@
 //! elsewhere.
 
 use std::cell::Cell;
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle, WeakProgressBar};
 
 /// How often a line is logged where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// The bar that is on the terminal.
+static SHOWN: Mutex<Option<WeakProgressBar>> = Mutex::new(None);
 
 /// A meter of work that is done bit by bit.
 pub struct Meter {
@@ -43,6 +47,17 @@ impl Meter {
         )
     }
 
+    /// Of identities.
+    pub fn identities(what: &str, total: u64) -> Meter {
+        Meter::new(
+            what,
+            Some(total),
+            "identities",
+            "{msg} {wide_bar} {human_pos}/{human_len} {per_sec} {eta} left",
+            "",
+        )
+    }
+
     fn new(
         what: &str,
         total: Option<u64>,
@@ -61,6 +76,7 @@ impl Meter {
             }
             bar.set_message(what.to_owned());
             bar.enable_steady_tick(Duration::from_millis(250));
+            *SHOWN.lock().unwrap_or_else(PoisonError::into_inner) = Some(bar.downgrade());
             bar
         });
         let now = Instant::now();
@@ -103,5 +119,22 @@ impl Meter {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
+    }
+}
+
+/// Standard error, for what is logged: above the bar while there is one.
+pub struct AboveBar;
+
+impl Write for AboveBar {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        let shown = SHOWN.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match shown.and_then(|bar| bar.upgrade()) {
+            Some(bar) => bar.suspend(|| io::stderr().write(text)),
+            None => io::stderr().write(text),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
     }
 }

@@ -25,7 +25,7 @@ const PAGE: usize = 500;
 
 /// Runs the command.
 pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let store = Store::open(&args.database.url).await?;
+    let store = Store::open_existing(&args.database.url).await?;
     let mut out = std::io::stdout().lock();
     let mut after = 0;
     let mut listed = 0;
@@ -43,7 +43,11 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
     }
     if listed == 0 && !args.json {
-        writeln!(out, "nothing was refused")?;
+        match &args.did {
+            // Lines that state no DID at all are refused too, so that any text can be one.
+            Some(did) => writeln!(out, "nothing is on record under {}", printable(did))?,
+            None => writeln!(out, "nothing was refused")?,
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

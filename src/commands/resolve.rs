@@ -26,7 +26,7 @@ pub struct Args {
 
 /// Runs the command.
 pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let store = Store::open(&args.database.url).await?;
+    let store = Store::open_existing(&args.database.url).await?;
     let Some(head) = store.head(&args.did).await? else {
         eprintln!("{} is not in {}", args.did, without_password(&args.database.url));
         return Ok(ExitCode::from(1));

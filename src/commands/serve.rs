@@ -26,7 +26,13 @@ pub struct Args {
     #[command(flatten)]
     database: super::Database,
     /// Directory or replica to follow: an http:// or https:// URL.
-    #[arg(long, env = "PLC_UPSTREAM", value_name = "URL", default_value = "https://plc.directory")]
+    #[arg(
+        long,
+        env = "PLC_UPSTREAM",
+        hide_env_values = true,
+        value_name = "URL",
+        default_value = "https://plc.directory"
+    )]
     upstream: String,
     /// Requests a minute that the upstream is sent at most; 0 for no limit. The public directory
     /// allows 500 in 5 minutes.
@@ -38,10 +44,21 @@ pub struct Args {
     )]
     upstream_requests_per_minute: u32,
     /// Address and port to serve on.
-    #[arg(long, env = "PLC_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:2582")]
+    #[arg(
+        long,
+        env = "PLC_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:2582",
+        value_parser = socket_address
+    )]
     listen: SocketAddr,
     /// Address and port to serve `/metrics` on; none without it.
-    #[arg(long, env = "PLC_METRICS_LISTEN", value_name = "ADDRESS")]
+    #[arg(
+        long,
+        env = "PLC_METRICS_LISTEN",
+        value_name = "ADDRESS",
+        value_parser = socket_address
+    )]
     metrics_listen: Option<SocketAddr>,
     /// `/_ready` answers 200 only while the log is less than this behind the upstream.
     #[arg(long, env = "PLC_READY_LAG_SECONDS", value_name = "SECONDS", default_value_t = 60)]
@@ -86,7 +103,6 @@ pub struct Args {
         default_value = "off",
         default_missing_value = "on",
         num_args = 0..=1,
-        require_equals = true,
         value_parser = clap::builder::PossibleValuesParser::new(["on", "off"])
     )]
     index: String,
@@ -96,12 +112,11 @@ pub struct Args {
     signatures: super::Signatures,
     #[command(flatten)]
     logging: super::logging::Logging,
-    /// Print every setting with where it comes from, passwords hidden, and do nothing else.
-    #[arg(long)]
-    pub print_config: bool,
-    /// The settings as they are to be printed.
-    #[arg(skip)]
-    pub printed: Option<String>,
+}
+
+/// An address to listen on. A name is none: it may stand for several, or for another one tomorrow.
+fn socket_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "expected IP:PORT, as 127.0.0.1:2582 or [::1]:2582".to_owned())
 }
 
 /// First and longest pause while the database cannot be reached at start.
@@ -109,10 +124,6 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from
 
 /// Runs the command.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    if let Some(settings) = args.printed {
-        print!("{settings}");
-        return Ok(ExitCode::SUCCESS);
-    }
     args.logging.start();
     let client = ExportClient::new(
         &args.upstream,

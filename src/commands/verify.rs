@@ -11,7 +11,7 @@ use bytes::Bytes;
 use plc_replica::offline::{Finding, OfflineJudge, Summary};
 use plc_replica::plc::signature::Verifier;
 use plc_replica::printable::printable;
-use plc_replica::upstream::{Block, Dump, DumpError, Progress};
+use plc_replica::upstream::{Block, Dump, DumpError, MAX_ENTRY, Progress};
 
 use super::evidence;
 use super::progress::Meter;
@@ -58,17 +58,18 @@ fn verify(
     verifier: &dyn Verifier,
     out: &mut impl Write,
 ) -> anyhow::Result<bool> {
-    let dump = Dump::open(path)?;
+    let dump = Dump::open(path)?.with_entries_up_to(evidence::MAX_LINE);
     let name = dump.name().to_owned();
     let progress = dump.progress();
     let begun = Instant::now();
     let mut judge = OfflineJudge::new(verifier);
     let meter = Meter::bytes(&format!("verifying {name}"), progress.total);
-    let (mut records, mut records_verify) = (0_u64, true);
+    let (mut is_evidence, mut records, mut records_verify) = (false, 0_u64, true);
     read_ahead(dump, |blocks| -> anyhow::Result<()> {
         for block in blocks {
             let (entries, found) = tell_apart(block?);
-            for record in found {
+            is_evidence |= found.is_some();
+            for record in found.into_iter().flatten() {
                 records += 1;
                 records_verify &= meter.suspend(|| record.verify(json, verifier, out))?;
             }
@@ -84,24 +85,31 @@ fn verify(
     for finding in findings {
         print_finding(&finding, json, out)?;
     }
-    if records > 0 && summary.operations == 0 {
+    if is_evidence && summary.operations == 0 {
+        if records == 0 && !json {
+            writeln!(out, "{name}: no differences")?;
+        }
         return Ok(records_verify);
     }
     print_summary(&name, &summary, begun.elapsed().as_secs_f64(), json, out)?;
     Ok(summary.is_clean() && records_verify)
 }
 
-/// Entries of a log, and records of differences.
-fn tell_apart(block: Block) -> (Block, Vec<evidence::Record>) {
-    let mut records = Vec::new();
-    let mut is_entry = |(_, line): &(u64, Bytes)| match evidence::records(line) {
+/// Entries of a log, and records of differences where a line is about these.
+fn tell_apart(block: Block) -> (Block, Option<Vec<evidence::Record>>) {
+    let mut records: Option<Vec<evidence::Record>> = None;
+    let mut entry = |(number, mut line): (u64, Bytes)| match evidence::records(&line) {
         Some(found) => {
-            records.extend(found);
-            false
+            records.get_or_insert_default().extend(found);
+            None
         }
-        None => true,
+        None => {
+            // As any other reader of a dump gets it.
+            line.truncate(MAX_ENTRY);
+            Some((number, line))
+        }
     };
-    let entries = block.into_iter().filter(&mut is_entry).collect();
+    let entries = block.into_iter().filter_map(&mut entry).collect();
     (entries, records)
 }
 

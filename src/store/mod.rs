@@ -11,6 +11,8 @@ pub mod codec;
 mod postgres;
 mod sqlite;
 
+use std::path::Path;
+
 use bytes::Bytes;
 
 use self::claims::{Claimants, ClaimsIndex};
@@ -334,25 +336,50 @@ impl Noted {
     }
 }
 
-impl Store {
-    /// Opens the store that `url` names, creating and migrating it as needed:
-    /// `sqlite://PATH`, `postgres://…` or `postgresql://…`.
-    pub async fn open(url: &str) -> Result<Store, StoreError> {
+/// Which backend a URL names.
+enum Place<'a> {
+    Sqlite(&'a Path),
+    Postgres(&'a str),
+}
+
+impl Place<'_> {
+    fn of(url: &str) -> Result<Place<'_>, StoreError> {
         if let Some(path) = url.strip_prefix("sqlite://").filter(|path| !path.is_empty()) {
-            return Ok(Store::Sqlite(Sqlite::open(path.as_ref()).await?));
+            return Ok(Place::Sqlite(path.as_ref()));
         }
         if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-            return Ok(Store::Postgres(Postgres::open(url).await?));
+            return Ok(Place::Postgres(url));
         }
-        // What stands before `://` is enough to see the mistake; the rest may hold a password.
-        let given = match url.split_once("://") {
-            Some((scheme, _)) => format!("{scheme}://…"),
+        // The beginning is enough to see the mistake; the rest may hold a password.
+        let scheme = url.find("://").map(|at| at + "://".len());
+        let given = match scheme.or_else(|| url.find([':', '=']).map(|at| at + 1)) {
+            Some(end) => format!("{}…", &url[..end]),
             None => url.to_owned(),
         };
         Err(StoreError::Unusable(format!(
             "the setting --database is `{given}`; it takes sqlite://PATH, \
              postgres://USER@HOST/NAME or postgresql://USER@HOST/NAME"
         )))
+    }
+}
+
+impl Store {
+    /// Opens the store that `url` names, creating and migrating it as needed:
+    /// `sqlite://PATH`, `postgres://…` or `postgresql://…`.
+    pub async fn open(url: &str) -> Result<Store, StoreError> {
+        match Place::of(url)? {
+            Place::Sqlite(path) => Sqlite::open(path).await.map(Store::Sqlite),
+            Place::Postgres(url) => Postgres::open(url).await.map(Store::Postgres),
+        }
+    }
+
+    /// Opens the store that `url` names and that must be there already, for what has nothing to say
+    /// of an empty one: a mistake in the name is [`StoreError::Unusable`] and creates nothing.
+    pub async fn open_existing(url: &str) -> Result<Store, StoreError> {
+        match Place::of(url)? {
+            Place::Sqlite(path) => Sqlite::open_existing(path).await.map(Store::Sqlite),
+            Place::Postgres(url) => Postgres::open_existing(url).await.map(Store::Postgres),
+        }
     }
 
     // ── reading

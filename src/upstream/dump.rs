@@ -70,7 +70,9 @@ pub struct Dump {
     entries: Entries,
     /// Number of the last entry.
     number: u64,
-    /// The entry that is being read was longer than [`MAX_ENTRY`], and has been handed over.
+    /// Bytes of an entry at most.
+    max_entry: usize,
+    /// The entry that is being read was longer than that, and has been handed over.
     skipping: bool,
     /// The input has ended or cannot be read any further.
     ended: bool,
@@ -112,10 +114,17 @@ impl Dump {
             buffer: BytesMut::new(),
             entries: Entries::new(),
             number: 0,
+            max_entry: MAX_ENTRY,
             skipping: false,
             ended: false,
             failed: None,
         })
+    }
+
+    /// Cuts entries to so many bytes and not to [`MAX_ENTRY`], where other things than operations
+    /// are expected.
+    pub fn with_entries_up_to(self, max_entry: usize) -> Dump {
+        Dump { max_entry, ..self }
     }
 
     /// The file's name, for messages.
@@ -167,7 +176,7 @@ impl Dump {
         let Range { start, end } = self.entries.begun();
         if self.skipping {
             self.entries.begin = end;
-        } else if end - start > MAX_ENTRY {
+        } else if end - start > self.max_entry {
             self.push(start..end, found);
             self.skipping = true;
             self.entries.begin = end;
@@ -175,11 +184,11 @@ impl Dump {
         Ok(())
     }
 
-    /// Numbers an entry, cuts it to [`MAX_ENTRY`], and leaves it out when it is empty.
+    /// Numbers an entry, cuts it, and leaves it out when it is empty.
     fn push(&mut self, entry: Range<usize>, found: &mut Vec<(u64, Range<usize>)>) {
         let text = &self.buffer[entry.clone()];
         let start = entry.start + (text.len() - text.trim_ascii_start().len());
-        let end = start + text.trim_ascii().len().min(MAX_ENTRY);
+        let end = start + text.trim_ascii().len().min(self.max_entry);
         let empty = start >= end;
         // The lines of a file are numbered as an editor does it, the elements of an array are
         // counted.

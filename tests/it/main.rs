@@ -4,6 +4,7 @@ mod alerts;
 mod audit;
 mod audit_command;
 mod claims;
+mod command_line;
 mod contract;
 mod crash;
 mod explorer;

@@ -478,11 +478,16 @@ mod tests {
         let wrong = sentence("postgres://localhost/plc?sslmode=perhaps").await;
         assert!(wrong.contains("sslmode=perhaps"), "{wrong}");
 
+        match Store::open_existing(&database.url).await {
+            Err(StoreError::Unusable(sentence)) => assert!(sentence.contains("no tables")),
+            other => panic!("{other:?}"),
+        }
+
         // Opened by two at once, then by one, then left by a newer version.
         let (one, other) = tokio::join!(Store::open(&database.url), Store::open(&database.url));
         one.unwrap();
         other.unwrap();
-        Store::open(&database.url).await.unwrap();
+        Store::open_existing(&database.url).await.unwrap();
         let client = database.client().await;
         client
             .batch_execute("INSERT INTO migrations (name, digest) VALUES ('9999_later', '\\x00')")

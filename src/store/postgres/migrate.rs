@@ -27,14 +27,18 @@ pub(super) async fn migrate(client: &Client) -> Result<(), StoreError> {
     Ok(())
 }
 
-async fn apply(client: &Client) -> Result<(), StoreError> {
-    // Asked first: CREATE … IF NOT EXISTS needs the right to create even when there is nothing to do.
-    let known = client
+/// Whether it has ever been done in this database.
+pub(super) async fn is_migrated(client: &Client) -> Result<bool, StoreError> {
+    client
         .query_one("SELECT to_regclass('migrations') IS NOT NULL", &[])
         .await
-        .and_then(|row| row.try_get::<_, bool>(0))
-        .map_err(query_error)?;
-    if !known {
+        .and_then(|row| row.try_get(0))
+        .map_err(query_error)
+}
+
+async fn apply(client: &Client) -> Result<(), StoreError> {
+    // Asked first: CREATE … IF NOT EXISTS needs the right to create even when there is nothing to do.
+    if !is_migrated(client).await? {
         let sql = "CREATE TABLE migrations (
             name text PRIMARY KEY,
             digest bytea NOT NULL, -- SHA-256 of the file

@@ -62,6 +62,23 @@ impl std::fmt::Debug for Postgres {
 }
 
 impl Postgres {
+    /// Connects to a database that has our tables already.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unusable`] when it has not.
+    pub async fn open_existing(url: &str) -> Result<Postgres, StoreError> {
+        let session = Server::new(url)?.connect_once(MIGRATION_SETTINGS, &[]).await?;
+        if !migrate::is_migrated(&session.client).await? {
+            return Err(StoreError::Unusable(
+                "there are no tables of this program in the database that --database names; \
+                 `serve` and `import` create them"
+                    .to_owned(),
+            ));
+        }
+        Postgres::open(url).await
+    }
+
     /// Connects, and brings the schema up to date.
     pub async fn open(url: &str) -> Result<Postgres, StoreError> {
         let server = Arc::new(Server::new(url)?);

@@ -48,6 +48,12 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
             path.display()
         )));
     }
+    if path.is_dir() {
+        return Err(StoreError::Unusable(format!(
+            "{} is a directory; the database is a file in one",
+            path.display()
+        )));
+    }
     let mut connection =
         open(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
     connection.pragma_update(None, "page_size", PAGE_SIZE)?;
@@ -58,6 +64,25 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     set_durability(&connection, true)?;
     migrate(&mut connection, path)?;
     Ok(connection)
+}
+
+/// Makes sure that there is a database of ours, without touching what there is.
+pub(super) fn check_existing(path: &Path) -> Result<(), StoreError> {
+    let unusable = |what: &str| {
+        let file = path.display();
+        StoreError::Unusable(format!("{what} {file}; `serve` and `import` create a database"))
+    };
+    if path.is_dir() {
+        return Err(unusable("there is a directory and no database at"));
+    }
+    if !path.exists() {
+        return Err(unusable("there is no database"));
+    }
+    let connection = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    match version(&connection)? {
+        0 => Err(unusable("there are no tables of this program in the database")),
+        _ => Ok(()),
+    }
 }
 
 /// Whether each commit waits for the disk. It is the checkpoints that do otherwise, so that a

@@ -88,6 +88,17 @@ impl Sqlite {
         })
         .await
     }
+
+    /// The same for a database that is there, with our tables in it.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unusable`] when it is not.
+    pub async fn open_existing(path: &Path) -> Result<Sqlite, StoreError> {
+        let existing = path.to_owned();
+        blocking(move || connection::check_existing(&existing)).await?;
+        Sqlite::open(path).await
+    }
 }
 
 impl Shared {

@@ -1,0 +1,210 @@
+//! The command line as a person meets it: mistakes, settings in a file, pipes that are closed.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use plc_replica::generate::builder::Story;
+use tempfile::TempDir;
+
+use crate::fake_upstream::LogEntry;
+
+/// What came of a run.
+#[derive(Debug)]
+struct Ran {
+    code: Option<i32>,
+    out: String,
+    errors: String,
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Ran {
+        let [out, errors] =
+            [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+        Ran { code: output.status.code(), out, errors }
+    }
+}
+
+/// Runs in a folder, with no settings but those that are given.
+fn command(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_plc-replica"));
+    for name in ["DATABASE_URL", "PLC_UPSTREAM", "PLC_CONFIG", "PLC_LISTEN", "PLC_LOG"] {
+        command.env_remove(name);
+    }
+    command.current_dir(folder).args(arguments);
+    command
+}
+
+fn run(folder: &Path, arguments: &[&str]) -> Ran {
+    command(folder, arguments).output().unwrap().into()
+}
+
+/// A folder with `dump.jsonl` and, taken from it, `plc.db`.
+fn begun(identities: usize) -> TempDir {
+    let folder = TempDir::new().unwrap();
+    let mut story = Story::seeded(61);
+    for _ in 0..identities {
+        story.create().accepted();
+    }
+    let lines: Vec<String> =
+        story.log().iter().map(|entry| LogEntry::from(entry).sequenced()).collect();
+    std::fs::write(folder.path().join("dump.jsonl"), lines.join("\n")).unwrap();
+    let imported = run(folder.path(), &["import", "dump.jsonl"]);
+    assert_eq!(imported.code, Some(0), "{imported:?}");
+    folder
+}
+
+#[test]
+fn a_database_that_is_not_there_is_a_mistake() {
+    let folder = TempDir::new().unwrap();
+    let did = "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa";
+    std::fs::write(folder.path().join("empty.db"), "").unwrap();
+    for arguments in [
+        &["fsck"][..],
+        &["refused"],
+        &["export"],
+        &["resolve", did],
+        &["history", did],
+        &["audit", "--full"],
+    ] {
+        for (name, said) in [("typo.db", "there is no database typo.db"), ("empty.db", "no tables")]
+        {
+            let database = format!("sqlite://{name}");
+            let ran = run(folder.path(), &[arguments, &["--database", &database]].concat());
+            assert_eq!((ran.code, &*ran.out), (Some(2), ""), "{ran:?}");
+            assert!(ran.errors.contains(said), "{ran:?}");
+        }
+    }
+    assert!(!folder.path().join("typo.db").exists());
+    assert_eq!(std::fs::metadata(folder.path().join("empty.db")).unwrap().len(), 0);
+    std::fs::write(folder.path().join("dump.jsonl"), "{}").unwrap();
+    for arguments in [&["fsck"][..], &["import", "dump.jsonl"]] {
+        let ran = run(folder.path(), &[arguments, &["--database", "sqlite:///tmp"]].concat());
+        assert!(ran.code == Some(2) && ran.errors.contains("directory"), "{ran:?}");
+    }
+}
+
+#[test]
+fn no_password_is_told() {
+    let folder = TempDir::new().unwrap();
+    for url in ["postgres:/u:hunter2@db/plc", "host=db password=hunter2", "pg://u:hunter2@db/plc"] {
+        let ran = run(folder.path(), &["fsck", "--database", url]);
+        assert!(ran.code == Some(2) && ran.errors.contains("it takes sqlite://PATH"), "{ran:?}");
+        let config = run(folder.path(), &["--database", url, "--upstream", url, "--print-config"]);
+        assert!(config.code == Some(0) && config.out.contains("database = "), "{config:?}");
+        assert!(!(ran.errors + &config.out).contains("hunter2"));
+    }
+    let text = "upstream = \"https://u:hunter2@plc.example\"";
+    std::fs::write(folder.path().join("plc-replica.toml"), text).unwrap();
+    let help = command(folder.path(), &["serve", "--help"])
+        .env("PLC_UPSTREAM", "https://u:hunter2@plc.example")
+        .output()
+        .unwrap();
+    let help = Ran::from(help);
+    assert!(help.out.contains("PLC_UPSTREAM") && !help.out.contains("hunter2"), "{help:?}");
+}
+
+#[test]
+fn a_file_with_settings_may_come_first_and_a_mistake_in_it_is_told() {
+    let folder = begun(1);
+    std::fs::write(folder.path().join("x.toml"), "database = \"sqlite://plc.db\"").unwrap();
+    for config in [&["--config", "x.toml"][..], &["--config=x.toml"]] {
+        let ran = run(folder.path(), &[config, &["fsck"]].concat());
+        assert!(ran.code == Some(0) && ran.out.contains("1 operations"), "{ran:?}");
+        let printed = run(folder.path(), &[config, &["export", "--print-config"]].concat());
+        assert!(printed.out.contains("# file x.toml"), "{printed:?}");
+    }
+    for (text, said) in [
+        ("nonsense = 1", "there is no setting `nonsense`"),
+        ("sample = 1", "`sample` concerns one run"),
+        ("rate-limit = \"many\"", "invalid value 'many'"),
+    ] {
+        std::fs::write(folder.path().join("plc-replica.toml"), text).unwrap();
+        let ran = run(folder.path(), &["fsck"]);
+        assert_eq!(ran.code, Some(2), "{ran:?}");
+        assert!(ran.errors.starts_with("plc-replica: plc-replica.toml: "), "{ran:?}");
+        assert!(ran.errors.contains(said), "{ran:?}");
+        for asked in ["--help", "--version"] {
+            assert_eq!(run(folder.path(), &[asked]).code, Some(0));
+        }
+    }
+}
+
+#[test]
+fn nothing_compared_is_not_all_is_well() {
+    let folder = begun(3);
+    std::fs::write(folder.path().join("empty.jsonl"), "").unwrap();
+    std::fs::write(folder.path().join("noise"), [0xff_u8, 0x00, 0x0a].repeat(1_000)).unwrap();
+    for how in [&["--full"][..], &["--sample", "2"], &["--since", "2020-01-01"]] {
+        for file in ["empty.jsonl", "noise"] {
+            let ran = run(folder.path(), &[&["audit", "--against", file], how].concat());
+            assert_eq!(ran.code, Some(2), "{ran:?}");
+            assert!(ran.errors.contains(&format!("{file}: there is no entry")), "{ran:?}");
+        }
+    }
+    let well = run(folder.path(), &["audit", "--against", "dump.jsonl", "--full"]);
+    assert_eq!(well.code, Some(0), "{well:?}");
+    let none = ["audit", "--against", "dump.jsonl", "--since", "2039-01-01"];
+    let none = run(folder.path(), &none);
+    assert!(none.code == Some(2) && none.errors.contains("nothing was compared"), "{none:?}");
+    let ran = run(folder.path(), &["audit", "--against", "/nope", "--full"]);
+    assert_eq!(ran.errors.matches("/nope").count(), 1, "{ran:?}");
+}
+
+#[test]
+fn a_pipe_that_is_closed_ends_a_command_quietly() {
+    let folder = begun(600);
+    let ends_quietly = |arguments: &[&str]| {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = command(folder.path(), arguments);
+        let child = command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+        let ran = Ran::from(child.wait_with_output().unwrap());
+        assert_eq!((ran.code, &*ran.errors), (Some(141), ""), "{arguments:?} {ran:?}");
+    };
+    ends_quietly(&["export"]);
+    ends_quietly(&["fsck", "--json"]);
+    ends_quietly(&["completions", "bash"]);
+    ends_quietly(&["import", "dump.jsonl"]);
+    let database = rusqlite::Connection::open(folder.path().join("plc.db")).unwrap();
+    database.execute("UPDATE operations SET operation = x'0102'", []).unwrap();
+    ends_quietly(&["fsck"]);
+}
+
+#[test]
+fn mistakes_are_told_in_a_sentence() {
+    let folder = begun(1);
+    let nothing = run(folder.path(), &["refused", "--did", "nonsense"]);
+    assert_eq!(nothing.out, "nothing is on record under nonsense\n");
+    for (arguments, said) in [
+        (&["--listen", "localhost:7999"][..], "expected IP:PORT"),
+        (&["--log", "verbos"], "`verbos` is no level"),
+        (&["audit", "--since", "yesterday"], "expected 2024-01-31T12:00:00.000Z or 2024-01-31"),
+    ] {
+        let ran = run(folder.path(), arguments);
+        assert!(ran.code == Some(2) && ran.errors.contains(said), "{ran:?}");
+    }
+}
+
+#[test]
+fn a_page_of_divergences_is_evidence_whatever_is_on_it() {
+    let folder = begun(2);
+    let log = std::fs::read_to_string(folder.path().join("dump.jsonl")).unwrap();
+    let entry = log.lines().next().unwrap();
+    let mut entry: serde_json::Value = serde_json::from_str(entry).unwrap();
+    entry["nullified"] = false.into();
+    let page = folder.path().join("page.json");
+    std::fs::write(&page, "{\"divergences\":[],\"next\":null}\n").unwrap();
+    let ran = run(folder.path(), &["verify", "page.json"]);
+    assert_eq!((ran.code, &*ran.out), (Some(0), "page.json: no differences\n"), "{ran:?}");
+    // More than an entry of a log may be.
+    let long = "x".repeat(6 << 20);
+    let record = serde_json::json!({
+        "id": 7, "did": entry["did"], "kind": "missing-there", "subject": entry["cid"],
+        "ours": [entry], "theirs": long,
+    });
+    let text = serde_json::json!({ "divergences": [record], "next": null }).to_string();
+    std::fs::write(&page, text).unwrap();
+    let ran = run(folder.path(), &["verify", "page.json"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(ran.out.contains("ours: one operation, which verifies"), "{ran:?}");
+}
