@@ -69,12 +69,12 @@ async fn show(
     *read_through = outcome;
     let shown = match history {
         Some(history) => show_operations(server, request, history, view).await?,
-        None if wants_upstream(request) => show_local(server, request, did, view).await?,
-        None => None,
+        // It may have come while the upstream was asked.
+        None => show_local(server, request, did, view).await?,
     };
     shown.ok_or_else(|| match caught_up {
         true => ServeError::NotRegistered(did.to_string()),
-        false => ServeError::NotKnownYet(did),
+        false => ServeError::NotKnownYet(did.to_string()),
     })
 }
 
