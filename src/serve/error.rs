@@ -42,6 +42,9 @@ pub enum ServeError {
     /// As many waiting requests as this server takes.
     #[error("too many requests wait for operations, try again later")]
     TooManyWaiting,
+    /// One client has as many waiting requests as it may have.
+    #[error("too many requests from this address wait for operations")]
+    TooManyOwnWaiting,
     /// A parameter that cannot be read.
     #[error("Invalid {0} parameter")]
     InvalidParameter(&'static str),
@@ -123,9 +126,9 @@ impl ServeError {
             }
             ServeError::NotYet { .. } => StatusCode::GATEWAY_TIMEOUT,
             ServeError::UpgradeRequired => StatusCode::UPGRADE_REQUIRED,
-            ServeError::TooManyRequests { .. } | ServeError::TooManyOwnStreams => {
-                StatusCode::TOO_MANY_REQUESTS
-            }
+            ServeError::TooManyRequests { .. }
+            | ServeError::TooManyOwnStreams
+            | ServeError::TooManyOwnWaiting => StatusCode::TOO_MANY_REQUESTS,
             ServeError::UrlTooLong { .. } => StatusCode::URI_TOO_LONG,
             ServeError::NotKnownYet(_)
             | ServeError::TooManyStreams
@@ -142,6 +145,7 @@ impl ServeError {
             ServeError::TooManyRequests { .. } => Some("rate"),
             ServeError::TooManyOwnStreams => Some("streams-per-address"),
             ServeError::TooManyStreams => Some("streams"),
+            ServeError::TooManyOwnWaiting => Some("waiting-per-address"),
             ServeError::TooManyWaiting => Some("waiting"),
             ServeError::UrlTooLong { .. } => Some("url"),
             ServeError::TookTooLong(_) => Some("time"),

@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -114,8 +115,14 @@ pub fn refused(request: &HeaderMap, error: ServeError) -> Answer {
 }
 
 /// Answers `GET /1.0/identifiers/{did}`; the DID may be any text.
-pub async fn resolve(server: &Server, request: &HeaderMap, query: &str, did: &str) -> Answer {
-    let asked = read(server, request, query, did).await;
+pub async fn resolve(
+    server: &Server,
+    client: IpAddr,
+    request: &HeaderMap,
+    query: &str,
+    did: &str,
+) -> Answer {
+    let asked = read(server, client, request, query, did).await;
     let freshness = Freshness::now(&server.state.status);
     let mut read_through = None;
     let resolved = match asked {
@@ -134,6 +141,7 @@ pub async fn resolve(server: &Server, request: &HeaderMap, query: &str, did: &st
 /// What is asked for, once the operation that it may have to wait for is here.
 async fn read(
     server: &Server,
+    client: IpAddr,
     request: &HeaderMap,
     query: &str,
     did: &str,
@@ -141,7 +149,7 @@ async fn read(
     let form = Form::wanted(request).ok_or(Failure::RepresentationNotSupported)?;
     let did = parse_did(did)?;
     let wanted = Wanted::read(query)?;
-    wait::for_operation(server, request, query, did).await?;
+    wait::for_operation(server, client, request, query, did).await?;
     Ok(Asked { did, wanted, form })
 }
 

@@ -86,10 +86,10 @@ async fn route(
     let query = parts.uri.query().unwrap_or_default();
     match route {
         Route::Identity { did, view } => {
-            Ok(resolve::identity(server, &parts.headers, query, &did, view).await)
+            Ok(resolve::identity(server, client, &parts.headers, query, &did, view).await)
         }
         Route::Resolution(did) => {
-            Ok(resolution::resolve(server, &parts.headers, query, &did).await)
+            Ok(resolution::resolve(server, client, &parts.headers, query, &did).await)
         }
         Route::Divergences => evidence::divergences(server, query).await,
         Route::Evidence { id, theirs } => evidence::side(server, id, theirs).await,
