@@ -22,9 +22,9 @@ pub enum ServeError {
     /// The identity was ended by a tombstone.
     #[error("DID not available: {0}")]
     NotAvailable(Did),
-    /// The identity is not here yet, and the log was never read to its end.
+    /// An identity or a version is not here yet, and the log was never read to its end.
     #[error("{0} is not known yet: this replica is still reading the log for the first time")]
-    NotKnownYet(Did),
+    NotKnownYet(String),
     /// The operation that the client waited for has not come.
     #[error(
         "{did} has no operation {cid} here after {seconds} s; this replica has read its upstream up to sequence number {sequence}"
@@ -42,6 +42,9 @@ pub enum ServeError {
     /// As many waiting requests as this server takes.
     #[error("too many requests wait for operations, try again later")]
     TooManyWaiting,
+    /// One client has as many waiting requests as it may have.
+    #[error("too many requests from this address wait for operations")]
+    TooManyOwnWaiting,
     /// A parameter that cannot be read.
     #[error("Invalid {0} parameter")]
     InvalidParameter(&'static str),
@@ -123,9 +126,9 @@ impl ServeError {
             }
             ServeError::NotYet { .. } => StatusCode::GATEWAY_TIMEOUT,
             ServeError::UpgradeRequired => StatusCode::UPGRADE_REQUIRED,
-            ServeError::TooManyRequests { .. } | ServeError::TooManyOwnStreams => {
-                StatusCode::TOO_MANY_REQUESTS
-            }
+            ServeError::TooManyRequests { .. }
+            | ServeError::TooManyOwnStreams
+            | ServeError::TooManyOwnWaiting => StatusCode::TOO_MANY_REQUESTS,
             ServeError::UrlTooLong { .. } => StatusCode::URI_TOO_LONG,
             ServeError::NotKnownYet(_)
             | ServeError::TooManyStreams
@@ -137,11 +140,13 @@ impl ServeError {
     }
 
     /// The name of the limit that it is about.
-    pub fn limit(&self) -> Option<&'static str> {
+    fn limit(&self) -> Option<&'static str> {
         match self {
             ServeError::TooManyRequests { .. } => Some("rate"),
             ServeError::TooManyOwnStreams => Some("streams-per-address"),
             ServeError::TooManyStreams => Some("streams"),
+            ServeError::TooManyOwnWaiting => Some("waiting-per-address"),
+            ServeError::TooManyWaiting => Some("waiting"),
             ServeError::UrlTooLong { .. } => Some("url"),
             ServeError::TookTooLong(_) => Some("time"),
             _ => None,
@@ -159,10 +164,13 @@ impl ServeError {
     }
 
     /// States what the client may do about it, in the headers of an answer of any form. Damage is
-    /// logged.
+    /// logged, and what a limit refuses is counted.
     pub fn state(&self, headers: &mut HeaderMap) {
         if let ServeError::Store(error @ StoreError::Damaged { .. }) = self {
             tracing::error!(%error, "cannot be served");
+        }
+        if let Some(limit) = self.limit() {
+            metrics::counter!("plc_http_refused_total", "limit" => limit).increment(1);
         }
         headers.insert(header::CACHE_CONTROL, answer::NO_STORE);
         match self.status() {

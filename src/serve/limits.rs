@@ -11,6 +11,7 @@ use lru::LruCache;
 
 use super::answer::value;
 use super::client_address::{Proxies, client_key};
+use super::wait::MAX_OWN_WAITING;
 
 /// Clients that are remembered: some 100 bytes each. The one that was not heard of for the longest
 /// is forgotten, which gives it its whole allowance again. The compiler sees that
@@ -100,8 +101,12 @@ pub fn retry_after(time: Duration) -> HeaderValue {
 pub struct Limiter {
     rate: Option<Rate>,
     streams: Option<NonZeroU32>,
-    open_streams: Arc<Mutex<HashMap<IpAddr, u32>>>,
+    open_streams: Places,
+    waiting: Places,
 }
+
+/// How many places each client has taken.
+type Places = Arc<Mutex<HashMap<IpAddr, u32>>>;
 
 /// The generic cell rate algorithm: of each client only the time at which its allowance would be
 /// whole again is kept.
@@ -124,7 +129,7 @@ impl Limiter {
             whole_at: Mutex::new(LruCache::new(MAX_CLIENTS)),
         });
         let streams = NonZeroU32::new(limits.streams_per_address);
-        Limiter { rate, streams, open_streams: Arc::default() }
+        Limiter { rate, streams, open_streams: Places::default(), waiting: Places::default() }
     }
 
     /// Counts a request of this client; none while there is no limit.
@@ -133,20 +138,17 @@ impl Limiter {
     }
 
     /// Takes the place of a stream client; `Err` when this client has as many as it may have.
-    pub fn stream(&self, client: IpAddr) -> Result<Option<StreamPlace>, TooMany> {
-        let Some(limit) = self.streams else { return Ok(None) };
-        let client = client_key(client);
-        let mut open = lock(&self.open_streams);
-        let count = open.entry(client).or_insert(0);
-        if *count >= limit.get() {
-            return Err(TooMany);
-        }
-        *count += 1;
-        Ok(Some(StreamPlace { client, open: Arc::clone(&self.open_streams) }))
+    pub fn stream(&self, client: IpAddr) -> Result<Option<Place>, TooMany> {
+        self.streams.map(|limit| Place::take(&self.open_streams, client, limit)).transpose()
+    }
+
+    /// Takes the place of a request that waits; `Err` when this client has [`MAX_OWN_WAITING`].
+    pub fn wait(&self, client: IpAddr) -> Result<Place, TooMany> {
+        Place::take(&self.waiting, client, MAX_OWN_WAITING)
     }
 }
 
-/// A client has as many streams as it may have.
+/// A client has as many places as it may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooMany;
 
@@ -170,20 +172,33 @@ impl Rate {
     }
 }
 
-/// One stream client's place, given back when it is dropped.
+/// One client's place, given back when it is dropped.
 #[derive(Debug)]
-pub struct StreamPlace {
+pub struct Place {
     client: IpAddr,
-    open: Arc<Mutex<HashMap<IpAddr, u32>>>,
+    among: Places,
 }
 
-impl Drop for StreamPlace {
+impl Place {
+    fn take(among: &Places, client: IpAddr, limit: NonZeroU32) -> Result<Place, TooMany> {
+        let client = client_key(client);
+        let mut taken = lock(among);
+        let count = taken.entry(client).or_insert(0);
+        if *count >= limit.get() {
+            return Err(TooMany);
+        }
+        *count += 1;
+        Ok(Place { client, among: Arc::clone(among) })
+    }
+}
+
+impl Drop for Place {
     fn drop(&mut self) {
-        let mut open = lock(&self.open);
-        if let Some(count) = open.get_mut(&self.client) {
+        let mut taken = lock(&self.among);
+        if let Some(count) = taken.get_mut(&self.client) {
             *count -= 1;
             if *count == 0 {
-                open.remove(&self.client);
+                taken.remove(&self.client);
             }
         }
     }
@@ -233,6 +248,18 @@ mod tests {
         let limiter = Limiter::new(&Limits::default());
         assert_eq!(limiter.request(A, Instant::now()), None);
         assert!(limiter.stream(A).unwrap().is_none());
+    }
+
+    #[test]
+    fn one_client_does_not_wait_in_every_place() {
+        let limiter = Limiter::new(&Limits::default());
+        let mut network = (0u16..).map(|host| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, host]));
+        let mut wait = || limiter.wait(network.next().unwrap());
+        let places: Vec<_> = (0..MAX_OWN_WAITING.get()).map(|_| wait().unwrap()).collect();
+        assert_eq!(wait().unwrap_err(), TooMany);
+        assert!(limiter.wait(A).is_ok());
+        drop(places);
+        assert!(wait().is_ok());
     }
 
     #[test]

@@ -4,26 +4,27 @@
 //! The versions of a document are the operations that are in force. What was nullified was a
 //! version once, and is none in hindsight: no time leads to it, and its CID is not found.
 
+use std::borrow::Cow;
+use std::cmp::Reverse;
+use std::net::IpAddr;
+use std::time::Duration;
+
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::plc::document::write_document;
+use crate::plc::document::{write_document, write_plain_document};
 use crate::plc::operation::Kind;
 use crate::plc::{Cid, Did, Operation, Timestamp};
 use crate::store::StoredOperation;
 
 use super::answer::{self, Answer, Freshness};
 use super::error::ServeError;
+use super::header::{parts, weight};
 use super::query::{parameter, parse_time};
 use super::read_through::{self, Outcome, wants_upstream};
 use super::{Server, wait};
 
-const RESULT: HeaderValue = HeaderValue::from_static("application/did-resolution");
-const OLD_RESULT: HeaderValue =
-    HeaderValue::from_static("application/ld+json;profile=\"https://w3id.org/did-resolution\"");
-const DOCUMENT: HeaderValue = HeaderValue::from_static("application/did");
-const OLD_DOCUMENT: HeaderValue = HeaderValue::from_static("application/did+ld+json");
 /// What the names of errors begin with.
 const NAMESPACE: &str = "https://www.w3.org/ns/did#";
 
@@ -38,6 +39,8 @@ enum Form {
     Document,
     /// The same under the name that it had before.
     OldDocument,
+    /// The document alone, without a context.
+    PlainDocument,
 }
 
 /// The result of a resolution.
@@ -61,7 +64,7 @@ struct ResolutionMetadata {
 /// An error object (RFC 9457).
 #[derive(Serialize)]
 struct Problem {
-    r#type: String,
+    r#type: Cow<'static, str>,
     title: &'static str,
     detail: String,
 }
@@ -91,8 +94,8 @@ enum Failure {
     NotFound(String),
     RepresentationNotSupported,
     MethodNotSupported,
-    /// What goes wrong with any request here.
-    Internal(ServeError),
+    /// What goes wrong with requests of any kind here.
+    Other(ServeError),
 }
 
 impl From<ServeError> for Failure {
@@ -101,56 +104,86 @@ impl From<ServeError> for Failure {
             ServeError::InvalidParameter(name) => {
                 Failure::InvalidOptions(format!("`{name}` cannot be read, or is given twice"))
             }
-            error => Failure::Internal(error),
+            error => Failure::Other(error),
         }
     }
 }
 
+/// Answers a request for a resolution that is refused like one for anything else.
+pub fn refused(request: &HeaderMap, error: ServeError) -> Answer {
+    Failure::Other(error).into_answer(request)
+}
+
 /// Answers `GET /1.0/identifiers/{did}`; the DID may be any text.
-pub async fn resolve(server: &Server, request: &HeaderMap, query: &str, did: &str) -> Answer {
-    let form = Form::wanted(request);
+pub async fn resolve(
+    server: &Server,
+    client: IpAddr,
+    request: &HeaderMap,
+    query: &str,
+    did: &str,
+) -> Answer {
+    let asked = read(server, client, request, query, did).await;
+    let freshness = Freshness::now(&server.state.status);
     let mut read_through = None;
-    let resolved = match form {
-        Some(_) => find(server, request, query, did, &mut read_through).await,
-        None => Err(Failure::RepresentationNotSupported),
+    let resolved = match asked {
+        Ok(asked) => find(server, request, &asked, &mut read_through).await,
+        Err(failure) => Err(failure),
     };
-    let mut answer = match (resolved, form) {
-        (Ok(version), Some(form)) => version.into_answer(form),
-        (Err(failure), form) => failure.into_answer(form.unwrap_or(Form::Result)),
-        // Without a form nothing was resolved.
-        (Ok(_), None) => Failure::RepresentationNotSupported.into_answer(Form::Result),
-    };
+    let mut answer = resolved.unwrap_or_else(|failure| failure.into_answer(request));
     let headers = answer.headers_mut();
-    headers.insert(header::VARY, HeaderValue::from_static("accept, accept-encoding"));
-    Freshness::now(&server.state.status).state(headers);
+    freshness.state(headers);
     if let Some(outcome) = read_through {
         outcome.state(headers);
     }
     answer
 }
 
-async fn find(
+/// What is asked for, once the operation that it may have to wait for is here.
+async fn read(
     server: &Server,
+    client: IpAddr,
     request: &HeaderMap,
     query: &str,
     did: &str,
-    outcome: &mut Option<Outcome>,
-) -> Result<Version, Failure> {
+) -> Result<Asked, Failure> {
+    let form = Form::wanted(request).ok_or(Failure::RepresentationNotSupported)?;
     let did = parse_did(did)?;
     let wanted = Wanted::read(query)?;
-    wait::for_operation(server, request, query, did).await?;
-    let caught_up = server.state.status.caught_up();
-    let store = &server.state.store;
-    let mut history = store.history(&did).await.map_err(ServeError::from)?;
-    if history.is_empty() || wants_upstream(request) {
-        let (tried, theirs) = read_through::read(server, did).await;
+    wait::for_operation(server, client, request, query, did).await?;
+    Ok(Asked { did, wanted, form })
+}
+
+async fn find(
+    server: &Server,
+    request: &HeaderMap,
+    asked: &Asked,
+    outcome: &mut Option<Outcome>,
+) -> Result<Answer, Failure> {
+    // Read before the store: what is caught up to after that is no proof of absence.
+    let mut complete = server.state.status.caught_up();
+    let local = async || server.state.store.history(&asked.did).await.map_err(ServeError::from);
+    let mut history = match wants_upstream(request) {
+        false => local().await?,
+        true => Vec::new(),
+    };
+    if history.is_empty() {
+        let (tried, theirs) = read_through::read(server, asked.did).await;
         *outcome = tried;
-        history = theirs.unwrap_or(history);
+        complete |= theirs.is_some();
+        history = match theirs {
+            Some(theirs) => theirs,
+            // It may have come while the upstream was asked.
+            None => local().await?,
+        };
     }
-    if history.is_empty() && !caught_up {
-        return Err(Failure::Internal(ServeError::NotKnownYet(did)));
-    }
-    Version::choose(did, &history, &wanted)
+    Ok(Version::choose(asked, &history, complete)?.into_answer(asked.form))
+}
+
+/// A resolution that is asked for.
+struct Asked {
+    did: Did,
+    wanted: Wanted,
+    form: Form,
 }
 
 /// A did:plc, or why it is none that is resolved here.
@@ -161,10 +194,14 @@ fn parse_did(text: &str) -> Result<Did, Failure> {
         .ok_or(Failure::InvalidDid)?;
     let is_method = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let is_id = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:%".contains(&byte);
+    let is_escape = |rest: &str| {
+        rest.as_bytes().get(..2).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit))
+    };
     if method.is_empty()
         || id.is_empty()
         || !method.bytes().all(is_method)
         || !id.bytes().all(is_id)
+        || !id.split('%').skip(1).all(is_escape)
     {
         return Err(Failure::InvalidDid);
     }
@@ -179,6 +216,7 @@ fn parse_did(text: &str) -> Result<Did, Failure> {
 enum Wanted {
     Newest,
     Id(String),
+    /// The newest of those that were created by then.
     Time(Timestamp),
 }
 
@@ -193,7 +231,9 @@ impl Wanted {
                     let expected = "`versionTime` is a time in UTC such as 2025-01-01T00:00:00Z";
                     Failure::InvalidOptions(expected.to_owned())
                 })?;
-                Ok(Wanted::Time(parsed))
+                // Times are shown in whole seconds: the one that is shown leads to what it is of.
+                let rest = if time.contains('.') { 0 } else { 999 };
+                Ok(Wanted::Time(parsed + Duration::from_millis(rest)))
             }
             (Some(_), Some(_)) => Err(Failure::InvalidOptions(
                 "`versionId` and `versionTime` exclude each other".to_owned(),
@@ -211,32 +251,41 @@ struct Version {
 }
 
 impl Version {
-    fn choose(did: Did, history: &[StoredOperation], wanted: &Wanted) -> Result<Version, Failure> {
+    /// Of a history that lacks nothing, unless it is not `complete`.
+    fn choose(
+        asked: &Asked,
+        history: &[StoredOperation],
+        complete: bool,
+    ) -> Result<Version, Failure> {
+        let did = asked.did;
         let versions: Vec<&StoredOperation> =
             history.iter().filter(|operation| operation.nullified_by.is_none()).collect();
         let Some((first, last)) = versions.first().zip(versions.len().checked_sub(1)) else {
-            return Err(Failure::NotFound(format!("{did} is not registered")));
+            return Err(match complete {
+                true => Failure::NotFound(format!("{did} is not registered")),
+                false => Failure::Other(ServeError::NotKnownYet(did.to_string())),
+            });
         };
-        let index = match wanted {
+        let index = match &asked.wanted {
             Wanted::Newest => Some(last),
-            Wanted::Id(id) => id
-                .parse::<Cid>()
-                .ok()
-                .and_then(|cid| versions.iter().position(|version| version.cid() == cid)),
-            // Times are shown in whole seconds: the one that is shown leads to what it is of.
-            Wanted::Time(time) => {
-                let second = |time: Timestamp| time.millis().div_euclid(1000);
-                versions.iter().rposition(|version| second(version.created_at) <= second(*time))
-            }
+            Wanted::Id(id) => match id.parse::<Cid>() {
+                Ok(cid) if !complete && history.iter().all(|held| held.cid() != cid) => {
+                    let version = format!("version {cid} of {did}");
+                    return Err(Failure::Other(ServeError::NotKnownYet(version)));
+                }
+                Ok(cid) => versions.iter().position(|version| version.cid() == cid),
+                Err(_) => None,
+            },
+            Wanted::Time(time) => versions.iter().rposition(|version| version.created_at <= *time),
         };
         let index = index
             .ok_or_else(|| Failure::NotFound(format!("{did} has no such version in force")))?;
         let version = versions[index];
         let next = versions.get(index + 1);
-        let damaged = |reason| Failure::Internal(ServeError::damaged(&did, &reason));
+        let damaged = |reason| Failure::Other(ServeError::damaged(&did, &reason));
         let ended = Operation::read(&version.signed).map_err(damaged)?.kind() == Kind::Tombstone;
         Ok(Version {
-            document: if ended { None } else { Some(document(did, version)?) },
+            document: if ended { None } else { Some(document(did, version, asked.form)?) },
             metadata: DocumentMetadata {
                 created: Some(seconds(first.created_at)),
                 updated: (index > 0).then(|| seconds(version.created_at)),
@@ -253,34 +302,45 @@ impl Version {
             Some(_) => StatusCode::OK,
             None => StatusCode::GONE,
         };
-        let (media_type, body) = match (form.media_type(), self.document) {
-            (media_type, Some(document)) if form.is_document() => {
-                (media_type, String::from(Box::<str>::from(document)).into_bytes())
+        let (form, body) = match self.document {
+            Some(document) if form.is_document() => {
+                (form, String::from(Box::<str>::from(document)).into_bytes())
             }
-            (_, document) => {
+            document => {
                 let content_type = document.as_ref().map(|_| form.content_type());
                 let resolution = Resolution {
                     did_document: document,
                     did_resolution_metadata: ResolutionMetadata { content_type, error: None },
                     did_document_metadata: self.metadata,
                 };
-                (form.result_type(), render(&resolution))
+                (form.of_result(), render(&resolution))
             }
         };
-        let mut answer = answer::body(status, media_type, body);
+        let mut answer = in_form(status, form, body);
         answer.headers_mut().insert(header::CACHE_CONTROL, answer::REVALIDATE);
         answer
     }
 }
 
-fn document(did: Did, version: &StoredOperation) -> Result<Box<RawValue>, Failure> {
+/// An answer in the form that was chosen for this client.
+fn in_form(status: StatusCode, form: Form, body: Vec<u8>) -> Answer {
+    let mut answer = answer::body(status, HeaderValue::from_static(form.media_type()), body);
+    let vary = HeaderValue::from_static("accept, accept-encoding");
+    answer.headers_mut().insert(header::VARY, vary);
+    answer
+}
+
+fn document(did: Did, version: &StoredOperation, form: Form) -> Result<Box<RawValue>, Failure> {
     let mut body = Vec::new();
-    write_document(&did, &version.signed, &mut body)
-        .map_err(|reason| Failure::Internal(ServeError::damaged(&did, &reason)))?;
+    match form {
+        Form::PlainDocument => write_plain_document(&did, &version.signed, &mut body),
+        _ => write_document(&did, &version.signed, &mut body),
+    }
+    .map_err(|reason| Failure::Other(ServeError::damaged(&did, &reason)))?;
     // What was written here is JSON in UTF-8.
     let text = String::from_utf8_lossy(&body).into_owned();
     RawValue::from_string(text)
-        .map_err(|_| Failure::Internal(ServeError::NoSuchPath("document".to_owned())))
+        .map_err(|_| Failure::Other(ServeError::NoSuchPath("document".to_owned())))
 }
 
 /// UTC without a fraction, as metadata have it.
@@ -298,37 +358,54 @@ fn render(resolution: &Resolution) -> Vec<u8> {
 }
 
 impl Failure {
-    fn into_answer(self, form: Form) -> Answer {
-        let (status, name, title, detail) = match self {
-            Failure::InvalidDid => (
+    fn into_answer(self, request: &HeaderMap) -> Answer {
+        let named = |status, name, title, detail| {
+            (status, Cow::from(format!("{NAMESPACE}{name}")), title, detail)
+        };
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CACHE_CONTROL, answer::NO_STORE);
+        let (status, r#type, title, detail) = match self {
+            Failure::InvalidDid => named(
                 StatusCode::BAD_REQUEST,
                 "INVALID_DID",
                 "Invalid DID",
                 "expected did:plc: and 24 characters of a-z and 2-7".to_owned(),
             ),
             Failure::InvalidOptions(detail) => {
-                (StatusCode::BAD_REQUEST, "INVALID_OPTIONS", "Invalid options", detail)
+                named(StatusCode::BAD_REQUEST, "INVALID_OPTIONS", "Invalid options", detail)
             }
-            Failure::NotFound(detail) => (StatusCode::NOT_FOUND, "NOT_FOUND", "Not found", detail),
-            Failure::RepresentationNotSupported => (
-                StatusCode::NOT_ACCEPTABLE,
-                "REPRESENTATION_NOT_SUPPORTED",
-                "Representation not supported",
-                "application/did-resolution and application/did are".to_owned(),
-            ),
-            Failure::MethodNotSupported => (
+            Failure::NotFound(detail) => {
+                named(StatusCode::NOT_FOUND, "NOT_FOUND", "Not found", detail)
+            }
+            Failure::RepresentationNotSupported => {
+                let all = Form::ALL.map(Form::media_type);
+                named(
+                    StatusCode::NOT_ACCEPTABLE,
+                    "REPRESENTATION_NOT_SUPPORTED",
+                    "Representation not supported",
+                    format!("there are {}", all.join(", ")),
+                )
+            }
+            Failure::MethodNotSupported => named(
                 StatusCode::NOT_IMPLEMENTED,
                 "METHOD_NOT_SUPPORTED",
                 "Method not supported",
                 "did:plc is the only method here".to_owned(),
             ),
-            Failure::Internal(error) => {
-                let detail = error.to_string();
-                let status = error.into_answer().status();
-                (status, "INTERNAL_ERROR", "Internal error", detail)
+            Failure::Other(error) => {
+                error.state(&mut headers);
+                match error.status() {
+                    status @ StatusCode::INTERNAL_SERVER_ERROR => {
+                        named(status, "INTERNAL_ERROR", "Internal error", error.to_string())
+                    }
+                    // The standard has no name for it, its status says all (RFC 9457, 4.2.1).
+                    status => {
+                        let title = status.canonical_reason().unwrap_or_default();
+                        (status, Cow::from("about:blank"), title, error.to_string())
+                    }
+                }
             }
         };
-        let r#type = format!("{NAMESPACE}{name}");
         let resolution = Resolution {
             did_document: None,
             did_resolution_metadata: ResolutionMetadata {
@@ -337,88 +414,105 @@ impl Failure {
             },
             did_document_metadata: DocumentMetadata::default(),
         };
-        let mut answer = answer::body(status, form.result_type(), render(&resolution));
-        let headers = answer.headers_mut();
-        headers.insert(header::CACHE_CONTROL, answer::NO_STORE);
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("10"));
-        }
+        let form = Form::wanted(request).unwrap_or(Form::Result).of_result();
+        let mut answer = in_form(status, form, render(&resolution));
+        answer.headers_mut().extend(headers);
         answer
     }
 }
 
 impl Form {
-    /// What the header `Accept` likes best of what there is; none when it excludes all of it.
-    fn wanted(request: &HeaderMap) -> Option<Form> {
-        let mut best: Option<(f32, Form)> = None;
-        let mut stated = false;
-        for value in request.get_all(header::ACCEPT) {
-            for range in value.to_str().unwrap_or_default().split(',') {
-                stated = true;
-                let (form, quality) = Form::of_range(range);
-                let better = best.is_none_or(|(so_far, _)| quality > so_far);
-                if let Some(form) = form.filter(|_| better && quality > 0.0) {
-                    best = Some((quality, form));
-                }
-            }
-        }
-        match best {
-            Some((_, form)) => Some(form),
-            None if stated => None,
-            None => Some(Form::Result),
-        }
-    }
+    /// What there is, in the order of preference here.
+    const ALL: [Form; 5] =
+        [Form::Result, Form::OldResult, Form::Document, Form::OldDocument, Form::PlainDocument];
 
-    /// The form that a media range names, and its quality.
-    fn of_range(range: &str) -> (Option<Form>, f32) {
-        let mut parts = range.split(';').map(str::trim);
-        let media_type = parts.next().unwrap_or_default().to_ascii_lowercase();
-        let (mut quality, mut profile) = (1.0, None);
-        for (name, value) in parts.filter_map(|part| part.split_once('=')) {
-            match &*name.to_ascii_lowercase() {
-                "q" => quality = value.parse().unwrap_or(0.0),
-                "profile" => profile = Some(value.trim_matches('"').to_owned()),
-                _ => {}
-            }
+    /// What the header `Accept` likes best of what there is (RFC 9110, 12.5.1); none when it
+    /// excludes all of it. Of equals, what it names more precisely, and then what it names first.
+    fn wanted(request: &HeaderMap) -> Option<Form> {
+        let values = request.get_all(header::ACCEPT).iter();
+        let values = values.filter_map(|value| value.to_str().ok());
+        let ranges: Vec<MediaRange> =
+            values.flat_map(|value| parts(value, ',')).map(MediaRange::read).collect();
+        if ranges.is_empty() {
+            return Some(Form::Result);
         }
-        let form = match (&*media_type, profile.as_deref()) {
-            ("application/did-resolution" | "*/*" | "application/*", _) => Some(Form::Result),
-            ("application/ld+json", Some("https://w3id.org/did-resolution")) => {
-                Some(Form::OldResult)
-            }
-            ("application/did", _) => Some(Form::Document),
-            ("application/did+ld+json" | "application/ld+json", _) => Some(Form::OldDocument),
-            _ => None,
+        // The most precise range that a form is in says how much it is wanted.
+        let wish = |form: Form| {
+            let own = MediaRange::read(form.media_type());
+            let includes = |(place, range): (usize, &MediaRange)| {
+                Some((range.precision(&own)?, Reverse(place)))
+            };
+            let (precision, place) = ranges.iter().enumerate().filter_map(includes).max()?;
+            Some((ranges[place.0].weight, precision, place))
         };
-        (form, quality)
+        let wishes = Form::ALL.into_iter().filter_map(|form| Some((wish(form)?, form)));
+        let wanted = wishes.filter(|((weight, ..), _)| *weight > 0);
+        // Of several that are greatest, this takes the last.
+        wanted.rev().max_by_key(|(wish, _)| *wish).map(|(_, form)| form)
     }
 
     const fn is_document(self) -> bool {
-        matches!(self, Form::Document | Form::OldDocument)
+        matches!(self, Form::Document | Form::OldDocument | Form::PlainDocument)
     }
 
-    const fn media_type(self) -> HeaderValue {
+    const fn media_type(self) -> &'static str {
         match self {
-            Form::Result => RESULT,
-            Form::OldResult => OLD_RESULT,
-            Form::Document => DOCUMENT,
-            Form::OldDocument => OLD_DOCUMENT,
+            Form::Result => "application/did-resolution",
+            Form::OldResult => "application/ld+json;profile=\"https://w3id.org/did-resolution\"",
+            Form::Document => "application/did",
+            Form::OldDocument => "application/did+ld+json",
+            Form::PlainDocument => "application/did+json",
         }
     }
 
-    /// Of a result, also where only the document was wanted and there is none.
-    const fn result_type(self) -> HeaderValue {
+    /// That of a result, also where only the document was wanted and there is none.
+    const fn of_result(self) -> Form {
         match self {
-            Form::OldResult | Form::OldDocument => OLD_RESULT,
-            Form::Result | Form::Document => RESULT,
+            Form::OldResult | Form::OldDocument => Form::OldResult,
+            Form::Result | Form::Document | Form::PlainDocument => Form::Result,
         }
     }
 
     /// The type of the document in a result.
     const fn content_type(self) -> &'static str {
         match self {
-            Form::OldResult | Form::OldDocument => "application/did+ld+json",
-            Form::Result | Form::Document => "application/did",
+            Form::OldResult | Form::OldDocument => Form::OldDocument.media_type(),
+            Form::Result | Form::Document | Form::PlainDocument => Form::Document.media_type(),
+        }
+    }
+}
+
+/// An element of `Accept`. Of its parameters only the profile tells types apart here.
+struct MediaRange<'a> {
+    media_type: String,
+    profile: Option<&'a str>,
+    weight: u16,
+}
+
+impl MediaRange<'_> {
+    fn read(text: &str) -> MediaRange<'_> {
+        let mut parts = parts(text, ';');
+        let media_type = parts.next().unwrap_or_default().to_ascii_lowercase();
+        let mut range = MediaRange { media_type, profile: None, weight: 1000 };
+        for (name, value) in parts.filter_map(|part| part.split_once('=')) {
+            match &*name.to_ascii_lowercase() {
+                "q" => range.weight = weight(value),
+                "profile" => range.profile = Some(value.trim_matches('"')),
+                _ => {}
+            }
+        }
+        range
+    }
+
+    /// How precisely it names this type; none when it does not include it.
+    fn precision(&self, of: &MediaRange) -> Option<u8> {
+        match &*self.media_type {
+            named if self.profile.is_some() => {
+                (named == of.media_type && self.profile == of.profile).then_some(3)
+            }
+            "*/*" => Some(0),
+            "application/*" => Some(1),
+            named => (named == of.media_type).then_some(2),
         }
     }
 }
@@ -439,8 +533,28 @@ mod tests {
             (Some("application/did+ld+json"), Some(Form::OldDocument)),
             (Some("application/did;q=0.5, application/did-resolution"), Some(Form::Result)),
             (Some("text/html, */*;q=0.1"), Some(Form::Result)),
+            (Some("application/did+json"), Some(Form::PlainDocument)),
             (Some("application/did+cbor"), None),
             (Some("application/did;q=0"), None),
+            // Nothing is excluded by an empty list.
+            (Some(""), Some(Form::Result)),
+            (Some(" ,"), Some(Form::Result)),
+            // What is said more precisely counts, wherever it stands.
+            (Some("application/did-resolution;q=0, */*"), Some(Form::OldResult)),
+            (Some("*/*, application/did-resolution;q=0.5"), Some(Form::OldResult)),
+            (Some("application/*;q=0, */*"), None),
+            (Some("application/*;q=0.2, */*;q=0, application/did;q=0.1"), Some(Form::Result)),
+            (Some("*/*, application/did"), Some(Form::Document)),
+            (Some("application/did, application/did-resolution"), Some(Form::Document)),
+            (Some("Application/DID;Q=0.1;charset=utf-8"), Some(Form::Document)),
+            (
+                Some("application/did;q=nan, application/did+json;q=0.001"),
+                Some(Form::PlainDocument),
+            ),
+            // A type without its profile includes it with any; another profile is another type.
+            (Some("application/ld+json"), Some(Form::OldResult)),
+            (Some("application/ld+json;profile=\"https://example.com/a,b\""), None),
+            (Some("application/did+ld+json;profile=\"https://example.com\""), None),
         ] {
             let mut request = HeaderMap::new();
             if let Some(accept) = accept {
@@ -452,11 +566,23 @@ mod tests {
 
     #[test]
     fn dids_of_other_methods_are_told_from_what_is_none() {
-        for text in ["did:web:example.com", "did:key:z6Mk"] {
+        for text in ["did:web:example.com", "did:key:z6Mk", "did:web:localhost%3A80", "did:web:%C3"]
+        {
             assert!(matches!(parse_did(text), Err(Failure::MethodNotSupported)), "{text}");
         }
-        for text in ["", "did", "did:", "did:plc:", "did:plc:short", "did:PLC:x", "did:a:b c", "x"]
-        {
+        for text in [
+            "",
+            "did",
+            "did:",
+            "did:plc:",
+            "did:plc:short",
+            "did:PLC:x",
+            "did:a:b c",
+            "x",
+            "%zz",
+            "did:web:%zz",
+            "did:web:a%3",
+        ] {
             assert!(matches!(parse_did(text), Err(Failure::InvalidDid)), "{text}");
         }
         assert!(parse_did("did:plc:ewvi7nxzyoun6zhxrhs64oiz").is_ok());
@@ -464,10 +590,17 @@ mod tests {
 
     #[test]
     fn versions_are_wanted_by_id_or_by_time() {
-        let time = "2025-01-01T00:00:00.000Z".parse().unwrap();
+        let time = |text: &str| Wanted::Time(text.parse().unwrap());
         assert_eq!(Wanted::read("").unwrap(), Wanted::Newest);
         assert_eq!(Wanted::read("versionId=b").unwrap(), Wanted::Id("b".into()));
-        assert_eq!(Wanted::read("versionTime=2025-01-01T00:00:00Z").unwrap(), Wanted::Time(time));
+        // The whole second that is named, or the very millisecond.
+        for (asked, until) in [
+            ("2025-01-01T00:00:00Z", "2025-01-01T00:00:00.999Z"),
+            ("2025-01-01T00:00:00.0Z", "2025-01-01T00:00:00.000Z"),
+            ("2025-01-01T00:00:00.1239Z", "2025-01-01T00:00:00.123Z"),
+        ] {
+            assert_eq!(Wanted::read(&format!("versionTime={asked}")).unwrap(), time(until));
+        }
         for query in [
             "versionId=b&versionTime=2025-01-01T00:00:00Z",
             "versionTime=2025",

@@ -1,5 +1,7 @@
 //! Everything about one identity: `/{did}` and what is below it.
 
+use std::net::IpAddr;
+
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use crate::plc::document::{write_data, write_document, write_plain_document};
@@ -24,6 +26,7 @@ const BODY_ROOM: usize = 512;
 /// fresh it is.
 pub async fn identity(
     server: &Server,
+    client: IpAddr,
     request: &HeaderMap,
     query: &str,
     did: &str,
@@ -34,7 +37,7 @@ pub async fn identity(
         Freshness::now(&server.state.status).state(answer.headers_mut());
         return answer;
     };
-    let waited = wait::for_operation(server, request, query, did).await;
+    let waited = wait::for_operation(server, client, request, query, did).await;
     let freshness = Freshness::now(&server.state.status);
     let mut read_through = None;
     let shown = match waited {
@@ -69,12 +72,12 @@ async fn show(
     *read_through = outcome;
     let shown = match history {
         Some(history) => show_operations(server, request, history, view).await?,
-        None if wants_upstream(request) => show_local(server, request, did, view).await?,
-        None => None,
+        // It may have come while the upstream was asked.
+        None => show_local(server, request, did, view).await?,
     };
     shown.ok_or_else(|| match caught_up {
         true => ServeError::NotRegistered(did.to_string()),
-        false => ServeError::NotKnownYet(did),
+        false => ServeError::NotKnownYet(did.to_string()),
     })
 }
 

@@ -55,7 +55,7 @@ pub enum Route<'a> {
     Refused,
     /// `/_lookup`: who claims a handle, a host or a key
     Lookup,
-    /// `/1.0/identifiers/{did}`, decoded, and any text.
+    /// `/1.0/identifiers/{did}`: any text, decoded where it can be. What cannot is no DID.
     Resolution(Cow<'a, str>),
     /// `/{did}` and what is below it. The DID is decoded, and any text.
     Identity {
@@ -143,9 +143,9 @@ impl Route<'_> {
             ("_ready", "") => Route::Ready,
             ("_lookup", "") => Route::Lookup,
             ("_audit", rest) => Route::audit(rest),
-            ("1.0", rest) if rest.starts_with("identifiers/") => {
-                let segment = &rest["identifiers/".len()..];
-                decode(segment).map_or(Route::Undecodable(segment), Route::Resolution)
+            ("1.0", rest) if rest == "identifiers" || rest.starts_with("identifiers/") => {
+                let did = rest.split_once('/').map_or("", |(_, did)| did);
+                Route::Resolution(decode(did).unwrap_or(did.into()))
             }
             // What starts with an underscore is this server's own, now and later.
             (first, _) if first.is_empty() || first.starts_with('_') => Route::Unknown,
@@ -226,6 +226,14 @@ mod tests {
             ("/favicon.ico", identity("favicon.ico", View::Document)),
             ("/a%2Fb%20%C3%A9", identity("a/b \u{e9}", View::Document)),
             ("/export/data", identity("export", View::Data)),
+            (
+                "/1.0/identifiers/did%3Aplc%3aewvi7nxzyoun6zhxrhs64oiz",
+                Route::Resolution(did.into()),
+            ),
+            ("/1.0/identifiers/%zz", Route::Resolution("%zz".into())),
+            ("/1.0/identifiers/a/b", Route::Resolution("a/b".into())),
+            ("/1.0/identifiers/", Route::Resolution("".into())),
+            ("/1.0/identities", Route::Unknown),
             ("/%zz", Route::Undecodable("%zz")),
             ("/%C3/log", Route::Undecodable("%C3")),
             ("/abc%4", Route::Undecodable("abc%4")),

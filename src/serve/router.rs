@@ -30,6 +30,7 @@ pub async fn answer(server: &Arc<Server>, peer: IpAddr, request: Request<Incomin
     let uri = parts.uri.clone();
     let route = Route::of(uri.path());
     let number = route.number();
+    let resolves = matches!(route, Route::Resolution(_));
     let allowance = match route {
         // Who watches the server is not to be kept from it.
         Route::Health | Route::Ready => None,
@@ -41,11 +42,9 @@ pub async fn answer(server: &Arc<Server>, peer: IpAddr, request: Request<Incomin
             .await
             .unwrap_or(Err(ServeError::TookTooLong(limits.request_time))),
     };
-    let mut answer = routed.unwrap_or_else(|error| {
-        if let Some(limit) = error.limit() {
-            metrics::counter!("plc_http_refused_total", "limit" => limit).increment(1);
-        }
-        error.into_answer()
+    let mut answer = routed.unwrap_or_else(|error| match resolves {
+        true => resolution::refused(&parts.headers, error),
+        false => error.into_answer(),
     });
     answer::for_everybody(answer.headers_mut());
     if let Some(allowance) = allowance {
@@ -87,10 +86,10 @@ async fn route(
     let query = parts.uri.query().unwrap_or_default();
     match route {
         Route::Identity { did, view } => {
-            Ok(resolve::identity(server, &parts.headers, query, &did, view).await)
+            Ok(resolve::identity(server, client, &parts.headers, query, &did, view).await)
         }
         Route::Resolution(did) => {
-            Ok(resolution::resolve(server, &parts.headers, query, &did).await)
+            Ok(resolution::resolve(server, client, &parts.headers, query, &did).await)
         }
         Route::Divergences => evidence::divergences(server, query).await,
         Route::Evidence { id, theirs } => evidence::side(server, id, theirs).await,

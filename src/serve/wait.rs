@@ -1,5 +1,7 @@
 //! Read after write: a request that names an operation waits until it is in the log.
 
+use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -19,6 +21,9 @@ const DEFAULT_WAIT: u64 = 5;
 const LONGEST_WAIT: u64 = 30;
 /// Requests that wait at a time. Each costs a look at every new operation.
 pub const MAX_WAITING: usize = 1000;
+/// Requests of one client that wait at a time: one does not take all places, and few of those behind
+/// one address have just written something.
+pub const MAX_OWN_WAITING: NonZeroU32 = NonZeroU32::new(50).unwrap();
 /// Bytes of messages that are looked at in one turn.
 const TURN: usize = 1 << 20;
 
@@ -30,6 +35,7 @@ const TURN: usize = 1 << 20;
 /// [`ServeError::NotYet`] when it has not come by then.
 pub async fn for_operation(
     server: &Server,
+    client: IpAddr,
     request: &HeaderMap,
     query: &str,
     did: Did,
@@ -41,6 +47,7 @@ pub async fn for_operation(
         return Ok(());
     }
     let seconds = wait_of(request);
+    let _own_place = server.limiter.wait(client).map_err(|_| ServeError::TooManyOwnWaiting)?;
     let Ok(_place) = server.waiting_places.try_acquire() else {
         return Err(ServeError::TooManyWaiting);
     };

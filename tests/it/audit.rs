@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fake_upstream::{FakeUpstream, Fault, LogEntry, Route};
 use crate::follow::{Place, places};
-use crate::replica::Replica;
+use crate::replica::{Replica, operation, stored};
 
 /// A replica that follows, serves, watches and reads through, in this process.
 pub struct Watched {
@@ -749,6 +749,50 @@ async fn a_question_that_ends_in_a_panic_can_be_asked_again() {
             (503, "upstream-unavailable")
         );
         assert_eq!(upstream.asked_for(Route::Identity), asked);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_while_the_upstream_is_asked_is_answered() {
+    const BOB: &str = "did:plc:bbbbbbbbbbbbbbbbbbbbbbbb";
+    const ALICE: &str = "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa";
+    let upstream = FakeUpstream::start([]).await;
+    upstream.fail(Route::Identity, usize::MAX, Fault::Silence);
+    let client = ExportClient::new(&upstream.url(), 0, "test", Limits::default()).unwrap();
+    let mut replica =
+        Replica::start_reading_through(ReadThrough::new(&client, Arc::new(PlainVerifier))).await;
+    let new = |did, at, sequence, handle| stored(did, at, sequence, &operation(handle));
+    let first = new(ALICE, "2024-01-01T00:00:00.000Z", 1, "at://old.example");
+    replica.commit(vec![first]).await;
+    replica.caught_up();
+    let paths = [ALICE, BOB].map(|did| [format!("/{did}"), format!("/1.0/identifiers/{did}")]);
+    let asked = paths.concat().into_iter().map(|path| {
+        let url = format!("http://{}{path}", replica.address);
+        tokio::spawn(async move {
+            let mut request = reqwest::Client::new().get(url);
+            // Bob is asked about in any case, being unknown.
+            if path.ends_with(ALICE) {
+                request = request.header("cache-control", "no-cache");
+            }
+            let answer = request.send().await.unwrap();
+            let sequence = answer.headers()["plc-sequence"].to_str().unwrap().to_owned();
+            (path, answer.status(), sequence, answer.text().await.unwrap())
+        })
+    });
+    let asked: Vec<_> = asked.collect();
+    while upstream.asked_for(Route::Identity) < 2 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let update = new(ALICE, "2024-01-02T00:00:00.000Z", 2, "at://new.example");
+    let genesis = new(BOB, "2024-01-02T00:00:00.000Z", 3, "at://new.example");
+    replica.commit(vec![update, genesis]).await;
+    for asked in asked {
+        let (path, status, sequence, body) = asked.await.unwrap();
+        assert_eq!(status, 200, "{path}: {body}");
+        assert!(body.contains("new.example"), "{path}: {body}");
+        // What was known when the store was first looked at is what is promised.
+        assert_eq!(sequence, "1", "{path}");
     }
 }
 

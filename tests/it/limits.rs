@@ -60,6 +60,26 @@ async fn long_addresses_and_heads_are_refused() {
 }
 
 #[tokio::test]
+async fn an_address_does_not_wait_in_every_place() {
+    let trusted = vec!["127.0.0.1".parse().unwrap()];
+    let proxies = Proxies { trusted, ..Proxies::default() };
+    let replica = &limited(Limits { proxies, ..Limits::default() }).await;
+    let absent = plc_replica::plc::Cid::of(b"absent");
+    let path = &format!("/did:plc:aaaaaaaaaaaaaaaaaaaaaaaa?cid={absent}");
+    let ask = |client, wait| async move {
+        replica.ask("GET", path, &[("x-forwarded-for", client), ("prefer", wait)]).await
+    };
+    let all = futures::future::join_all((0..60).map(|_| ask("192.0.2.1", "wait=2")));
+    let (all, other) = tokio::join!(all, ask("192.0.2.2", "wait=1"));
+    let refused: Vec<_> = all.iter().filter(|answer| answer.status == 429).collect();
+    assert_eq!(refused.len(), 10);
+    assert_eq!(refused[0].header("retry-after"), "10");
+    assert_eq!(all.iter().filter(|answer| answer.status == 504).count(), 50);
+    assert_eq!(other.status, 504);
+    assert_eq!(ask("192.0.2.1", "wait=0").await.status, 504);
+}
+
+#[tokio::test]
 async fn an_address_has_so_many_streams() {
     let replica = limited(Limits { streams_per_address: 2, ..Limits::default() }).await;
     let url = format!("ws://{}/export/stream", replica.address);

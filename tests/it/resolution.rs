@@ -1,11 +1,17 @@
 //! DID Resolution v1.0 by its HTTP binding: results, metadata of every version, errors.
 
+use std::time::Duration;
+
+use plc_replica::live::Feed;
+use plc_replica::serve::ServeSettings;
+use plc_replica::serve::limits::Limits;
 use reqwest::header::ACCEPT;
 use serde_json::{Value, json};
 
 use crate::audit::{Watched, entries, tell};
 use crate::fake_upstream::FakeUpstream;
 use crate::follow::places;
+use crate::replica::{Answer, Replica, operation, stored};
 
 const RESULT: &str = "application/did-resolution";
 
@@ -144,21 +150,112 @@ async fn the_form_is_the_clients_choice() {
         assert_eq!(body["didDocument"], plain.2);
         assert_eq!(body["didResolutionMetadata"]["contentType"], content_type);
     }
+    let (status, sent, body) = ask(&url, "application/ld+json").await;
+    assert_eq!((status, &*sent, &body["didDocument"]), (200, old, &plain.2));
+    let sent = ask(&url, "application/did-resolution;q=0, */*").await.1;
+    assert_eq!(sent, old);
     for accept in ["application/did", "application/did+ld+json"] {
         let answer = ask(&url, accept).await;
         assert_eq!(answer, (200, accept.to_owned(), plain.2.clone()));
     }
-    let (status, _, body) = ask(&url, "application/did+cbor").await;
-    assert_eq!(status, 406);
-    let error = &body["didResolutionMetadata"]["error"];
-    assert_eq!(error["type"], "https://www.w3.org/ns/did#REPRESENTATION_NOT_SUPPORTED");
+    for accept in ["application/did+cbor", "application/ld+json;profile=\"https://example.com\""] {
+        let (status, _, body) = ask(&url, accept).await;
+        assert_eq!(status, 406, "{accept}");
+        let error = &body["didResolutionMetadata"]["error"];
+        assert_eq!(error["type"], "https://www.w3.org/ns/did#REPRESENTATION_NOT_SUPPORTED");
+    }
 
     // The directory's own path stays what it is, but for who asks for plain JSON.
-    let (status, media_type, mut body) =
-        ask(&format!("{}/{did}", watched.url), "application/did+json").await;
+    let bare = ask(&format!("{}/{did}", watched.url), "application/did+json").await;
+    assert_eq!(ask(&url, "application/did+json").await, bare);
+    let (status, media_type, mut body) = bare;
     assert_eq!((status, &*media_type), (200, "application/did+json"));
     assert_eq!(body.get("@context"), None);
     body["@context"] = plain.2["@context"].clone();
     assert_eq!(body, plain.2);
     watched.end().await;
+}
+
+const ALICE: &str = "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa";
+
+/// The error of an answer: its type without what all names begin with, and its title.
+fn problem(answer: &Answer) -> (String, String) {
+    assert_eq!(answer.header("content-type"), RESULT);
+    assert_eq!(answer.header("cache-control"), "no-store");
+    let body: Value = serde_json::from_slice(&answer.body).unwrap();
+    let error = &body["didResolutionMetadata"]["error"];
+    assert!(error["detail"].is_string(), "{body}");
+    let text = |name: &str| error[name].as_str().unwrap().replace("https://www.w3.org/ns/did#", "");
+    (text("type"), text("title"))
+}
+
+#[tokio::test]
+async fn whatever_goes_wrong_is_a_problem_object() {
+    let limits = Limits { url_bytes: 200, requests_per_minute: 6, burst: 8, ..Limits::default() };
+    let settings = ServeSettings { limits, ..ServeSettings::default() };
+    let replica = Replica::start_with(settings, Feed::new()).await;
+    let alice = format!("/1.0/identifiers/{ALICE}");
+    let absent = plc_replica::plc::Cid::of(b"absent");
+    let wait = format!("{alice}?cid={absent}");
+    let long = format!("{alice}?x={}", "x".repeat(200));
+    let own = |status, title: &str| (status, "about:blank".to_owned(), title.to_owned());
+    for (method, path, expected) in [
+        ("GET", "/1.0/identifiers/%zz", (400, "INVALID_DID".to_owned(), "Invalid DID".to_owned())),
+        ("GET", "/1.0/identifiers/", (400, "INVALID_DID".to_owned(), "Invalid DID".to_owned())),
+        ("POST", &alice, own(405, "Method Not Allowed")),
+        ("GET", &long, own(414, "URI Too Long")),
+        ("GET", &wait, own(504, "Gateway Timeout")),
+        ("GET", &alice, own(503, "Service Unavailable")),
+    ] {
+        let answer = replica.ask(method, path, &[("prefer", "wait=0")]).await;
+        let (name, title) = problem(&answer);
+        assert_eq!((answer.status, name, title), expected, "{method} {path}");
+        let says = |name| !answer.header(name).is_empty();
+        assert_eq!(says("retry-after"), answer.status == 503, "{method} {path}");
+        assert_eq!(says("allow"), answer.status == 405, "{method} {path}");
+    }
+    // The burst is used up at last.
+    let mut answer = replica.get(&alice).await;
+    while answer.status != 429 {
+        answer = replica.get(&alice).await;
+    }
+    assert_eq!(problem(&answer), ("about:blank".to_owned(), "Too Many Requests".to_owned()));
+    assert_eq!(answer.header("retry-after"), "10");
+}
+
+#[tokio::test]
+async fn a_resolution_that_takes_too_long_is_a_problem_object() {
+    let limits = Limits { request_time: Duration::from_millis(300), ..Limits::default() };
+    let settings = ServeSettings { limits, ..ServeSettings::default() };
+    let replica = Replica::start_with(settings, Feed::new()).await;
+    let absent = plc_replica::plc::Cid::of(b"absent");
+    let answer = replica.get(&format!("/1.0/identifiers/{ALICE}?cid={absent}")).await;
+    assert_eq!((answer.status, answer.header("retry-after")), (503, "10"));
+    assert_eq!(problem(&answer), ("about:blank".to_owned(), "Service Unavailable".to_owned()));
+}
+
+#[tokio::test]
+async fn a_version_may_still_come_until_the_log_was_read_to_its_end() {
+    let mut replica = Replica::start().await;
+    let first = stored(ALICE, "2024-01-01T00:00:00.500Z", 1, &operation("at://a.example"));
+    let held = first.cid();
+    replica.commit(vec![first]).await;
+    let ask =
+        async |query: &str| replica.get(&format!("/1.0/identifiers/{ALICE}?{query}")).await.status;
+    let absent = plc_replica::plc::Cid::of(b"absent");
+    assert_eq!(ask(&format!("versionId={held}")).await, 200);
+    assert_eq!(ask(&format!("versionId={absent}")).await, 503);
+    assert_eq!(ask("versionId=nonsense").await, 404);
+    replica.caught_up();
+    assert_eq!(ask(&format!("versionId={absent}")).await, 404);
+
+    // A whole second is that of the version that it is shown for; a fraction is meant as it is.
+    for (time, status) in [
+        ("2024-01-01T00:00:00Z", 200),
+        ("2024-01-01T00:00:00.4999Z", 404),
+        ("2024-01-01T00:00:00.5Z", 200),
+        ("2023-12-31T23:59:59Z", 404),
+    ] {
+        assert_eq!(ask(&format!("versionTime={time}")).await, status, "{time}");
+    }
 }

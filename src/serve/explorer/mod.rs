@@ -136,7 +136,7 @@ async fn show(server: &Server, did: &str, query: &str) -> Result<String, ServeEr
     if held.operations.is_empty() && held.refusals.is_empty() {
         return Err(match caught_up {
             true => ServeError::NotRegistered(text),
-            false => ServeError::NotKnownYet(did),
+            false => ServeError::NotKnownYet(did.to_string()),
         });
     }
     identity_page(&held, &selection, now()).map_err(|reason| ServeError::damaged(&did, &reason))
