@@ -30,6 +30,7 @@ mod route;
 mod router;
 mod status;
 mod stream;
+mod untaken;
 mod verdicts;
 mod wait;
 
