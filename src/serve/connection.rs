@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use super::untaken::Untaken;
 use super::{Server, router};
 
 /// How long a request's head may take to arrive, which is also how long a connection may be
@@ -23,7 +24,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 /// The smallest limit of a request's head that HTTP's implementation takes.
 const MIN_HEAD: usize = 8 << 10;
 /// How long a client may leave what it was sent untaken. Whoever is gone without a word, or does
-/// not read, holds an answer in memory for no longer than this.
+/// not read, holds an answer in memory for no longer than this. (What all of them hold together
+/// is bounded by [`Untaken`].)
 #[cfg(target_os = "linux")]
 const SEND_TIMEOUT: Duration = Duration::from_secs(60);
 /// Headers of a request.
@@ -38,6 +40,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Accepts connections until the shutdown, then waits for those in hand.
 pub async fn accept(listener: TcpListener, server: Arc<Server>) {
     let places = Arc::new(Semaphore::new(server.state.settings.limits.connections));
+    let untaken = Arc::new(Untaken::new());
     // Cut off are those that have not ended by themselves in time.
     let cut = CancellationToken::new();
     while let Some((stream, peer)) = server.shutdown.run_until_cancelled(next(&listener)).await {
@@ -45,8 +48,9 @@ pub async fn accept(listener: TcpListener, server: Arc<Server>) {
         let place = server.shutdown.run_until_cancelled(Arc::clone(&places).acquire_owned()).await;
         // The semaphore is never closed, so never an error.
         let Some(Ok(place)) = place else { break };
-        let connection = serve(stream, peer, Arc::clone(&server));
-        let cut = cut.clone();
+        let cut = cut.child_token();
+        let untaken = Arc::clone(&untaken);
+        let connection = serve(stream, peer, Arc::clone(&server), untaken, cut.clone());
         server.tasks.spawn(async move {
             cut.run_until_cancelled(connection).await;
             drop(place);
@@ -86,13 +90,22 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 
 /// Answers the requests of one connection, one after the other. At the shutdown the one in hand
 /// is finished; an idle connection is closed at once.
-async fn serve(stream: TcpStream, peer: IpAddr, server: Arc<Server>) {
+async fn serve(
+    stream: TcpStream,
+    peer: IpAddr,
+    server: Arc<Server>,
+    untaken: Arc<Untaken>,
+    cut: CancellationToken,
+) {
     prepare(&stream);
     let shutdown = server.shutdown.clone();
     let head = server.state.settings.limits.head_bytes.max(MIN_HEAD);
     let service = service_fn(move |request| {
-        let server = Arc::clone(&server);
-        async move { Ok::<_, Infallible>(router::answer(&server, peer, request).await) }
+        let (server, untaken, cut) = (Arc::clone(&server), Arc::clone(&untaken), cut.clone());
+        async move {
+            let answer = router::answer(&server, peer, request).await;
+            Ok::<_, Infallible>(untaken.hold(answer, &cut).await)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

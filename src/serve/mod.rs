@@ -31,6 +31,7 @@ mod route;
 mod router;
 mod status;
 mod stream;
+mod untaken;
 mod verdicts;
 mod wait;
 

@@ -421,6 +421,55 @@ fn turn(page: &[StoredOperation]) -> Result<Vec<Message>, End> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plc::json::read_operation;
+    use crate::plc::{Did, Timestamp};
+
+    /// Operations with these numbers, of so many bytes.
+    fn operations(sequences: std::ops::RangeInclusive<i64>, size: usize) -> Vec<StoredOperation> {
+        let prev = "p".repeat(size);
+        let json = format!(r#"{{"sig":"s","prev":"{prev}","type":"plc_tombstone"}}"#);
+        let signed = read_operation(&json).unwrap();
+        let operation = |sequence| StoredOperation {
+            did: Did::from_bytes([7; 15]),
+            created_at: Timestamp::from_millis(sequence),
+            sequence: Some(sequence),
+            signed: signed.clone().into(),
+            signer: 0,
+            nullified_by: None,
+            received_at: Timestamp::from_millis(0),
+        };
+        sequences.map(operation).collect()
+    }
+
+    #[test]
+    fn a_turn_is_of_a_size_and_never_empty() {
+        assert_eq!(turn(&[]).unwrap(), []);
+        let sent = |size| turn(&operations(1..=PAGE as i64, size)).unwrap().len();
+        assert_eq!(sent(10), PAGE);
+        assert_eq!(sent(TURN / 4), 3);
+        assert_eq!(sent(TURN), 1);
+    }
+
+    #[test]
+    fn what_the_feed_may_repeat_is_remembered() {
+        let mut caught_up = CaughtUp::default();
+        let mut add = |sequences, begun| {
+            caught_up.add(&turn(&operations(sequences, 10)).unwrap(), begun);
+        };
+        add(1..=2, 0);
+        add(4..=5, 1);
+        assert_eq!(caught_up.position, 5);
+        let has = |caught_up: &CaughtUp| (1..=6).map(|number| caught_up.has(number)).collect();
+        let all: Vec<bool> = has(&caught_up);
+        assert_eq!(all, [true, true, false, true, true, false]);
+        caught_up.forget(None);
+        assert_eq!(has(&caught_up), all);
+        caught_up.forget(Some(0));
+        assert_eq!(has(&caught_up), [false, false, false, true, true, false]);
+        caught_up.forget(Some(1));
+        assert_eq!(has(&caught_up), [false; 6]);
+        assert_eq!(caught_up.recent.capacity(), 0);
+    }
 
     #[test]
     fn a_cursor_is_a_number_that_is_not_negative() {

@@ -97,6 +97,28 @@ async fn an_address_has_so_many_streams() {
     panic!("the place was not given back");
 }
 
+/// More than is held for all clients together: the first ones go, and the last one is served.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_do_not_read_go_when_there_is_no_room() {
+    let mut replica = Replica::start().await;
+    replica.commit((1..=1_000).map(large).collect()).await;
+    let mut clients = Vec::new();
+    for _ in 0..15 {
+        let mut client = TcpStream::connect(replica.address).await.unwrap();
+        client.write_all(b"GET /export HTTP/1.1\r\nconnection: close\r\n\r\n").await.unwrap();
+        client.read_exact(&mut [0; 12]).await.unwrap();
+        clients.push(client);
+    }
+    let whole = replica.get("/export").await.body.len();
+    let mut complete = Vec::new();
+    for client in &mut clients {
+        let mut answer = Vec::new();
+        complete.push(client.read_to_end(&mut answer).await.is_ok() && answer.len() >= whole);
+    }
+    assert!(!complete[0] && complete[14], "{complete:?}");
+    assert!(complete.is_sorted(), "{complete:?}");
+}
+
 /// The only place is held by a client that does not read its answer, and another client waits for
 /// it: the end does not.
 #[tokio::test]
