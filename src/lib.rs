@@ -9,6 +9,7 @@
 //!
 //! The modules stand in the order of the flow; each may use those before it, never those after.
 
+mod cores;
 pub mod plc;
 pub mod printable;
 

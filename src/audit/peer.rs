@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::diff::{Said, Theirs};
 use super::history::{History, NotALog};
+use crate::cores::on_cores;
 use crate::plc::signature::Verifier;
 use crate::plc::{Cid, Did, Timestamp, json};
 use crate::upstream::{
@@ -155,14 +156,6 @@ fn is_about_identity(body: &[u8]) -> bool {
     }
     serde_json::from_slice::<Refusal>(body)
         .is_ok_and(|refusal| refusal.message.starts_with("DID not "))
-}
-
-/// Runs this away from the threads that do the I/O: to verify a log of thousands takes a second.
-async fn on_cores<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
 }
 
 impl Told {

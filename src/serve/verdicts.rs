@@ -7,6 +7,7 @@ use http::HeaderMap;
 use serde::Serialize;
 
 use crate::audit::{History, Verdict};
+use crate::cores::on_cores;
 use crate::plc::{Did, Timestamp};
 use crate::store::StoredOperation;
 
@@ -61,8 +62,5 @@ async fn body(server: &Server, did: Did, history: Vec<StoredOperation>) -> Vec<u
         serde_json::to_vec(&body).unwrap_or_default()
     };
     // A panic of the rules is not this server's end; the connection's guard answers 500.
-    match tokio::task::spawn_blocking(judged).await {
-        Ok(body) => body,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
+    on_cores(judged).await
 }

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::assembly::{Assembly, Part, Prepared};
 use super::chains::{self, Chains};
 use super::stated::Stated;
+use crate::cores::on_cores;
 use crate::judge::{self, Candidate, Group, Place};
 use crate::metrics;
 use crate::plc::entry::{Received, Undecodable};
@@ -363,14 +364,6 @@ impl BatchJudge {
     async fn wait_until_committed(&mut self) {
         let judged = self.judged;
         self.committed.wait_for(|&committed| committed >= judged).await.ok();
-    }
-}
-
-/// Runs CPU work where it does not hold up the async threads.
-async fn on_cores<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }
 

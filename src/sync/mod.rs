@@ -443,7 +443,7 @@ impl Follower {
                     Err(error) => return End::Store(error),
                 };
                 // Without a writer nothing more can be done here; it says itself why it ended.
-                if prepared.send(writer::Work::Commit(batch)).await.is_err() {
+                if prepared.send(writer::Work::Commit(Box::new(batch))).await.is_err() {
                     return End::Shutdown;
                 }
             }

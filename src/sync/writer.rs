@@ -23,7 +23,7 @@ const PROGRESS: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub enum Work {
     /// A batch to be written.
-    Commit(Prepared),
+    Commit(Box<Prepared>),
     /// Whether the upstream's present is followed from here on.
     Live(bool),
     /// The upstream had nothing new at this time.
@@ -77,7 +77,7 @@ impl Writer {
                 Some(Work::Commit(mut prepared)) => {
                     while prepared.commit.operations.len() < MAX_COMMIT {
                         match work.try_recv() {
-                            Ok(Work::Commit(next)) => prepared.join(next),
+                            Ok(Work::Commit(next)) => prepared.join(*next),
                             Ok(other) => {
                                 waiting = Some(other);
                                 break;
@@ -86,7 +86,7 @@ impl Writer {
                         }
                     }
                     totals.operations += prepared.commit.operations.len();
-                    self.commit(prepared).await?;
+                    self.commit(*prepared).await?;
                     totals.say(&self.status, live);
                 }
             }
