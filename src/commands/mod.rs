@@ -159,12 +159,13 @@ impl Cli {
 }
 
 /// The arguments of a process with `serve` before the first flag where no command is named. Only
-/// the file with settings may stand before a command.
+/// what concerns settings may stand before a command.
 fn with_command(mut arguments: Vec<OsString>) -> Vec<OsString> {
     let mut at = 1;
     let first = loop {
         match arguments.get(at).map(|argument| argument.to_string_lossy()) {
             Some(flag) if flag == settings::FLAG => at += 2,
+            Some(flag) if flag == settings::PRINT => at += 1,
             Some(flag) if flag.starts_with(&format!("{}=", settings::FLAG)) => at += 1,
             first => break first,
         }
@@ -234,6 +235,8 @@ mod tests {
             (&["--config=a.toml", "fsck", "--json"], &["--config=a.toml", "fsck", "--json"]),
             (&["--config", "a.toml", "--help"], &["--config", "a.toml", "--help"]),
             (&["--config"], &["--config"]),
+            (&["--print-config"], &["serve", "--print-config"]),
+            (&["--print-config", "fsck"], &["--print-config", "fsck"]),
             (&["-V"], &["-V"]),
         ] {
             let all = |given: &[&str]| -> Vec<OsString> {

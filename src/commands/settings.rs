@@ -19,6 +19,8 @@ const USUAL_FILE: &str = "plc-replica.toml";
 /// The flag that names the file, and its environment name.
 pub const FLAG: &str = "--config";
 const VARIABLE: &str = "PLC_CONFIG";
+/// The flag that prints settings.
+pub const PRINT: &str = "--print-config";
 
 /// Where settings come from that are neither flags nor environment.
 #[derive(Debug, clap::Args)]

@@ -49,10 +49,15 @@ fn free() -> SocketAddr {
 
 impl Replica {
     fn start(database: &Path, upstream: &str) -> Replica {
+        Replica::comparing(database, upstream, 0)
+    }
+
+    /// So many identities a minute are compared with the upstream.
+    fn comparing(database: &Path, upstream: &str, per_minute: u32) -> Replica {
         let (address, metrics) = (free(), free());
         let child = Command::new(env!("CARGO_BIN_EXE_plc-replica"))
             .args(["serve", "--upstream-requests-per-minute", "0", "--upstream", upstream])
-            .args(["--audit-requests-per-minute", "0"])
+            .args(["--audit-requests-per-minute", &per_minute.to_string()])
             .args(["--listen", &address.to_string(), "--metrics-listen", &metrics.to_string()])
             .args(["--database", &format!("sqlite://{}", database.display())])
             .env("PLC_LOG", "off")
@@ -282,7 +287,27 @@ async fn the_upstream_tells_another_story() -> Provoked {
     told_again.created_at = "2024-06-01T00:00:00.000Z".to_owned();
     upstream.append(told_again);
     replica.until("plc_store_open_divergences", |open| open > 0.0).await;
-    Provoked::now(&replica, &["PlcDivergenceOpen"], before).await
+    Provoked::now(&replica, &["PlcDivergenceNew", "PlcDivergenceOpen"], before).await
+}
+
+async fn more_changes_than_can_be_compared() -> Provoked {
+    let folder = TempDir::new().unwrap();
+    let mut story = Story::seeded(42);
+    for _ in 0..3 {
+        story.create().accepted();
+    }
+    let upstream = FakeUpstream::start(entries(&story)).await;
+    let replica = Replica::comparing(&folder.path().join("plc.db"), &upstream.url(), 60);
+    let before = replica.well(3).await;
+    // Nothing can be compared with an upstream that does not answer for its identities.
+    upstream.fail(Route::Identity, usize::MAX, Fault::Status(500, None));
+    let now = Timestamp::from(SystemTime::now()).to_string();
+    for _ in 0..200 {
+        story.create().at(&now).accepted();
+    }
+    upstream.append_all(story.log()[3..].iter().map(LogEntry::from));
+    replica.until("plc_audit_waiting", |waiting| waiting > 150.0).await;
+    Provoked::now(&replica, &["PlcAuditBehind"], before).await
 }
 
 async fn the_upstream_answers_slowly() -> Provoked {
@@ -323,13 +348,14 @@ async fn each_alert_fires_when_its_cause_is_there() {
         return;
     }
     // All at once: each waits most of the time.
-    let provoked: [Provoked; 8] = tokio::join!(
+    let provoked: [Provoked; 9] = tokio::join!(
         the_replica_ends(),
         a_row_is_damaged(),
         the_upstream_is_gone(),
         the_database_takes_no_writes(),
         an_operation_is_forged(),
         the_upstream_tells_another_story(),
+        more_changes_than_can_be_compared(),
         the_upstream_answers_slowly(),
         clients_do_not_read_their_stream(),
     )

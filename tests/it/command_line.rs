@@ -66,7 +66,8 @@ fn a_database_that_is_not_there_is_a_mistake() {
         &["history", did],
         &["audit", "--full"],
     ] {
-        for (name, said) in [("typo.db", "there is no database typo.db"), ("empty.db", "no tables")]
+        for (name, said) in
+            [("typo.db", "there is no database typo.db"), ("empty.db", "there is no log")]
         {
             let database = format!("sqlite://{name}");
             let ran = run(folder.path(), &[arguments, &["--database", &database]].concat());

@@ -128,6 +128,18 @@ fn the_dashboard_is_one() {
     }
 }
 
+/// A location with a header of its own would inherit none of the server's, and pass on what clients
+/// say of their address.
+#[test]
+fn nginx_states_the_clients_address_everywhere() {
+    let text = read(&ops("nginx.conf"));
+    let (server, locations) = text.split_at(text.find("    location ").unwrap());
+    for header in ["Host $host", "X-Forwarded-For $remote_addr", "Forwarded \"\""] {
+        assert!(server.contains(&format!("proxy_set_header {header};")), "{header}");
+    }
+    assert!(!locations.contains("proxy_set_header"));
+}
+
 /// Runs a program; says in one line when it is not installed.
 fn run(program: &str, arguments: &[&str], file: &Path) {
     match Command::new(program).args(arguments).arg(file).output() {

@@ -479,7 +479,7 @@ mod tests {
         assert!(wrong.contains("sslmode=perhaps"), "{wrong}");
 
         match Store::open_existing(&database.url).await {
-            Err(StoreError::Unusable(sentence)) => assert!(sentence.contains("no tables")),
+            Err(StoreError::Unusable(sentence)) => assert!(sentence.contains("there is no log")),
             other => panic!("{other:?}"),
         }
 

@@ -71,8 +71,8 @@ impl Postgres {
         let session = Server::new(url)?.connect_once(MIGRATION_SETTINGS, &[]).await?;
         if !migrate::is_migrated(&session.client).await? {
             return Err(StoreError::Unusable(
-                "there are no tables of this program in the database that --database names; \
-                 `serve` and `import` create them"
+                "there is no log in the database that --database names; \
+                 `serve` and `import` create one"
                     .to_owned(),
             ));
         }

@@ -48,12 +48,7 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
             path.display()
         )));
     }
-    if path.is_dir() {
-        return Err(StoreError::Unusable(format!(
-            "{} is a directory; the database is a file in one",
-            path.display()
-        )));
-    }
+    refuse_directory(path)?;
     let mut connection =
         open(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
     connection.pragma_update(None, "page_size", PAGE_SIZE)?;
@@ -66,21 +61,29 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
+fn refuse_directory(path: &Path) -> Result<(), StoreError> {
+    match path.is_dir() {
+        true => Err(StoreError::Unusable(format!(
+            "the setting --database names the directory {}; it takes a file in it",
+            path.display()
+        ))),
+        false => Ok(()),
+    }
+}
+
 /// Makes sure that there is a database of ours, without touching what there is.
 pub(super) fn check_existing(path: &Path) -> Result<(), StoreError> {
     let unusable = |what: &str| {
         let file = path.display();
-        StoreError::Unusable(format!("{what} {file}; `serve` and `import` create a database"))
+        StoreError::Unusable(format!("{what} {file}; `serve` and `import` create one"))
     };
-    if path.is_dir() {
-        return Err(unusable("there is a directory and no database at"));
-    }
+    refuse_directory(path)?;
     if !path.exists() {
         return Err(unusable("there is no database"));
     }
     let connection = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     match version(&connection)? {
-        0 => Err(unusable("there are no tables of this program in the database")),
+        0 => Err(unusable("there is no log in the database")),
         _ => Ok(()),
     }
 }
