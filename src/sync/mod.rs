@@ -207,7 +207,8 @@ impl Follower {
             return Ok(true);
         }
         let held = self.store.latest(COMPARED).await.map_err(FollowError::Store)?;
-        for operation in &held {
+        // The oldest first: another log is told from one that is merely some operations behind.
+        for operation in held.iter().rev() {
             let Some(sequence) = operation.sequence else { continue };
             let Some(lines) = self.lines_at(sequence, shutdown).await else {
                 return Ok(false);
@@ -233,8 +234,8 @@ impl Follower {
         Ok(true)
     }
 
-    /// The upstream's line at this number, or the next one, if there is any: asked for until there
-    /// is an answer; none when asked to end before.
+    /// The upstream's line at this number, or the next one: asked for until there is one; none when
+    /// asked to end before.
     async fn lines_at(&self, sequence: i64, shutdown: &CancellationToken) -> Option<Vec<Bytes>> {
         let mut said = None;
         let mut backoff = Backoff::new(self.client.limits());
@@ -244,6 +245,8 @@ impl Follower {
                 Ok(lines) if !lines.iter().all(|line| is_json(line)) => {
                     UpstreamFault::Truncated { reason: "its only line is not JSON".to_owned() }
                 }
+                // A mirror that is behind gets there.
+                Ok(lines) if lines.is_empty() => UpstreamFault::FutureCursor,
                 Ok(lines) => return Some(lines),
                 Err(fault) => fault,
             };

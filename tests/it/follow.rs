@@ -781,6 +781,15 @@ async fn another_upstream_must_tell_the_same_story() {
         assert_eq!(source.upstream, same.url());
         replica.end().await;
 
+        // And neither is one that is not told to its end yet.
+        let behind = FakeUpstream::start(log[..log.len() - 2].to_vec()).await;
+        let replica = Running::start(&place.url, &behind.url()).await;
+        let waits = || replica.status.mode() == Mode::Waiting;
+        eventually("waits for the one that is behind", waits).await;
+        behind.append_all(log[log.len() - 2..].to_vec());
+        replica.live_at(log.last().unwrap().seq).await;
+        replica.end().await;
+
         let other = FakeUpstream::start(entries(&lives(29, 20))).await;
         let replica = Running::start(&place.url, &other.url()).await;
         let error = replica.follower.await.unwrap().unwrap_err();
@@ -788,7 +797,7 @@ async fn another_upstream_must_tell_the_same_story() {
             matches!(&error, FollowError::OtherUpstream { ours, theirs, .. } if ours != theirs)
         );
         let sentence = error.to_string();
-        assert!(sentence.contains(&other.url()) && sentence.contains(&same.url()), "{sentence}");
+        assert!(sentence.contains(&other.url()) && sentence.contains(&behind.url()), "{sentence}");
         replica.shutdown.cancel();
         replica.server.await.unwrap();
     }
