@@ -19,6 +19,7 @@ mod error;
 mod evidence;
 pub mod explorer;
 mod export;
+mod form;
 mod header;
 pub mod limits;
 mod lookup;

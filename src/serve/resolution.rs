@@ -5,7 +5,6 @@
 //! version once, and is none in hindsight: no time leads to it, and its CID is not found.
 
 use std::borrow::Cow;
-use std::cmp::Reverse;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -20,28 +19,13 @@ use crate::store::StoredOperation;
 
 use super::answer::{self, Answer, Freshness};
 use super::error::ServeError;
-use super::header::{parts, weight};
+use super::form::Form;
 use super::query::{parameter, parse_time};
 use super::read_through::{self, Outcome, wants_upstream};
 use super::{Server, wait};
 
 /// What the names of errors begin with.
 const NAMESPACE: &str = "https://www.w3.org/ns/did#";
-
-/// What the client wants to have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
-    /// The whole result.
-    Result,
-    /// The same under the name that it had before.
-    OldResult,
-    /// The document alone.
-    Document,
-    /// The same under the name that it had before.
-    OldDocument,
-    /// The document alone, without a context.
-    PlainDocument,
-}
 
 /// The result of a resolution.
 #[derive(Serialize)]
@@ -421,148 +405,9 @@ impl Failure {
     }
 }
 
-impl Form {
-    /// What there is, in the order of preference here.
-    const ALL: [Form; 5] =
-        [Form::Result, Form::OldResult, Form::Document, Form::OldDocument, Form::PlainDocument];
-
-    /// What the header `Accept` likes best of what there is (RFC 9110, 12.5.1); none when it
-    /// excludes all of it. Of equals, what it names more precisely, and then what it names first.
-    fn wanted(request: &HeaderMap) -> Option<Form> {
-        let values = request.get_all(header::ACCEPT).iter();
-        let values = values.filter_map(|value| value.to_str().ok());
-        let ranges: Vec<MediaRange> =
-            values.flat_map(|value| parts(value, ',')).map(MediaRange::read).collect();
-        if ranges.is_empty() {
-            return Some(Form::Result);
-        }
-        // The most precise range that a form is in says how much it is wanted.
-        let wish = |form: Form| {
-            let own = MediaRange::read(form.media_type());
-            let includes = |(place, range): (usize, &MediaRange)| {
-                Some((range.precision(&own)?, Reverse(place)))
-            };
-            let (precision, place) = ranges.iter().enumerate().filter_map(includes).max()?;
-            Some((ranges[place.0].weight, precision, place))
-        };
-        let wishes = Form::ALL.into_iter().filter_map(|form| Some((wish(form)?, form)));
-        let wanted = wishes.filter(|((weight, ..), _)| *weight > 0);
-        // Of several that are greatest, this takes the last.
-        wanted.rev().max_by_key(|(wish, _)| *wish).map(|(_, form)| form)
-    }
-
-    const fn is_document(self) -> bool {
-        matches!(self, Form::Document | Form::OldDocument | Form::PlainDocument)
-    }
-
-    const fn media_type(self) -> &'static str {
-        match self {
-            Form::Result => "application/did-resolution",
-            Form::OldResult => "application/ld+json;profile=\"https://w3id.org/did-resolution\"",
-            Form::Document => "application/did",
-            Form::OldDocument => "application/did+ld+json",
-            Form::PlainDocument => "application/did+json",
-        }
-    }
-
-    /// That of a result, also where only the document was wanted and there is none.
-    const fn of_result(self) -> Form {
-        match self {
-            Form::OldResult | Form::OldDocument => Form::OldResult,
-            Form::Result | Form::Document | Form::PlainDocument => Form::Result,
-        }
-    }
-
-    /// The type of the document in a result.
-    const fn content_type(self) -> &'static str {
-        match self {
-            Form::OldResult | Form::OldDocument => Form::OldDocument.media_type(),
-            Form::Result | Form::Document | Form::PlainDocument => Form::Document.media_type(),
-        }
-    }
-}
-
-/// An element of `Accept`. Of its parameters only the profile tells types apart here.
-struct MediaRange<'a> {
-    media_type: String,
-    profile: Option<&'a str>,
-    weight: u16,
-}
-
-impl MediaRange<'_> {
-    fn read(text: &str) -> MediaRange<'_> {
-        let mut parts = parts(text, ';');
-        let media_type = parts.next().unwrap_or_default().to_ascii_lowercase();
-        let mut range = MediaRange { media_type, profile: None, weight: 1000 };
-        for (name, value) in parts.filter_map(|part| part.split_once('=')) {
-            match &*name.to_ascii_lowercase() {
-                "q" => range.weight = weight(value),
-                "profile" => range.profile = Some(value.trim_matches('"')),
-                _ => {}
-            }
-        }
-        range
-    }
-
-    /// How precisely it names this type; none when it does not include it.
-    fn precision(&self, of: &MediaRange) -> Option<u8> {
-        match &*self.media_type {
-            named if self.profile.is_some() => {
-                (named == of.media_type && self.profile == of.profile).then_some(3)
-            }
-            "*/*" => Some(0),
-            "application/*" => Some(1),
-            named => (named == of.media_type).then_some(2),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_form_is_what_is_accepted() {
-        let old = "application/ld+json;profile=\"https://w3id.org/did-resolution\"";
-        for (accept, form) in [
-            (None, Some(Form::Result)),
-            (Some("*/*"), Some(Form::Result)),
-            (Some("application/did-resolution"), Some(Form::Result)),
-            (Some("application/did"), Some(Form::Document)),
-            (Some(old), Some(Form::OldResult)),
-            (Some("application/did+ld+json"), Some(Form::OldDocument)),
-            (Some("application/did;q=0.5, application/did-resolution"), Some(Form::Result)),
-            (Some("text/html, */*;q=0.1"), Some(Form::Result)),
-            (Some("application/did+json"), Some(Form::PlainDocument)),
-            (Some("application/did+cbor"), None),
-            (Some("application/did;q=0"), None),
-            // Nothing is excluded by an empty list.
-            (Some(""), Some(Form::Result)),
-            (Some(" ,"), Some(Form::Result)),
-            // What is said more precisely counts, wherever it stands.
-            (Some("application/did-resolution;q=0, */*"), Some(Form::OldResult)),
-            (Some("*/*, application/did-resolution;q=0.5"), Some(Form::OldResult)),
-            (Some("application/*;q=0, */*"), None),
-            (Some("application/*;q=0.2, */*;q=0, application/did;q=0.1"), Some(Form::Result)),
-            (Some("*/*, application/did"), Some(Form::Document)),
-            (Some("application/did, application/did-resolution"), Some(Form::Document)),
-            (Some("Application/DID;Q=0.1;charset=utf-8"), Some(Form::Document)),
-            (
-                Some("application/did;q=nan, application/did+json;q=0.001"),
-                Some(Form::PlainDocument),
-            ),
-            // A type without its profile includes it with any; another profile is another type.
-            (Some("application/ld+json"), Some(Form::OldResult)),
-            (Some("application/ld+json;profile=\"https://example.com/a,b\""), None),
-            (Some("application/did+ld+json;profile=\"https://example.com\""), None),
-        ] {
-            let mut request = HeaderMap::new();
-            if let Some(accept) = accept {
-                request.insert(header::ACCEPT, accept.parse().unwrap());
-            }
-            assert_eq!(Form::wanted(&request), form, "{accept:?}");
-        }
-    }
 
     #[test]
     fn dids_of_other_methods_are_told_from_what_is_none() {
