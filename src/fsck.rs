@@ -2,11 +2,11 @@
 
 use rayon::prelude::*;
 
-use crate::plc::chain::{Chain, Link, Proposed};
-use crate::plc::signature::Verifier;
-use crate::plc::{Did, Operation, Timestamp};
 use crate::store::claims::{ClaimsIndex, pairs};
 use crate::store::{Store, StoreError, StoredOperation};
+use did_plc::chain::{Chain, Link, Proposed};
+use did_plc::signature::Verifier;
+use did_plc::{Did, Operation, Timestamp};
 
 /// Operations that are read at once: some megabytes, and enough for all cores.
 const BLOCK: usize = 8_000;

@@ -7,10 +7,10 @@ use ahash::AHashMap;
 use bytes::Bytes;
 use rayon::prelude::*;
 
-use crate::plc::chain::Proposed;
-use crate::plc::entry::{Received, Undecodable};
-use crate::plc::signature::Verifier;
-use crate::plc::{Acceptance, Chain, Cid, Did, Operation, Refusal, Timestamp};
+use did_plc::chain::Proposed;
+use did_plc::entry::{Received, Undecodable};
+use did_plc::signature::Verifier;
+use did_plc::{Acceptance, Chain, Cid, Did, Operation, Refusal, Timestamp};
 
 /// What is decided about one received operation.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,7 +10,6 @@
 //! The modules stand in the order of the flow; each may use those before it, never those after.
 
 mod cores;
-pub mod plc;
 pub mod printable;
 
 pub mod judge;
@@ -29,4 +28,4 @@ pub mod serve;
 pub mod fsck;
 pub mod offline;
 
-pub mod generate;
+pub mod commands;

@@ -1,8 +1,8 @@
 //! The binary: arguments, logging, dispatch.
 
-mod commands;
-
 use std::process::ExitCode;
+
+use plc_replica::commands;
 
 /// Most of what is allocated here is small and freed by another thread than the one that made it:
 /// that costs glibc's allocator a tenth of all time, and more memory than is in use.

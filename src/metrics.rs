@@ -9,9 +9,9 @@ use ::metrics::{describe_counter, describe_gauge, describe_histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 use crate::live::{Mode, Status};
-use crate::plc::Timestamp;
-use crate::plc::signature::KeyLookups;
 use crate::store::{Load, Statistics};
+use did_plc::Timestamp;
+use did_plc::signature::KeyLookups;
 
 /// What a metric is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

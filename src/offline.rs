@@ -13,11 +13,11 @@ use rayon::prelude::*;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::judge::{self, Candidate, Group, Judged, Place, Restated, Verdict};
-use crate::plc::chain::{Chain, Link};
-use crate::plc::entry::{Received, Undecodable};
-use crate::plc::signature::Verifier;
-use crate::plc::{Cid, Did, Timestamp};
 use crate::sync::RESTATED;
+use did_plc::chain::{Chain, Link};
+use did_plc::entry::{Received, Undecodable};
+use did_plc::signature::Verifier;
+use did_plc::{Cid, Did, Timestamp};
 
 /// Shares that the identities are dealt out to: enough for the cores of most machines.
 const SHARES: usize = 16;
@@ -472,9 +472,9 @@ fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::generate::Generated;
-    use crate::generate::builder::Story;
-    use crate::plc::signature::PlainVerifier;
+    use did_plc::signature::PlainVerifier;
+    use plc_testkit::Generated;
+    use plc_testkit::builder::Story;
 
     fn link(n: u8) -> Link {
         Link {

@@ -8,11 +8,11 @@ use metrics::counter;
 use super::diff::{Comparison, Kind, compare};
 use super::history::History;
 use super::peer::{Peer, PeerError, Told};
-use crate::plc::signature::Verifier;
-use crate::plc::{Did, Timestamp};
 use crate::store::{
     NewDivergence, Noted, Store, StoreError, StoredDivergence, StoredOperation, audit_log,
 };
+use did_plc::signature::Verifier;
+use did_plc::{Did, Timestamp};
 
 /// What was accepted less than this before the peer was asked may be on one side only: it is on
 /// its way, and clocks differ.

@@ -7,8 +7,8 @@
 use std::fmt;
 
 use super::history::{History, Step};
-use crate::plc::operation::Kind as OperationKind;
-use crate::plc::{Cid, Operation, Refusal, Timestamp, document};
+use did_plc::operation::Kind as OperationKind;
+use did_plc::{Cid, Operation, Refusal, Timestamp, document};
 
 /// How two logs differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -337,9 +337,9 @@ fn same_json(one: &[u8], other: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::generate::builder::{Story, Told};
-    use crate::generate::{Generated, audit_log};
-    use crate::plc::signature::PlainVerifier;
+    use did_plc::signature::PlainVerifier;
+    use plc_testkit::builder::{Story, Told};
+    use plc_testkit::{Generated, audit_log};
 
     /// 2100: later than any story.
     const LATE: Timestamp = Timestamp::from_millis(4_102_444_800_000);

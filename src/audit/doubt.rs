@@ -11,9 +11,9 @@ use super::diff::Kind;
 use super::history::{History, Statement};
 use super::peer::{PeerError, Told};
 use super::sweep::Order;
-use crate::plc::entry::{Entry, Received};
-use crate::plc::{Did, Timestamp};
 use crate::upstream::{ExportClient, Priority, UpstreamFault};
+use did_plc::entry::{Entry, Received};
+use did_plc::{Did, Timestamp};
 
 /// Doubts that are kept of one identity. More of them would add nothing to what is reported: that
 /// the export tells another history of it.

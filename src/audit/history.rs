@@ -3,11 +3,11 @@
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use crate::plc::chain::{Acceptance, Proposed};
-use crate::plc::entry::{Received, Undecodable};
-use crate::plc::signature::Verifier;
-use crate::plc::{Chain, Change, Cid, Did, Operation, Refusal, Timestamp};
 use crate::store::StoredOperation;
+use did_plc::chain::{Acceptance, Proposed};
+use did_plc::entry::{Received, Undecodable};
+use did_plc::signature::Verifier;
+use did_plc::{Chain, Change, Cid, Did, Operation, Refusal, Timestamp};
 
 /// One entry of a log as it is stated.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -249,10 +249,10 @@ fn judge(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::generate::audit_log;
-    use crate::generate::builder::Story;
-    use crate::plc::chain::RECOVERY_WINDOW;
-    use crate::plc::signature::PlainVerifier;
+    use did_plc::chain::RECOVERY_WINDOW;
+    use did_plc::signature::PlainVerifier;
+    use plc_testkit::audit_log;
+    use plc_testkit::builder::Story;
 
     #[test]
     fn a_recovery_is_told_from_both_sides() {
@@ -283,7 +283,7 @@ mod tests {
         let alice = story.create().accepted();
         story.update(&alice).accepted();
         let did: Did = alice.did.parse().unwrap();
-        let lines = crate::generate::lines(story.log(), crate::generate::Generated::sequenced_line);
+        let lines = plc_testkit::lines(story.log(), plc_testkit::Generated::sequenced_line);
         let lines: Vec<&[u8]> = lines.lines().map(str::as_bytes).collect();
         assert!(History::of_lines(did, lines.clone(), &PlainVerifier).is_clean());
         let orphan = History::of_lines(did, lines[1..].iter().copied(), &PlainVerifier);

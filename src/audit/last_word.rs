@@ -4,10 +4,10 @@ use serde::Serialize;
 
 use super::check::{CheckError, settled};
 use super::peer::{Peer, PeerError};
-use crate::plc::Timestamp;
-use crate::plc::entry::Received;
 use crate::store::{Store, StoreError};
 use crate::upstream::{ExportClient, Priority, UpstreamFault};
+use did_plc::Timestamp;
+use did_plc::entry::Received;
 
 /// How far back, in milliseconds, the newest operation is looked for at first: whoever is up to
 /// date has it right there. The next steps are a minute, an hour, and so on by [`STEP_GROWS`].

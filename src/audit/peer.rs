@@ -10,11 +10,11 @@ use bytes::Bytes;
 use super::diff::{Said, Theirs};
 use super::history::{History, NotALog};
 use crate::cores::on_cores;
-use crate::plc::signature::Verifier;
-use crate::plc::{Cid, Did, Timestamp, json};
 use crate::upstream::{
     ASIDE_SHARE, Answer, Dump, DumpError, ExportClient, Limits, UnusableUpstream, UpstreamFault,
 };
+use did_plc::signature::Verifier;
+use did_plc::{Cid, Did, Timestamp, json};
 
 /// Where another log comes from.
 #[derive(Debug, Clone)]

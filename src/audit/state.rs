@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::sweep::{Order, Sweep};
-use crate::plc::Timestamp;
+use did_plc::Timestamp;
 
 /// What a sweep was asked to compare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

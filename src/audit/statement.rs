@@ -5,11 +5,11 @@ use serde::Deserialize;
 
 use super::check::CheckError;
 use super::peer::{Peer, PeerError};
-use crate::plc::Did;
-use crate::plc::entry::Received;
 use crate::store::{NewDivergence, Store};
 use crate::sync::{BACKDATED, RESTATED, UPSTREAM_REWOUND};
 use crate::upstream::Priority;
+use did_plc::Did;
+use did_plc::entry::Received;
 
 /// An entry as far as it can be restated.
 #[derive(Debug, PartialEq, Eq, Deserialize)]

@@ -17,10 +17,10 @@ use super::doubt::{Doubt, MAX_DOUBTS};
 use super::last_word::LastWords;
 use super::peer::{Peer, PeerError};
 use crate::judge;
-use crate::plc::entry::{Entry, Received, Undecodable};
-use crate::plc::{Cid, Did, Timestamp};
 use crate::store::{Store, StoreError, StoredOperation};
 use crate::upstream::{Dump, DumpError, ExportClient, Priority, UpstreamFault};
+use did_plc::entry::{Entry, Received, Undecodable};
+use did_plc::{Cid, Did, Timestamp};
 
 /// Operations that are read from the store at once, and lines of a page: the most that the
 /// directory gives.

@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use super::history::{History, Step};
-use crate::plc::{Cid, Timestamp};
+use did_plc::{Cid, Timestamp};
 
 /// What is to be said of one operation of a history.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -50,7 +50,7 @@ pub struct SignedBy {
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Changed {
-    /// What changed ([`crate::plc::Change::kind`]).
+    /// What changed ([`did_plc::Change::kind`]).
     pub what: &'static str,
     /// In words.
     pub text: String,
@@ -112,10 +112,10 @@ const MILLIS_PER_SECOND: f64 = 1000.0;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::generate::audit_log;
-    use crate::generate::builder::Story;
-    use crate::plc::chain::RECOVERY_WINDOW;
-    use crate::plc::signature::PlainVerifier;
+    use did_plc::chain::RECOVERY_WINDOW;
+    use did_plc::signature::PlainVerifier;
+    use plc_testkit::audit_log;
+    use plc_testkit::builder::Story;
 
     #[test]
     fn a_theft_and_its_recovery_in_verdicts() {

@@ -14,8 +14,8 @@ use super::check::{CheckError, Checker, Depth, Found, settled};
 use super::peer::{Peer, PeerError};
 use super::statement::{is_statement, still_stated};
 use crate::live::{Mode, Status};
-use crate::plc::Did;
 use crate::store::{NewDivergence, StoreError, StoredDivergence};
+use did_plc::Did;
 
 /// How long after a change an identity is compared: longer than what is on its way may be on one
 /// side only ([`super::check::GRACE`]).

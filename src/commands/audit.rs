@@ -7,16 +7,16 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
-use plc_replica::audit::check::GRACE;
-use plc_replica::audit::peer::{Dumped, look_up};
-use plc_replica::audit::{
+use crate::audit::check::GRACE;
+use crate::audit::peer::{Dumped, look_up};
+use crate::audit::{
     Asked, CheckError, Checker, Depth, Doubt, Export, Found, LastWords, Order, Pages, Peer,
     PeerError, State, Sweep, SweepError, Told,
 };
-use plc_replica::plc::{Did, Timestamp};
-use plc_replica::printable::printable;
-use plc_replica::store::Store;
+use crate::printable::printable;
+use crate::store::Store;
+use anyhow::{Context, bail};
+use did_plc::{Did, Timestamp};
 use tokio::time::sleep;
 
 use super::progress::Meter;

@@ -3,12 +3,12 @@
 
 use std::io::Write;
 
+use crate::offline::{Finding, OfflineJudge};
+use crate::printable::printable;
 use anyhow::Context;
 use bytes::Bytes;
-use plc_replica::offline::{Finding, OfflineJudge};
-use plc_replica::plc::entry::Received;
-use plc_replica::plc::signature::Verifier;
-use plc_replica::printable::printable;
+use did_plc::entry::Received;
+use did_plc::signature::Verifier;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 

@@ -3,10 +3,10 @@
 use std::io::{BufWriter, Write};
 use std::process::ExitCode;
 
-use plc_replica::plc::Timestamp;
-use plc_replica::plc::entry::Logged;
-use plc_replica::plc::operation::Malformed;
-use plc_replica::store::{Store, StoredOperation};
+use crate::store::{Store, StoredOperation};
+use did_plc::Timestamp;
+use did_plc::entry::Logged;
+use did_plc::operation::Malformed;
 
 /// Write the log to standard output, in the lines of the directory's `/export`.
 #[derive(Debug, clap::Args)]

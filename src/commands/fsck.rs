@@ -4,8 +4,8 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use plc_replica::fsck::{self, Damage};
-use plc_replica::store::Store;
+use crate::fsck::{self, Damage};
+use crate::store::Store;
 
 use super::progress::Meter;
 

@@ -4,11 +4,11 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
+use crate::audit::{History, Peer, Verdict};
+use crate::printable::printable;
+use crate::store::Store;
 use anyhow::Context;
-use plc_replica::audit::{History, Peer, Verdict};
-use plc_replica::plc::{Did, Timestamp};
-use plc_replica::printable::printable;
-use plc_replica::store::Store;
+use did_plc::{Did, Timestamp};
 
 use super::settings::without_password;
 

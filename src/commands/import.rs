@@ -6,11 +6,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use plc_replica::plc::Timestamp;
-use plc_replica::plc::signature::Verifier;
-use plc_replica::store::Store;
-use plc_replica::sync::{BatchJudge, Lines, NotJson, Parts};
-use plc_replica::upstream::{Block, Dump, DumpError};
+use crate::store::Store;
+use crate::sync::{BatchJudge, Lines, NotJson, Parts};
+use crate::upstream::{Block, Dump, DumpError};
+use did_plc::Timestamp;
+use did_plc::signature::Verifier;
 use tokio::sync::{mpsc, watch};
 
 use super::progress::Meter;
@@ -75,7 +75,7 @@ struct Imported {
 
 async fn import(
     store: &Store,
-    lease: &plc_replica::store::Lease,
+    lease: &crate::store::Lease,
     stored_cursor: i64,
     upstream: &str,
     verifier: Arc<dyn Verifier>,

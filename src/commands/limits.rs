@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use plc_replica::serve::client_address::{ClientHeader, Network, Proxies};
-use plc_replica::serve::limits::Limits;
+use crate::serve::client_address::{ClientHeader, Network, Proxies};
+use crate::serve::limits::Limits;
 
 /// How much a client may ask for.
 #[derive(Debug, clap::Args)]

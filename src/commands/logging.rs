@@ -8,12 +8,12 @@ use tracing_subscriber::filter::LevelFilter;
 use super::progress::AboveBar;
 
 /// What commands say beside their output: warnings, and how far they are.
-const QUIET: &str = "warn,plc_replica::commands::progress=info";
+const QUIET: &str = "warn,crate::commands::progress=info";
 
 /// How the log looks.
 #[derive(Debug, clap::Args)]
 pub struct Logging {
-    /// Levels, as `info` or by module as `warn,plc_replica::sync=debug`.
+    /// Levels, as `info` or by module as `warn,crate::sync=debug`.
     #[arg(long, env = "PLC_LOG", value_name = "LEVELS", default_value = "info", value_parser = levels)]
     log: String,
     /// Form of the log: `human`, or `json` with an object a line.
@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn what_is_no_level_is_refused() {
-        for text in ["info", "WARN", "off", "warn,plc_replica::sync=debug", "", QUIET] {
+        for text in ["info", "WARN", "off", "warn,crate::sync=debug", "", QUIET] {
             assert_eq!(levels(text).as_deref(), Ok(text));
         }
         for text in ["verbos", "info,plc_replica", "plc_replica=verbos"] {

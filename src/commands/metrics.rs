@@ -14,7 +14,7 @@ const UPKEEP: Duration = Duration::from_secs(5);
 
 /// Serves `/metrics` in the text format of Prometheus.
 pub async fn listen(address: SocketAddr) -> anyhow::Result<()> {
-    let handle = plc_replica::metrics::install(PrometheusBuilder::new())?;
+    let handle = crate::metrics::install(PrometheusBuilder::new())?;
     let upkeep = handle.clone();
     let listener = tokio::net::TcpListener::bind(address)
         .await

@@ -1,7 +1,6 @@
 //! The command line: one file a subcommand, and what they share.
 
 mod audit;
-mod bench;
 mod completions;
 mod evidence;
 mod export;
@@ -11,7 +10,7 @@ mod import;
 mod limits;
 mod logging;
 mod metrics;
-mod progress;
+pub mod progress;
 mod refused;
 mod resolve;
 mod serve;
@@ -24,7 +23,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use plc_replica::plc::signature::{NativeVerifier, PlainVerifier, Tables, Verifier};
+use did_plc::signature::{NativeVerifier, PlainVerifier, Tables, Verifier};
 
 /// An independent, verifying replica of the PLC directory.
 ///
@@ -53,7 +52,6 @@ enum Command {
     Resolve(resolve::Args),
     Export(export::Args),
     Import(import::Args),
-    Bench(bench::Args),
     Completions(completions::Args),
 }
 
@@ -89,7 +87,7 @@ pub struct Signatures {
         action = clap::ArgAction::Set,
         value_parser = clap::builder::PossibleValuesParser::new(["on", "off"])
     )]
-    signature_tables: String,
+    pub signature_tables: String,
 }
 
 impl Signatures {
@@ -152,7 +150,6 @@ impl Cli {
             Command::Resolve(args) => block_on(resolve::run(&args)),
             Command::Export(args) => block_on(export::run(&args)),
             Command::Import(args) => block_on(import::run(&args)),
-            Command::Bench(args) => bench::run(&args),
             Command::Completions(args) => completions::run(&args, Cli::command()),
         }
     }
@@ -263,7 +260,7 @@ mod tests {
 
     #[test]
     fn a_cause_is_told_once() {
-        let quoting = plc_replica::upstream::Dump::open("/nonexistent".as_ref()).err().unwrap();
+        let quoting = crate::upstream::Dump::open("/nonexistent".as_ref()).err().unwrap();
         let quoted = quoting.to_string();
         assert!(quoted.contains("(os error 2)"), "{quoted}");
         let error = anyhow::Error::new(quoting).context("import");

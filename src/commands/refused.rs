@@ -3,8 +3,8 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use plc_replica::printable::printable;
-use plc_replica::store::{Store, StoredRefusal};
+use crate::printable::printable;
+use crate::store::{Store, StoredRefusal};
 
 /// List the operations that were refused, with the reason and what was received.
 #[derive(Debug, clap::Args)]

@@ -3,9 +3,9 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use plc_replica::plc::operation::Kind;
-use plc_replica::plc::{Did, Operation, document};
-use plc_replica::store::Store;
+use crate::store::Store;
+use did_plc::operation::Kind;
+use did_plc::{Did, Operation, document};
 
 use super::settings::without_password;
 

@@ -5,14 +5,14 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::audit::{Checker, Peer, Watch, WatchSettings};
+use crate::index;
+use crate::live::{Feed, Status};
+use crate::serve::{self, ReadThrough, ServeSettings, ServeState};
+use crate::store::{Store, StoreError};
+use crate::sync::Follower;
+use crate::upstream::{ExportClient, Limits};
 use anyhow::Context;
-use plc_replica::audit::{Checker, Peer, Watch, WatchSettings};
-use plc_replica::index;
-use plc_replica::live::{Feed, Status};
-use plc_replica::serve::{self, ReadThrough, ServeSettings, ServeState};
-use plc_replica::store::{Store, StoreError};
-use plc_replica::sync::Follower;
-use plc_replica::upstream::{ExportClient, Limits};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 

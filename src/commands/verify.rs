@@ -6,12 +6,12 @@ use std::process::ExitCode;
 use std::sync::mpsc;
 use std::time::Instant;
 
+use crate::offline::{Finding, OfflineJudge, Summary};
+use crate::printable::printable;
+use crate::upstream::{Block, Dump, DumpError, MAX_ENTRY, Progress};
 use anyhow::Context;
 use bytes::Bytes;
-use plc_replica::offline::{Finding, OfflineJudge, Summary};
-use plc_replica::plc::signature::Verifier;
-use plc_replica::printable::printable;
-use plc_replica::upstream::{Block, Dump, DumpError, MAX_ENTRY, Progress};
+use did_plc::signature::Verifier;
 
 use super::evidence;
 use super::progress::Meter;

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use axum::extract::ws::Utf8Bytes;
 use tokio::sync::watch;
 
-use crate::plc::operation::Malformed;
 use crate::store::StoredOperation;
+use did_plc::operation::Malformed;
 
 /// Bytes of messages that the ring holds unless told otherwise: at the size of a usual operation
 /// some 25,000 messages, two minutes of 200 a second.
@@ -266,12 +266,12 @@ impl Drop for Subscription {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plc::{Did, Timestamp};
+    use did_plc::{Did, Timestamp};
 
     /// Operations with these numbers; the signed bytes are a tombstone's.
     fn operations(sequences: &[i64]) -> Vec<StoredOperation> {
         let signed =
-            crate::plc::json::read_operation(r#"{"sig":"s","prev":"p","type":"plc_tombstone"}"#)
+            did_plc::json::read_operation(r#"{"sig":"s","prev":"p","type":"plc_tombstone"}"#)
                 .unwrap();
         let operation = |&sequence| StoredOperation {
             did: Did::from_bytes([7; 15]),

@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, Ordering};
 use std::time::Duration;
 
-use crate::plc::Timestamp;
 use crate::store::Source;
+use did_plc::Timestamp;
 
 /// What the follower is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

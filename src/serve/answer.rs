@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 
 use crate::live::Status;
-use crate::plc::Timestamp;
+use did_plc::Timestamp;
 
 /// An answer: every body is in memory before it is sent.
 pub type Answer = Response<Full<Bytes>>;

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
-use crate::plc::json::write_string;
-use crate::plc::operation::Malformed;
-use crate::plc::{Cid, Did};
 use crate::store::StoreError;
+use did_plc::json::write_string;
+use did_plc::operation::Malformed;
+use did_plc::{Cid, Did};
 
 use super::answer::{self, Answer};
 use super::limits::{self, seconds};

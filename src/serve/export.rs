@@ -2,8 +2,8 @@
 
 use http::{HeaderMap, HeaderValue, StatusCode};
 
-use crate::plc::Timestamp;
 use crate::store::StoredOperation;
+use did_plc::Timestamp;
 
 use super::Server;
 use super::answer::{self, Answer, Freshness};

@@ -10,9 +10,9 @@ use futures::future::try_join_all;
 use http::{StatusCode, header};
 use serde::Serialize;
 
-use crate::plc::Did;
-use crate::plc::claim::{Kind, Span, Stated, Value, spans};
 use crate::store::claims::ClaimsIndex;
+use did_plc::Did;
+use did_plc::claim::{Kind, Span, Stated, Value, spans};
 
 use super::Server;
 use super::answer::{self, Answer};

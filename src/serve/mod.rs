@@ -49,8 +49,8 @@ use tokio_util::task::TaskTracker;
 use self::limits::{Limiter, Limits};
 use self::pulse::Pulse;
 use crate::live::{Feed, Status};
-use crate::plc::signature::Verifier;
 use crate::store::Store;
+use did_plc::signature::Verifier;
 
 /// What the server answers from. Clones share all of it.
 #[derive(Clone)]

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::plc::Timestamp;
+use did_plc::Timestamp;
 
 use super::error::ServeError;
 

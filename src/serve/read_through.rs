@@ -19,10 +19,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
 use crate::audit::{History, Peer};
-use crate::plc::signature::Verifier;
-use crate::plc::{Cid, Did, Timestamp};
 use crate::store::StoredOperation;
 use crate::upstream::ExportClient;
+use did_plc::signature::Verifier;
+use did_plc::{Cid, Did, Timestamp};
 
 use super::Server;
 use crate::metrics;

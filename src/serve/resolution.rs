@@ -12,10 +12,10 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::plc::document::{write_document, write_plain_document};
-use crate::plc::operation::Kind;
-use crate::plc::{Cid, Did, Operation, Timestamp};
 use crate::store::StoredOperation;
+use did_plc::document::{write_document, write_plain_document};
+use did_plc::operation::Kind;
+use did_plc::{Cid, Did, Operation, Timestamp};
 
 use super::answer::{self, Answer, Freshness};
 use super::error::ServeError;

@@ -4,11 +4,11 @@ use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
-use crate::plc::document::{write_data, write_document, write_plain_document};
-use crate::plc::json::write_operation;
-use crate::plc::operation::{Kind, Malformed, Operation};
-use crate::plc::{Cid, Did, Timestamp};
 use crate::store::StoredOperation;
+use did_plc::document::{write_data, write_document, write_plain_document};
+use did_plc::json::write_operation;
+use did_plc::operation::{Kind, Malformed, Operation};
+use did_plc::{Cid, Did, Timestamp};
 
 use super::Server;
 use super::answer::{self, Answer, Freshness};

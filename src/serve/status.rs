@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use http::{StatusCode, header};
 use serde::Serialize;
 
-use crate::plc::Timestamp;
+use did_plc::Timestamp;
 
 use super::Server;
 use super::answer::{self, Answer};

@@ -25,8 +25,8 @@ use http_body_util::Full;
 use tokio::time::{Instant, interval_at, sleep_until, timeout};
 
 use crate::live::{Lagged, Message, Subscription};
-use crate::plc::operation::{MAX_OPERATION_LENGTH, Malformed};
 use crate::store::{StoreError, StoredOperation};
+use did_plc::operation::{MAX_OPERATION_LENGTH, Malformed};
 
 use super::Server;
 use super::answer::Answer;
@@ -421,8 +421,8 @@ fn turn(page: &[StoredOperation]) -> Result<Vec<Message>, End> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plc::json::read_operation;
-    use crate::plc::{Did, Timestamp};
+    use did_plc::json::read_operation;
+    use did_plc::{Did, Timestamp};
 
     /// Operations with these numbers, of so many bytes.
     fn operations(sequences: std::ops::RangeInclusive<i64>, size: usize) -> Vec<StoredOperation> {

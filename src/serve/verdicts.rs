@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use crate::audit::{History, Verdict};
 use crate::cores::on_cores;
-use crate::plc::{Did, Timestamp};
 use crate::store::StoredOperation;
+use did_plc::{Did, Timestamp};
 
 use super::Server;
 use super::answer::{self, Answer};

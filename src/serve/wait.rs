@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::HeaderMap;
 use tokio::time::{Instant, timeout_at};
 
-use crate::plc::{Cid, Did};
+use did_plc::{Cid, Did};
 
 use super::Server;
 use super::error::ServeError;

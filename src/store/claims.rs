@@ -1,7 +1,7 @@
 //! The index of claims: which identities ever claimed a handle, a host or a key.
 //!
 //! It holds *pairs* of a value and an identity, both shortened, and so only names candidates. What
-//! a candidate claimed from when until when is read from its operations ([`crate::plc::claim`]).
+//! a candidate claimed from when until when is read from its operations ([`did_plc::claim`]).
 //! A pair is never wrong in a way that matters: writing one again changes nothing, and one too many
 //! costs a look at an identity.
 //!
@@ -14,8 +14,8 @@
 //! What comes at the end is added by its commit when the position is at the end, and moves it.
 
 use super::{StoreError, StoredOperation};
-use crate::plc::claim::{Value, claims};
-use crate::plc::{Did, Operation};
+use did_plc::claim::{Value, claims};
+use did_plc::{Did, Operation};
 
 /// Bytes of a DID in a pair.
 const PREFIX_LENGTH: usize = 4;
@@ -107,7 +107,7 @@ pub(super) fn end_of_page(pairs: &[i64], limit: usize) -> Option<Did> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plc::claim::Kind;
+    use did_plc::claim::Kind;
 
     #[test]
     fn a_pair_names_its_value_and_its_identity() {

@@ -18,9 +18,9 @@ use bytes::Bytes;
 use self::claims::{Claimants, ClaimsIndex};
 pub use self::postgres::Postgres;
 pub use self::sqlite::Sqlite;
-use crate::plc::claim::Value;
-use crate::plc::entry::Logged;
-use crate::plc::{Cid, Did, Timestamp};
+use did_plc::claim::Value;
+use did_plc::entry::Logged;
+use did_plc::{Cid, Did, Timestamp};
 
 /// An accepted operation, as it is written and as it is read back.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,7 +69,7 @@ pub struct NewRefusal {
     pub sequence: Option<i64>,
     /// The CID computed from the operation, when it could be.
     pub cid: Option<Cid>,
-    /// The refusal's name (`signature-invalid`), see [`crate::plc::Refusal`].
+    /// The refusal's name (`signature-invalid`), see [`did_plc::Refusal`].
     pub kind: String,
     /// What was expected and what came, for a person.
     pub detail: String,

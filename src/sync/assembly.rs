@@ -4,9 +4,9 @@ use ahash::{AHashMap, AHashSet};
 use bytes::Bytes;
 
 use crate::judge::{Candidate, Group, Judged, Place, Restated, Verdict};
-use crate::plc::entry::{Received, Undecodable};
-use crate::plc::{Did, Refusal, Timestamp};
 use crate::store::{Commit, NewDivergence, NewRefusal, Rejudged, StoredOperation};
+use did_plc::entry::{Received, Undecodable};
+use did_plc::{Did, Refusal, Timestamp};
 
 /// Name of the record of an operation whose `createdAt` is well before it was received.
 pub const BACKDATED: &str = "backdated";
@@ -248,8 +248,8 @@ fn kept_copy(line: &Bytes) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plc::chain::Link;
-    use crate::plc::{Chain, Cid};
+    use did_plc::chain::Link;
+    use did_plc::{Chain, Cid};
 
     /// A line kept earlier with an operation that another line brought meanwhile.
     #[test]

@@ -13,10 +13,10 @@ use super::stated::Stated;
 use crate::cores::on_cores;
 use crate::judge::{self, Candidate, Group, Place};
 use crate::metrics;
-use crate::plc::entry::{Received, Undecodable};
-use crate::plc::signature::Verifier;
-use crate::plc::{Cid, Did, Timestamp};
 use crate::store::{Commit, Rejudged, Store, StoreError, audit_log};
+use did_plc::entry::{Received, Undecodable};
+use did_plc::signature::Verifier;
+use did_plc::{Cid, Did, Timestamp};
 
 /// CIDs that open refusals await, kept in memory to tell at once whether an operation frees one:
 /// 32 MB at most. With more than this on record the store is asked for every batch.

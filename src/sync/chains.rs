@@ -4,9 +4,9 @@
 use ahash::RandomState;
 use lru::LruCache;
 
-use crate::plc::chain::{Chain, Link};
-use crate::plc::{Did, Operation};
 use crate::store::{StoreError, StoredOperation};
+use did_plc::chain::{Chain, Link};
+use did_plc::{Did, Operation};
 
 /// Memory of the chains that are kept. A link with two rotation keys takes about 300 bytes, so these
 /// are some 100,000 operations; most updates follow soon upon what they update.
@@ -111,12 +111,12 @@ fn link(stored: &StoredOperation) -> Result<Link, StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plc::Timestamp;
+    use did_plc::Timestamp;
 
     /// A chain of one operation with so many keys.
     fn chain(keys: usize) -> Chain {
         Chain::from_links(vec![Link {
-            cid: crate::plc::Cid::of(b"genesis"),
+            cid: did_plc::Cid::of(b"genesis"),
             created_at: Timestamp::from_millis(0),
             sequence: None,
             rotation_keys: vec![Box::default(); keys].into(),

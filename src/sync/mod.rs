@@ -34,9 +34,9 @@ use told::Told;
 use writer::Writer;
 
 use crate::live::{Feed, Mode, Status};
-use crate::plc::signature::Verifier;
 use crate::store::{Lease, Source, Store, StoreError};
 use crate::upstream::{Backoff, Batch, ExportClient, Origin, Priority, UpstreamFault, is_json};
+use did_plc::signature::Verifier;
 
 /// Lines that are judged at once, at most: what one commit can take in a fraction of a second.
 /// With the pages on their way this bounds the memory of following to some tens of megabytes.

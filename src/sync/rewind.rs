@@ -6,9 +6,9 @@
 use std::time::SystemTime;
 
 use super::cid_at;
-use crate::plc::Timestamp;
 use crate::store::{Commit, NewDivergence, Store, StoreError, StoredOperation, audit_log};
 use crate::upstream::{ExportClient, Priority, UpstreamFault};
+use did_plc::Timestamp;
 
 /// Name of the record.
 pub const UPSTREAM_REWOUND: &str = "upstream-rewound";

@@ -12,10 +12,10 @@ use tokio::time::{Instant, sleep};
 use super::batch;
 use super::stated::Stated;
 use crate::live::{Mode, Status};
-use crate::plc::Timestamp;
 use crate::upstream::{
     Backoff, Batch, ExportClient, Fetched, Origin, PagesAhead, Priority, Stream, UpstreamFault,
 };
+use did_plc::Timestamp;
 
 /// Pause between pages where the upstream has no stream: an operation is some seconds late, and
 /// the upstream is asked twelve times a minute.

@@ -10,8 +10,8 @@ use tokio::sync::{mpsc, watch};
 use super::assembly::Prepared;
 use super::told::Told;
 use crate::live::{Feed, Status};
-use crate::plc::Timestamp;
 use crate::store::{Commit, Lease, Store, StoreError};
+use did_plc::Timestamp;
 
 /// Operations of one transaction, at most, when several batches wait: two of the largest. What a
 /// transaction costs by itself is little beside so many, and more of them only take memory.

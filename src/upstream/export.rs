@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 use url::{Host, Url};
 
 use super::{Batch, Limits, Origin, Priority, RequestBudget, UpstreamFault, now};
-use crate::plc::{Did, Timestamp};
+use did_plc::{Did, Timestamp};
 
 /// Redirects to follow. One for `http` to `https` and one for a moved host are plausible.
 const REDIRECTS: usize = 5;

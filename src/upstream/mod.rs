@@ -33,7 +33,7 @@ pub use fault::UpstreamFault;
 pub use pace::{ASIDE_SHARE, Backoff, Priority, RequestBudget};
 pub use stream::Stream;
 
-use crate::plc::Timestamp;
+use did_plc::Timestamp;
 
 /// A page or a burst of the stream, as received. The unit of work of all that follows.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,15 +11,15 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime};
 
+use did_plc::Timestamp;
 use futures::future::join_all;
-use plc_replica::generate::builder::{Story, Told};
-use plc_replica::plc::Timestamp;
+use plc_testkit::builder::{Story, Told};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 use tokio_tungstenite::connect_async;
 
-use crate::fake_upstream::{FakeUpstream, Fault, LogEntry, Route};
 use crate::follow::entries;
+use plc_testkit::fake_upstream::{FakeUpstream, Fault, LogEntry, Route};
 
 /// An upstream that has said nothing for 15 seconds is asked whether it is there, and gauges are set
 /// every five: whatever is this old grows older, and what is younger is well.

@@ -4,23 +4,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use did_plc::Timestamp;
+use did_plc::signature::{PlainVerifier, Signed, UnsupportedKey, Verifier};
 use plc_replica::audit::{Checker, LastWords, Order, Pages, Peer, Sweep, Watch, WatchSettings};
-use plc_replica::generate::builder::{Story, Told};
 use plc_replica::live::{Feed, Mode, Status};
 use plc_replica::offline::OfflineJudge;
-use plc_replica::plc::Timestamp;
-use plc_replica::plc::signature::{PlainVerifier, Signed, UnsupportedKey, Verifier};
 use plc_replica::serve::{self, ReadThrough, ServeSettings, ServeState};
 use plc_replica::store::{Store, StoredDivergence};
 use plc_replica::sync::Follower;
 use plc_replica::upstream::{ExportClient, Limits};
+use plc_testkit::builder::{Story, Told};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::fake_upstream::{FakeUpstream, Fault, LogEntry, Route};
 use crate::follow::{Place, places};
 use crate::replica::{Replica, operation, stored};
+use plc_testkit::fake_upstream::{FakeUpstream, Fault, LogEntry, Route};
 
 /// A replica that follows, serves, watches and reads through, in this process.
 pub struct Watched {
@@ -275,8 +275,8 @@ async fn what_is_dated_into_the_future_is_found() {
         let log: Vec<LogEntry> = log.map(LogEntry::from).collect();
         let mut forged = log[1].clone();
         forged.operation = forged.operation.replace("bob.example", "eve.example");
-        let signed = plc_replica::plc::json::read_operation(&forged.operation).unwrap();
-        forged.cid = plc_replica::plc::Cid::of(&signed).to_string();
+        let signed = did_plc::json::read_operation(&forged.operation).unwrap();
+        forged.cid = did_plc::Cid::of(&signed).to_string();
         forged.created_at = future.to_owned();
         let body = [&log[0], &log[1], &forged].map(LogEntry::audited).join(",");
         upstream.answer(&format!("/{}/log/audit", told.bob.did), 200, &format!("[{body}]"));
@@ -636,9 +636,9 @@ async fn what_is_not_here_is_read_through_and_never_stored() {
     told.story.update(&told.alice).handle("new.example").accepted();
     let carol = told.story.create().handle("carol.example").accepted();
     let [.., update, genesis] = told.story.log() else { panic!("two more") };
-    let log = plc_replica::generate::audit_log(told.story.accepted(&told.alice));
+    let log = plc_testkit::audit_log(told.story.accepted(&told.alice));
     upstream.answer(&format!("/{}/log/audit", told.alice.did), 200, &log);
-    let log = plc_replica::generate::audit_log([genesis]);
+    let log = plc_testkit::audit_log([genesis]);
     upstream.answer(&format!("/{}/log/audit", carol.did), 200, &log);
 
     let (status, how, body) = get(alice.clone(), &[]).await;
@@ -655,17 +655,17 @@ async fn what_is_not_here_is_read_through_and_never_stored() {
     assert_eq!(watched.store.history(&carol.did.parse().unwrap()).await.unwrap(), []);
 
     // What does not verify, and what lacks what we hold, is not passed on.
-    let cut = plc_replica::generate::audit_log(told.story.accepted(&told.alice).skip(1));
+    let cut = plc_testkit::audit_log(told.story.accepted(&told.alice).skip(1));
     upstream.answer(&format!("/{}/log/audit", told.alice.did), 200, &cut);
     let (status, how, body) = get(alice.clone(), NO_CACHE).await;
     assert_eq!((status, &*how), (200, "upstream-does-not-verify"));
     assert!(body.contains("c.example"));
-    let old = plc_replica::generate::audit_log(told.story.accepted(&told.alice).take(1));
+    let old = plc_testkit::audit_log(told.story.accepted(&told.alice).take(1));
     upstream.answer(&format!("/{}/log/audit", told.alice.did), 200, &old);
     assert_eq!(get(alice.clone(), NO_CACHE).await.1, "upstream-lacks-operations");
     // Our own bytes go with our own entity tag, whatever times the upstream states now.
     let stated = &told.story.log()[6].created_at;
-    let restated = plc_replica::generate::audit_log(told.story.accepted(&told.alice).take(5))
+    let restated = plc_testkit::audit_log(told.story.accepted(&told.alice).take(5))
         .replace(stated, "2024-06-01T00:00:00.000Z");
     upstream.answer(&format!("/{}/log/audit", told.alice.did), 200, &restated);
     let (status, how, body) = get(format!("{alice}/log/audit"), NO_CACHE).await;
@@ -695,7 +695,7 @@ async fn unknown_identities_cannot_flood_the_upstream() {
             for n in 0..5u8 {
                 let mut bytes = [n; 15];
                 bytes[0] = task;
-                let did = plc_replica::plc::Did::from_bytes(bytes);
+                let did = did_plc::Did::from_bytes(bytes);
                 let answer = client.get(format!("{url}/{did}")).send().await.unwrap();
                 assert_eq!(answer.status(), 404);
             }
@@ -819,7 +819,7 @@ async fn a_client_reads_what_it_has_written() {
     waits.sort_unstable();
     println!("read after write: p50 {:?}, p99 {:?}", waits[50], waits[99]);
 
-    let absent = plc_replica::plc::Cid::of(b"absent");
+    let absent = did_plc::Cid::of(b"absent");
     let begun = std::time::Instant::now();
     let (status, _, body) = get(format!("{bob}?cid={absent}"), &[("prefer", "wait=1")]).await;
     assert_eq!(status, 504);

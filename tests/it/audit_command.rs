@@ -9,7 +9,7 @@ use serde_json::Value;
 use tempfile::{NamedTempFile, TempDir};
 
 use crate::audit::{Log, entries, tell};
-use crate::fake_upstream::{FakeUpstream, Fault, LogEntry, Route};
+use plc_testkit::fake_upstream::{FakeUpstream, Fault, LogEntry, Route};
 
 /// What came of a comparison.
 #[derive(Debug)]
@@ -258,7 +258,7 @@ async fn an_operation_that_the_export_alone_has_is_found() {
     let (_, log) = told();
     let at = &log[5].created_at;
     let mut other = tell();
-    let bob = plc_replica::generate::builder::Told { cid: log[4].cid.clone(), ..other.bob.clone() };
+    let bob = plc_testkit::builder::Told { cid: log[4].cid.clone(), ..other.bob.clone() };
     other.story.after(&bob).at(at).host("https://evil.example").accepted();
     let evil = LogEntry::from(other.story.log().last().unwrap());
     for how in [&[][..], &["--by-sequence"]] {
@@ -323,7 +323,7 @@ async fn a_dump_is_gone_on_with_where_it_was_left() {
         assert!([13, 14].contains(&sweep.unreadable), "{}", sweep.unreadable);
     }
     // What comes before the time that is asked for is not compared.
-    let after = log[4].created_at.parse::<plc_replica::plc::Timestamp>().unwrap();
+    let after = log[4].created_at.parse::<did_plc::Timestamp>().unwrap();
     let mut sweep = Sweep::new(Order::Time, after.millis(), 1_800_000_000_000);
     while !sweep.is_done() {
         sweep = one_step(&store, place, sweep).await;

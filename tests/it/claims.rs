@@ -5,25 +5,25 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
+use did_plc::claim::{Kind, Value, claims};
+use did_plc::signature::PlainVerifier;
+use did_plc::{Did, Operation};
 use plc_replica::fsck;
-use plc_replica::generate::Generated;
-use plc_replica::generate::builder::Story;
 use plc_replica::live::Feed;
-use plc_replica::plc::claim::{Kind, Value, claims};
-use plc_replica::plc::signature::PlainVerifier;
-use plc_replica::plc::{Did, Operation};
 use plc_replica::serve::ServeSettings;
 use plc_replica::store::claims::pairs;
 use plc_replica::store::{Commit, Lease, Store, StoredOperation};
+use plc_testkit::Generated;
+use plc_testkit::builder::Story;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 use serde_json::{Value as Json, json};
 
 use crate::contract::stored;
-use crate::fake_upstream::FakeUpstream;
 use crate::follow::{lives_with_attacks, places};
 use crate::replica::Replica;
+use plc_testkit::fake_upstream::FakeUpstream;
 
 const UPSTREAM: &str = "https://plc.example";
 

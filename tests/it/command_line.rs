@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use plc_replica::generate::builder::Story;
+use plc_testkit::builder::Story;
 use tempfile::TempDir;
 
-use crate::fake_upstream::LogEntry;
+use plc_testkit::fake_upstream::LogEntry;
 
 /// What came of a run.
 #[derive(Debug)]

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
-use plc_replica::generate::Generated;
-use plc_replica::generate::builder::{RECOVERY_WINDOW, Story};
-use plc_replica::plc::{Cid, Did, Timestamp};
+use did_plc::{Cid, Did, Timestamp};
 use plc_replica::store::codec::is_genesis;
 use plc_replica::store::{
     Commit, Lease, NewDivergence, NewRefusal, Rejudged, Source, Store, StoreError, StoredOperation,
 };
+use plc_testkit::Generated;
+use plc_testkit::builder::{RECOVERY_WINDOW, Story};
 use rand::seq::SliceRandom;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha20Rng;

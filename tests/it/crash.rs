@@ -5,12 +5,12 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use did_plc::signature::PlainVerifier;
 use plc_replica::fsck;
-use plc_replica::plc::signature::PlainVerifier;
 use plc_replica::store::{Store, StoredOperation, StoredRefusal};
 
-use crate::fake_upstream::FakeUpstream;
 use crate::follow::{Place, lives_with_attacks, places};
+use plc_testkit::fake_upstream::FakeUpstream;
 
 /// How often it is killed: a few times by default, as often as this says in a longer run.
 const KILLS: &str = "PLC_KILLS";
@@ -67,7 +67,7 @@ async fn rows(url: &str) -> (Vec<StoredOperation>, Vec<StoredRefusal>) {
         operation.received_at = operation.created_at;
     }
     let mut refusals = store.refusals(None, 0, 100_000).await.unwrap();
-    let same = plc_replica::plc::Timestamp::from_millis(0);
+    let same = did_plc::Timestamp::from_millis(0);
     for refusal in &mut refusals {
         // Numbers that a transaction took and gave back are not given out again.
         refusal.id = 0;

@@ -7,18 +7,18 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use did_plc::signature::{NativeVerifier, PlainVerifier, Tables};
+use did_plc::{Cid, Did};
 use flate2::read::GzDecoder;
 use futures::StreamExt;
 use plc_replica::fsck;
-use plc_replica::generate::Expected;
-use plc_replica::generate::builder::Story;
 use plc_replica::live::{Feed, Mode, Status};
-use plc_replica::plc::signature::{NativeVerifier, PlainVerifier, Tables};
-use plc_replica::plc::{Cid, Did};
 use plc_replica::serve::{self, ServeSettings, ServeState};
 use plc_replica::store::{Store, StoredDivergence};
 use plc_replica::sync::{FollowError, Follower};
 use plc_replica::upstream::{ExportClient, Limits};
+use plc_testkit::Expected;
+use plc_testkit::builder::Story;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -26,9 +26,9 @@ use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 
-use crate::fake_upstream::{FakeUpstream, Fault, LogEntry, Route, load};
 use crate::postgres::Database;
 use crate::shared;
+use plc_testkit::fake_upstream::{FakeUpstream, Fault, LogEntry, Route, load};
 
 /// A place for a store, gone with it.
 pub struct Place {

@@ -64,7 +64,7 @@ async fn an_address_does_not_wait_in_every_place() {
     let trusted = vec!["127.0.0.1".parse().unwrap()];
     let proxies = Proxies { trusted, ..Proxies::default() };
     let replica = &limited(Limits { proxies, ..Limits::default() }).await;
-    let absent = plc_replica::plc::Cid::of(b"absent");
+    let absent = did_plc::Cid::of(b"absent");
     let path = &format!("/did:plc:aaaaaaaaaaaaaaaaaaaaaaaa?cid={absent}");
     let ask = |client, wait| async move {
         replica.ask("GET", path, &[("x-forwarded-for", client), ("prefer", wait)]).await

@@ -8,7 +8,6 @@ mod command_line;
 mod contract;
 mod crash;
 mod explorer;
-mod fake_upstream;
 mod follow;
 mod limits;
 mod ops;

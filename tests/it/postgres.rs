@@ -168,9 +168,9 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use bytes::Bytes;
-    use plc_replica::generate::builder::Story;
-    use plc_replica::plc::{Did, Timestamp};
+    use did_plc::{Did, Timestamp};
     use plc_replica::store::{Commit, NewRefusal, Store, StoreError, StoredOperation};
+    use plc_testkit::builder::Story;
 
     use super::Database;
 
@@ -183,7 +183,7 @@ mod tests {
             let identity = story.create().accepted();
             story.update(&identity).host("https://elsewhere.example.com").accepted();
         }
-        let stored = |entry: &plc_replica::generate::Generated| StoredOperation {
+        let stored = |entry: &plc_testkit::Generated| StoredOperation {
             did: entry.did.parse().unwrap(),
             created_at: entry.created_at.parse().unwrap(),
             sequence: Some(entry.seq),

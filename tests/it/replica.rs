@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use did_plc::json::read_operation;
+use did_plc::signature::PlainVerifier;
+use did_plc::{Did, Timestamp};
 use plc_replica::live::{Feed, Mode, Status};
-use plc_replica::plc::json::read_operation;
-use plc_replica::plc::signature::PlainVerifier;
-use plc_replica::plc::{Did, Timestamp};
 use plc_replica::serve::{self, ReadThrough, ServeSettings, ServeState};
 use plc_replica::store::{Commit, Lease, Store, StoredOperation};
 use reqwest::header::{HeaderMap, HeaderName};

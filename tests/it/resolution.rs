@@ -9,9 +9,9 @@ use reqwest::header::ACCEPT;
 use serde_json::{Value, json};
 
 use crate::audit::{Watched, entries, tell};
-use crate::fake_upstream::FakeUpstream;
 use crate::follow::places;
 use crate::replica::{Answer, Replica, operation, stored};
+use plc_testkit::fake_upstream::FakeUpstream;
 
 const RESULT: &str = "application/did-resolution";
 
@@ -195,7 +195,7 @@ async fn whatever_goes_wrong_is_a_problem_object() {
     let settings = ServeSettings { limits, ..ServeSettings::default() };
     let replica = Replica::start_with(settings, Feed::new()).await;
     let alice = format!("/1.0/identifiers/{ALICE}");
-    let absent = plc_replica::plc::Cid::of(b"absent");
+    let absent = did_plc::Cid::of(b"absent");
     let wait = format!("{alice}?cid={absent}");
     let long = format!("{alice}?x={}", "x".repeat(200));
     let own = |status, title: &str| (status, "about:blank".to_owned(), title.to_owned());
@@ -228,7 +228,7 @@ async fn a_resolution_that_takes_too_long_is_a_problem_object() {
     let limits = Limits { request_time: Duration::from_millis(300), ..Limits::default() };
     let settings = ServeSettings { limits, ..ServeSettings::default() };
     let replica = Replica::start_with(settings, Feed::new()).await;
-    let absent = plc_replica::plc::Cid::of(b"absent");
+    let absent = did_plc::Cid::of(b"absent");
     let answer = replica.get(&format!("/1.0/identifiers/{ALICE}?cid={absent}")).await;
     assert_eq!((answer.status, answer.header("retry-after")), (503, "10"));
     assert_eq!(problem(&answer), ("about:blank".to_owned(), "Service Unavailable".to_owned()));
@@ -242,7 +242,7 @@ async fn a_version_may_still_come_until_the_log_was_read_to_its_end() {
     replica.commit(vec![first]).await;
     let ask =
         async |query: &str| replica.get(&format!("/1.0/identifiers/{ALICE}?{query}")).await.status;
-    let absent = plc_replica::plc::Cid::of(b"absent");
+    let absent = did_plc::Cid::of(b"absent");
     assert_eq!(ask(&format!("versionId={held}")).await, 200);
     assert_eq!(ask(&format!("versionId={absent}")).await, 503);
     assert_eq!(ask("versionId=nonsense").await, 404);

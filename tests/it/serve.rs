@@ -6,10 +6,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use did_plc::Timestamp;
+use did_plc::entry::Received;
 use flate2::read::GzDecoder;
 use plc_replica::live::Feed;
-use plc_replica::plc::Timestamp;
-use plc_replica::plc::entry::Received;
 use plc_replica::serve::ServeSettings;
 use plc_replica::store::{Commit, NewDivergence, NewRefusal, StoredOperation};
 use serde::Deserialize;

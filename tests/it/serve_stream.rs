@@ -3,10 +3,10 @@
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
+use did_plc::Timestamp;
+use did_plc::json::read_operation;
 use futures::{SinkExt, StreamExt};
 use plc_replica::live::{Feed, Message as Published};
-use plc_replica::plc::Timestamp;
-use plc_replica::plc::json::read_operation;
 use plc_replica::serve::ServeSettings;
 use plc_replica::store::{Commit, StoredOperation};
 use tokio::net::TcpStream;

@@ -4,17 +4,17 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use plc_replica::generate::Expected;
-use plc_replica::generate::builder::Story;
-use plc_replica::generate::profile::write_log;
-use plc_replica::plc::{Timestamp, document, json};
+use did_plc::{Timestamp, document, json};
 use plc_replica::store::codec::{Interned, unpack};
+use plc_testkit::Expected;
+use plc_testkit::builder::Story;
+use plc_testkit::profile::write_log;
 use serde_json::Value;
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
-use crate::fake_upstream::{FakeUpstream, LogEntry, load};
 use crate::follow::{Running, entries};
 use crate::postgres::Database;
+use plc_testkit::fake_upstream::{FakeUpstream, LogEntry, load};
 
 /// All rows, each column as text.
 async fn rows(client: &Client, sql: &str) -> Vec<SimpleQueryRow> {

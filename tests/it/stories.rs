@@ -4,12 +4,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use plc_replica::generate::builder::Story;
-use plc_replica::generate::profile::write_log;
-use plc_replica::generate::{Expected, Generated};
-use plc_replica::plc::json::{read_operation, write_operation};
-use plc_replica::plc::key::{Curve, POINT_LENGTH, PublicKey};
-use plc_replica::plc::signature::PlainVerifier;
+use did_plc::json::{read_operation, write_operation};
+use did_plc::key::{Curve, POINT_LENGTH, PublicKey};
+use did_plc::signature::PlainVerifier;
+use plc_testkit::builder::Story;
+use plc_testkit::profile::write_log;
+use plc_testkit::{Expected, Generated};
 use serde_json::{Value, json};
 
 use crate::vectors::judge_log;

@@ -12,8 +12,8 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
 
-use crate::fake_upstream::{FakeUpstream, Fault, LogEntry, Route, load};
 use crate::shared;
+use plc_testkit::fake_upstream::{FakeUpstream, Fault, LogEntry, Route, load};
 
 /// Short enough for tests, long enough for a busy machine.
 fn limits() -> Limits {

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use bytes::Bytes;
+use did_plc::entry::Undecodable;
+use did_plc::signature::{PlainVerifier, Verifier};
+use did_plc::{Did, Refusal};
 use plc_replica::judge::{self, Candidate, Group, Place, Verdict};
-use plc_replica::plc::entry::Undecodable;
-use plc_replica::plc::signature::{PlainVerifier, Verifier};
-use plc_replica::plc::{Did, Refusal};
 
 use crate::shared;
 

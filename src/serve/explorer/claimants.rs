@@ -3,13 +3,13 @@
 use maud::{Markup, html};
 use url::form_urlencoded::byte_serialize;
 
-use crate::plc::Did;
-use crate::plc::claim::{Kind, Span, Value};
-use crate::plc::key::PublicKey;
 use crate::serve::Server;
 use crate::serve::error::ServeError;
 use crate::serve::lookup::{Found, Wanted, find};
 use crate::serve::query::{flag, parameter};
+use did_plc::Did;
+use did_plc::claim::{Kind, Span, Value};
+use did_plc::key::PublicKey;
 
 use super::layout;
 use super::parts::{number, time};

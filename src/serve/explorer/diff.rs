@@ -2,8 +2,8 @@
 
 use maud::{Markup, html};
 
-use crate::plc::Change;
-use crate::plc::change::Endpoint;
+use did_plc::Change;
+use did_plc::change::Endpoint;
 
 use super::parts::{items, key};
 use super::text::text;

@@ -2,9 +2,9 @@
 
 use maud::{Markup, html};
 
-use crate::plc::json::write_operation;
-use crate::plc::operation::{Kind, Malformed};
-use crate::plc::{Did, Timestamp};
+use did_plc::json::write_operation;
+use did_plc::operation::{Kind, Malformed};
+use did_plc::{Did, Timestamp};
 
 use super::diff::{diff, headline};
 use super::parts::{duration, key, short, time, time_ago};

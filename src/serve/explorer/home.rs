@@ -5,9 +5,9 @@ use std::time::Duration;
 use maud::{Markup, html};
 
 use crate::live::Mode;
-use crate::plc::Timestamp;
 use crate::store::Statistics;
 use crate::store::claims::ClaimsIndex;
+use did_plc::Timestamp;
 
 use super::layout::page;
 use super::parts::{bytes, duration, number, plural, time_ago};

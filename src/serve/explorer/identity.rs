@@ -2,8 +2,8 @@
 
 use maud::{Markup, html};
 
-use crate::plc::operation::{Kind, Malformed, Service};
-use crate::plc::{Did, Operation, Timestamp};
+use did_plc::operation::{Kind, Malformed, Service};
+use did_plc::{Did, Operation, Timestamp};
 
 use super::diff::KINDS;
 use super::entry::Context;

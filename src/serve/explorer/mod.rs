@@ -29,7 +29,7 @@ pub use self::identity::{Selection, identity_page};
 pub(super) use self::layout::{icon, style};
 pub use self::timeline::{Entry, Held, Timeline};
 
-use crate::plc::Did;
+use did_plc::Did;
 
 use super::Server;
 use super::answer::{self, Answer};

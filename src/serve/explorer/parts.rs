@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use maud::{Markup, html};
 
-use crate::plc::key::{Curve, PublicKey};
-use crate::plc::{Cid, Timestamp};
+use did_plc::key::{Curve, PublicKey};
+use did_plc::{Cid, Timestamp};
 
 use super::text;
 

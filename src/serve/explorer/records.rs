@@ -2,8 +2,8 @@
 
 use maud::{Markup, html};
 
-use crate::plc::{Did, Timestamp};
 use crate::store::{StoredDivergence, StoredRefusal};
+use did_plc::{Did, Timestamp};
 
 use super::parts::time_ago;
 use super::text;

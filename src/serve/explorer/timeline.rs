@@ -1,10 +1,10 @@
 //! The history of one identity as it is shown: each operation with the one that its `prev` names,
 //! what it changed of that, who signed it, and what became of it.
 
-use crate::plc::chain::RECOVERY_WINDOW;
-use crate::plc::operation::{Kind, Malformed};
-use crate::plc::{Change, Cid, Did, Operation, Timestamp};
 use crate::store::{StoredDivergence, StoredOperation, StoredRefusal};
+use did_plc::chain::RECOVERY_WINDOW;
+use did_plc::operation::{Kind, Malformed};
+use did_plc::{Change, Cid, Did, Operation, Timestamp};
 
 /// Everything that is held about one identity.
 #[derive(Debug, Clone)]

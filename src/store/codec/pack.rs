@@ -8,8 +8,8 @@ use super::unpack::unpack_tokens;
 use super::{
     AT_SCHEME, HTTPS_SCHEME, Interned, MAX_INTERNED, MAX_INTERNED_LENGTH, PLAIN, TOKENS, token,
 };
-use crate::plc::cbor::{Item, Reader};
-use crate::plc::operation::MAX_OPERATION_LENGTH;
+use did_plc::cbor::{Item, Reader};
+use did_plc::operation::MAX_OPERATION_LENGTH;
 
 /// Texts of one operation that are counted as candidates for a number. An ordinary operation has
 /// five; one that repeats a text all over shall not thereby make it frequent.

@@ -4,10 +4,10 @@ use std::sync::LazyLock;
 
 use data_encoding::BASE64URL_NOPAD;
 
-use crate::plc::cbor::write_text_head;
-use crate::plc::key::{self, Curve, EVEN, ODD, PublicKey};
-use crate::plc::signature::{SIGNATURE_LENGTH, Signature};
-use crate::plc::{Cid, cid};
+use did_plc::cbor::write_text_head;
+use did_plc::key::{self, Curve, EVEN, ODD, PublicKey};
+use did_plc::signature::{SIGNATURE_LENGTH, Signature};
+use did_plc::{Cid, cid};
 
 /// Texts that encode bytes, and are stored as those.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::phrases::{FORMS, Form, PHRASES, Then};
 use super::*;
-use crate::plc::json;
+use did_plc::json;
 
 const SIG: &str =
     "DyaPWDItkJnVkN1izINSW-fdjUzP9BkIKlD7SnzD5axfK_870ZZ-1EYcrQLQtP9VkWcp2cdbyIHprjPfeUs8WQ";

@@ -4,8 +4,8 @@ use bytes::Bytes;
 
 use super::phrases::{FORMS, PHRASES, Then};
 use super::{AT_SCHEME, HTTPS_SCHEME, Interned, PLAIN, TOKENS, token};
-use crate::plc::cbor::{write_text, write_text_head};
-use crate::plc::operation::MAX_OPERATION_LENGTH;
+use did_plc::cbor::{write_text, write_text_head};
+use did_plc::operation::MAX_OPERATION_LENGTH;
 
 /// Bytes that an operation usually has at most, to grow once.
 const USUAL_LENGTH: usize = 576;

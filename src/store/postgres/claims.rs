@@ -9,10 +9,10 @@ use super::connection::Session;
 use super::error::query_error;
 use super::read::UNNUMBERED;
 use super::rows;
-use crate::plc::claim::Value;
-use crate::plc::{Did, Timestamp};
 use crate::store::claims::{self, Claimants, ClaimsIndex};
 use crate::store::{Commit, StoreError, StoredOperation};
+use did_plc::claim::Value;
+use did_plc::{Did, Timestamp};
 
 /// Operations that are read at once.
 const READ: usize = 4_096;

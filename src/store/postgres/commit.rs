@@ -15,11 +15,11 @@ use super::copy::{COPY, copy};
 use super::error::query_error;
 use super::write::LEASE;
 use super::{claims, rows};
-use crate::plc::{Cid, Did, Timestamp};
 use crate::store::codec::{Packer, is_genesis};
 use crate::store::{
     Commit, Lease, NewDivergence, NewRefusal, Noted, Rejudged, StoreError, StoredOperation,
 };
+use did_plc::{Cid, Did, Timestamp};
 
 /// Locks the row and compares what the commit rests on: no row, no right to write. The index of
 /// claims moves with the cursor when it is complete and kept ($9) so; what it has then, and where

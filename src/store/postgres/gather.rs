@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use tokio::sync::{Mutex, mpsc, oneshot};
 
-use crate::plc::Did;
 use crate::store::StoreError;
+use did_plc::Did;
 
 /// Lookups in one query: enough to share its cost, few enough to answer within milliseconds.
 const LARGEST_GATHERING: usize = 256;

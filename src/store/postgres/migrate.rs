@@ -3,8 +3,8 @@
 use tokio_postgres::Client;
 
 use super::error::query_error;
-use crate::plc::Cid;
 use crate::store::StoreError;
+use did_plc::Cid;
 
 /// Applied in this order, each once, each in a transaction. A released file is never edited:
 /// its digest is recorded in every database that it was applied to.

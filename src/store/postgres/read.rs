@@ -13,11 +13,11 @@ use super::error::query_error;
 use super::gather::Ask;
 use super::rows::{self, divergence_columns, operation_columns, refusal_columns};
 use super::strings::Strings;
-use crate::plc::{Cid, Did, Timestamp};
 use crate::store::codec::Interned;
 use crate::store::{
     Source, Statistics, StoreError, StoredDivergence, StoredOperation, StoredRefusal,
 };
+use did_plc::{Cid, Did, Timestamp};
 
 /// For every connection that reads. Plans are made once and kept, though they are made when the
 /// tables may still be small or without statistics: there must be no choice but the index that

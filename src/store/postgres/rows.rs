@@ -4,11 +4,11 @@ use bytes::Bytes;
 use tokio_postgres::Row;
 use tokio_postgres::types::FromSql;
 
-use crate::plc::{Cid, Did, Timestamp};
 use crate::store::codec::{Interned, unpack};
 use crate::store::{
     NewDivergence, NewRefusal, Source, StoreError, StoredDivergence, StoredOperation, StoredRefusal,
 };
+use did_plc::{Cid, Did, Timestamp};
 
 /// The columns of [`operation`], in its order. The DID is the first; a gathered lookup has the place
 /// of its identity there instead.

@@ -8,10 +8,10 @@ use super::read::{all, did_of};
 use super::recent::{Entry, Prefix};
 use super::rows::{self, operation_columns};
 use super::{Shared, Sqlite};
-use crate::plc::Did;
-use crate::plc::claim::Value;
 use crate::store::claims::{self, Claimants, ClaimsIndex};
 use crate::store::{Commit, StoreError, StoredOperation};
+use did_plc::Did;
+use did_plc::claim::Value;
 
 /// Rows that are read at once; no transaction that reads lasts longer.
 const READ: usize = 4_096;

@@ -6,9 +6,9 @@ use sha2::{Digest, Sha256};
 use super::Shared;
 use super::error::damaged;
 use super::recent::{Entry, Prefix, Recent};
-use crate::plc::{Did, Timestamp};
 use crate::store::codec::{Packer, is_genesis};
 use crate::store::{Commit, Lease, NewDivergence, NewRefusal, Noted, Rejudged, StoreError};
+use did_plc::{Did, Timestamp};
 
 /// Operations that wait for the index of identities before they are brought into it. Each page of
 /// the index is then written once for many of them; waiting, they take 12 MB of memory, and

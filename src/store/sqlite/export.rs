@@ -4,9 +4,9 @@ use rusqlite::{Connection, OptionalExtension, Params};
 
 use super::Sqlite;
 use super::rows::{self, operation_columns};
-use crate::plc::Timestamp;
 use crate::store::codec::Interned;
 use crate::store::{StoreError, StoredOperation};
+use did_plc::Timestamp;
 
 const BY_SEQUENCE: &str = concat!(
     "SELECT ",

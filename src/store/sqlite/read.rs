@@ -10,10 +10,10 @@ use super::error::damaged;
 use super::recent::{Entry, Prefix, Recent};
 use super::rows::{self, divergence_columns, operation_columns, refusal_columns};
 use super::{Shared, Sqlite, blocking};
-use crate::plc::{Cid, Did};
 use crate::store::{
     Load, Source, Statistics, StoreError, StoredDivergence, StoredOperation, StoredRefusal,
 };
+use did_plc::{Cid, Did};
 
 /// A row for each entry of the index, if need be of nothing but nulls.
 const OF_PREFIX: &str = concat!(

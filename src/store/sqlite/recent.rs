@@ -7,8 +7,8 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use rusqlite::{Connection, OptionalExtension};
 
 use super::error::damaged;
-use crate::plc::Did;
 use crate::store::StoreError;
+use did_plc::Did;
 
 /// Bytes of a DID that the index has.
 const PREFIX_LENGTH: usize = 4;

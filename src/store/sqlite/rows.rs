@@ -4,11 +4,11 @@ use bytes::Bytes;
 use rusqlite::{Connection, Row};
 
 use super::error::damaged;
-use crate::plc::{Cid, Did, Timestamp};
 use crate::store::codec::{Damage, Interned, unpack};
 use crate::store::{
     NewDivergence, NewRefusal, Source, StoreError, StoredDivergence, StoredOperation, StoredRefusal,
 };
+use did_plc::{Cid, Did, Timestamp};
 
 /// The columns of [`operation`], in its order.
 macro_rules! operation_columns {

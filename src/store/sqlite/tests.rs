@@ -7,9 +7,9 @@ use tempfile::TempDir;
 
 use super::recent::{Entry, Prefix};
 use super::*;
-use crate::generate::builder::Story;
-use crate::plc::{Did, Timestamp};
 use crate::store::{Commit, Lease, StoredOperation};
+use did_plc::{Did, Timestamp};
+use plc_testkit::builder::Story;
 
 const UPSTREAM: &str = "https://plc.example";
 
@@ -26,7 +26,7 @@ fn log(identities: usize) -> Vec<StoredOperation> {
             story.update(identity).accepted();
         }
     }
-    let stored = |entry: &crate::generate::Generated| StoredOperation {
+    let stored = |entry: &plc_testkit::Generated| StoredOperation {
         did: entry.did.parse().unwrap(),
         created_at: entry.created_at.parse().unwrap(),
         sequence: Some(entry.seq),

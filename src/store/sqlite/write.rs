@@ -13,9 +13,9 @@ use std::sync::atomic::Ordering;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use super::{Shared, Sqlite, beside, blocking, connection, read, rows};
-use crate::plc::Timestamp;
 use crate::store::codec::Packer;
 use crate::store::{Commit, Lease, NewDivergence, Noted, Source, StoreError};
+use did_plc::Timestamp;
 
 const CREATE_SOURCE: &str =
     "INSERT INTO sources (id, upstream) VALUES (1, ?1) ON CONFLICT DO NOTHING";

@@ -11,8 +11,8 @@ use url::form_urlencoded::byte_serialize;
 
 use self::browser::Browser;
 use self::stories::{OVERRIDE, SCRIPT, Stories};
-use crate::fake_upstream::FakeUpstream;
 use crate::follow::{Running, entries};
+use plc_testkit::fake_upstream::FakeUpstream;
 
 /// A replica that has followed all stories.
 struct Told {
@@ -232,7 +232,7 @@ async fn a_browser_has_nothing_to_complain_about() {
     let axe = std::env::var("AXE_CORE").ok().map(|file| std::fs::read_to_string(file).unwrap());
     let pictures = Path::new(env!("CARGO_TARGET_TMPDIR")).join("explorer");
     std::fs::create_dir_all(&pictures).unwrap();
-    let explore = |told: &plc_replica::generate::builder::Told| format!("/explore/{}", told.did);
+    let explore = |told: &plc_testkit::builder::Told| format!("/explore/{}", told.did);
     for (name, path) in [
         ("home", "/".to_owned()),
         ("plain", explore(&stories.plain)),

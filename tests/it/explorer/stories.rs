@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use plc_replica::generate::builder::{Story, Told};
+use plc_testkit::builder::{Story, Told};
 
 use crate::replica::now;
 

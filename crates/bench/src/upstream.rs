@@ -1,0 +1,184 @@
+//! The upstream that is followed: pages read straight from the log's file, and a stream of what
+//! is added to it. Costs a hundredth of what the follower needs.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router;
+use axum::extract::ws::{Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
+use axum::extract::{RawQuery, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use did_plc::entry::Entry;
+use http::{StatusCode, header};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::log::Log;
+
+/// Lines of a page at most, as the directory has it.
+const PAGE: u64 = 1_000;
+/// Lines that a stream reads at once while it catches up.
+const STREAM_PAGE: u64 = 500;
+/// Between two looks at how much should have been added: operations come in twos and threes when
+/// more than 500 are added in a second.
+const TICK: Duration = Duration::from_millis(2);
+
+/// Serve a generated log as a directory does: pages and stream.
+#[derive(Debug, clap::Args)]
+#[group(skip)]
+pub struct Args {
+    /// The log.
+    #[arg(long)]
+    log: PathBuf,
+    /// Address and port to serve on.
+    #[arg(long, default_value = "127.0.0.1:2583")]
+    listen: SocketAddr,
+    /// How many operations of the log there are at first; all by default.
+    #[arg(long)]
+    operations: Option<u64>,
+    /// Operations that are added each second, until the log ends.
+    #[arg(long, default_value_t = 0)]
+    live_rate: u32,
+}
+
+/// Runs the command, until it is killed.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let log = Log::open(&args.log)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let upstream = Upstream::new(log, args.operations);
+        let serving = tokio::spawn(upstream.clone().serve(args.listen));
+        if args.live_rate > 0 {
+            upstream.grow(args.live_rate, u64::MAX, |_| {}).await;
+        }
+        serving.await?
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A log of which only the beginning has happened yet.
+#[derive(Clone)]
+pub struct Upstream {
+    log: Arc<Log>,
+    /// The last sequence number that there is.
+    present: Arc<watch::Sender<u64>>,
+}
+
+/// A number of a query; nobody sends this upstream anything else.
+fn parameter(query: Option<&str>, name: &str) -> Option<u64> {
+    let mut pairs = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+    pairs.find(|(key, _)| key == name)?.1.parse().ok()
+}
+
+impl Upstream {
+    /// An upstream that has so many operations of the log; all when it is not said.
+    pub fn new(log: Log, operations: Option<u64>) -> Upstream {
+        let operations = operations.unwrap_or(u64::MAX).min(log.operations());
+        Upstream { log: Arc::new(log), present: Arc::new(watch::Sender::new(operations)) }
+    }
+
+    /// Serves until the process ends.
+    pub async fn serve(self, address: SocketAddr) -> anyhow::Result<()> {
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("{address}: cannot listen there"))?;
+        let router = Router::new()
+            .route("/export", get(export))
+            .route("/export/stream", get(stream))
+            .with_state(self);
+        Ok(axum::serve(listener, router).await?)
+    }
+
+    /// Adds operations at an even rate, until so many are added or the log ends. `added` is
+    /// called with each one's number just before it is there.
+    pub async fn grow(&self, rate: u32, most: u64, added: impl Fn(u64)) {
+        let begun = Instant::now();
+        let first = *self.present.borrow();
+        let last = self.log.operations().min(first.saturating_add(most));
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut present = first;
+        while present < last {
+            ticks.tick().await;
+            let due = (begun.elapsed().as_secs_f64() * f64::from(rate)) as u64;
+            while present < last.min(first + due) {
+                present += 1;
+                added(present);
+                self.present.send_replace(present);
+            }
+        }
+    }
+
+    /// Messages of the stream for the lines after one number up to another.
+    fn messages(&self, after: u64, to: u64) -> Option<Vec<Utf8Bytes>> {
+        let lines = String::from_utf8(self.log.lines(after, to).ok()?).ok()?;
+        lines.lines().map(|line| message(line).map(Utf8Bytes::from)).collect()
+    }
+}
+
+/// A line of the export as a message of the stream.
+fn message(line: &str) -> Option<String> {
+    let entry = Entry::read(line).ok()?;
+    Some(format!(
+        r#"{{"seq":{},"type":"sequenced_op","did":"{}","operation":{},"cid":"{}","createdAt":"{}"}}"#,
+        entry.seq?,
+        entry.did,
+        entry.operation(),
+        entry.cid,
+        entry.created_at
+    ))
+}
+
+async fn export(State(upstream): State<Upstream>, RawQuery(query): RawQuery) -> Response {
+    let present = *upstream.present.borrow();
+    let after = parameter(query.as_deref(), "after").unwrap_or(0).min(present);
+    let count = parameter(query.as_deref(), "count").unwrap_or(PAGE).min(PAGE);
+    match upstream.log.lines(after, present.min(after + count)) {
+        Ok(mut lines) => {
+            // Lines are joined by newlines, not ended by them.
+            lines.pop();
+            ([(header::CONTENT_TYPE, "application/jsonlines")], lines).into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+async fn stream(
+    State(upstream): State<Upstream>,
+    RawQuery(query): RawQuery,
+    upgrade: WebSocketUpgrade,
+) -> Response {
+    let mut present = upstream.present.subscribe();
+    let cursor = parameter(query.as_deref(), "cursor");
+    let mut sent = cursor.unwrap_or(*present.borrow_and_update());
+    upgrade.on_upgrade(move |mut socket| async move {
+        loop {
+            let now = *present.borrow_and_update();
+            while sent < now {
+                let to = now.min(sent + STREAM_PAGE);
+                let Some(messages) = upstream.messages(sent, to) else { return };
+                if send(&mut socket, messages).await.is_err() {
+                    return;
+                }
+                sent = to;
+            }
+            tokio::select! {
+                changed = present.changed() => if changed.is_err() { return },
+                received = socket.recv() => if !matches!(received, Some(Ok(_))) { return },
+            }
+        }
+    })
+}
+
+async fn send(socket: &mut WebSocket, messages: Vec<Utf8Bytes>) -> Result<(), axum::Error> {
+    for message in messages {
+        socket.send(Message::Text(message)).await?;
+    }
+    Ok(())
+}
