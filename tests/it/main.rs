@@ -10,6 +10,7 @@ mod crash;
 mod explorer;
 mod follow;
 mod limits;
+mod logs;
 mod ops;
 mod postgres;
 mod replica;
