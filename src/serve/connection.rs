@@ -161,3 +161,43 @@ fn prepare(stream: &TcpStream) {
     #[cfg(target_os = "linux")]
     let _ = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(SEND_TIMEOUT));
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::super::middleware::apply_middleware;
+    use super::super::state;
+    use super::*;
+
+    /// Asks on this connection and reads what comes next.
+    async fn ask(connection: &mut TcpStream, path: &str) -> String {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: here\r\n\r\n");
+        connection.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = vec![0; 4096];
+        let read = connection.read(&mut answer).await.unwrap();
+        String::from_utf8(answer[..read].to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_the_request_and_not_the_connection() {
+        async fn panics() -> &'static str {
+            panic!("a bug")
+        }
+        let (server, _folder) = state::tests::server().await;
+        let routes = Router::new().route("/bug", get(panics)).route("/", get(async || "well"));
+        let routes = apply_middleware(routes, &server).with_state(Arc::clone(&server));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut connection = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let accepting = tokio::spawn(accept(listener, Arc::clone(&server), routes));
+        for (path, begin) in
+            [("/bug", "HTTP/1.1 500"), ("/", "HTTP/1.1 200"), ("/bug", "HTTP/1.1 500")]
+        {
+            let answer = ask(&mut connection, path).await;
+            assert!(answer.starts_with(begin), "{path}: {answer}");
+        }
+        server.shutdown.cancel();
+        accepting.await.unwrap();
+    }
+}

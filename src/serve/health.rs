@@ -1,15 +1,14 @@
 //! How the server itself is, for programs: `/_health` and `/_ready`.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use axum::extract::State;
 use http::{StatusCode, header};
 use serde::Serialize;
 
-use did_plc::Timestamp;
-
 use super::answer::{self, Answer};
+use super::clock::now;
 use super::state::Server;
 
 /// How long the database may take to say that it is there. Whoever asks about health has a
@@ -77,9 +76,4 @@ fn report(status: StatusCode, body: &impl Serialize) -> Answer {
         answer.headers_mut().insert(header::RETRY_AFTER, answer::RETRY_AFTER);
     }
     answer
-}
-
-/// The clock of this machine.
-pub fn now() -> Timestamp {
-    Timestamp::from(SystemTime::now())
 }

@@ -13,6 +13,7 @@
 mod answer;
 mod answer_memory;
 pub mod client_address;
+mod clock;
 mod compression;
 mod conditional;
 mod connection;

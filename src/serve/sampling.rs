@@ -13,7 +13,7 @@ use crate::live::Status;
 use crate::metrics;
 use crate::store::{Statistics, Store};
 
-use super::health::now;
+use super::clock::now;
 
 /// How often gauges are set: as often as they are scraped, or more.
 const INTERVAL: Duration = Duration::from_secs(5);

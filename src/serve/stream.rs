@@ -27,9 +27,9 @@ use crate::store::{StoreError, StoredOperation};
 use did_plc::operation::{MAX_OPERATION_LENGTH, Malformed};
 
 use super::answer::Answer;
+use super::clock::now;
 use super::error::ServeError;
 use super::extract::RequestHead;
-use super::health::now;
 use super::query::{parameter, parse_int};
 use super::state::Server;
 

@@ -35,9 +35,9 @@ pub use self::timeline::{Entry, Held, Timeline};
 use did_plc::Did;
 
 use super::answer::{self, Answer};
+use super::clock::now;
 use super::error::ServeError;
 use super::extract::{PathDid, Query};
-use super::health::now;
 use super::query::parameter;
 use super::state::Server;
 
