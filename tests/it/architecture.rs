@@ -173,6 +173,9 @@ impl<'ast> Visit<'ast> for Paths<'_> {
     }
 
     fn visit_item_use(&mut self, _: &'ast syn::ItemUse) {}
+
+    /// `pub(super)` uses nothing.
+    fn visit_visibility(&mut self, _: &'ast Visibility) {}
 }
 
 /// A path from the root of the crate; none for what other crates define.
