@@ -17,6 +17,7 @@ mod resolution;
 mod serve;
 mod serve_stream;
 mod shared;
+mod skip;
 mod sql;
 mod stories;
 mod upstream;
