@@ -12,6 +12,7 @@ mod export;
 mod follow;
 mod limits;
 mod logging;
+mod logs;
 mod ops;
 mod postgres;
 mod process;
