@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 
 use crate::store::StoredOperation;
 use did_plc::document::{write_document, write_plain_document};
-use did_plc::operation::Kind;
+use did_plc::operation::OperationKind;
 use did_plc::{Cid, Did, Operation, Timestamp};
 
 use super::answer::{self, Answer, Freshness};
@@ -267,7 +267,8 @@ impl Version {
         let version = versions[index];
         let next = versions.get(index + 1);
         let damaged = |reason| Failure::Other(ServeError::damaged(&did, &reason));
-        let ended = Operation::read(&version.signed).map_err(damaged)?.kind() == Kind::Tombstone;
+        let ended =
+            Operation::read(&version.signed).map_err(damaged)?.kind() == OperationKind::Tombstone;
         Ok(Version {
             document: if ended { None } else { Some(document(did, version, asked.form)?) },
             metadata: DocumentMetadata {

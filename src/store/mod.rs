@@ -9,6 +9,7 @@
 pub mod claims;
 pub mod codec;
 mod postgres;
+mod record;
 mod sqlite;
 
 use std::path::Path;
@@ -17,9 +18,13 @@ use bytes::Bytes;
 
 use self::claims::{Claimants, ClaimsIndex};
 pub use self::postgres::Postgres;
+pub use self::record::{
+    DivergenceKind, NewDivergence, NewRefusal, Noted, Rejudged, StoredDivergence, StoredRefusal,
+};
 pub use self::sqlite::Sqlite;
 use did_plc::claim::Value;
-use did_plc::entry::Logged;
+use did_plc::entry::{Logged, Received};
+use did_plc::history::HeldOperation;
 use did_plc::{Cid, Did, Timestamp};
 
 /// An accepted operation, as it is written and as it is read back.
@@ -47,6 +52,27 @@ impl StoredOperation {
         Cid::of(&self.signed)
     }
 
+    /// As it was received, to be judged again.
+    pub fn as_received(&self) -> Received {
+        Received {
+            did: self.did,
+            cid: self.cid(),
+            stated_cid: None,
+            created_at: self.created_at,
+            sequence: self.sequence,
+            nullified: Some(self.nullified_by.is_some()),
+            // Read-through has zero for what was never received.
+            received_at: Some(self.received_at).filter(|at| at.millis() > 0),
+            signed: self.signed.clone(),
+        }
+    }
+
+    /// With what came of it when it was verified, to be put in its place in a history.
+    pub fn as_held(&self) -> HeldOperation {
+        let received = self.as_received();
+        HeldOperation { received, signer: self.signer, nullified_by: self.nullified_by }
+    }
+
     /// As an entry of the log to be written; `cid` is [`StoredOperation::cid`].
     pub fn logged<'a>(&'a self, cid: &'a Cid) -> Logged<'a> {
         Logged {
@@ -58,110 +84,6 @@ impl StoredOperation {
             signed: &self.signed,
         }
     }
-}
-
-/// An operation that was refused, to be kept as it was received.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewRefusal {
-    /// The DID as the line stated it, whatever it looks like; empty when it stated none.
-    pub did: String,
-    /// The sequence number that was stated.
-    pub sequence: Option<i64>,
-    /// The CID computed from the operation, when it could be.
-    pub cid: Option<Cid>,
-    /// The refusal's name (`signature-invalid`), see [`did_plc::Refusal`].
-    pub kind: String,
-    /// What was expected and what came, for a person.
-    pub detail: String,
-    /// The operation that has to be accepted before this one is judged again.
-    pub awaits: Option<Cid>,
-    /// The bytes as received: a line of an export, or a message of the stream. The same bytes are
-    /// kept once.
-    pub line: Bytes,
-}
-
-/// A kept refusal.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredRefusal {
-    /// Number of the record, ascending in the order of receipt.
-    pub id: i64,
-    /// What is kept.
-    pub refusal: NewRefusal,
-    /// When it was first received.
-    pub received_at: Timestamp,
-    /// When it was judged again and accepted after all.
-    pub accepted_at: Option<Timestamp>,
-}
-
-impl StoredRefusal {
-    /// As it is listed for programs.
-    pub fn to_json(&self) -> serde_json::Value {
-        let NewRefusal { did, sequence, cid, kind, detail, awaits, line } = &self.refusal;
-        serde_json::json!({
-            "id": self.id,
-            "receivedAt": self.received_at.to_string(),
-            "kind": kind,
-            "expected": detail,
-            "did": did,
-            "sequence": sequence,
-            "cid": cid.map(|cid| cid.to_string()),
-            "awaits": awaits.map(|cid| cid.to_string()),
-            "acceptedAt": self.accepted_at.map(|at| at.to_string()),
-            "received": String::from_utf8_lossy(line),
-        })
-    }
-}
-
-/// What became of a kept refusal that was judged again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Rejudged {
-    /// Accepted: its operation is among [`Commit::operations`].
-    Accepted { id: i64 },
-    /// Refused for another reason, which replaces the one on record.
-    Refused { id: i64, kind: String, detail: String, awaits: Option<Cid> },
-}
-
-/// A difference between what we hold and what somebody else says, with both sides' evidence.
-/// One record an (source, DID, kind, subject): seeing it again moves `last_seen` only, unless it was
-/// closed; then it is open again, with the evidence of this time.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewDivergence {
-    /// Who says otherwise: the URL of an upstream, or the name of a file.
-    pub source: String,
-    /// The identity.
-    pub did: String,
-    /// What differs (`restated-created-at`).
-    pub kind: String,
-    /// What it is about, usually a CID; tells two records of one kind apart.
-    pub subject: String,
-    /// Our entry or entries, JSON as an audit log shows them; none when we hold nothing.
-    pub ours: Option<String>,
-    /// Their entry or entries, as received.
-    pub theirs: Option<String>,
-}
-
-/// A recorded difference.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredDivergence {
-    /// Number of the record.
-    pub id: i64,
-    /// What is recorded.
-    pub divergence: NewDivergence,
-    /// When it was first seen.
-    pub first_seen: Timestamp,
-    /// When it was last seen.
-    pub last_seen: Timestamp,
-    /// When it was found to be gone.
-    pub closed_at: Option<Timestamp>,
-}
-
-/// What became of the divergences that a comparison noted.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Noted {
-    /// Records that were not open before: new ones, and closed ones that are open again.
-    pub opened: Vec<NewDivergence>,
-    /// Records that were open and are closed now.
-    pub closed: usize,
 }
 
 /// Everything that one batch changes, written in one transaction.
@@ -312,28 +234,6 @@ pub fn audit_log(stored: &[StoredOperation]) -> String {
     }
     out.push(b']');
     String::from_utf8(out).unwrap_or_default()
-}
-
-impl Noted {
-    /// Compares what was open (id, kind, subject) with what is seen now; beside it the ids of the
-    /// records that are to be closed.
-    fn between(
-        open: &[(i64, String, String)],
-        covered: &[&str],
-        seen: &[NewDivergence],
-    ) -> (Noted, Vec<i64>) {
-        let is = |new: &NewDivergence, kind: &str, subject: &str| {
-            new.kind == kind && new.subject == subject
-        };
-        let was_open =
-            |new: &&NewDivergence| open.iter().any(|(_, kind, subject)| is(new, kind, subject));
-        let gone = open.iter().filter(|(_, kind, subject)| {
-            covered.contains(&&**kind) && !seen.iter().any(|new| is(new, kind, subject))
-        });
-        let closed: Vec<i64> = gone.map(|(id, _, _)| *id).collect();
-        let opened = seen.iter().filter(|new| !was_open(new)).cloned().collect();
-        (Noted { opened, closed: closed.len() }, closed)
-    }
 }
 
 /// Which backend a URL names.
