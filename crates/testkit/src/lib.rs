@@ -17,7 +17,7 @@ use wire::json_string;
 pub enum Expected {
     /// The operation is accepted.
     Accepted,
-    /// The operation is refused, with this name of [`did_plc::chain::Refusal`].
+    /// The operation is refused, with this name of [`did_plc::Refusal`].
     Refused(&'static str),
 }
 

@@ -1,4 +1,4 @@
-//! The state of sweeps in a file, so that one that was interrupted can be gone on with.
+//! The file in which sweeps are kept, so that one that was interrupted can be gone on with.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::sweep::{Order, Sweep};
+use super::suspect::Order;
+use super::sweep::Sweep;
 use did_plc::Timestamp;
 
 /// What a sweep was asked to compare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Asked {
+pub struct SweepScope {
     /// The order.
     pub order: Order,
     /// Everything after this time, in milliseconds since 1970.
@@ -21,7 +22,7 @@ pub struct Asked {
     pub until: Option<i64>,
 }
 
-impl fmt::Display for Asked {
+impl fmt::Display for SweepScope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let at = |millis: i64| Timestamp::from_millis(millis);
         f.write_str("a sweep by ")?;
@@ -39,7 +40,7 @@ impl fmt::Display for Asked {
 
 /// A state that cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum StateError {
+pub enum SweepFileError {
     /// The file.
     #[error("{}: {source}", path.display())]
     File {
@@ -79,7 +80,7 @@ pub enum StateError {
 
 /// A file with the sweeps that are not reported yet.
 #[derive(Debug)]
-pub struct State {
+pub struct SweepFile {
     path: PathBuf,
     sweeps: BTreeMap<String, Part>,
 }
@@ -87,26 +88,26 @@ pub struct State {
 /// The sweep of one peer.
 #[derive(Debug, Serialize, Deserialize)]
 struct Part {
-    asked: Asked,
+    asked: SweepScope,
     sweep: Sweep,
 }
 
-impl State {
+impl SweepFile {
     /// Reads the file; where there is none, nothing was begun.
     ///
     /// # Errors
     ///
     /// When it cannot be read, or is none.
-    pub fn open(path: &Path) -> Result<State, StateError> {
+    pub fn open(path: &Path) -> Result<SweepFile, SweepFileError> {
         let path = path.to_owned();
         let sweeps = match std::fs::read(&path) {
             Ok(text) => serde_json::from_slice(&text),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
-            Err(source) => return Err(StateError::File { path, source }),
+            Err(source) => return Err(SweepFileError::File { path, source }),
         };
         match sweeps {
-            Ok(sweeps) => Ok(State { path, sweeps }),
-            Err(source) => Err(StateError::NotAState { path, source }),
+            Ok(sweeps) => Ok(SweepFile { path, sweeps }),
+            Err(source) => Err(SweepFileError::NotAState { path, source }),
         }
     }
 
@@ -115,9 +116,9 @@ impl State {
     /// # Errors
     ///
     /// When it is not what is asked for now.
-    pub fn begun(&self, peer: &str, asked: Asked) -> Result<Option<Sweep>, StateError> {
+    pub fn begun(&self, peer: &str, asked: SweepScope) -> Result<Option<Sweep>, SweepFileError> {
         match self.sweeps.get(peer) {
-            Some(part) if part.asked != asked => Err(StateError::OfOtherOptions {
+            Some(part) if part.asked != asked => Err(SweepFileError::OfOtherOptions {
                 path: self.path.clone(),
                 peer: peer.to_owned(),
                 held: part.asked.to_string(),
@@ -132,7 +133,12 @@ impl State {
     /// # Errors
     ///
     /// When the file cannot be written.
-    pub fn keep(&mut self, peer: &str, asked: Asked, sweep: &Sweep) -> Result<(), StateError> {
+    pub fn keep(
+        &mut self,
+        peer: &str,
+        asked: SweepScope,
+        sweep: &Sweep,
+    ) -> Result<(), SweepFileError> {
         self.sweeps.insert(peer.to_owned(), Part { asked, sweep: sweep.clone() });
         self.write()
     }
@@ -143,7 +149,7 @@ impl State {
     /// # Errors
     ///
     /// When the file cannot be written.
-    pub fn forget(&mut self, peer: &str) -> Result<(), StateError> {
+    pub fn forget(&mut self, peer: &str) -> Result<(), SweepFileError> {
         if self.sweeps.remove(peer).is_none() {
             return Ok(());
         }
@@ -154,7 +160,7 @@ impl State {
     }
 
     /// A crash leaves the file of before or this one.
-    fn write(&self) -> Result<(), StateError> {
+    fn write(&self) -> Result<(), SweepFileError> {
         let mut new = self.path.as_os_str().to_owned();
         new.push(".new");
         let text = serde_json::to_vec(&self.sweeps).map_err(io::Error::from);
@@ -163,7 +169,7 @@ impl State {
         renamed.map_err(|source| self.error(source))
     }
 
-    fn error(&self, source: io::Error) -> StateError {
-        StateError::File { path: self.path.clone(), source }
+    fn error(&self, source: io::Error) -> SweepFileError {
+        SweepFileError::File { path: self.path.clone(), source }
     }
 }

@@ -1,4 +1,4 @@
-//! What each side has said last, which tells being behind from a difference.
+//! The newest operation of each side, by which being behind is told from a difference.
 
 use serde::Serialize;
 
@@ -19,7 +19,7 @@ const PAGE: usize = 1000;
 
 /// The `createdAt` of the newest operation of both sides when a comparison began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct LastWords {
+pub struct NewestOperations {
     /// Of ours; none in an empty store.
     #[serde(serialize_with = "as_text")]
     pub ours: Option<Timestamp>,
@@ -31,13 +31,13 @@ pub struct LastWords {
     pub settled: Timestamp,
 }
 
-impl LastWords {
+impl NewestOperations {
     /// Asks both. Of a dump it is known when it has been read.
     ///
     /// # Errors
     ///
     /// [`CheckError`].
-    pub async fn ask(store: &Store, peer: &Peer) -> Result<LastWords, CheckError> {
+    pub async fn ask(store: &Store, peer: &Peer) -> Result<NewestOperations, CheckError> {
         let settled = settled();
         let ours = newest_of_store(store, settled).await?;
         let theirs = match peer {
@@ -47,7 +47,7 @@ impl LastWords {
             }
             Peer::File(_) => None,
         };
-        Ok(LastWords { ours, theirs, settled })
+        Ok(NewestOperations { ours, theirs, settled })
     }
 
     /// The time up to which both sides can be expected to be complete.
