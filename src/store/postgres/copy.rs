@@ -1,16 +1,16 @@
 //! The binary COPY stream of operations, written by hand: no parameter is boxed, and rows go off
 //! while the next ones are packed.
 
-use bytes::{BufMut, Bytes, BytesMut};
-use futures::SinkExt;
-use tokio_postgres::CopyInSink;
+use bytes::{BufMut, BytesMut};
+use sqlx::postgres::PgConnection;
 
 use super::error::query_error;
+use super::pool::{Lent, within};
 use crate::store::codec::Packer;
 use crate::store::{StoreError, StoredOperation};
 
 /// Fixed columns first; see the migration.
-pub(super) const COPY: &str = "COPY operations
+const COPY: &str = "COPY operations
     (created_at, sequence, nullified_by, received_at, signer, did, operation)
     FROM STDIN (FORMAT binary)";
 const COLUMNS: i16 = 7;
@@ -25,25 +25,34 @@ const NULL: i32 = -1;
 /// server works on those before.
 const PIECE: usize = 64 * 1024;
 
-/// Sends all rows in the given order and ends the stream.
+/// Copies all rows in the given order.
 pub(super) async fn copy(
-    sink: CopyInSink<Bytes>,
+    connection: &mut Lent,
     operations: &[&StoredOperation],
     packer: &mut Packer,
 ) -> Result<(), StoreError> {
-    let mut sink = std::pin::pin!(sink);
+    let copied = send(connection.begun(), operations, packer).await;
+    connection.ended(copied).map_err(query_error)
+}
+
+async fn send(
+    connection: &mut PgConnection,
+    operations: &[&StoredOperation],
+    packer: &mut Packer,
+) -> sqlx::Result<()> {
+    let mut sink = within(connection.copy_in_raw(COPY)).await?;
     let mut piece = BytesMut::with_capacity(PIECE + PIECE / 4);
     piece.put_slice(HEADER);
     for operation in operations {
         put_row(&mut piece, operation, packer);
         if piece.len() >= PIECE {
-            sink.send(piece.split().freeze()).await.map_err(query_error)?;
-            piece.reserve(PIECE + PIECE / 4);
+            within(sink.send(&piece[..])).await?;
+            piece.clear();
         }
     }
     piece.put_i16(TRAILER);
-    sink.send(piece.freeze()).await.map_err(query_error)?;
-    sink.finish().await.map_err(query_error)?;
+    within(sink.send(&piece[..])).await?;
+    within(sink.finish()).await?;
     Ok(())
 }
 

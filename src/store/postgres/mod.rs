@@ -1,63 +1,68 @@
 //! The store on a Postgres server.
 //!
-//! Three kinds of connections, each made when it is first needed and again after it has broken: one writes; one answers what
-//! ingest asks before it judges; a few share all other reads. Nothing waits in a pool: requests
-//! are pipelined on the connection that they are given.
+//! Connections come from four pools, and each is made when it is first needed and again after it has
+//! broken: for those that write, for what ingest asks before it judges, for lookups, which are gathered
+//! into common queries, and for pages and all other reads, so that none of these waits for another.
 
 mod claims;
 mod commit;
-mod connection;
 mod copy;
 mod error;
 mod gather;
-mod migrate;
+mod lookup;
+mod migrations;
+mod pool;
 mod read;
 mod rows;
+mod server;
 mod strings;
-mod tls;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use self::connection::{Link, Server};
+use sqlx::migrate::Migrator;
+
 use self::gather::Gatherer;
-use self::read::{Heads, Histories};
+use self::lookup::{Chains, Heads, Lookups};
+use self::migrations::MIGRATIONS;
+use self::pool::Pool;
+use self::server::Server;
 use self::strings::Strings;
 use self::write::Writer;
 use super::{Load, StoreError, StoredOperation};
 
-/// Connections for lookups, each with one query of gathered lookups at a time. Two keep a core of
-/// the server busy while the answers of the other are taken apart.
-const LOOKUP_CONNECTIONS: usize = 2;
+/// Connections for each kind of lookup, each with one query of gathered lookups at a time. Two keep a
+/// core of the server busy while the answers of the other are taken apart.
+const LOOKUP_CONNECTIONS: u32 = 2;
 /// Connections for pages and everything else: a page is milliseconds of work, and a lookup must
 /// not queue behind it.
-const PAGE_CONNECTIONS: usize = 3;
-
-/// For the connection that migrates: building an index may take as long as it takes.
-const MIGRATION_SETTINGS: &str = "SET statement_timeout = 0; SET client_min_messages = warning";
+const PAGE_CONNECTIONS: u32 = 3;
+/// Connections for what ingest asks: one, and one for who meets a text that is not known here.
+const INGEST_CONNECTIONS: u32 = 2;
+/// Connections that write: one for commits, and one for the builder of the index of claims.
+const WRITE_CONNECTIONS: u32 = 2;
 
 /// A store on Postgres. Clones share their connections.
 #[derive(Clone)]
 pub struct Postgres {
     writer: Arc<Writer>,
-    /// Builds the index of claims, where that is asked for.
-    builder: Arc<Link>,
     /// Chains, numbers and refusals for the batch that is about to be judged.
-    ingest: Arc<Link>,
+    ingest: Arc<Pool>,
     /// Everything else that is read, but lookups.
-    pages: Arc<Turns>,
+    pages: Arc<Pool>,
     /// The connections of the two that follow.
-    lookups: Arc<[Arc<Link>]>,
+    lookups: Arc<Pool>,
     heads: Arc<Gatherer<Option<StoredOperation>>>,
-    histories: Arc<Gatherer<Vec<StoredOperation>>>,
+    chains: Arc<Gatherer<Vec<StoredOperation>>>,
     strings: Arc<Strings>,
-    server: Arc<Server>,
 }
 
 impl std::fmt::Debug for Postgres {
+    /// Without where it is: a URL may hold a password.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Postgres").field("server", &self.server).finish_non_exhaustive()
+        f.debug_struct("Postgres").finish_non_exhaustive()
     }
 }
 
@@ -68,8 +73,8 @@ impl Postgres {
     ///
     /// [`StoreError::Unusable`] when it has not.
     pub async fn open_existing(url: &str) -> Result<Postgres, StoreError> {
-        let session = Server::new(url)?.connect_once(MIGRATION_SETTINGS, &[]).await?;
-        if !migrate::is_migrated(&session.client).await? {
+        let mut connection = Server::new(url)?.connect().await?;
+        if !migrations::is_migrated(&mut connection).await? {
             return Err(StoreError::Unusable(
                 "there is no log in the database that --database names; \
                  `serve` and `import` create one"
@@ -81,62 +86,47 @@ impl Postgres {
 
     /// Connects, and brings the schema up to date.
     pub async fn open(url: &str) -> Result<Postgres, StoreError> {
-        let server = Arc::new(Server::new(url)?);
-        let session = server.connect_once(MIGRATION_SETTINGS, &[]).await?;
-        migrate::migrate(&session.client).await?;
-        drop(session);
+        Postgres::open_at(url, &MIGRATIONS).await
+    }
 
-        let link = |statements| Arc::new(Link::new(server.clone(), read::SETTINGS, statements));
-        let ingest = link(&[read::STATEMENTS, strings::STATEMENTS]);
-        let pages = || link(&[read::STATEMENTS, claims::READING]);
-        let pages = Turns::new((0..PAGE_CONNECTIONS).map(|_| pages()));
-        let builder = Link::new(server.clone(), write::SETTINGS, &[claims::BUILDING]);
-        let lookups: Arc<[_]> =
-            (0..LOOKUP_CONNECTIONS).map(|_| link(&[read::LOOKUP_STATEMENTS])).collect();
+    /// Connects, and brings the schema to where `migrations` leave it.
+    async fn open_at(url: &str, migrations: &Migrator) -> Result<Postgres, StoreError> {
+        let server = Arc::new(Server::new(url)?);
+        migrations::migrate(server.connect().await?, migrations).await?;
+
+        let pool = |settings, size| Arc::new(Pool::new(&server, settings, size));
+        let ingest = pool(read::SETTINGS, INGEST_CONNECTIONS);
+        let lookups = pool(read::SETTINGS, 2 * LOOKUP_CONNECTIONS);
         let strings = Arc::new(Strings::new(ingest.clone()));
-        let of_lookups = || lookups.iter().map(|link| (link.clone(), strings.clone()));
-        let heads = of_lookups().map(|(link, strings)| Heads(link, strings)).collect();
-        let histories = of_lookups().map(|(link, strings)| Histories(link, strings)).collect();
+        let of_kind = || (0..LOOKUP_CONNECTIONS).map(|_| Lookups::new(&lookups, &strings));
+        let heads = Gatherer::start(of_kind().map(Heads).collect());
+        let chains = Gatherer::start(of_kind().map(Chains).collect());
+        let writing = pool(write::SETTINGS, WRITE_CONNECTIONS);
         Ok(Postgres {
-            writer: Arc::new(Writer::new(server.clone(), strings.clone())),
-            builder: Arc::new(builder),
+            writer: Arc::new(Writer::new(writing, strings.clone())),
+            pages: pool(read::SETTINGS, PAGE_CONNECTIONS),
+            heads: Arc::new(heads),
+            chains: Arc::new(chains),
             ingest,
-            pages: Arc::new(pages),
             lookups,
-            heads: Arc::new(Gatherer::start(heads)),
-            histories: Arc::new(Gatherer::start(histories)),
             strings,
-            server,
         })
     }
-}
 
-impl Postgres {
     /// See [`crate::store::Store::load`].
     pub fn load(&self) -> Load {
-        let links = self.pages.links.iter().chain(&*self.lookups).chain([&self.ingest]);
-        let reading = links.filter(|link| link.is_busy()).count();
-        let busy = reading + usize::from(self.writer.is_busy());
+        // Those for lookups are kept by who asks, also while there is nothing to ask.
+        let mut busy = self.heads.asking() + self.chains.asking();
+        let (mut open, _) = self.lookups.open_and_idle();
+        for pool in [&self.pages, &self.ingest, &self.writer.pool] {
+            let (of_pool, idle) = pool.open_and_idle();
+            open += of_pool;
+            busy += of_pool.saturating_sub(idle);
+        }
         Load {
             busy,
-            idle: self.server.open().saturating_sub(busy),
-            waiting: self.heads.waiting() + self.histories.waiting(),
+            idle: open.saturating_sub(busy),
+            waiting: self.heads.waiting() + self.chains.waiting(),
         }
-    }
-}
-
-/// Links that are used in turn.
-struct Turns {
-    links: Vec<Arc<Link>>,
-    next: AtomicUsize,
-}
-
-impl Turns {
-    fn new(links: impl Iterator<Item = Arc<Link>>) -> Turns {
-        Turns { links: links.collect(), next: AtomicUsize::new(0) }
-    }
-
-    fn next(&self) -> &Link {
-        &self.links[self.next.fetch_add(1, Ordering::Relaxed) % self.links.len()]
     }
 }
