@@ -8,7 +8,7 @@ use did_plc::{Did, Timestamp};
 use plc_replica::store::{Commit, NewRefusal, Store, StoreError, StoredOperation};
 use plc_testkit::builder::Story;
 
-use plc_testkit::postgres::Database;
+use plc_testkit::postgres::{Client, Database, TlsServer};
 
 const UPSTREAM: &str = "http://127.0.0.1:1";
 
@@ -346,4 +346,78 @@ async fn a_second_follower_is_kept_out() {
     }
     first.release(lease).await.unwrap();
     second.commit(&taken, &Commit::default()).await.unwrap();
+}
+
+/// A certificate authority, and a way to have it sign for `localhost`.
+fn authority() -> (String, rcgen::Issuer<'static, rcgen::KeyPair>) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut parameters = rcgen::CertificateParams::default();
+    parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let certificate = parameters.self_signed(&key).unwrap().pem();
+    (certificate, rcgen::Issuer::new(parameters, key))
+}
+
+/// `sslmode` is what libpq means by it: from `verify-ca` on the certificate is checked, from
+/// `verify-full` on the name too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_proves_who_it_is_where_that_is_asked_for() {
+    let (roots, issuer) = authority();
+    let (other_roots, _) = authority();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let parameters = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+    let certificate = parameters.signed_by(&key, &issuer).unwrap();
+    let Some(server) = TlsServer::start(&certificate.pem(), &key.serialize_pem()) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let (ours, others) = (file("roots", &roots), file("others", &other_roots));
+    let url = |host: &str, query: &str| {
+        format!("postgres://postgres:secret@{host}:{}/postgres?{query}", server.port)
+    };
+
+    let mut client = Client::connect(&url("localhost", "")).await;
+    for (name, host, query, encrypted) in [
+        ("full", "localhost", format!("sslmode=verify-full&sslrootcert={ours}"), "t"),
+        ("ca", "127.0.0.1", format!("sslmode=verify-ca&sslrootcert={ours}"), "t"),
+        ("require", "127.0.0.1", "sslmode=require".to_owned(), "t"),
+        ("default", "127.0.0.1", String::new(), "t"),
+        ("disable", "localhost", "sslmode=disable".to_owned(), "f"),
+    ] {
+        let query = format!("application_name={name}&{query}");
+        let store = Store::open(&url(host, &query)).await.unwrap();
+        assert_eq!(store.last_sequence().await.unwrap(), None);
+        let seen = format!(
+            "SELECT DISTINCT ssl FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)
+             WHERE application_name = '{name}'"
+        );
+        assert_eq!(client.value(&seen).await.as_deref(), Some(encrypted), "{query}");
+    }
+
+    for (host, query, expected) in [
+        (
+            "localhost",
+            format!("sslmode=verify-full&sslrootcert={others}"),
+            "invalid peer certificate",
+        ),
+        (
+            "localhost",
+            format!("sslmode=verify-ca&sslrootcert={others}"),
+            "invalid peer certificate",
+        ),
+        ("localhost", "sslmode=verify-full".to_owned(), "invalid peer certificate"),
+        ("127.0.0.1", format!("sslmode=verify-full&sslrootcert={ours}"), "not valid for name"),
+        ("localhost", "sslmode=verify-full&sslrootcert=/no/such".to_owned(), "/no/such"),
+    ] {
+        match Store::open(&url(host, &query)).await {
+            Err(StoreError::Unusable(sentence)) => {
+                assert!(sentence.starts_with("the setting --database"), "{sentence}");
+                assert!(sentence.contains(expected), "{query}: {sentence}");
+                assert!(!sentence.contains("secret"), "{sentence}");
+            }
+            other => panic!("{query}: {other:?}"),
+        }
+    }
 }

@@ -119,15 +119,49 @@ fn server() -> Option<&'static str> {
     static SERVER: OnceLock<Option<String>> = OnceLock::new();
     let server = SERVER.get_or_init(|| match std::env::var("DATABASE_URL") {
         Ok(url) if url.starts_with("postgres") => Some(url),
-        _ => programs().map(|programs| start(&programs)),
+        _ => programs().map(|programs| {
+            /// Open for as long as this process lives.
+            static LIFE: Mutex<Option<ChildStdin>> = Mutex::new(None);
+            let (directory, life) = start(&programs, &[]);
+            *LIFE.lock().unwrap() = Some(life);
+            format!("postgres://postgres@{}/postgres", directory.replace('/', "%2F"))
+        }),
     });
     if server.is_none() {
-        let reason = "no Postgres: DATABASE_URL names none, and neither PATH nor \
-                      /usr/lib/postgresql/*/bin has initdb";
-        assert!(std::env::var_os(REQUIRE).is_none(), "{REQUIRE} is set, but {reason}");
-        eprintln!("skipped: {reason}");
+        skipped(
+            "no Postgres: DATABASE_URL names none, and neither PATH nor \
+                 /usr/lib/postgresql/*/bin has initdb",
+        );
     }
     server.as_deref()
+}
+
+fn skipped(reason: &str) {
+    assert!(std::env::var_os(REQUIRE).is_none(), "{REQUIRE} is set, but {reason}");
+    eprintln!("skipped: {reason}");
+}
+
+/// A server of a test's own on localhost, which offers TLS. Ends when it is dropped.
+pub struct TlsServer {
+    /// Where it listens.
+    pub port: u16,
+    _life: ChildStdin,
+}
+
+impl TlsServer {
+    /// With a certificate and its key (PEM). None, and a line that says so, where the programs are not
+    /// installed.
+    pub fn start(certificate: &str, key: &str) -> Option<TlsServer> {
+        let Some(programs) = programs() else {
+            skipped("neither PATH nor /usr/lib/postgresql/*/bin has initdb");
+            return None;
+        };
+        // Free a moment ago: Postgres itself cannot look for a port.
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let settings = [("CERTIFICATE", certificate), ("KEY", key), ("PORT", &*port.to_string())];
+        let (_, life) = start(&programs, &settings);
+        Some(TlsServer { port, _life: life })
+    }
 }
 
 /// The directory of the server's programs: in PATH, or where Debian puts them, the newest version.
@@ -158,7 +192,15 @@ directory=$(mktemp -d /tmp/plc-postgres.XXXXXX) || exit 1
 trap 'rm -rf "$directory"' EXIT
 "$PROGRAMS/initdb" -D "$directory/data" -U postgres -A trust -E UTF8 --locale=C --no-sync \
     >"$directory/log" 2>&1 || { cat "$directory/log" >&2; exit 1; }
-"$PROGRAMS/postgres" -D "$directory/data" -k "$directory" -c listen_addresses= \
+options=-clisten_addresses=
+if [ -n "$KEY" ]; then
+    umask 077
+    printf '%s' "$CERTIFICATE" >"$directory/certificate"
+    printf '%s' "$KEY" >"$directory/key"
+    options="-c listen_addresses=localhost -p $PORT
+        -c ssl=on -c ssl_cert_file=$directory/certificate -c ssl_key_file=$directory/key"
+fi
+"$PROGRAMS/postgres" -D "$directory/data" -k "$directory" $options \
     -c fsync=off -c full_page_writes=off -c max_connections=300 >"$directory/log" 2>&1 &
 server=$!
 until grep -q 'ready to accept connections' "$directory/log"; do
@@ -171,11 +213,10 @@ kill -INT $server
 wait $server
 "#;
 
+/// The directory of a server, and what keeps it running while it is open.
 // It ends by itself when our end of its input is closed, which is when nobody is left to wait.
 #[allow(clippy::zombie_processes)]
-fn start(programs: &Path) -> String {
-    /// Open for as long as this process lives.
-    static LIFE: Mutex<Option<ChildStdin>> = Mutex::new(None);
+fn start(programs: &Path, settings: &[(&str, &str)]) -> (String, ChildStdin) {
     // The server refuses to run as root.
     let mut command = match Command::new("id").arg("-u").output() {
         Ok(output) if output.stdout == b"0\n" => {
@@ -191,6 +232,8 @@ fn start(programs: &Path) -> String {
         .args(["-c", SCRIPT])
         .env("PROGRAMS", programs)
         .env("LC_ALL", "C")
+        .env_remove("KEY")
+        .envs(settings.iter().copied())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -203,6 +246,5 @@ fn start(programs: &Path) -> String {
         child.stderr.take().unwrap().read_to_string(&mut reason).unwrap();
         panic!("Postgres of {} does not start: {reason}", programs.display());
     }
-    *LIFE.lock().unwrap() = child.stdin.take();
-    format!("postgres://postgres@{}/postgres", directory.trim_end().replace('/', "%2F"))
+    (directory.trim_end().to_owned(), child.stdin.take().unwrap())
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use did_plc::claim::Value;
 use did_plc::{Did, Timestamp};
 
-use super::Postgres;
+use super::open::Postgres;
 use super::pool::Lent;
 use super::rows::{OfIdentity, operations};
 use crate::store::claims::{self, Claimants, ClaimsIndex};

@@ -7,10 +7,11 @@ use did_plc::{Cid, Did, Timestamp};
 use sha2::{Digest, Sha256};
 
 use super::claims;
-use super::copy::copy;
+use super::insert::insert;
+use super::open::Postgres;
 use super::pool::Lent;
-use super::write::LEASE;
-use super::{Postgres, rows};
+use super::rows;
+use super::writer::LEASE;
 use crate::store::codec::{Packer, is_genesis};
 use crate::store::{
     Commit, Lease, NewDivergence, NewRefusal, Noted, Rejudged, StoreError, StoredOperation,
@@ -42,9 +43,7 @@ impl Postgres {
             drop(connection);
             return Err(self.lost_lease(lease, commit).await?);
         };
-        if !commit.operations.is_empty() {
-            copy(&mut connection, &in_order(&commit.operations), &mut packer).await?;
-        }
+        insert(&mut connection, &in_order(&commit.operations), &mut packer).await?;
         if let Some(to) = advanced.claims_up_to {
             claims::claim(&mut connection, commit, to).await?;
         }

@@ -1,6 +1,7 @@
 //! Connections that are lent, and come back only when they are sound.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::stream::BoxStream;
@@ -19,10 +20,51 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 /// takes 30 s to read, or 20 s to lock.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(35);
 
+/// For every connection that reads. Plans are made once and kept, though they are made when the
+/// tables may still be small or without statistics: there must be no choice but the index that
+/// the statement was written for. Compiling such statements costs more than running them.
+pub(super) const READING: &str = "
+    SET plan_cache_mode = force_generic_plan;
+    SET enable_seqscan = off;
+    SET enable_bitmapscan = off;
+    SET enable_sort = off;
+    SET jit = off;
+    SET default_transaction_read_only = on;
+    SET statement_timeout = '30s'";
+
+/// For every connection that writes. As for those that read, plans must not depend on statistics. A follower
+/// that is frozen in the middle of a transaction keeps others out no longer than its lease.
+pub(super) const WRITING: &str = "
+    SET plan_cache_mode = force_generic_plan;
+    SET enable_seqscan = off;
+    SET enable_hashjoin = off;
+    SET enable_mergejoin = off;
+    SET jit = off;
+    SET lock_timeout = '20s';
+    SET idle_in_transaction_session_timeout = '15s'";
+
 /// Connections of one kind, made when they are first needed and again after they have broken.
 pub(super) struct Pool {
     server: Arc<Server>,
     pool: PgPool,
+    /// Requests that wait for a connection.
+    waiting: AtomicUsize,
+}
+
+/// One request that waits, until it does no more.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Waiting<'_> {
+    fn on(waiting: &AtomicUsize) -> Waiting<'_> {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Waiting(waiting)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Pool {
@@ -43,7 +85,12 @@ impl Pool {
                 })
             })
             .connect_lazy_with(server.options().clone());
-        Pool { server: server.clone(), pool }
+        Pool { server: server.clone(), pool, waiting: AtomicUsize::new(0) }
+    }
+
+    /// Requests that wait for a connection.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     /// Connections that are open, and how many of them nobody uses.
@@ -66,6 +113,7 @@ impl Pool {
     }
 
     async fn acquire(&self) -> Result<PoolConnection<Postgres>, StoreError> {
+        let _waiting = Waiting::on(&self.waiting);
         let begun = Instant::now();
         loop {
             self.server.is_there().await?;

@@ -4,30 +4,16 @@ use did_plc::{Cid, Did, Timestamp};
 use futures::{StreamExt, TryStreamExt};
 use sqlx::postgres::PgRow;
 
-use super::Postgres;
 use super::error::query_error;
 use super::lookup::keys;
+use super::open::Postgres;
 use super::pool::{Rows, within};
 use super::rows::{
     self, DivergenceRow, OfIdentity, RefusalRow, SourceRow, divergences, operations, refusals,
 };
 use super::strings::Strings;
 use crate::store::codec::Interned;
-use crate::store::{
-    Source, Statistics, StoreError, StoredDivergence, StoredOperation, StoredRefusal,
-};
-
-/// For every connection that reads. Plans are made once and kept, though they are made when the
-/// tables may still be small or without statistics: there must be no choice but the index that
-/// the statement was written for. Compiling such statements costs more than running them.
-pub(super) const SETTINGS: &str = "
-    SET plan_cache_mode = force_generic_plan;
-    SET enable_seqscan = off;
-    SET enable_bitmapscan = off;
-    SET enable_sort = off;
-    SET jit = off;
-    SET default_transaction_read_only = on;
-    SET statement_timeout = '30s'";
+use crate::store::{Source, StoreError, StoredDivergence, StoredOperation, StoredRefusal};
 
 impl Postgres {
     /// See [`crate::store::Store::source`].
@@ -288,33 +274,6 @@ impl Postgres {
             }
         };
         rows.into_iter().map(StoredDivergence::try_from).collect()
-    }
-
-    /// See [`crate::store::Store::statistics`].
-    pub async fn statistics(&self) -> Result<Statistics, StoreError> {
-        // Refusals are counted: they are few, or somebody should look. `operations` and `identities`
-        // are kept by the commits.
-        let counted = sqlx::query!(
-            r#"SELECT
-                coalesce((SELECT operations FROM sources), 0) AS "operations!",
-                coalesce((SELECT identities FROM sources), 0) AS "identities!",
-                (SELECT count(*) FROM refusals WHERE accepted_at IS NULL) AS "refusals!",
-                (SELECT count(*) FROM divergences WHERE closed_at IS NULL) AS "divergences!",
-                pg_database_size(current_database()) AS "bytes!",
-                pg_total_relation_size('claims') AS "claims_bytes!""#
-        );
-        let Some(row) = self.pages.first(counted).await? else {
-            return Ok(Statistics::default());
-        };
-        Ok(Statistics {
-            operations: row.operations.unsigned_abs(),
-            identities: row.identities.unsigned_abs(),
-            refusals: row.refusals.unsigned_abs(),
-            open_divergences: row.divergences.unsigned_abs(),
-            bytes: row.bytes.unsigned_abs(),
-            claims: self.claims_index().await?,
-            claims_bytes: row.claims_bytes.unsigned_abs(),
-        })
     }
 
     /// The operations that a query finds.

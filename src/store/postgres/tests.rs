@@ -7,9 +7,11 @@ use plc_testkit::postgres::Database;
 use sqlx::SqlSafeStr;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 
-use super::*;
+use super::migrations::MIGRATIONS;
+use super::open::Postgres;
 use crate::store::{
-    Commit, Lease, NewDivergence, NewRefusal, Source, StoredDivergence, StoredRefusal,
+    Commit, Lease, NewDivergence, NewRefusal, Source, StoreError, StoredDivergence,
+    StoredOperation, StoredRefusal,
 };
 
 /// The migrations of this program, and one more, as a later version will have.

@@ -12,8 +12,7 @@ use crate::store::StoreError;
 
 /// The steps from an empty file to the tables of today; `user_version` counts those taken. A released
 /// one is never edited.
-pub(super) const MIGRATIONS: &[&str] =
-    &[include_str!("../../../migrations/sqlite/0001_log.sql")];
+pub(super) const MIGRATIONS: &[&str] = &[include_str!("../../../migrations/sqlite/0001_log.sql")];
 
 /// Bytes of a page, fixed when the file is created. A row takes some 180 bytes, so of every page a
 /// few hundredths are wasted at its end.
