@@ -26,9 +26,9 @@ use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 
-use crate::postgres::Database;
 use crate::shared;
 use plc_testkit::fake_upstream::{FakeUpstream, Fault, LogEntry, Route, load};
+use plc_testkit::postgres::Database;
 
 /// A place for a store, gone with it.
 pub struct Place {

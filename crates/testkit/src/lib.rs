@@ -6,6 +6,7 @@ pub mod builder;
 mod draft;
 pub mod fake_upstream;
 pub mod keys;
+pub mod postgres;
 pub mod profile;
 mod shape;
 pub mod wire;
