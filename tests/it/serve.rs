@@ -17,9 +17,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::follow::places;
-use crate::postgres::Database;
 use crate::replica::{Replica, numbered, operation, stored, tombstone};
 use crate::shared;
+use plc_testkit::postgres::Database;
 
 const ALICE: &str = "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa";
 const BOB: &str = "did:plc:bbbbbbbbbbbbbbbbbbbbbbbb";
@@ -67,14 +67,13 @@ fn accepted(folder: &Path) -> Vec<StoredOperation> {
     operations
 }
 
-async fn gives_the_recorded_answers(name: &str) {
-    let Some(folder) = shared::folder(name) else { return };
+async fn gives_the_recorded_answers(folder: &Path) {
     for place in places().await {
         let mut replica =
             Replica::start_at(&place.url, ServeSettings::default(), Feed::new()).await;
-        replica.commit(accepted(&folder)).await;
+        replica.commit(accepted(folder)).await;
         replica.caught_up();
-        gives_answers(&replica, &folder).await;
+        gives_answers(&replica, folder).await;
     }
 }
 
@@ -91,12 +90,13 @@ async fn gives_answers(replica: &Replica, folder: &Path) {
 
 #[tokio::test]
 async fn generated_operations_are_answered_as_the_reference_answers() {
-    gives_the_recorded_answers("golden").await;
+    gives_the_recorded_answers(&shared::golden()).await;
 }
 
 #[tokio::test]
 async fn real_operations_are_answered_as_the_reference_answers() {
-    gives_the_recorded_answers("real").await;
+    let Some(folder) = shared::folder("real") else { return };
+    gives_the_recorded_answers(&folder).await;
 }
 
 /// A replica that holds Alice's two operations, and has been caught up.

@@ -18,16 +18,19 @@ pub mod claim;
 pub mod did;
 pub mod document;
 pub mod entry;
+pub mod history;
 pub mod json;
 pub mod key;
 pub mod operation;
+pub mod refusal;
 pub mod signature;
 pub mod timestamp;
 
-pub use chain::{Acceptance, Chain, Refusal};
+pub use chain::{Acceptance, Chain, Verdict};
 pub use change::Change;
 pub use cid::Cid;
 pub use did::Did;
-
+pub use history::History;
 pub use operation::Operation;
+pub use refusal::Refusal;
 pub use timestamp::Timestamp;
