@@ -23,7 +23,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use did_plc::signature::{NativeVerifier, PlainVerifier, Tables, Verifier};
+use did_plc::signature::{PlainVerifier, Verifier};
+use plc_curve::{FastVerifier, Tables};
 
 /// An independent, verifying replica of the PLC directory.
 ///
@@ -94,7 +95,7 @@ impl Signatures {
     /// The verifier that these settings ask for.
     pub fn verifier(&self) -> Arc<dyn Verifier> {
         let tables = if self.signature_tables == "off" { Tables::Off } else { Tables::On };
-        Arc::new(NativeVerifier::new(tables))
+        Arc::new(FastVerifier::new(tables))
     }
 
     /// That, or the second opinion.

@@ -69,7 +69,6 @@ pub async fn beat(server: &Server) {
     while server.shutdown.run_until_cancelled(beats.tick()).await.is_some() {
         metrics::follow(&server.state.status, now());
         metrics::load(server.state.store.load());
-        metrics::keys(server.state.verifier.lookups());
         let is_minute = count.is_multiple_of(BEATS_A_MINUTE);
         if is_minute {
             server.pulse.minute(server.state.status.sequence());

@@ -9,7 +9,8 @@
 //! Nothing here knows of a database or a server, so that a second program could take this folder
 //! as it is.
 
-pub(crate) mod base58;
+mod base32;
+mod base58;
 pub mod cbor;
 pub mod chain;
 pub mod change;
@@ -20,9 +21,11 @@ pub mod document;
 pub mod entry;
 pub mod json;
 pub mod key;
+mod malformed;
 pub mod operation;
 pub mod signature;
 pub mod timestamp;
+mod x_coordinate;
 
 pub use chain::{Acceptance, Chain, Refusal};
 pub use change::Change;
