@@ -6,26 +6,21 @@ use std::sync::Arc;
 use http::HeaderMap;
 use serde::Serialize;
 
-use crate::audit::{History, Verdict};
+use crate::audit::OperationVerdict;
 use crate::cores::on_cores;
 use crate::store::StoredOperation;
-use did_plc::{Did, Timestamp};
+use did_plc::{Did, History, Timestamp};
 
-use super::Server;
 use super::answer::{self, Answer};
-use super::conditional::client_has;
+use super::conditional::{Representation, client_has, etag};
 use super::error::ServeError;
-use super::resolve::{conditional, etag};
-
-/// Histories that are judged at a time. A long one keeps a core busy for a second, and whoever asks
-/// for many is not to have all of them: the follower verifies too.
-pub const MAX_JUDGED: usize = 2;
+use super::state::Server;
 
 /// The body.
 #[derive(Serialize)]
 struct Verdicts {
     did: String,
-    verdicts: Vec<Verdict>,
+    verdicts: Vec<OperationVerdict>,
 }
 
 /// None when there is no history. Every signature is checked again for it.
@@ -47,7 +42,8 @@ pub async fn show(
         true => Vec::new(),
         false => body(server, did, history).await,
     };
-    conditional(request, etag, None, answer::JSON, || Ok(body)).map(Some)
+    let known = Representation { etag, modified: None, media_type: answer::JSON };
+    known.answer(request, || Ok(body)).map(Some)
 }
 
 async fn body(server: &Server, did: Did, history: Vec<StoredOperation>) -> Vec<u8> {
@@ -56,7 +52,8 @@ async fn body(server: &Server, did: Did, history: Vec<StoredOperation>) -> Vec<u
     let verifier = Arc::clone(&server.state.verifier);
     let judged = move || {
         let _place = place;
-        let verdicts = Verdict::all(&History::of_stored(did, history, &*verifier));
+        let received = history.iter().map(StoredOperation::as_received);
+        let verdicts = OperationVerdict::all(&History::verified(did, received, &*verifier));
         let body = Verdicts { did: did.to_string(), verdicts };
         // No map in it has keys that are not strings, the only way to fail.
         serde_json::to_vec(&body).unwrap_or_default()

@@ -27,9 +27,9 @@ use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 
-use crate::postgres::Database;
 use crate::shared;
 use plc_testkit::fake_upstream::{FakeUpstream, Fault, LogEntry, Route, load};
+use plc_testkit::postgres::Database;
 
 /// A place for a store, gone with it.
 pub struct Place {
@@ -195,8 +195,7 @@ async fn answers_what_was_recorded(replica: &Running, folder: &Path) {
 /// one by its stream.
 #[tokio::test(flavor = "multi_thread")]
 async fn recorded_logs_are_followed_through_a_chain_of_replicas() {
-    for name in ["golden", "real"] {
-        let Some(folder) = shared::folder(name) else { return };
+    for folder in shared::logs() {
         let log = load(&folder.join("export.jsonl"));
         let last = log.last().unwrap().seq;
         for (first, (second, third)) in

@@ -9,8 +9,8 @@ use anyhow::{Context, ensure};
 use bytes::Bytes;
 use did_plc::entry::Received;
 use did_plc::signature::{Signed, UnsupportedKey, Verifier};
-use did_plc::{Cid, Operation};
-use plc_replica::judge::{self, Candidate, Place, Verdict};
+use did_plc::{Cid, Operation, Verdict};
+use plc_replica::judge::{self, Candidate, Place};
 use plc_replica::store::codec::{Interned, Packer};
 use plc_replica::upstream::{ExportClient, Limits};
 

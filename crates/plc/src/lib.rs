@@ -19,18 +19,21 @@ pub mod claim;
 pub mod did;
 pub mod document;
 pub mod entry;
+pub mod history;
 pub mod json;
 pub mod key;
 mod malformed;
 pub mod operation;
+pub mod refusal;
 pub mod signature;
 pub mod timestamp;
 mod x_coordinate;
 
-pub use chain::{Acceptance, Chain, Refusal};
+pub use chain::{Acceptance, Chain, Verdict};
 pub use change::Change;
 pub use cid::Cid;
 pub use did::Did;
-
+pub use history::History;
 pub use operation::Operation;
+pub use refusal::Refusal;
 pub use timestamp::Timestamp;

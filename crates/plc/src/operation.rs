@@ -12,7 +12,7 @@ pub const MAX_OPERATION_LENGTH: usize = 1 << 20;
 
 /// The three shapes of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum OperationKind {
     /// `plc_operation`.
     Regular,
     /// `plc_tombstone`.
@@ -102,11 +102,11 @@ impl<'a> Operation<'a> {
     }
 
     /// Which of the three shapes it has.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> OperationKind {
         match self.body {
-            Body::Regular { .. } => Kind::Regular,
-            Body::Tombstone => Kind::Tombstone,
-            Body::LegacyCreate { .. } => Kind::LegacyCreate,
+            Body::Regular { .. } => OperationKind::Regular,
+            Body::Tombstone => OperationKind::Tombstone,
+            Body::LegacyCreate { .. } => OperationKind::LegacyCreate,
         }
     }
 

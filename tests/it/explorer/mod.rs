@@ -12,6 +12,7 @@ use url::form_urlencoded::byte_serialize;
 use self::browser::Browser;
 use self::stories::{OVERRIDE, SCRIPT, Stories};
 use crate::follow::{Running, entries};
+use crate::skip::skipped;
 use plc_testkit::fake_upstream::FakeUpstream;
 
 /// A replica that has followed all stories.
@@ -106,6 +107,29 @@ async fn recoveries_are_seen_with_what_they_undid() {
     assert!(page.contains("Ended by a tombstone</strong>") && page.contains("gone.example.com"));
     let page = told.page(&format!("/explore/{}", told.stories.contested.did)).await;
     assert_eq!(page.matches("Can still be undone").count(), 1);
+}
+
+/// The highest key can nullify the first update, and the second with it, though it has signed the
+/// second itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_builds_on_something_contestable_is_shown_to_be_contestable_with_it() {
+    let told = Told::followed().await;
+    let did = &told.stories.built_on.did;
+    let page = told.page(&format!("/explore/{did}")).await;
+    let [second, first, genesis] = shown_entries(&page)[..] else { panic!("three operations") };
+    let until = |entry: &str| {
+        let open = entry.split("Can still be undone").nth(1)?;
+        Some(open.split("datetime=\"").nth(1)?.split('"').next()?.to_owned())
+    };
+    let verdicts = told.page(&format!("/{did}/log/verdicts")).await;
+    let verdicts: serde_json::Value = serde_json::from_str(&verdicts).unwrap();
+    for (index, entry) in [genesis, first, second].into_iter().enumerate() {
+        let verdict = verdicts["verdicts"][index]["contestableUntil"].as_str();
+        assert_eq!(until(entry).as_deref(), verdict, "{entry}");
+        assert_eq!(verdict.is_some(), index > 0);
+    }
+    assert_eq!(until(first), until(second));
+    assert!(second.contains("which it builds on"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -211,7 +235,7 @@ fn encoded(text: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_browser_has_nothing_to_complain_about() {
     let Some(mut browser) = Browser::start().await else {
-        println!("skipped: there is no chromium here");
+        skipped("chromium", "there is no chromium here");
         return;
     };
     let told = Told::followed().await;

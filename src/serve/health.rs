@@ -1,0 +1,79 @@
+//! How the server itself is, for programs: `/_health` and `/_ready`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use http::{StatusCode, header};
+use serde::Serialize;
+
+use super::answer::{self, Answer};
+use super::clock::now;
+use super::state::Server;
+
+/// How long the database may take to say that it is there. Whoever asks about health has a
+/// timeout too, of ten seconds or so.
+const DATABASE_TIMEOUT: Duration = Duration::from_secs(3);
+/// The version in `/_health`.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Health {
+    version: &'static str,
+    sequence: i64,
+    last_operation_at: Option<String>,
+    upstream_age_seconds: Option<u64>,
+    state: &'static str,
+}
+
+#[derive(Serialize)]
+struct Unhealthy {
+    version: &'static str,
+    error: &'static str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Readiness {
+    ready: bool,
+    lag_seconds: Option<u64>,
+    state: &'static str,
+}
+
+/// 200 while the database answers, whatever the upstream does.
+pub async fn health(State(server): State<Arc<Server>>) -> Answer {
+    let probe = tokio::time::timeout(DATABASE_TIMEOUT, server.state.store.last_sequence());
+    if !matches!(probe.await, Ok(Ok(_))) {
+        let body = Unhealthy { version: VERSION, error: "Service Unavailable" };
+        return report(StatusCode::SERVICE_UNAVAILABLE, &body);
+    }
+    let status = &server.state.status;
+    let health = Health {
+        version: VERSION,
+        sequence: status.sequence(),
+        last_operation_at: status.last_operation().map(|at| at.to_string()),
+        upstream_age_seconds: status.upstream_age(now()).map(|age| age.as_secs()),
+        state: status.mode().name(),
+    };
+    report(StatusCode::OK, &health)
+}
+
+/// 200 once the log has been caught up and while it is not older than the setting.
+pub async fn ready(State(server): State<Arc<Server>>) -> Answer {
+    let status = &server.state.status;
+    let lag = status.lag(now());
+    let ready = status.caught_up() && lag.is_some_and(|lag| lag < server.state.settings.ready_lag);
+    let body =
+        Readiness { ready, lag_seconds: lag.map(|lag| lag.as_secs()), state: status.mode().name() };
+    report(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &body)
+}
+
+fn report(status: StatusCode, body: &impl Serialize) -> Answer {
+    // These structures have no map with keys that are not strings, the only way to fail.
+    let mut answer = answer::json(status, serde_json::to_vec(body).unwrap_or_default());
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        answer.headers_mut().insert(header::RETRY_AFTER, answer::RETRY_AFTER);
+    }
+    answer
+}

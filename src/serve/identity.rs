@@ -1,0 +1,222 @@
+//! Everything about one identity: `/{did}` and what is below it.
+
+use axum::response::IntoResponse;
+use did_plc::Did;
+use did_plc::document::{write_data, write_document, write_plain_document};
+use did_plc::json::write_operation;
+use did_plc::operation::{Malformed, Operation, OperationKind};
+use http::{HeaderMap, HeaderValue, header};
+
+use crate::store::StoredOperation;
+
+use super::answer::{self, Answer, Freshness};
+use super::conditional::{Representation, etag};
+use super::error::ServeError;
+use super::extract::RequestHead;
+use super::read_through::{self, Outcome, wants_upstream};
+use super::state::{ServeState, Server};
+use super::{verdicts, wait};
+
+/// JSON of an operation against its DAG-CBOR, and its envelope: enough room that a body is
+/// seldom moved.
+const BODY_ROOM: usize = 512;
+
+/// What is shown of an identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum View {
+    /// `/{did}`: the DID document.
+    Document,
+    /// `/{did}/data`: what the document is made from.
+    Data,
+    /// `/{did}/log`: its operations without the nullified ones.
+    Log,
+    /// `/{did}/log/audit`: all its operations, with CID, time and flag.
+    Audit,
+    /// `/{did}/log/last`: its newest operation.
+    Last,
+    /// `/{did}/log/verdicts`: who signed each operation and what became of it.
+    Verdicts,
+}
+
+/// Answers for the identity that the path names, which may be any text. Every answer says how
+/// fresh it is.
+pub async fn identity(server: &Server, did: &str, head: &RequestHead, view: View) -> Answer {
+    let mut read_through = None;
+    let (freshness, shown) = match did.parse::<Did>() {
+        Err(_) => (Freshness::now(&server.state.status), Err(ServeError::NotPlc(did.to_owned()))),
+        Ok(did) => {
+            let waited = wait::for_operation(server, head, did).await;
+            let freshness = Freshness::now(&server.state.status);
+            let shown = match waited {
+                Ok(()) => show(server, &head.headers, did, view, &mut read_through).await,
+                Err(error) => Err(error),
+            };
+            (freshness, shown)
+        }
+    };
+    let mut answer = shown.into_response();
+    freshness.state(answer.headers_mut());
+    if let Some(outcome) = read_through {
+        outcome.state(answer.headers_mut());
+    }
+    answer
+}
+
+async fn show(
+    server: &Server,
+    request: &HeaderMap,
+    did: Did,
+    view: View,
+    read_through: &mut Option<Outcome>,
+) -> Result<Answer, ServeError> {
+    // Read before the store: what is caught up to after that is no proof of absence.
+    let caught_up = server.state.status.caught_up();
+    let local = match wants_upstream(request) {
+        false => show_local(server, request, did, view).await?,
+        true => None,
+    };
+    if let Some(answer) = local {
+        return Ok(answer);
+    }
+    let ServeState { upstream, store, .. } = &server.state;
+    let (outcome, history) = read_through::read(upstream.as_ref(), store, did).await;
+    *read_through = outcome;
+    let shown = match history {
+        Some(history) => show_operations(server, request, history, view).await?,
+        // It may have come while the upstream was asked.
+        None => show_local(server, request, did, view).await?,
+    };
+    shown.ok_or_else(|| match caught_up {
+        true => ServeError::NotRegistered(did.to_string()),
+        false => ServeError::NotKnownYet(did.to_string()),
+    })
+}
+
+/// What the store has; none when it does not hold the identity.
+async fn show_local(
+    server: &Server,
+    request: &HeaderMap,
+    did: Did,
+    view: View,
+) -> Result<Option<Answer>, ServeError> {
+    let store = &server.state.store;
+    match view {
+        View::Document | View::Data | View::Last => {
+            store.head(&did).await?.map(|head| show_head(request, &head, view)).transpose()
+        }
+        View::Log | View::Audit => show_history(request, &store.history(&did).await?, view),
+        View::Verdicts => show_operations(server, request, store.history(&did).await?, view).await,
+    }
+}
+
+/// The same from all operations of an identity, wherever they come from.
+async fn show_operations(
+    server: &Server,
+    request: &HeaderMap,
+    history: Vec<StoredOperation>,
+    view: View,
+) -> Result<Option<Answer>, ServeError> {
+    match view {
+        View::Document | View::Data | View::Last => {
+            let head = history.iter().rev().find(|operation| operation.nullified_by.is_none());
+            head.map(|head| show_head(request, head, view)).transpose()
+        }
+        View::Log | View::Audit => show_history(request, &history, view),
+        View::Verdicts => verdicts::show(server, request, history).await,
+    }
+}
+
+fn show_head(
+    request: &HeaderMap,
+    head: &StoredOperation,
+    view: View,
+) -> Result<Answer, ServeError> {
+    let damaged = |reason: Malformed| ServeError::damaged(&head.did, &reason);
+    let ended = Operation::read(&head.signed).map_err(damaged)?.kind() == OperationKind::Tombstone;
+    if ended && view != View::Last {
+        return Err(ServeError::NotAvailable(head.did));
+    }
+    let plain = view == View::Document && wants_plain(request);
+    let (name, media_type): (&[u8], _) = match view {
+        View::Document if plain => (b"json", answer::PLAIN_DID_DOCUMENT),
+        View::Document => (b"doc", answer::DID_DOCUMENT),
+        View::Data => (b"data", answer::JSON),
+        _ => (b"last", answer::JSON),
+    };
+    let known = Representation {
+        etag: etag(name, &head.cid(), &[]),
+        modified: Some(head.created_at),
+        media_type,
+    };
+    let answer = known.answer(request, || {
+        let mut body = Vec::with_capacity(2 * head.signed.len() + BODY_ROOM);
+        match view {
+            View::Document if plain => write_plain_document(&head.did, &head.signed, &mut body),
+            View::Document => write_document(&head.did, &head.signed, &mut body),
+            View::Data => write_data(&head.did, &head.signed, &mut body),
+            _ => write_operation(&head.signed, &mut body),
+        }
+        .map_err(damaged)?;
+        Ok(body)
+    });
+    answer.map(|mut answer| {
+        if view == View::Document {
+            answer.headers_mut().append(header::VARY, HeaderValue::from_static("accept"));
+        }
+        answer
+    })
+}
+
+/// Whether the client asks for the document as plain JSON, by name and for nothing else.
+fn wants_plain(request: &HeaderMap) -> bool {
+    request
+        .get(header::ACCEPT)
+        .is_some_and(|accept| accept.as_bytes().trim_ascii() == b"application/did+json")
+}
+
+/// None when there is no history.
+fn show_history(
+    request: &HeaderMap,
+    history: &[StoredOperation],
+    view: View,
+) -> Result<Option<Answer>, ServeError> {
+    let in_force = || history.iter().filter(|operation| operation.nullified_by.is_none());
+    let Some(head) = in_force().next_back() else { return Ok(None) };
+    // The head names its whole ancestry, which is the log. The audit log also grows by operations
+    // that are nullified; what is nullified stays so.
+    let etag = match view {
+        View::Audit => etag(b"audit", &head.cid(), &[history.len(), in_force().count()]),
+        _ => etag(b"log", &head.cid(), &[]),
+    };
+    let modified =
+        history.last().map_or(head.created_at, |last| last.created_at.max(head.created_at));
+    let known = Representation { etag, modified: Some(modified), media_type: answer::JSON };
+    let body = || match view {
+        View::Audit => list(history.iter(), write_audit),
+        _ => list(in_force(), |operation, body| write_operation(&operation.signed, body)),
+    };
+    known.answer(request, body).map(Some)
+}
+
+fn write_audit(operation: &StoredOperation, body: &mut Vec<u8>) -> Result<(), Malformed> {
+    operation.logged(&operation.cid()).write_audit(body)
+}
+
+/// A JSON array of operations.
+fn list<'a>(
+    operations: impl Iterator<Item = &'a StoredOperation> + Clone,
+    mut write: impl FnMut(&StoredOperation, &mut Vec<u8>) -> Result<(), Malformed>,
+) -> Result<Vec<u8>, ServeError> {
+    let room = operations.clone().map(|operation| 2 * operation.signed.len() + BODY_ROOM).sum();
+    let mut body = Vec::with_capacity(room);
+    body.push(b'[');
+    for (index, operation) in operations.enumerate() {
+        if index > 0 {
+            body.push(b',');
+        }
+        write(operation, &mut body)
+            .map_err(|reason| ServeError::damaged(&operation.did, &reason))?;
+    }
+    body.push(b']');
+    Ok(body)
+}
