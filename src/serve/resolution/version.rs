@@ -59,7 +59,8 @@ impl Version {
         let version = versions[index];
         let next = versions.get(index + 1);
         let damaged = |reason| Failure::Other(ServeError::damaged(&did, &reason));
-        let ended = Operation::read(&version.signed).map_err(damaged)?.kind() == OperationKind::Tombstone;
+        let ended =
+            Operation::read(&version.signed).map_err(damaged)?.kind() == OperationKind::Tombstone;
         Ok(Version {
             document: if ended { None } else { Some(document(did, version, asked.media_type)?) },
             metadata: DocumentMetadata {
