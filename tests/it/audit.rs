@@ -728,12 +728,8 @@ async fn unknown_identities_cannot_flood_the_upstream() {
 struct Panicking;
 
 impl Verifier for Panicking {
-    fn verify(&self, _: &str, _: &Signed) -> Result<bool, UnsupportedKey> {
+    fn find_signer(&self, _: &[&str], _: &Signed) -> Result<Option<usize>, UnsupportedKey> {
         panic!("on request");
-    }
-
-    fn likeliest(&self, _: &[&str]) -> Option<usize> {
-        None
     }
 }
 

@@ -39,18 +39,12 @@ pub struct Link {
 }
 
 impl Link {
-    /// The link that an operation makes.
-    pub fn new(
-        operation: &Operation<'_>,
-        cid: Cid,
-        created_at: Timestamp,
-        sequence: Option<i64>,
-        signer: u16,
-    ) -> Link {
+    /// The link that an operation makes whose content is `operation` and which this key signed.
+    pub fn new(received: &Received, operation: &Operation<'_>, signer: u16) -> Link {
         Link {
-            cid,
-            created_at,
-            sequence,
+            cid: received.cid,
+            created_at: received.created_at,
+            sequence: received.sequence,
             rotation_keys: operation.rotation_keys().into_iter().map(Box::from).collect(),
             tombstone: operation.kind() == OperationKind::Tombstone,
             signer,
@@ -292,8 +286,7 @@ impl Chain {
         if self.links.len() < FEW {
             self.links.reserve_exact(1);
         }
-        let Received { cid, created_at, sequence, .. } = *received;
-        self.links.push(Link::new(operation, cid, created_at, sequence, acceptance.signer));
+        self.links.push(Link::new(received, operation, acceptance.signer));
     }
 }
 
@@ -321,77 +314,16 @@ fn index_of(signer: usize) -> u16 {
 /// The signature of an operation.
 fn signed(operation: &Operation<'_>) -> Result<Signed, Refusal> {
     let signature = Signature::parse(operation.sig()).ok_or(Refusal::SignatureEncoding)?;
-    Ok(Signed::new(operation.signing_digest(), signature))
+    Ok(Signed { digest: operation.signing_digest(), signature })
 }
 
 /// The first of `keys` that made a signature. A key that is met and is none ends the trial.
-///
-/// The likeliest is tried before the others; all keys before it are keys, so that none of them
-/// could have ended the trial, and nobody can make a signature that is one of two of them.
 fn find_signer<K: AsRef<str>>(
     signed: &Signed,
     keys: &[K],
     verifier: &dyn Verifier,
 ) -> Result<Option<usize>, Refusal> {
     let keys: Vec<&str> = keys.iter().map(AsRef::as_ref).collect();
-    let likeliest = verifier.likeliest(&keys);
-    let others = (0..keys.len()).filter(|&index| Some(index) != likeliest);
-    for index in likeliest.into_iter().chain(others) {
-        match verifier.verify(keys[index], signed) {
-            Ok(true) => return Ok(Some(index)),
-            Ok(false) => {}
-            Err(UnsupportedKey) => return Err(Refusal::UnsupportedKey { index }),
-        }
-    }
-    Ok(None)
-}
-
-#[cfg(test)]
-mod tests {
-    use rand::seq::IndexedRandom;
-    use rand::{RngExt, SeedableRng};
-    use rand_chacha::ChaCha8Rng;
-
-    use super::*;
-    use crate::signature::{NativeVerifier, PlainVerifier, Tables};
-    use plc_testkit::keys::SigningKey;
-
-    #[test]
-    fn experience_with_keys_changes_no_verdict() {
-        let random = &mut ChaCha8Rng::seed_from_u64(1);
-        let busy: Vec<SigningKey> = (0..3).map(|_| SigningKey::k256(random)).collect();
-        let native = NativeVerifier::new(Tables::On);
-        let signed =
-            |digest: [u8; 32], key: &SigningKey| Signed::new(digest, Signature(key.sign(&digest)));
-        // The later ones sign more.
-        for number in 0..1_200 {
-            let signer = &busy[[0, 1, 1, 2, 2, 2][number % 6]];
-            let signed = signed(random.random(), signer);
-            for key in &busy {
-                let verdict = native.verify(key.did_key(), &signed);
-                assert_eq!(verdict, Ok(key.did_key() == signer.did_key()));
-            }
-        }
-        let texts: Vec<&str> = busy.iter().map(SigningKey::did_key).collect();
-        assert_eq!(native.likeliest(&texts), Some(2));
-        assert_eq!(native.likeliest(&[texts[1], texts[0], texts[1]]), Some(0));
-        assert_eq!(native.likeliest(&["no key", texts[1]]), None);
-
-        let others = [SigningKey::k256(random), SigningKey::p256(random), SigningKey::k256(random)];
-        let keys: Vec<&SigningKey> = busy.iter().chain(&others).collect();
-        let mut texts: Vec<&str> = keys.iter().map(|key| key.did_key()).collect();
-        texts.extend(["", "no key", "did:key:zNoKeyEither"]);
-        let mut found = 0;
-        for _ in 0..2_000 {
-            let length = random.random_range(0..6);
-            let list: Vec<&str> =
-                (0..length).filter_map(|_| texts.choose(random).copied()).collect();
-            let signer = keys.choose(random).copied().unwrap_or(&busy[0]);
-            let signed = signed(random.random(), signer);
-            let plain = find_signer(&signed, &list, &PlainVerifier);
-            assert_eq!(find_signer(&signed, &list, &native), plain, "{list:?}");
-            found += usize::from(matches!(plain, Ok(Some(1..))));
-        }
-        assert!(found > 100, "{found}");
-    }
+    let unsupported = |UnsupportedKey { index }| Refusal::UnsupportedKey { index };
+    verifier.find_signer(&keys, signed).map_err(unsupported)
 }

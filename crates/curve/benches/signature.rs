@@ -1,4 +1,4 @@
-//! What a verification costs: `cargo bench --bench signature`.
+//! What a verification costs: `cargo bench -p plc-curve`.
 //!
 //! Each figure is for one signature on one core. As in the directory's log, two keys sign by turns
 //! and every signature is another one.
@@ -7,10 +7,9 @@ use std::hint::black_box;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
 use did_plc::key::{Curve, PublicKey};
-use did_plc::signature::{
-    NativeVerifier, PlainVerifier, Signature, Signed, Tables, Verifier, signing_digest,
-};
+use did_plc::signature::{PlainVerifier, Signature, Signed, Verifier, signing_digest};
 use k256::ecdsa::signature::hazmat::PrehashSigner;
+use plc_curve::{FastVerifier, Tables};
 
 /// So many that neither branch predictors nor the caches know them all.
 const SIGNATURES: u32 = 2_000;
@@ -47,13 +46,13 @@ fn by_two(sign: fn(u8, u32) -> Example) -> Vec<Example> {
 }
 
 fn verify(verifier: &dyn Verifier, (key, digest, signature): &Example) {
-    let signed = Signed::new(*digest, *signature);
-    assert_eq!(verifier.verify(black_box(key), &signed), Ok(true));
+    let signed = Signed { digest: *digest, signature: *signature };
+    assert_eq!(verifier.find_signer(&[black_box(key)], &signed), Ok(Some(0)));
 }
 
 fn verifications(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("verify");
-    let (off, on) = (NativeVerifier::new(Tables::Off), NativeVerifier::new(Tables::On));
+    let (off, on) = (FastVerifier::new(Tables::Off), FastVerifier::new(Tables::On));
     let verifiers: [(&str, &dyn Verifier); 3] =
         [("plain", &PlainVerifier), ("libraries", &off), ("tables", &on)];
     for (curve, sign) in [("k256", k256_signed as fn(u8, u32) -> Example), ("p256", p256_signed)] {
@@ -71,24 +70,50 @@ fn verifications(criterion: &mut Criterion) {
     }
 }
 
-/// A key that is kept and cannot be used: what finding a key costs.
-fn kept(criterion: &mut Criterion) {
-    let verifier = NativeVerifier::new(Tables::On);
-    let signed = k256_signed(1, 0);
-    (0..HOT).for_each(|_| verify(&verifier, &signed));
-    let (mut key, digest, signature) = signed;
-    key.replace_range(9..10, "a");
-    criterion.bench_function("find/key", |bencher| {
-        let signed = Signed::new(digest, signature);
-        bencher.iter(|| assert!(verifier.verify(black_box(&key), &signed).is_err()));
-    });
+/// Two keys of which the second signs three times in four, as in the directory's log.
+fn two_keys(criterion: &mut Criterion) {
+    let signed: Vec<Example> =
+        (0..SIGNATURES).map(|number| k256_signed(1 + u8::from(number % 4 > 0), number)).collect();
+    let (first, second) = (k256_signed(1, 0).0, k256_signed(2, 0).0);
+    let keys = [first.as_str(), second.as_str()];
+    let mut group = criterion.benchmark_group("two keys");
+    for (name, tables) in [("libraries", Tables::Off), ("tables", Tables::On)] {
+        let verifier = FastVerifier::new(tables);
+        let find = |(key, digest, signature): &Example| {
+            let signed = Signed { digest: *digest, signature: *signature };
+            let expected = keys.iter().position(|other| other == key);
+            assert_eq!(verifier.find_signer(black_box(&keys), &signed), Ok(expected));
+        };
+        signed.iter().for_each(find);
+        let mut next = signed.iter().cycle();
+        group.bench_function(name, |bencher| bencher.iter(|| next.next().map(find)));
+    }
+}
+
+/// What a signature costs that none of five keys made, which the plain verifier confirms.
+fn refused(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("refuse");
+    for (curve, sign) in [("k256", k256_signed as fn(u8, u32) -> Example), ("p256", p256_signed)] {
+        let (_, digest, signature) = sign(6, 0);
+        let signed = Signed { digest, signature };
+        let texts: Vec<String> = (1..6).map(|secret| sign(secret, 0).0).collect();
+        let keys: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let fast = FastVerifier::new(Tables::On);
+        for (name, verifier) in [("plain", &PlainVerifier as &dyn Verifier), ("fast", &fast)] {
+            group.bench_function(BenchmarkId::new(curve, name), |bencher| {
+                bencher.iter(|| {
+                    assert_eq!(verifier.find_signer(black_box(&keys), &signed), Ok(None));
+                });
+            });
+        }
+    }
 }
 
 /// The 256th verification of a key by the library, and its table.
 fn table(criterion: &mut Criterion) {
     let signed = k256_signed(3, 0);
     let almost_hot = || {
-        let verifier = NativeVerifier::new(Tables::On);
+        let verifier = FastVerifier::new(Tables::On);
         (1..HOT).for_each(|_| verify(&verifier, &signed));
         verifier
     };
@@ -108,5 +133,5 @@ fn table(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, kept, verifications, table);
+criterion_group!(benches, verifications, two_keys, refused, table);
 criterion_main!(benches);

@@ -6,19 +6,18 @@ use std::sync::{OnceLock, PoisonError, RwLock};
 
 use ahash::RandomState;
 
-use super::Signed;
-use super::cache::KeyText;
-use super::table::KeyTable;
+use crate::cache::KeyText;
+use crate::table::{KeyTable, Trial};
 
 /// Tables kept: 14 MB. A directory's operations are signed by a handful of hosts' keys.
-pub(super) const TABLES: usize = 16;
+pub(crate) const TABLES: usize = 16;
 /// A key gets a table when it was met so often without one. A table costs as much time as some 40
 /// verifications, so that somebody who makes us build one after another slows us by a sixth, and a
 /// table has paid for itself after 50 verifications.
-pub(super) const HOT: u32 = 256;
+pub(crate) const HOT: u32 = 256;
 
 /// The tables of the keys that are met most.
-pub(super) struct HotKeys {
+pub(crate) struct HotKeys {
     /// The most tables.
     places: usize,
     tables: RwLock<HashMap<KeyText, Hot, RandomState>>,
@@ -30,52 +29,28 @@ struct Hot {
     table: OnceLock<KeyTable>,
     /// Verifications, halved whenever another key wants a place.
     uses: AtomicU64,
-    /// Those of them in which it was the key that had signed, halved likewise.
-    signed: AtomicU64,
 }
 
 impl HotKeys {
-    pub(super) fn new(places: usize) -> HotKeys {
+    pub(crate) fn new(places: usize) -> HotKeys {
         HotKeys { places, tables: RwLock::new(HashMap::with_hasher(RandomState::new())) }
     }
 
     /// The verdict, if this key has a table.
-    pub(super) fn verify(&self, key: &KeyText, signed: &Signed) -> Option<bool> {
+    pub(crate) fn verify(&self, key: &KeyText, trial: &Trial<'_>) -> Option<bool> {
         // Held while verifying, so that nothing else is to be counted. A writer waits for some
         // microseconds, and comes at most once in HOT verifications.
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
         let hot = tables.get(key)?;
-        let table = hot.table.get()?;
-        let verdict = table.verify(signed);
+        let verdict = hot.table.get()?.verify(trial);
         hot.uses.fetch_add(1, Ordering::Relaxed);
-        if verdict {
-            hot.signed.fetch_add(1, Ordering::Relaxed);
-        }
         Some(verdict)
-    }
-
-    /// First index of the key that has signed most of all, if one of them has a table.
-    pub(super) fn likeliest(&self, keys: &[&str]) -> Option<usize> {
-        let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
-        let signed = |key: &&str| {
-            let text: &KeyText = key.as_bytes().try_into().ok()?;
-            tables.get(text).map(|hot| hot.signed.load(Ordering::Relaxed))
-        };
-        let mut likeliest = None;
-        for (index, key) in keys.iter().enumerate() {
-            if let Some(signed) = signed(key)
-                && likeliest.is_none_or(|(most, _)| signed > most)
-            {
-                likeliest = Some((signed, index));
-            }
-        }
-        likeliest.map(|(_, index)| index)
     }
 
     /// Gives a key that was met [`HOT`] times a table, unless all places are taken by keys that
     /// are met more than that. In a flood of new keys they replace each other, and the busy ones
     /// stay.
-    pub(super) fn admit(&self, text: &KeyText, key: &secp256k1::PublicKey) {
+    pub(crate) fn admit(&self, text: &KeyText, key: &secp256k1::PublicKey) {
         if !self.reserve(text) {
             return;
         }
@@ -100,7 +75,6 @@ impl HotKeys {
             let least = tables.iter().map(|(text, hot)| (uses(hot), *text)).min();
             for hot in tables.values_mut() {
                 *hot.uses.get_mut() /= 2;
-                *hot.signed.get_mut() /= 2;
             }
             match least {
                 Some((uses, least)) if uses < u64::from(HOT) => tables.remove(&least),
@@ -114,9 +88,13 @@ impl HotKeys {
 
 #[cfg(test)]
 mod tests {
+    use did_plc::key::TEXT_LENGTH;
+    use did_plc::signature::{Signature, Signed};
+
     use super::*;
-    use crate::key::TEXT_LENGTH;
-    use crate::signature::Signature;
+
+    /// Nobody's signature.
+    const SIGNED: Signed = Signed { digest: [1; 32], signature: Signature([1; 64]) };
 
     /// A key that nobody else has, and a text for it.
     fn key(number: u8) -> (KeyText, secp256k1::PublicKey) {
@@ -126,14 +104,13 @@ mod tests {
 
     fn verify(hot: &HotKeys, number: u8, times: usize) -> Option<bool> {
         let (text, _) = key(number);
-        let signed = Signed::new([1; 32], Signature([1; 64]));
-        (0..times).fold(None, |_, _| hot.verify(&text, &signed))
+        (0..times).fold(None, |_, _| hot.verify(&text, &Trial::new(&SIGNED)))
     }
 
     fn admit(hot: &HotKeys, number: u8) -> bool {
         let (text, key) = key(number);
         hot.admit(&text, &key);
-        hot.verify(&text, &Signed::new([1; 32], Signature([1; 64]))).is_some()
+        hot.verify(&text, &Trial::new(&SIGNED)).is_some()
     }
 
     #[test]

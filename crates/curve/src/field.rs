@@ -6,42 +6,43 @@
 use std::hint::select_unpredictable;
 use std::ops::{Add, Mul, Neg, Sub};
 
-use super::inverse::Modulus;
+use crate::inverse::Modulus;
+use crate::limbs::limbs;
 
 /// 2^256 - p: what a carry out of the highest limb is worth.
 const FOLD: u64 = 0x1_0000_03d1;
 
 /// p, little-endian.
-pub(super) const P: [u64; 4] = [0u64.wrapping_sub(FOLD), u64::MAX, u64::MAX, u64::MAX];
+pub(crate) const P: [u64; 4] = [0u64.wrapping_sub(FOLD), u64::MAX, u64::MAX, u64::MAX];
 
 /// A number modulo p in four limbs, little-endian. Any value below 2^256 may stand for itself: the
 /// 2^32 + 977 numbers that are smaller than that have two forms, and [`Field::is_zero`] knows both.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Field([u64; 4]);
+pub(crate) struct Field([u64; 4]);
 
 impl Field {
-    pub(super) const ZERO: Field = Field([0; 4]);
-    pub(super) const ONE: Field = Field([1, 0, 0, 0]);
+    pub(crate) const ZERO: Field = Field([0; 4]);
+    pub(crate) const ONE: Field = Field([1, 0, 0, 0]);
 
     /// The number modulo p with these limbs, little-endian.
-    pub(super) const fn new(limbs: [u64; 4]) -> Field {
+    pub(crate) const fn new(limbs: [u64; 4]) -> Field {
         Field(limbs)
     }
 
     /// The number modulo p with these 32 bytes, big-endian.
-    pub(super) const fn from_bytes(bytes: &[u8; 32]) -> Field {
+    pub(crate) const fn from_bytes(bytes: &[u8; 32]) -> Field {
         Field(limbs(bytes))
     }
 
     /// Twice the number.
     #[inline(always)]
-    pub(super) fn double(self) -> Field {
+    pub(crate) fn double(self) -> Field {
         self + self
     }
 
     /// The square.
     #[inline(always)]
-    pub(super) fn square(self) -> Field {
+    pub(crate) fn square(self) -> Field {
         let [a0, a1, a2, a3] = self.0;
         // The products of different limbs, a0·(a1 a2 a3) + a1·(a2 a3) + a2·a3, once each,
         let (r1, h1) = a0.carrying_mul(a1, 0);
@@ -68,7 +69,7 @@ impl Field {
 
     /// Whether this is zero modulo p.
     #[inline(always)]
-    pub(super) fn is_zero(self) -> bool {
+    pub(crate) fn is_zero(self) -> bool {
         let [r0, r1, r2, r3] = self.0;
         r0 | r1 | r2 | r3 == 0 || r0 == P[0] && r1 & r2 & r3 == u64::MAX
     }
@@ -76,14 +77,14 @@ impl Field {
     /// The number if `negative` is false, its opposite if it is true, without a branch: the signs
     /// of a scalar's digits cannot be predicted.
     #[inline(always)]
-    pub(super) fn signed(self, negative: bool) -> Field {
+    pub(crate) fn signed(self, negative: bool) -> Field {
         let opposite = -self;
         let mask = u64::from(negative).wrapping_neg();
         Field(std::array::from_fn(|i| self.0[i] ^ (mask & (self.0[i] ^ opposite.0[i]))))
     }
 
     /// The number whose product with this one is 1. This one is not zero.
-    pub(super) fn invert(self) -> Field {
+    pub(crate) fn invert(self) -> Field {
         const MODULUS: Modulus = Modulus::new(P);
         Field(MODULUS.invert(self.0))
     }
@@ -205,49 +206,53 @@ fn difference(a: [u64; 4], b: [u64; 4]) -> ([u64; 4], bool) {
     (difference, borrow)
 }
 
-/// Little-endian limbs of big-endian bytes.
-pub(super) const fn limbs(bytes: &[u8; 32]) -> [u64; 4] {
-    let mut limbs = [0; 4];
-    let mut i = 0;
-    while i < 32 {
-        limbs[3 - i / 8] = limbs[3 - i / 8] << 8 | bytes[i] as u64;
-        i += 1;
-    }
-    limbs
-}
-
-/// Big-endian bytes of little-endian limbs.
-pub(super) fn bytes(limbs: &[u64; 4]) -> [u8; 32] {
-    let mut bytes = [0; 32];
-    for (bytes, limb) in bytes.rchunks_exact_mut(8).zip(limbs) {
-        bytes.copy_from_slice(&limb.to_be_bytes());
-    }
-    bytes
-}
-
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
+    use fiat::fiat_secp256k1_montgomery_montgomery_domain_field_element as Proven;
+    use fiat::fiat_secp256k1_montgomery_non_montgomery_domain_field_element as Canonical;
+    use fiat_crypto::secp256k1_montgomery_64 as fiat;
     use k256::Secp256k1;
     use k256::elliptic_curve::hazmat::FieldArithmetic;
     use rand::{RngExt, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
+    use crate::limbs::bytes;
 
     type Plain = <Secp256k1 as FieldArithmetic>::FieldElement;
 
-    pub fn random_bytes(seed: u64) -> [u8; 32] {
+    fn random_bytes(seed: u64) -> [u8; 32] {
         ChaCha8Rng::seed_from_u64(seed).random()
     }
 
-    /// The form of a number that is below p, big-endian.
-    fn canonical(a: Field) -> [u8; 32] {
+    /// The form of a number that is below p.
+    fn canonical(a: Field) -> [u64; 4] {
         let (reduced, borrow) = difference(a.0, P);
-        bytes(if borrow { &a.0 } else { &reduced })
+        if borrow { a.0 } else { reduced }
     }
 
     fn plain(a: Field) -> Plain {
-        Plain::from_bytes(&canonical(a).into()).unwrap()
+        Plain::from_bytes(&bytes(&canonical(a)).into()).unwrap()
+    }
+
+    /// The same number for fiat-crypto, whose code is generated together with a proof that it is
+    /// right. What it answers is canonical, so that equal numbers are equal limbs.
+    fn proven(a: Field) -> Proven {
+        let mut proven = Proven([0; 4]);
+        fiat::fiat_secp256k1_montgomery_to_montgomery(&mut proven, &Canonical(canonical(a)));
+        proven
+    }
+
+    fn of_one(operation: fn(&mut Proven, &Proven), a: &Proven) -> [u64; 4] {
+        let mut result = Proven([0; 4]);
+        operation(&mut result, a);
+        result.0
+    }
+
+    fn of_two(operation: fn(&mut Proven, &Proven, &Proven), a: &Proven, b: &Proven) -> [u64; 4] {
+        let mut result = Proven([0; 4]);
+        operation(&mut result, a, b);
+        result.0
     }
 
     /// All numbers made of limbs at the edges, the neighbours of p, and random ones.
@@ -296,9 +301,23 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn bytes_are_big_endian() {
-        let text: [u8; 32] = std::array::from_fn(|i| i as u8);
-        assert_eq!(limbs(&text)[0], 0x1819_1a1b_1c1d_1e1f);
-        assert_eq!(bytes(&limbs(&text)), text);
+    fn arithmetic_is_that_of_the_proven_crate() {
+        let numbers: Vec<_> = numbers().into_iter().map(|a| (a, proven(a))).collect();
+        for (a, proven_a) in &numbers {
+            for (b, proven_b) in &numbers {
+                let product = of_two(fiat::fiat_secp256k1_montgomery_mul, proven_a, proven_b);
+                assert_eq!(proven(*a * *b).0, product, "{a:?} * {b:?}");
+                let sum = of_two(fiat::fiat_secp256k1_montgomery_add, proven_a, proven_b);
+                assert_eq!(proven(*a + *b).0, sum, "{a:?} + {b:?}");
+                let difference = of_two(fiat::fiat_secp256k1_montgomery_sub, proven_a, proven_b);
+                assert_eq!(proven(*a - *b).0, difference, "{a:?} - {b:?}");
+                assert_eq!(a == b, proven_a.0 == proven_b.0);
+            }
+            let square = of_one(fiat::fiat_secp256k1_montgomery_square, proven_a);
+            assert_eq!(proven(a.square()).0, square, "{a:?} squared");
+            let opposite = of_one(fiat::fiat_secp256k1_montgomery_opp, proven_a);
+            assert_eq!(proven(-*a).0, opposite, "-{a:?}");
+            assert_eq!(proven(a.signed(true)).0, opposite);
+        }
     }
 }

@@ -17,7 +17,7 @@ const MASK: u64 = u64::MAX >> (64 - BITS);
 type Signed = [i64; 5];
 
 /// A prime below 2^256.
-pub(super) struct Modulus {
+pub(crate) struct Modulus {
     limbs: Signed,
     /// Its inverse modulo 2^62.
     inverse: u64,
@@ -34,7 +34,7 @@ struct Steps {
 
 impl Modulus {
     /// An odd prime, as four little-endian limbs of 64 bits.
-    pub(super) const fn new(prime: [u64; 4]) -> Modulus {
+    pub(crate) const fn new(prime: [u64; 4]) -> Modulus {
         // By Newton: an odd number is its own inverse modulo 8; each step doubles the bits.
         let mut inverse = prime[0];
         let mut bits = 3;
@@ -46,7 +46,7 @@ impl Modulus {
     }
 
     /// 1/x modulo the prime, below it; `x` is not a multiple of the prime.
-    pub(super) fn invert(&self, x: [u64; 4]) -> [u64; 4] {
+    pub(crate) fn invert(&self, x: [u64; 4]) -> [u64; 4] {
         let (mut f, mut g) = (self.limbs, split(x));
         let (mut d, mut e) = ([0; 5], [1, 0, 0, 0, 0]);
         let mut eta = -1;
@@ -190,11 +190,16 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
-    use crate::signature::field::limbs;
-    use crate::signature::table::ORDER;
+    use crate::limbs::limbs;
+
+    /// The order of the group, one above the greatest scalar.
+    fn order() -> [u64; 4] {
+        let [lowest, rest @ ..] = limbs(&(-Scalar::ONE).to_bytes().into());
+        [lowest + 1, rest[0], rest[1], rest[2]]
+    }
 
     fn check(x: Scalar) {
-        let inverse = Modulus::new(ORDER).invert(limbs(&x.to_bytes().into()));
+        let inverse = Modulus::new(order()).invert(limbs(&x.to_bytes().into()));
         assert_eq!(inverse, limbs(&x.invert().unwrap().to_bytes().into()), "{x:?}");
     }
 

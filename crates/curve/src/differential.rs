@@ -1,8 +1,11 @@
-//! All verifiers against each other, on signatures honest and forged.
+//! All verifiers against each other, on signatures honest and forged. The fast one is asked for
+//! what it finds by itself, before it has a refusal confirmed.
 //!
 //! `PLC_DIFFERENTIAL_SIGNATURES` says how many (see [`BOUNDED`]); in a release build two million take
 //! some minutes.
 
+use did_plc::key::{Curve, PublicKey};
+use did_plc::signature::{PlainVerifier, Signature, Signed, UnsupportedKey, Verifier};
 use k256::FieldBytes;
 use k256::elliptic_curve::ff::{Field as _, PrimeField};
 use k256::elliptic_curve::group::GroupEncoding;
@@ -12,9 +15,11 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use super::table::KeyTable;
-use super::{NativeVerifier, PlainVerifier, Signature, Signed, Tables, UnsupportedKey, Verifier};
-use crate::key::{Curve, PublicKey};
+use crate::field;
+use crate::limbs::bytes;
+use crate::point::ORDER;
+use crate::table::{KeyTable, Trial};
+use crate::{FastVerifier, Tables};
 
 /// Signatures when nothing else is asked for: seconds in a debug build.
 const BOUNDED: usize = 6_000;
@@ -61,6 +66,17 @@ struct Case {
     digest: [u8; 32],
     signature: Signature,
     expected: Option<bool>,
+}
+
+/// Whether this key made the signature.
+type Verdict = Result<bool, UnsupportedKey>;
+
+fn plain(key: &str, signed: &Signed) -> Verdict {
+    PlainVerifier.find_signer(&[key], signed).map(|signer| signer.is_some())
+}
+
+fn fast(verifier: &FastVerifier, key: &str, signed: &Signed) -> Verdict {
+    verifier.try_keys(&[key], signed).map(|signer| signer.is_some())
 }
 
 fn text<C: Plain>(point: [u8; 33]) -> String {
@@ -136,7 +152,7 @@ fn special_bytes<C: Plain>(random: &mut ChaCha8Rng) -> [u8; 32] {
         1 => (-C::Scalar::ONE).to_repr().into(),
         2 => C::Scalar::TWO_INV.to_repr().into(),
         3 => match C::CURVE {
-            Curve::K256 => super::field::bytes(&super::field::P),
+            Curve::K256 => bytes(&field::P),
             Curve::P256 => {
                 let mut prime = [0xff; 32];
                 prime[4..20].fill(0);
@@ -235,25 +251,26 @@ fn round<C: Plain>(seed: u64, count: usize) -> usize {
         Curve::K256 => secrets.iter().map(table).collect(),
         Curve::P256 => Vec::new(),
     };
-    let (off, on) = (NativeVerifier::new(Tables::Off), NativeVerifier::new(Tables::On));
+    let (off, on) = (FastVerifier::new(Tables::Off), FastVerifier::new(Tables::On));
     let mut accepted = 0;
     for number in 0..count {
         let Case { key, digest, signature, expected } = case::<C>(&secrets, random);
-        let signed = Signed::new(digest, signature);
-        let plain = PlainVerifier.verify(&key, &signed);
+        let signed = Signed { digest, signature };
+        let by_plain = plain(&key, &signed);
         let context = format!("round {seed}, case {number}: {key} {digest:02x?} {signature:?}");
         if let Some(expected) = expected {
-            assert_eq!(plain, Ok(expected), "plain, {context}");
+            assert_eq!(by_plain, Ok(expected), "plain, {context}");
         }
-        assert_eq!(off.verify(&key, &signed), plain, "libraries, {context}");
-        assert_eq!(on.verify(&key, &signed), plain, "native, {context}");
+        assert_eq!(fast(&off, &key, &signed), by_plain, "libraries, {context}");
+        assert_eq!(fast(&on, &key, &signed), by_plain, "with tables, {context}");
         // What one table left for the next one must serve it as well.
+        let trial = Trial::new(&signed);
         let other = tables.get(number % tables.len().max(1));
         for (text, table) in other.into_iter().chain(tables.iter().find(|(text, _)| *text == key)) {
-            let plain = if *text == key { plain } else { PlainVerifier.verify(text, &signed) };
-            assert_eq!(Ok(table.verify(&signed)), plain, "table, {context}");
+            let by_plain = if *text == key { by_plain } else { plain(text, &signed) };
+            assert_eq!(Ok(table.verify(&trial)), by_plain, "table, {context}");
         }
-        accepted += usize::from(plain == Ok(true));
+        accepted += usize::from(by_plain == Ok(true));
     }
     accepted
 }
@@ -292,9 +309,9 @@ fn verifiers_agree_on_x_coordinates_above_the_order() {
     use k256::{AffinePoint, ProjectivePoint, Scalar};
     let mut found = 0;
     for above in 1..40u64 {
-        let mut x = super::table::ORDER;
+        let mut x = ORDER;
         x[0] += above;
-        let x = super::field::bytes(&x).into();
+        let x = bytes(&x).into();
         let Some(point) = Option::<AffinePoint>::from(AffinePoint::decompress(&x, Choice::from(1)))
         else {
             continue;
@@ -306,11 +323,10 @@ fn verifiers_agree_on_x_coordinates_above_the_order() {
         let parsed = secp256k1::PublicKey::from_byte_array_compressed(point).unwrap();
         let (key, digest, signature) =
             (text::<K256>(point), z.to_bytes().into(), signature::<K256>(r, s));
-        let signed = Signed::new(digest, signature);
-        assert_eq!(PlainVerifier.verify(&key, &signed), Ok(true));
-        let native = NativeVerifier::new(Tables::Off);
-        assert_eq!(native.verify(&key, &signed), Ok(true));
-        assert!(KeyTable::new(&parsed).verify(&signed));
+        let signed = Signed { digest, signature };
+        assert_eq!(plain(&key, &signed), Ok(true));
+        assert_eq!(fast(&FastVerifier::new(Tables::Off), &key, &signed), Ok(true));
+        assert!(KeyTable::new(&parsed).verify(&Trial::new(&signed)));
         found += 1;
     }
     assert!(found > 10);
@@ -318,8 +334,8 @@ fn verifiers_agree_on_x_coordinates_above_the_order() {
 
 #[test]
 fn texts_that_are_no_keys_are_unsupported() {
-    let native = NativeVerifier::new(Tables::On);
-    let signed = Signed::new([1; 32], Signature([1; 64]));
+    let verifier = FastVerifier::new(Tables::On);
+    let signed = Signed { digest: [1; 32], signature: Signature([1; 64]) };
     let good = text::<K256>(K256::multiple(k256::Scalar::from(3u64)));
     let mut texts = vec![
         String::new(),
@@ -341,9 +357,9 @@ fn texts_that_are_no_keys_are_unsupported() {
     }));
     for text in texts {
         for _ in 0..2 {
-            let verdict = native.verify(&text, &signed);
-            assert_eq!(verdict, Err(UnsupportedKey), "{text:?}");
-            assert_eq!(PlainVerifier.verify(&text, &signed), verdict, "{text:?}");
+            let verdict = fast(&verifier, &text, &signed);
+            assert_eq!(verdict, Err(UnsupportedKey { index: 0 }), "{text:?}");
+            assert_eq!(plain(&text, &signed), verdict, "{text:?}");
         }
     }
 }

@@ -4,12 +4,11 @@ use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use ahash::RandomState;
-
-use crate::key::TEXT_LENGTH;
+use did_plc::key::TEXT_LENGTH;
 
 /// The text of a key, perhaps. A text of another length is no key, and needs no place in a cache to
 /// be told so.
-pub(super) type KeyText = [u8; TEXT_LENGTH];
+pub(crate) type KeyText = [u8; TEXT_LENGTH];
 
 /// So many threads rarely wait for each other: a lock is held for tens of nanoseconds.
 const SHARDS: usize = 16;
@@ -18,14 +17,14 @@ const SHARDS: usize = 16;
 /// (their library keeps about 1 kB each).
 const GENERATION: usize = 448;
 
-/// A map from key texts to what was made of them. What is made of a text must depend on nothing
-/// else, since it may be forgotten and made again at any time.
+/// A map from key texts to what was made of them, which may be forgotten and made again at any
+/// time.
 ///
 /// A shard has two generations. What is new or was met again goes into the young one; when that is
 /// full it becomes the old one, and the old one is forgotten. So a key is kept as long as it is
 /// met once while 448 others come by, a hit writes nothing, and nothing is ever searched for a
 /// victim.
-pub(super) struct KeyCache<V> {
+pub(crate) struct KeyCache<V> {
     /// Keyed at random: nobody can choose keys that collide.
     hasher: RandomState,
     shards: [RwLock<Shard<V>>; SHARDS],
@@ -37,7 +36,7 @@ struct Shard<V> {
 }
 
 impl<V> KeyCache<V> {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let hasher = RandomState::new();
         let shard = || Shard {
             young: HashMap::with_hasher(hasher.clone()),
@@ -49,14 +48,13 @@ impl<V> KeyCache<V> {
 
     /// What `look` says of the value of `text`, which `make` makes if it is not there. Other
     /// threads may be looking at the same value, and may have made it at the same time.
-    pub(super) fn with<R>(
+    pub(crate) fn with<R>(
         &self,
         text: &KeyText,
         make: impl FnOnce() -> V,
         look: impl Fn(&V) -> R,
     ) -> R {
-        // The maps take the lowest and the highest bits of the same hash.
-        let shard = &self.shards[(self.hasher.hash_one(text) >> 32) as usize % SHARDS];
+        let shard = self.shard(text);
         if let Some(value) = read(shard).young.get(text) {
             return look(value);
         }
@@ -69,6 +67,17 @@ impl<V> KeyCache<V> {
             shard.young.clear();
         }
         look(shard.young.entry(*text).or_insert(value))
+    }
+
+    /// What `look` says of the value of `text`, if there is one. It is not kept any longer for that.
+    pub(crate) fn peek<R>(&self, text: &KeyText, look: impl Fn(&V) -> R) -> Option<R> {
+        let shard = read(self.shard(text));
+        shard.young.get(text).or_else(|| shard.old.get(text)).map(look)
+    }
+
+    fn shard(&self, text: &KeyText) -> &RwLock<Shard<V>> {
+        // The maps take the lowest and the highest bits of the same hash.
+        &self.shards[(self.hasher.hash_one(text) >> 32) as usize % SHARDS]
     }
 
     /// Values kept at present.
@@ -109,6 +118,19 @@ mod tests {
         assert_eq!(cache.with(&text(1), || 10, |value| *value), 10);
         assert_eq!(cache.with(&text(1), || 11, |value| *value), 10);
         assert_eq!(cache.with(&text(2), || 20, |value| *value), 20);
+    }
+
+    #[test]
+    fn a_peek_makes_nothing_and_keeps_nothing() {
+        let cache = KeyCache::new();
+        assert_eq!(cache.peek(&text(0), |value: &usize| *value), None);
+        cache.with(&text(0), || 7, |_| ());
+        assert_eq!(cache.peek(&text(0), |value| *value), Some(7));
+        for number in 1..3 * 2 * SHARDS * GENERATION {
+            cache.peek(&text(0), |_| ());
+            cache.with(&text(number), || number, |_| ());
+        }
+        assert_eq!(cache.peek(&text(0), |value| *value), None);
     }
 
     #[test]
