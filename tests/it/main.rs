@@ -12,7 +12,6 @@ mod export;
 mod follow;
 mod limits;
 mod logging;
-mod logs;
 mod ops;
 mod postgres;
 mod process;
