@@ -12,12 +12,12 @@ use lru::LruCache;
 use rayon::prelude::*;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::judge::{self, Candidate, Group, Judged, Place, Restated, Verdict};
-use crate::sync::RESTATED;
-use did_plc::chain::{Chain, Link};
+use crate::judge::{self, Candidate, Group, Judged, Place};
+use crate::store::DivergenceKind;
+use did_plc::chain::{Chain, Link, Restated};
 use did_plc::entry::{Received, Undecodable};
 use did_plc::signature::Verifier;
-use did_plc::{Cid, Did, Timestamp};
+use did_plc::{Cid, Did, Timestamp, Verdict};
 
 /// Shares that the identities are dealt out to: enough for the cores of most machines.
 const SHARES: usize = 16;
@@ -37,7 +37,7 @@ pub struct Finding {
     pub did: String,
     /// The CID, computed where it could be.
     pub cid: String,
-    /// The refusal's name, one of [`RESTATED`], or `nullified-flag`.
+    /// The refusal's name, that of a restated [`DivergenceKind`], or `nullified-flag`.
     pub kind: String,
     /// What was expected.
     pub expected: String,
@@ -254,7 +254,7 @@ impl Share {
 const WRONG_FLAG: &str = "nullified-flag";
 
 fn is_refusal(kind: &str) -> bool {
-    kind != WRONG_FLAG && !RESTATED.contains(&kind)
+    kind != WRONG_FLAG && DivergenceKind::of_name(kind).is_none()
 }
 
 /// What a line says otherwise than the one that brought its operation.
@@ -263,40 +263,29 @@ fn restated_findings(
     received: &Received,
     restated: &Restated,
 ) -> impl Iterator<Item = Finding> {
-    let expected = [
-        restated.cid.as_ref().map(|stated| format!("the CID of this operation, not {stated}")),
-        restated.created_at.map(|held| format!("{held} as before, not {}", received.created_at)),
-        restated
+    let expected = |kind| match kind {
+        DivergenceKind::RestatedCid => {
+            restated.cid.as_ref().map(|stated| format!("the CID of this operation, not {stated}"))
+        }
+        DivergenceKind::RestatedCreatedAt => {
+            let held = restated.created_at;
+            held.map(|held| format!("{held} as before, not {}", received.created_at))
+        }
+        _ => restated
             .sequence
             .zip(received.sequence)
             .map(|(held, stated)| format!("sequence number {held} as before, not {stated}")),
-    ];
+    };
     let (did, cid) = (received.did.to_string(), received.cid.to_string());
-    RESTATED.into_iter().zip(expected).filter_map(move |(kind, expected)| {
-        let (did, cid, kind) = (did.clone(), cid.clone(), kind.to_owned());
-        Some(Finding { line, did, cid, kind, expected: expected? })
+    DivergenceKind::of_restated(restated).filter_map(move |kind| {
+        let (did, cid, expected) = (did.clone(), cid.clone(), expected(kind)?);
+        Some(Finding { line, did, cid, kind: kind.name().to_owned(), expected })
     })
 }
 
 fn undecodable_finding(line: u64, undecodable: Undecodable) -> Finding {
-    let (did, cid, kind, expected) = match undecodable {
-        Undecodable::NotJson(reason) => (
-            String::new(),
-            String::new(),
-            "not-json".to_owned(),
-            format!("expected a JSON object: {reason}"),
-        ),
-        Undecodable::UnknownType { kind, .. } => (
-            String::new(),
-            String::new(),
-            "unknown-type".to_owned(),
-            format!("expected the type `sequenced_op`, not `{kind}`"),
-        ),
-        Undecodable::Refused { did, cid, refusal, .. } => {
-            (did, cid, refusal.kind().to_owned(), refusal.to_string())
-        }
-    };
-    Finding { line, did, cid, kind, expected }
+    let Undecodable { did, cid, refusal, .. } = undecodable;
+    Finding { line, did, cid, kind: refusal.kind().to_owned(), expected: refusal.to_string() }
 }
 
 /// All chains of a share so far.
@@ -503,8 +492,10 @@ mod tests {
         let mut judge = OfflineJudge::new(&PlainVerifier);
         let findings = judge.judge(&block).unwrap();
         let found: Vec<_> = findings.iter().map(|found| (found.line, &*found.kind)).collect();
-        let [cid, created_at, sequence] = RESTATED;
-        assert_eq!(found, [(3, created_at), (3, sequence), (4, cid)]);
+        assert_eq!(
+            found,
+            [(3, "restated-created-at"), (3, "restated-sequence"), (4, "restated-cid")]
+        );
         let (_, summary) = judge.finish();
         assert_eq!((summary.accepted, summary.repeated, summary.restated), (1, 3, 2));
         assert!(summary.refused.is_empty() && !summary.is_clean());

@@ -23,7 +23,7 @@ use did_plc::{Cid, Did, Timestamp};
 
 use self::claims::{Claimants, ClaimsIndex};
 pub use self::commit::{Commit, Lease, Source};
-pub use self::divergence::{NewDivergence, Noted, StoredDivergence};
+pub use self::divergence::{DivergenceKind, NewDivergence, Noted, StoredDivergence};
 pub use self::error::StoreError;
 pub use self::operation::{StoredOperation, audit_log};
 use self::place::Place;

@@ -3,20 +3,11 @@
 use ahash::{AHashMap, AHashSet};
 use bytes::Bytes;
 
-use crate::judge::{Candidate, Group, Judged, Place, Restated, Verdict};
-use crate::store::{Commit, NewDivergence, NewRefusal, Rejudged, StoredOperation};
+use crate::judge::{Candidate, Group, Judged, Place};
+use crate::store::{Commit, DivergenceKind, NewDivergence, NewRefusal, Rejudged, StoredOperation};
+use did_plc::chain::Restated;
 use did_plc::entry::{Received, Undecodable};
-use did_plc::{Did, Refusal, Timestamp};
-
-/// Name of the record of an operation whose `createdAt` is well before it was received.
-pub const BACKDATED: &str = "backdated";
-/// Names of the records of an operation that came again with another statement about it: its CID,
-/// its `createdAt`, its sequence number.
-pub const RESTATED: [&str; 3] = ["restated-cid", "restated-created-at", "restated-sequence"];
-/// Name of the kept line that is not JSON.
-pub const NOT_JSON: &str = "not-json";
-/// Name of the kept line whose `type` is not known.
-pub const UNKNOWN_TYPE: &str = "unknown-type";
+use did_plc::{Did, Refusal, Timestamp, Verdict};
 
 /// A batch that only has to be written.
 #[derive(Debug)]
@@ -86,27 +77,15 @@ impl Assembly {
 
     /// Keeps a line that could not be decoded.
     pub(super) fn keep_undecodable(&mut self, index: usize, undecodable: Undecodable) {
-        let line = kept_copy(&self.lines[index]);
-        let (did, sequence, kind, detail) = match undecodable {
-            Undecodable::NotJson(reason) => {
-                (String::new(), None, NOT_JSON, format!("expected a JSON object: {reason}"))
-            }
-            Undecodable::UnknownType { kind, sequence } => {
-                let detail = format!("expected the type `sequenced_op`, not `{kind}`");
-                (String::new(), sequence, UNKNOWN_TYPE, detail)
-            }
-            Undecodable::Refused { did, sequence, refusal, .. } => {
-                (did, sequence, refusal.kind(), refusal.to_string())
-            }
-        };
+        let Undecodable { did, sequence, refusal, .. } = undecodable;
         self.commit.refusals.push(NewRefusal {
             did,
             sequence,
             cid: None,
-            kind: kind.to_owned(),
-            detail,
+            kind: refusal.kind().to_owned(),
+            detail: refusal.to_string(),
             awaits: None,
-            line,
+            line: kept_copy(&self.lines[index]),
         });
     }
 
@@ -135,7 +114,7 @@ impl Assembly {
             did: received.did,
             created_at: received.created_at,
             sequence: received.sequence,
-            signed: Bytes::from(received.signed),
+            signed: received.signed,
             signer,
             nullified_by: link.and_then(|link| link.nullified_by),
             received_at: self.received_at,
@@ -156,7 +135,7 @@ impl Assembly {
         self.commit.divergences.push(NewDivergence {
             source: self.upstream.clone(),
             did: received.did.to_string(),
-            kind: BACKDATED.to_owned(),
+            kind: DivergenceKind::Backdated.name().to_owned(),
             subject: received.cid.to_string(),
             ours: None,
             theirs: String::from_utf8(self.lines[index].to_vec()).ok(),
@@ -176,7 +155,7 @@ impl Assembly {
         let Some(held) = held else { return };
         // What a line says of a number that another operation has stays refused, whether it has just
         // come or was kept earlier.
-        match (restated.numbered, candidate.number_held_by, candidate.place) {
+        match (restated.numbered, restated.number_held_by, candidate.place) {
             (Some(sequence), Some(holder), _) => {
                 self.refuse(&candidate, &Refusal::SequenceConflict { sequence, holder });
             }
@@ -195,13 +174,11 @@ impl Assembly {
             Place::Line(index) => String::from_utf8(self.lines[index].to_vec()).ok(),
             Place::Kept(_) => None,
         };
-        let differs =
-            [restated.cid.is_some(), restated.created_at.is_some(), restated.sequence.is_some()];
-        for (kind, _) in RESTATED.into_iter().zip(differs).filter(|(_, differs)| *differs) {
+        for kind in DivergenceKind::of_restated(&restated) {
             self.commit.divergences.push(NewDivergence {
                 source: self.upstream.clone(),
                 did: received.did.to_string(),
-                kind: kind.to_owned(),
+                kind: kind.name().to_owned(),
                 subject: received.cid.to_string(),
                 ours: None,
                 theirs: theirs.clone(),
@@ -277,11 +254,16 @@ mod tests {
                     created_at,
                     sequence: Some(3),
                     nullified: None,
-                    signed: Vec::new(),
+                    received_at: None,
+                    signed: Bytes::new(),
                 },
                 number_held_by,
             },
-            verdict: Verdict::Known(Restated { numbered: Some(3), ..Restated::default() }),
+            verdict: Verdict::Known(Restated {
+                numbered: Some(3),
+                number_held_by,
+                ..Restated::default()
+            }),
         };
         let commit = |number_held_by| {
             let part = Part {

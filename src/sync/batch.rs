@@ -16,7 +16,7 @@ use crate::metrics;
 use crate::store::{Commit, Rejudged, Store, StoreError, audit_log};
 use did_plc::entry::{Received, Undecodable};
 use did_plc::signature::Verifier;
-use did_plc::{Cid, Did, Timestamp};
+use did_plc::{Cid, Did, Refusal, Timestamp};
 
 /// CIDs that open refusals await, kept in memory to tell at once whether an operation frees one:
 /// 32 MB at most. With more than this on record the store is asked for every batch.
@@ -130,7 +130,7 @@ impl BatchJudge {
             (lines, decoded)
         })
         .await;
-        let damaged = decoded.iter().position(|line| matches!(line, Err(Undecodable::NotJson(_))));
+        let damaged = decoded.iter().position(is_not_json);
         let stop = damaged.filter(|_| not_json == NotJson::StopBefore);
         if let Some(stop) = stop {
             lines.truncate(stop);
@@ -367,14 +367,15 @@ impl BatchJudge {
     }
 }
 
+fn is_not_json(decoded: &Result<Received, Undecodable>) -> bool {
+    matches!(decoded, Err(Undecodable { refusal: Refusal::NotJson { .. }, .. }))
+}
+
 /// The number that a line states.
 fn number(decoded: &Result<Received, Undecodable>) -> Option<i64> {
     match decoded {
         Ok(received) => received.sequence,
-        Err(Undecodable::UnknownType { sequence, .. } | Undecodable::Refused { sequence, .. }) => {
-            *sequence
-        }
-        Err(Undecodable::NotJson(_)) => None,
+        Err(undecodable) => undecodable.sequence,
     }
 }
 
@@ -417,7 +418,8 @@ mod tests {
             created_at: Timestamp::from_millis(0),
             sequence: number,
             nullified: None,
-            signed: Vec::new(),
+            received_at: None,
+            signed: Bytes::new(),
         })
     }
 

@@ -24,10 +24,9 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-pub use assembly::{BACKDATED, Part, Prepared, RESTATED};
+pub use assembly::{Part, Prepared};
 pub use batch::{BatchJudge, Lines, NotJson, Parts};
 use rewind::RewindError;
-pub use rewind::UPSTREAM_REWOUND;
 use source::{Event, Reader};
 use stated::Stated;
 use told::Told;

@@ -11,7 +11,6 @@ mod explorer;
 mod export;
 mod follow;
 mod limits;
-mod logging;
 mod logs;
 mod ops;
 mod postgres;

@@ -181,7 +181,8 @@ fn signatures_have_one_form() {
         story.update(&alice).signed_by(signer).newline_in_signature().refused("signature-encoding");
         story.update(&alice).signed_by(signer).der_signature().refused("signature-encoding");
         // DER that is 64 bytes long has the right form, and is no signature.
-        let der = BASE64URL_NOPAD.encode(&[&[0x30, 62, 2, 29][..], &[1; 29], &[2, 29], &[1; 29]].concat());
+        let der = BASE64URL_NOPAD
+            .encode(&[&[0x30, 62, 2, 29][..], &[1; 29], &[2, 29], &[1; 29]].concat());
         story.update(&alice).signed_by(signer).signature_text(&der).refused("signature-invalid");
         story.update(&alice).signed_by(signer).signature_text("").refused("signature-encoding");
         story.update(&alice).signed_by(signer).signature_text("é").refused("signature-encoding");

@@ -6,8 +6,8 @@ use std::path::Path;
 use bytes::Bytes;
 use did_plc::entry::Undecodable;
 use did_plc::signature::{PlainVerifier, Verifier};
-use did_plc::{Did, Refusal};
-use plc_replica::judge::{self, Candidate, Group, Place, Verdict};
+use did_plc::{Did, Refusal, Verdict};
+use plc_replica::judge::{self, Candidate, Group, Place};
 
 use crate::shared;
 
@@ -26,8 +26,8 @@ pub fn judge_log(
                 received: received.clone(),
                 number_held_by: None,
             }),
-            Err(Undecodable::Refused { refusal, .. }) => verdicts[index] = Some(refusal.kind()),
-            Err(other) => panic!("line {index}: {other:?}"),
+            Err(other) if other.refusal.is_of_line() => panic!("line {index}: {other:?}"),
+            Err(Undecodable { refusal, .. }) => verdicts[index] = Some(refusal.kind()),
         }
     }
     let mut groups = judge::group(candidates.into_iter());

@@ -197,7 +197,9 @@ impl Report {
             "Compared with {}, by turns. A ratio above 1 is better than that, below 1 worse.",
             program.display()
         );
-        out.push_str("\n| | | median | lowest–highest | compared with | lowest–highest | ratio |\n");
+        out.push_str(
+            "\n| | | median | lowest–highest | compared with | lowest–highest | ratio |\n",
+        );
         out.push_str("| --- | --- | ---: | ---: | ---: | ---: | ---: |\n");
         for row in &self.rows {
             let Some(against) = &row.against else { continue };

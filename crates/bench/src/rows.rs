@@ -159,9 +159,8 @@ impl<'a> Bench<'a> {
             Ok((database, measured))
         })?;
         if is_row {
-            let quantities = filled.map(|runs| {
-                runs.iter().map(|(_, measured)| measured.clone()).collect::<Vec<_>>()
-            });
+            let quantities = filled
+                .map(|runs| runs.iter().map(|(_, measured)| measured.clone()).collect::<Vec<_>>());
             self.follow_rows(backend, &quantities);
         }
         let last = filled.map(|runs| runs.last().map(|(database, _)| database.clone()));

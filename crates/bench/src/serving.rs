@@ -69,12 +69,7 @@ pub fn measure(
 }
 
 impl Serving<'_> {
-    fn look_up(
-        &self,
-        suffix: &str,
-        goal: Option<Goal>,
-        report: &mut Report,
-    ) -> anyhow::Result<()> {
+    fn look_up(&self, suffix: &str, goal: Option<Goal>, report: &mut Report) -> anyhow::Result<()> {
         let (name, scope) = (format!("`GET /{{did}}{suffix}`"), self.stand.scope);
         let backend = Some(self.backend);
         Each::of(self.stand.is_compared(), |program| {
@@ -87,7 +82,13 @@ impl Serving<'_> {
         let rates = loaded.values(|loaded| loaded.outcome.requests_per_second);
         report.row(&name, backend, "/s", goal, rates);
         let processor = loaded.values(|loaded| loaded.processor);
-        report.row(&format!("{name}, processor time of the replica"), backend, "µs", None, processor);
+        report.row(
+            &format!("{name}, processor time of the replica"),
+            backend,
+            "µs",
+            None,
+            processor,
+        );
         let p50 = loaded.values(|loaded| loaded.outcome.p50_milliseconds);
         report.row(&format!("{name}, p50"), backend, "ms", None, p50);
         let p99 = loaded.values(|loaded| loaded.outcome.p99_milliseconds);
@@ -113,7 +114,13 @@ impl Serving<'_> {
         let rates = loaded.values(|loaded| loaded.outcome.megabytes_per_second);
         report.row(name, backend, "MB/s", goal(150.0, 400.0), rates);
         let processor = loaded.values(|loaded| loaded.processor);
-        report.row(&format!("{name}, processor time of the replica"), backend, "µs", None, processor);
+        report.row(
+            &format!("{name}, processor time of the replica"),
+            backend,
+            "µs",
+            None,
+            processor,
+        );
         Ok(())
     }
 
