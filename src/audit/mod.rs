@@ -22,7 +22,7 @@ pub mod sweep_file;
 pub mod verdict;
 pub mod watch;
 
-pub use check::{CheckError, Checker, Depth, Found};
+pub use check::{CheckError, CheckedIdentity, Checker, Depth};
 pub use diff::{Comparison, Difference, Said, Theirs, compare};
 pub use export_check::SweptExport;
 pub use newest::NewestOperations;

@@ -56,7 +56,7 @@ pub enum PeerError {
     /// It answers something else.
     #[error("{did}: {source}")]
     NotALog {
-        /// The identity.
+        /// Whose log was asked for.
         did: Did,
         /// What is wrong with it.
         source: NotALog,
@@ -151,10 +151,10 @@ fn said(answer: Answer) -> Said<Bytes> {
 /// `DID not registered: …` or `DID not available: …`, as the directory has it.
 fn is_about_identity(body: &[u8]) -> bool {
     #[derive(serde::Deserialize)]
-    struct Refusal {
+    struct ErrorMessage {
         message: String,
     }
-    serde_json::from_slice::<Refusal>(body)
+    serde_json::from_slice::<ErrorMessage>(body)
         .is_ok_and(|refusal| refusal.message.starts_with("DID not "))
 }
 
@@ -198,7 +198,7 @@ pub struct Dumped {
 pub fn look_up(path: &Path, dids: &[Did]) -> Result<Dumped, DumpError> {
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "camelCase")]
-    struct Named<'a> {
+    struct NamedLine<'a> {
         #[serde(borrow)]
         did: Cow<'a, str>,
         #[serde(borrow)]
@@ -208,7 +208,7 @@ pub fn look_up(path: &Path, dids: &[Did]) -> Result<Dumped, DumpError> {
     dumped.lines.extend(dids.iter().map(|did| (*did, Vec::new())));
     for block in Dump::open(path)? {
         for (_, line) in block? {
-            let Ok(named) = serde_json::from_slice::<Named>(&line) else { continue };
+            let Ok(named) = serde_json::from_slice::<NamedLine>(&line) else { continue };
             dumped.latest = dumped.latest.max(named.created_at.parse().ok());
             let did = named.did.parse::<Did>().ok();
             if let Some(lines) = did.and_then(|did| dumped.lines.get_mut(&did)) {
