@@ -378,7 +378,7 @@ async fn a_second_follower_is_kept_out() {
 }
 
 /// A certificate authority, and a way to have it sign for `localhost`.
-fn authority() -> (String, rcgen::Issuer<'static, rcgen::KeyPair>) {
+pub fn authority() -> (String, rcgen::Issuer<'static, rcgen::KeyPair>) {
     let key = rcgen::KeyPair::generate().unwrap();
     let mut parameters = rcgen::CertificateParams::default();
     parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
