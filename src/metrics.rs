@@ -8,9 +8,7 @@ use ::metrics::{Counter, Histogram, counter, gauge, histogram};
 use ::metrics::{describe_counter, describe_gauge, describe_histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
-use crate::live::{Mode, Status};
 use crate::store::{Load, Statistics};
-use did_plc::Timestamp;
 use did_plc::signature::KeyLookups;
 
 /// What a metric is.
@@ -110,26 +108,6 @@ pub fn install(builder: PrometheusBuilder) -> Result<PrometheusHandle, BuildErro
         counter!(unlabelled).absolute(0);
     }
     Ok(handle)
-}
-
-/// States how far the follower is.
-pub fn follow(status: &Status, now: Timestamp) {
-    let (received, committed) = (status.received_sequence(), status.sequence());
-    gauge!("plc_received_cursor").set(received as f64);
-    gauge!("plc_cursor").set(committed as f64);
-    gauge!("plc_lag_operations").set((received - committed).max(0) as f64);
-    gauge!("plc_caught_up").set(f64::from(u8::from(status.caught_up())));
-    if let Some(lag) = status.lag(now) {
-        gauge!("plc_lag_seconds").set(lag.as_secs_f64());
-    }
-    if let Some(silence) = status.upstream_age(now) {
-        gauge!("plc_upstream_silence_seconds").set(silence.as_secs_f64());
-    }
-    let doing = status.mode();
-    for mode in [Mode::CatchingUp, Mode::Live, Mode::Waiting, Mode::Idle] {
-        let is = f64::from(u8::from(mode == doing));
-        gauge!("plc_mode", "mode" => mode.name()).set(is);
-    }
 }
 
 /// States what the store holds.

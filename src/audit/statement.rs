@@ -5,8 +5,9 @@ use serde::Deserialize;
 
 use super::check::CheckError;
 use super::peer::{Peer, PeerError};
+use crate::follow::UPSTREAM_REWOUND;
+use crate::judge::{BACKDATED, RESTATED};
 use crate::store::{NewDivergence, Store};
-use crate::sync::{BACKDATED, RESTATED, UPSTREAM_REWOUND};
 use crate::upstream::Priority;
 use did_plc::Did;
 use did_plc::entry::Received;

@@ -5,8 +5,6 @@
 //! a sweep may suspect too many, never too few.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::mpsc;
 
 use ahash::AHashMap;
 use bytes::Bytes;
@@ -18,15 +16,13 @@ use super::last_word::LastWords;
 use super::peer::{Peer, PeerError};
 use crate::judge;
 use crate::store::{Store, StoreError, StoredOperation};
-use crate::upstream::{Dump, DumpError, ExportClient, Priority, UpstreamFault};
+use crate::upstream::{Dump, DumpError, DumpReader, ExportClient, Priority, UpstreamFault};
 use did_plc::entry::{Entry, Received, Undecodable};
 use did_plc::{Cid, Did, Timestamp};
 
 /// Operations that are read from the store at once, and lines of a page: the most that the
 /// directory gives.
 const PAGE: usize = 1000;
-/// Blocks of a dump that wait while others are compared; a block is about a megabyte.
-const BLOCKS_AHEAD: usize = 2;
 
 /// The order in which both sides are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,7 +95,7 @@ pub enum Pages {
     /// A dump that is read on a thread of its own.
     Dump {
         /// The blocks.
-        blocks: mpsc::Receiver<Result<Vec<Text>, DumpError>>,
+        blocks: DumpReader,
         /// Lines at the end of the stretch before: more with the same key may follow.
         carried: Vec<Text>,
     },
@@ -114,7 +110,10 @@ impl Pages {
     pub fn of(peer: &Peer) -> Result<Pages, DumpError> {
         match peer {
             Peer::Server(client) => Ok(Pages::Server(client.clone())),
-            Peer::File(path) => Ok(Pages::Dump { blocks: read(path)?, carried: Vec::new() }),
+            Peer::File(path) => {
+                let blocks = DumpReader::start(Dump::open(path)?);
+                Ok(Pages::Dump { blocks, carried: Vec::new() })
+            }
         }
     }
 
@@ -133,14 +132,9 @@ impl Pages {
             }
             Pages::Dump { blocks, carried } => {
                 let mut lines = std::mem::take(carried);
-                // The thread that reads is ahead most of the time; the wait is that of a disk.
-                match tokio::task::block_in_place(|| blocks.recv()) {
-                    Ok(block) => {
-                        lines.extend(block?);
-                        Ok((lines, true))
-                    }
-                    Err(_) => Ok((lines, false)),
-                }
+                let Some(block) = blocks.next().await else { return Ok((lines, false)) };
+                lines.extend(block?.into_iter().map(|(number, line)| (Some(number), line)));
+                Ok((lines, true))
             }
         }
     }
@@ -155,22 +149,6 @@ impl Pages {
             carried.extend(lines);
         }
     }
-}
-
-fn read(path: &Path) -> Result<mpsc::Receiver<Result<Vec<Text>, DumpError>>, DumpError> {
-    let dump = Dump::open(path)?;
-    let (sender, blocks) = mpsc::sync_channel(BLOCKS_AHEAD);
-    std::thread::spawn(move || {
-        for block in dump {
-            let lines = block.map(|block| {
-                block.into_iter().map(|(number, line)| (Some(number), line)).collect()
-            });
-            if sender.send(lines).is_err() {
-                break;
-            }
-        }
-    });
-    Ok(blocks)
 }
 
 /// A line of theirs.

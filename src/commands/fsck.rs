@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use crate::fsck::{self, Damage};
+use crate::audit::fsck::{self, Damage};
 use crate::store::Store;
 
 use super::progress::Meter;

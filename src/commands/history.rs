@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use crate::audit::{History, Peer, Verdict};
-use crate::printable::printable;
+use crate::escape::printable;
 use crate::store::Store;
 use anyhow::Context;
 use did_plc::{Did, Timestamp};

@@ -6,11 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::audit::{Checker, Peer, Watch, WatchSettings};
-use crate::index;
+use crate::follow::{Follower, keep_claims_index};
 use crate::live::{Feed, Status};
 use crate::serve::{self, ReadThrough, ServeSettings, ServeState};
 use crate::store::{Store, StoreError};
-use crate::sync::Follower;
 use crate::upstream::{ExportClient, Limits};
 use anyhow::Context;
 use tokio::net::TcpListener;
@@ -175,8 +174,9 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let server = tokio::spawn(serve::run(listener, state, shutdown.clone()));
     let watch = tokio::spawn(watch.run(shutdown.clone()));
-    let index = (args.index == "on")
-        .then(|| tokio::spawn(index::keep(store.clone(), Arc::clone(&status), shutdown.clone())));
+    let index = (args.index == "on").then(|| {
+        tokio::spawn(keep_claims_index(store.clone(), Arc::clone(&status), shutdown.clone()))
+    });
     let followed = Follower { store, client, verifier, feed, status }.run(shutdown.clone()).await;
     // Without a follower there is nothing to serve for: either both run, or neither.
     shutdown.cancel();

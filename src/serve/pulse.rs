@@ -67,7 +67,7 @@ pub async fn beat(server: &Server) {
     let mut count = 0u32;
     let mut quick = false;
     while server.shutdown.run_until_cancelled(beats.tick()).await.is_some() {
-        metrics::follow(&server.state.status, now());
+        server.state.status.state_metrics(now());
         metrics::load(server.state.store.load());
         metrics::keys(server.state.verifier.lookups());
         let is_minute = count.is_multiple_of(BEATS_A_MINUTE);

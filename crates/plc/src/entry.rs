@@ -88,6 +88,8 @@ pub enum Undecodable {
     UnknownType {
         /// The type.
         kind: String,
+        /// The stated CID; empty when there is none.
+        cid: String,
         /// The sequence number, when it has one.
         sequence: Option<i64>,
     },
@@ -114,7 +116,8 @@ impl Received {
         let line = str::from_utf8(line).map_err(|error| Undecodable::NotJson(error.to_string()))?;
         let entry = Entry::read(line).map_err(|error| undecodable(line, &error))?;
         if let Some(kind) = entry.kind.as_deref().filter(|&kind| kind != SEQUENCED_OPERATION) {
-            return Err(Undecodable::UnknownType { kind: kind.to_owned(), sequence: entry.seq });
+            let (kind, cid) = (kind.to_owned(), entry.cid.to_string());
+            return Err(Undecodable::UnknownType { kind, cid, sequence: entry.seq });
         }
         Received::from_entry(&entry).map_err(|refusal| Undecodable::Refused {
             did: entry.did.to_string(),
@@ -177,7 +180,8 @@ fn undecodable(line: &str, error: &serde_json::Error) -> Undecodable {
     match serde_json::from_str::<Stated>(line) {
         Ok(stated) => match stated.kind.as_str() {
             Some(kind) if kind != SEQUENCED_OPERATION => {
-                Undecodable::UnknownType { kind: kind.to_owned(), sequence: stated.seq.as_i64() }
+                let (kind, cid) = (kind.to_owned(), text(&stated.cid));
+                Undecodable::UnknownType { kind, cid, sequence: stated.seq.as_i64() }
             }
             _ => refused(text(&stated.did), text(&stated.cid), stated.seq.as_i64()),
         },

@@ -51,7 +51,7 @@ async fn commit(store: &Sqlite, lease: &Lease, operations: &[StoredOperation]) {
 
 async fn index(store: &Sqlite, lease: &Lease) {
     let lease = lease.clone();
-    store.write(move |shared| shared.index_recent(&lease)).await.unwrap();
+    store.write("indexing", move |shared| shared.index_recent(&lease)).await.unwrap();
 }
 
 async fn assert_holds(store: &Sqlite, operations: &[StoredOperation]) {

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use crate::blocking;
 use crate::store::claims::{ClaimsIndex, pairs};
 use crate::store::{Store, StoreError, StoredOperation};
 use did_plc::chain::{Chain, Link, Proposed};
@@ -49,7 +50,7 @@ pub async fn check(
 ) -> Result<Checked, StoreError> {
     let mut checked = Checked::default();
     let mut highest = 0;
-    // What it has now, it has later.
+    // What is added to it meanwhile is not looked for: it is checked up to where it is now.
     let index = store.claims_index().await?;
     let mut next = read(store, None).await?;
     while let Some(block) = next.take() {
@@ -59,7 +60,8 @@ pub async fn check(
             let store = store.clone();
             async move { read(&store, after).await }
         });
-        let damages = tokio::task::block_in_place(|| check_block(&block.operations, verifier));
+        let check = || check_block(&block.operations, verifier);
+        let damages = blocking::run_here("checking stored operations", check);
         let unclaimed = match &index {
             Some(index) => check_claims(store, index, &block.operations).await?,
             None => Vec::new(),
