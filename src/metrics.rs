@@ -8,7 +8,6 @@ use ::metrics::{Counter, Histogram, counter, gauge, histogram};
 use ::metrics::{describe_counter, describe_gauge, describe_histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
-use crate::store::{Load, Statistics};
 use did_plc::signature::KeyLookups;
 
 /// What a metric is.
@@ -108,29 +107,6 @@ pub fn install(builder: PrometheusBuilder) -> Result<PrometheusHandle, BuildErro
         counter!(unlabelled).absolute(0);
     }
     Ok(handle)
-}
-
-/// States what the store holds.
-pub fn store(statistics: &Statistics) {
-    let &Statistics { operations, identities, refusals, open_divergences, bytes, .. } = statistics;
-    gauge!("plc_store_operations").set(operations as f64);
-    gauge!("plc_store_identities").set(identities as f64);
-    gauge!("plc_store_refusals").set(refusals as f64);
-    gauge!("plc_store_open_divergences").set(open_divergences as f64);
-    gauge!("plc_store_bytes").set(bytes as f64);
-    if let Some(index) = statistics.claims {
-        gauge!("plc_index_bytes").set(statistics.claims_bytes as f64);
-        gauge!("plc_index_behind_operations").set((index.highest - index.sequence) as f64);
-    }
-}
-
-/// States what the store's connections are doing.
-pub fn load(load: Load) {
-    let Load { busy, idle, waiting } = load;
-    for (state, connections) in [("busy", busy), ("idle", idle)] {
-        gauge!("plc_store_connections", "state" => state).set(connections as f64);
-    }
-    gauge!("plc_store_waiting").set(waiting as f64);
 }
 
 /// Counts lookups in a cache.

@@ -1,9 +1,11 @@
 //! The command line: one file a subcommand, and what they share.
 
+mod arguments;
 mod audit;
 mod completions;
 mod evidence;
 mod export;
+mod failure;
 mod fsck;
 mod history;
 mod import;
@@ -20,10 +22,11 @@ mod verify;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::sync::Arc;
+
+pub use self::arguments::{Database, Signatures, USER_AGENT};
+pub use self::failure::{UNREAD, is_unread, sentence};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use did_plc::signature::{NativeVerifier, PlainVerifier, Tables, Verifier};
 
 /// An independent, verifying replica of the PLC directory.
 ///
@@ -53,54 +56,6 @@ enum Command {
     Export(export::Args),
     Import(import::Args),
     Completions(completions::Args),
-}
-
-/// How requests to others are signed.
-const USER_AGENT: &str = concat!("plc-replica/", env!("CARGO_PKG_VERSION"));
-
-/// Where the log is kept.
-#[derive(Debug, clap::Args)]
-pub struct Database {
-    /// Database: `sqlite://PATH` or `postgres://…`. `serve` and `import` create it when it is
-    /// missing.
-    #[arg(
-        id = "database",
-        long = "database",
-        env = "DATABASE_URL",
-        hide_env_values = true,
-        value_name = "URL",
-        default_value = "sqlite://plc.db"
-    )]
-    pub url: String,
-}
-
-/// How signatures are checked.
-#[derive(Debug, clap::Args)]
-pub struct Signatures {
-    /// Check signatures of keys that are met often with tables of their multiples. `off` leaves
-    /// it all to the libraries; the verdicts are the same.
-    #[arg(
-        long,
-        env = "PLC_SIGNATURE_TABLES",
-        value_name = "on|off",
-        default_value = "on",
-        action = clap::ArgAction::Set,
-        value_parser = clap::builder::PossibleValuesParser::new(["on", "off"])
-    )]
-    pub signature_tables: String,
-}
-
-impl Signatures {
-    /// The verifier that these settings ask for.
-    pub fn verifier(&self) -> Arc<dyn Verifier> {
-        let tables = if self.signature_tables == "off" { Tables::Off } else { Tables::On };
-        Arc::new(NativeVerifier::new(tables))
-    }
-
-    /// That, or the second opinion.
-    pub fn verifier_or_plain(&self, plain: bool) -> Arc<dyn Verifier> {
-        if plain { Arc::new(PlainVerifier) } else { self.verifier() }
-    }
 }
 
 impl Cli {
@@ -184,34 +139,6 @@ fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(command)
 }
 
-/// An error with its causes, but for those that are quoted already, and for what a cause itself
-/// begins with.
-pub fn sentence(error: &anyhow::Error) -> String {
-    let mut said = error.to_string();
-    for cause in error.chain().skip(1).map(ToString::to_string) {
-        if cause.starts_with(&said) {
-            said = cause;
-        } else if !said.contains(&cause) {
-            said = format!("{said}: {cause}");
-        }
-    }
-    said
-}
-
-/// What a shell says of a program that was ended by SIGPIPE.
-pub const UNREAD: u8 = 128 + 13;
-
-/// Whether a command ended because nobody reads on what it prints, as behind `| head`.
-pub fn is_unread(error: &anyhow::Error) -> bool {
-    let kind = match (error.downcast_ref::<io::Error>(), error.downcast_ref::<serde_json::Error>())
-    {
-        (Some(error), _) => Some(error.kind()),
-        (None, Some(error)) => error.io_error_kind(),
-        (None, None) => None,
-    };
-    kind == Some(io::ErrorKind::BrokenPipe)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -256,16 +183,5 @@ mod tests {
             let serve = matches.subcommand_matches("serve").unwrap();
             assert_eq!(serve.get_one::<String>("index").unwrap(), index);
         }
-    }
-
-    #[test]
-    fn a_cause_is_told_once() {
-        let quoting = crate::upstream::Dump::open("/nonexistent".as_ref()).err().unwrap();
-        let quoted = quoting.to_string();
-        assert!(quoted.contains("(os error 2)"), "{quoted}");
-        let error = anyhow::Error::new(quoting).context("import");
-        assert_eq!(sentence(&error), format!("import: {quoted}"));
-        let error = anyhow::anyhow!("{quoted}").context("/nonexistent");
-        assert_eq!(sentence(&error), quoted);
     }
 }

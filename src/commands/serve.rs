@@ -13,6 +13,7 @@ use crate::store::{Store, StoreError};
 use crate::upstream::{ExportClient, Limits};
 use anyhow::Context;
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// Follow a directory, verify every operation, and serve the log (the default).
@@ -143,51 +144,73 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     };
     let source = store.source().await?;
-    let status = Arc::new(Status::new(client.base(), source.as_ref()));
-    let feed = Arc::new(Feed::new());
     tracing::info!(
         listen = %args.listen,
         upstream = client.base(),
         cursor = source.as_ref().map_or(0, |source| source.cursor),
         "serving"
     );
-    let verifier = args.signatures.verifier();
+    let follower = Follower {
+        status: Arc::new(Status::new(client.base(), source.as_ref())),
+        feed: Arc::new(Feed::new()),
+        verifier: args.signatures.verifier(),
+        client,
+        store,
+    };
+    work(args, follower, listener, shutdown).await?;
+    tracing::info!("ended in order");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Follows, and beside it serves, compares with the upstream and keeps the index, until the
+/// shutdown.
+async fn work(
+    args: Args,
+    follower: Follower,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let mut beside = JoinSet::new();
+    let settings = WatchSettings::per_minute(args.audit_requests_per_minute);
+    beside.spawn(watch(&follower, settings).run(shutdown.clone()));
+    if args.index == "on" {
+        let (store, status) = (follower.store.clone(), Arc::clone(&follower.status));
+        beside.spawn(keep_claims_index(store, status, shutdown.clone()));
+    }
+    beside.spawn(serve::run(listener, state(args, &follower), shutdown.clone()));
+    let followed = follower.run(shutdown.clone()).await;
+    // Without a follower there is nothing to serve for: either both run, or neither.
+    shutdown.cancel();
+    while let Some(ended) = beside.join_next().await {
+        ended?;
+    }
+    Ok(followed?)
+}
+
+/// What compares the log with the upstream in the background.
+fn watch(follower: &Follower, settings: WatchSettings) -> Watch {
+    let checker =
+        Checker { store: follower.store.clone(), verifier: Arc::clone(&follower.verifier) };
+    let upstream = Peer::Server(follower.client.clone());
+    Watch::new(checker, upstream, Arc::clone(&follower.status), settings)
+}
+
+/// What the server answers from.
+fn state(args: Args, follower: &Follower) -> ServeState {
     let read_through = (args.read_through == "on")
-        .then(|| Arc::new(ReadThrough::new(&client, Arc::clone(&verifier))));
-    let watch = Watch::new(
-        Checker { store: store.clone(), verifier: Arc::clone(&verifier) },
-        Peer::Server(client.clone()),
-        Arc::clone(&status),
-        WatchSettings::per_minute(args.audit_requests_per_minute),
-    );
-    let state = ServeState {
-        store: store.clone(),
-        feed: Arc::clone(&feed),
-        status: Arc::clone(&status),
-        verifier: Arc::clone(&verifier),
+        .then(|| Arc::new(ReadThrough::new(&follower.client, Arc::clone(&follower.verifier))));
+    ServeState {
+        store: follower.store.clone(),
+        feed: Arc::clone(&follower.feed),
+        status: Arc::clone(&follower.status),
+        verifier: Arc::clone(&follower.verifier),
         upstream: read_through,
         settings: ServeSettings {
             ready_lag: Duration::from_secs(args.ready_lag_seconds),
             stream_catch_up: Duration::from_secs(args.stream_catch_up_seconds),
             limits: args.limits.into(),
         },
-    };
-    let server = tokio::spawn(serve::run(listener, state, shutdown.clone()));
-    let watch = tokio::spawn(watch.run(shutdown.clone()));
-    let index = (args.index == "on").then(|| {
-        tokio::spawn(keep_claims_index(store.clone(), Arc::clone(&status), shutdown.clone()))
-    });
-    let followed = Follower { store, client, verifier, feed, status }.run(shutdown.clone()).await;
-    // Without a follower there is nothing to serve for: either both run, or neither.
-    shutdown.cancel();
-    server.await?;
-    watch.await?;
-    if let Some(index) = index {
-        index.await?;
     }
-    followed?;
-    tracing::info!("ended in order");
-    Ok(ExitCode::SUCCESS)
 }
 
 /// Opens the store, waiting for a database that is not there yet; `None` when asked to end.

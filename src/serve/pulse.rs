@@ -68,7 +68,7 @@ pub async fn beat(server: &Server) {
     let mut quick = false;
     while server.shutdown.run_until_cancelled(beats.tick()).await.is_some() {
         server.state.status.state_metrics(now());
-        metrics::load(server.state.store.load());
+        server.state.store.load().state_metrics();
         metrics::keys(server.state.verifier.lookups());
         let is_minute = count.is_multiple_of(BEATS_A_MINUTE);
         if is_minute {
@@ -88,7 +88,7 @@ async fn count_store(server: &Server) {
     let read = timeout(STATISTICS_TIMEOUT, server.state.store.statistics());
     let read = server.shutdown.run_until_cancelled(read).await;
     if let Some(Ok(Ok(statistics))) = read {
-        metrics::store(&statistics);
+        statistics.state_metrics();
         server.pulse.change(|taken| taken.statistics = Some(statistics));
     }
 }

@@ -14,6 +14,7 @@
 //! numbers of a transaction that is rolled back are forgotten with it ([`Packer::rolled_back`]);
 //! what [`Interned`] holds is committed and never changes.
 
+mod damage;
 mod frequent;
 mod interned;
 mod pack;
@@ -22,9 +23,10 @@ mod phrases;
 mod tests;
 mod unpack;
 
+pub use self::damage::Damage;
 pub use self::interned::Interned;
 pub use self::pack::{Packer, is_genesis};
-pub use self::unpack::{Damage, unpack};
+pub use self::unpack::unpack;
 
 /// Codec 0: the signed DAG-CBOR follows as it is.
 const PLAIN: u8 = 0;

@@ -8,272 +8,29 @@
 
 pub mod claims;
 pub mod codec;
+mod commit;
+mod divergence;
+mod error;
+mod operation;
+mod place;
 mod postgres;
+mod refusal;
 mod sqlite;
+mod statistics;
 
-use std::path::Path;
-
-use bytes::Bytes;
-
-use self::claims::{Claimants, ClaimsIndex};
-pub use self::postgres::Postgres;
-pub use self::sqlite::Sqlite;
 use did_plc::claim::Value;
-use did_plc::entry::Logged;
 use did_plc::{Cid, Did, Timestamp};
 
-/// An accepted operation, as it is written and as it is read back.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredOperation {
-    /// The identity that it belongs to.
-    pub did: Did,
-    /// When the directory accepted it; unique within the identity.
-    pub created_at: Timestamp,
-    /// The directory's sequence number; none for operations that only a legacy dump had.
-    pub sequence: Option<i64>,
-    /// The signed DAG-CBOR. Its SHA-256 is the CID.
-    pub signed: Bytes,
-    /// Index of the rotation key that signed it, in the list that was in force.
-    pub signer: u16,
-    /// `created_at` of the operation of the same identity that nullified it.
-    pub nullified_by: Option<Timestamp>,
-    /// When the batch that brought it arrived here.
-    pub received_at: Timestamp,
-}
-
-impl StoredOperation {
-    /// The CID of its signed bytes.
-    pub fn cid(&self) -> Cid {
-        Cid::of(&self.signed)
-    }
-
-    /// As an entry of the log to be written; `cid` is [`StoredOperation::cid`].
-    pub fn logged<'a>(&'a self, cid: &'a Cid) -> Logged<'a> {
-        Logged {
-            did: &self.did,
-            cid,
-            created_at: self.created_at,
-            sequence: self.sequence,
-            nullified: self.nullified_by.is_some(),
-            signed: &self.signed,
-        }
-    }
-}
-
-/// An operation that was refused, to be kept as it was received.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewRefusal {
-    /// The DID as the line stated it, whatever it looks like; empty when it stated none.
-    pub did: String,
-    /// The sequence number that was stated.
-    pub sequence: Option<i64>,
-    /// The CID computed from the operation, when it could be.
-    pub cid: Option<Cid>,
-    /// The refusal's name (`signature-invalid`), see [`did_plc::Refusal`].
-    pub kind: String,
-    /// What was expected and what came, for a person.
-    pub detail: String,
-    /// The operation that has to be accepted before this one is judged again.
-    pub awaits: Option<Cid>,
-    /// The bytes as received: a line of an export, or a message of the stream. The same bytes are
-    /// kept once.
-    pub line: Bytes,
-}
-
-/// A kept refusal.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredRefusal {
-    /// Number of the record, ascending in the order of receipt.
-    pub id: i64,
-    /// What is kept.
-    pub refusal: NewRefusal,
-    /// When it was first received.
-    pub received_at: Timestamp,
-    /// When it was judged again and accepted after all.
-    pub accepted_at: Option<Timestamp>,
-}
-
-impl StoredRefusal {
-    /// As it is listed for programs.
-    pub fn to_json(&self) -> serde_json::Value {
-        let NewRefusal { did, sequence, cid, kind, detail, awaits, line } = &self.refusal;
-        serde_json::json!({
-            "id": self.id,
-            "receivedAt": self.received_at.to_string(),
-            "kind": kind,
-            "expected": detail,
-            "did": did,
-            "sequence": sequence,
-            "cid": cid.map(|cid| cid.to_string()),
-            "awaits": awaits.map(|cid| cid.to_string()),
-            "acceptedAt": self.accepted_at.map(|at| at.to_string()),
-            "received": String::from_utf8_lossy(line),
-        })
-    }
-}
-
-/// What became of a kept refusal that was judged again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Rejudged {
-    /// Accepted: its operation is among [`Commit::operations`].
-    Accepted { id: i64 },
-    /// Refused for another reason, which replaces the one on record.
-    Refused { id: i64, kind: String, detail: String, awaits: Option<Cid> },
-}
-
-/// A difference between what we hold and what somebody else says, with both sides' evidence.
-/// One record an (source, DID, kind, subject): seeing it again moves `last_seen` only, unless it was
-/// closed; then it is open again, with the evidence of this time.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewDivergence {
-    /// Who says otherwise: the URL of an upstream, or the name of a file.
-    pub source: String,
-    /// The identity.
-    pub did: String,
-    /// What differs (`restated-created-at`).
-    pub kind: String,
-    /// What it is about, usually a CID; tells two records of one kind apart.
-    pub subject: String,
-    /// Our entry or entries, JSON as an audit log shows them; none when we hold nothing.
-    pub ours: Option<String>,
-    /// Their entry or entries, as received.
-    pub theirs: Option<String>,
-}
-
-/// A recorded difference.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredDivergence {
-    /// Number of the record.
-    pub id: i64,
-    /// What is recorded.
-    pub divergence: NewDivergence,
-    /// When it was first seen.
-    pub first_seen: Timestamp,
-    /// When it was last seen.
-    pub last_seen: Timestamp,
-    /// When it was found to be gone.
-    pub closed_at: Option<Timestamp>,
-}
-
-/// What became of the divergences that a comparison noted.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Noted {
-    /// Records that were not open before: new ones, and closed ones that are open again.
-    pub opened: Vec<NewDivergence>,
-    /// Records that were open and are closed now.
-    pub closed: usize,
-}
-
-/// Everything that one batch changes, written in one transaction.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Commit {
-    /// Cursor that the batch started from: must be the stored one, or nothing is written.
-    pub cursor_before: i64,
-    /// Cursor after the batch.
-    pub cursor_after: i64,
-    /// The CID that the upstream stated under that number; none when it stated none. What is
-    /// stored stays where the cursor does not move.
-    pub cursor_cid: Option<String>,
-    /// New operations, in any order. `nullified_by` may be set already when one operation of the
-    /// batch nullifies another.
-    pub operations: Vec<StoredOperation>,
-    /// Operations stored earlier that are now nullified: (identity, `created_at`, `created_at` of
-    /// the one that nullified it).
-    pub nullified: Vec<(Did, Timestamp, Timestamp)>,
-    /// Operations stored earlier without a sequence number that the upstream has now numbered.
-    pub numbered: Vec<(Did, Timestamp, i64)>,
-    /// Lines that were refused.
-    pub refusals: Vec<NewRefusal>,
-    /// Kept refusals that were judged again.
-    pub rejudged: Vec<Rejudged>,
-    /// Differences that were noticed while judging.
-    pub divergences: Vec<NewDivergence>,
-    /// When the batch arrived (milliseconds since 1970; zero in [`Commit::default`]).
-    pub received_at_millis: i64,
-    /// True when the batch reached the upstream's present: from then on an identity that is not
-    /// here does not exist.
-    pub caught_up: bool,
-}
-
-/// What the store knows about the upstream that it follows.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Source {
-    /// Base URL, without a slash at its end.
-    pub upstream: String,
-    /// Last sequence number that is committed; 0 before the first.
-    pub cursor: i64,
-    /// The CID that the upstream stated under that number, which need not be that of an operation
-    /// that we hold; none when it stated none.
-    pub cursor_cid: Option<String>,
-    /// Raised by each follower that takes over.
-    pub epoch: i64,
-    /// When the log was caught up for the first time.
-    pub caught_up_at: Option<Timestamp>,
-}
-
-/// The right to write as the one follower, until somebody raises the epoch.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lease {
-    /// The epoch that this follower writes under.
-    pub epoch: i64,
-}
-
-/// Errors of the store, by what is to be done about them.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum StoreError {
-    /// The database cannot be reached or cannot write now (a full disk too): try again later.
-    #[error("the database is unavailable: {0}")]
-    Unavailable(String),
-    /// What was read is not what was written: answer 500 for this identity, alarm, stop ingest.
-    #[error("the store is damaged at {place}: {reason}")]
-    Damaged {
-        /// The identity, or the table, that is damaged.
-        place: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// Another follower has taken over, or the stored cursor is not the one that the commit
-    /// starts from. Nothing was written.
-    #[error("another follower writes to this store: {0}")]
-    LostLease(String),
-    /// The connection broke while committing: written or not, nobody knows before the cursor is
-    /// read back.
-    #[error("the outcome of a commit is unknown: {0}")]
-    OutcomeUnknown(String),
-    /// The setting `--database` cannot be used as it is.
-    #[error("{0}")]
-    Unusable(String),
-}
-
-/// What the store holds, for a status page and for metrics.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Statistics {
-    /// Accepted operations, nullified ones included.
-    pub operations: u64,
-    /// Identities.
-    pub identities: u64,
-    /// Kept refusals that were not accepted since.
-    pub refusals: u64,
-    /// Divergences that are not closed.
-    pub open_divergences: u64,
-    /// Bytes that the database takes on disk, indexes included.
-    pub bytes: u64,
-    /// How far the index of claims is; none where there is no such index.
-    pub claims: Option<ClaimsIndex>,
-    /// Bytes of it; about, on SQLite, which does not know them without reading it all.
-    pub claims_bytes: u64,
-}
-
-/// What a store's connections are doing, for metrics.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Load {
-    /// Connections with work under way.
-    pub busy: usize,
-    /// Connections that are kept open for the next work.
-    pub idle: usize,
-    /// Reads that wait for a connection.
-    pub waiting: usize,
-}
+use self::claims::{Claimants, ClaimsIndex};
+pub use self::commit::{Commit, Lease, Source};
+pub use self::divergence::{NewDivergence, Noted, StoredDivergence};
+pub use self::error::StoreError;
+pub use self::operation::{StoredOperation, audit_log};
+use self::place::Place;
+pub use self::postgres::Postgres;
+pub use self::refusal::{NewRefusal, Rejudged, StoredRefusal};
+pub use self::sqlite::Sqlite;
+pub use self::statistics::{Load, Statistics};
 
 /// The store, on one of its two backends. Cheap to clone: clones share their connections.
 ///
@@ -294,73 +51,6 @@ macro_rules! backend {
             Store::Sqlite($backend) => $call.await,
         }
     };
-}
-
-/// Operations of one identity as its audit log, JSON, which `verify` reads: our side of a difference.
-pub fn audit_log(stored: &[StoredOperation]) -> String {
-    let mut out = vec![b'['];
-    for (index, operation) in stored.iter().enumerate() {
-        if index > 0 {
-            out.push(b',');
-        }
-        let begun = out.len();
-        // What cannot be written is damaged here; `fsck` says so, the evidence lacks it.
-        if operation.logged(&operation.cid()).write_audit(&mut out).is_err() {
-            out.truncate(begun);
-            out.extend_from_slice(b"null");
-        }
-    }
-    out.push(b']');
-    String::from_utf8(out).unwrap_or_default()
-}
-
-impl Noted {
-    /// Compares what was open (id, kind, subject) with what is seen now; beside it the ids of the
-    /// records that are to be closed.
-    fn between(
-        open: &[(i64, String, String)],
-        covered: &[&str],
-        seen: &[NewDivergence],
-    ) -> (Noted, Vec<i64>) {
-        let is = |new: &NewDivergence, kind: &str, subject: &str| {
-            new.kind == kind && new.subject == subject
-        };
-        let was_open =
-            |new: &&NewDivergence| open.iter().any(|(_, kind, subject)| is(new, kind, subject));
-        let gone = open.iter().filter(|(_, kind, subject)| {
-            covered.contains(&&**kind) && !seen.iter().any(|new| is(new, kind, subject))
-        });
-        let closed: Vec<i64> = gone.map(|(id, _, _)| *id).collect();
-        let opened = seen.iter().filter(|new| !was_open(new)).cloned().collect();
-        (Noted { opened, closed: closed.len() }, closed)
-    }
-}
-
-/// Which backend a URL names.
-enum Place<'a> {
-    Sqlite(&'a Path),
-    Postgres(&'a str),
-}
-
-impl Place<'_> {
-    fn of(url: &str) -> Result<Place<'_>, StoreError> {
-        if let Some(path) = url.strip_prefix("sqlite://").filter(|path| !path.is_empty()) {
-            return Ok(Place::Sqlite(path.as_ref()));
-        }
-        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-            return Ok(Place::Postgres(url));
-        }
-        // The beginning is enough to see the mistake; the rest may hold a password.
-        let scheme = url.find("://").map(|at| at + "://".len());
-        let given = match scheme.or_else(|| url.find([':', '=']).map(|at| at + 1)) {
-            Some(end) => format!("{}…", &url[..end]),
-            None => url.to_owned(),
-        };
-        Err(StoreError::Unusable(format!(
-            "the setting --database is `{given}`; it takes sqlite://PATH, \
-             postgres://USER@HOST/NAME or postgresql://USER@HOST/NAME"
-        )))
-    }
 }
 
 impl Store {

@@ -2,7 +2,8 @@
 
 use std::sync::{Arc, OnceLock};
 
-use super::{Damage, MAX_INTERNED};
+use super::MAX_INTERNED;
+use super::damage::Damage;
 
 /// The texts that are stored as a number, by number; shared by all readers and cheap to clone.
 ///

@@ -1,25 +1,15 @@
 //! Unpacking, on the side of the readers.
 
 use bytes::Bytes;
-
-use super::phrases::{FORMS, PHRASES, Then};
-use super::{AT_SCHEME, HTTPS_SCHEME, Interned, PLAIN, TOKENS, token};
 use did_plc::cbor::{write_text, write_text_head};
 use did_plc::operation::MAX_OPERATION_LENGTH;
 
+use super::damage::Damage;
+use super::phrases::{FORMS, PHRASES, Then};
+use super::{AT_SCHEME, HTTPS_SCHEME, Interned, PLAIN, TOKENS, token};
+
 /// Bytes that an operation usually has at most, to grow once.
 const USUAL_LENGTH: usize = 576;
-
-/// Stored bytes that no packer has written, or that need a text that is not here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Damage {
-    /// A number without a text: another process has assigned it, or it is lost.
-    #[error("the text with number {0} is missing")]
-    UnknownNumber(u32),
-    /// Anything else.
-    #[error("{0}")]
-    Other(&'static str),
-}
 
 /// The signed DAG-CBOR of a packed operation.
 ///

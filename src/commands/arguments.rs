@@ -1,0 +1,53 @@
+//! The arguments that several commands take.
+
+use std::sync::Arc;
+
+use did_plc::signature::{NativeVerifier, PlainVerifier, Tables, Verifier};
+
+/// How requests to others are signed.
+pub const USER_AGENT: &str = concat!("plc-replica/", env!("CARGO_PKG_VERSION"));
+
+/// Where the log is kept.
+#[derive(Debug, clap::Args)]
+pub struct Database {
+    /// Database: `sqlite://PATH` or `postgres://…`. `serve` and `import` create it when it is
+    /// missing.
+    #[arg(
+        id = "database",
+        long = "database",
+        env = "DATABASE_URL",
+        hide_env_values = true,
+        value_name = "URL",
+        default_value = "sqlite://plc.db"
+    )]
+    pub url: String,
+}
+
+/// How signatures are checked.
+#[derive(Debug, clap::Args)]
+pub struct Signatures {
+    /// Check signatures of keys that are met often with tables of their multiples. `off` leaves
+    /// it all to the libraries; the verdicts are the same.
+    #[arg(
+        long,
+        env = "PLC_SIGNATURE_TABLES",
+        value_name = "on|off",
+        default_value = "on",
+        action = clap::ArgAction::Set,
+        value_parser = clap::builder::PossibleValuesParser::new(["on", "off"])
+    )]
+    pub signature_tables: String,
+}
+
+impl Signatures {
+    /// The verifier that these settings ask for.
+    pub fn verifier(&self) -> Arc<dyn Verifier> {
+        let tables = if self.signature_tables == "off" { Tables::Off } else { Tables::On };
+        Arc::new(NativeVerifier::new(tables))
+    }
+
+    /// That, or the second opinion.
+    pub fn verifier_or_plain(&self, plain: bool) -> Arc<dyn Verifier> {
+        if plain { Arc::new(PlainVerifier) } else { self.verifier() }
+    }
+}

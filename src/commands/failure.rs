@@ -1,0 +1,47 @@
+//! What a command that failed says, and which failures are none.
+
+use std::io;
+
+/// An error with its causes, but for those that are quoted already, and for what a cause itself
+/// begins with.
+pub fn sentence(error: &anyhow::Error) -> String {
+    let mut said = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if cause.starts_with(&said) {
+            said = cause;
+        } else if !said.contains(&cause) {
+            said = format!("{said}: {cause}");
+        }
+    }
+    said
+}
+
+/// What a shell says of a program that was ended by SIGPIPE.
+pub const UNREAD: u8 = 128 + 13;
+
+/// Whether a command ended because nobody reads on what it prints, as behind `| head`.
+pub fn is_unread(error: &anyhow::Error) -> bool {
+    let kind = match (error.downcast_ref::<io::Error>(), error.downcast_ref::<serde_json::Error>())
+    {
+        (Some(error), _) => Some(error.kind()),
+        (None, Some(error)) => error.io_error_kind(),
+        (None, None) => None,
+    };
+    kind == Some(io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let quoting = crate::upstream::Dump::open("/nonexistent".as_ref()).err().unwrap();
+        let quoted = quoting.to_string();
+        assert!(quoted.contains("(os error 2)"), "{quoted}");
+        let error = anyhow::Error::new(quoting).context("import");
+        assert_eq!(sentence(&error), format!("import: {quoted}"));
+        let error = anyhow::anyhow!("{quoted}").context("/nonexistent");
+        assert_eq!(sentence(&error), quoted);
+    }
+}

@@ -1,0 +1,61 @@
+//! What a follower writes, and under which right.
+
+use did_plc::{Did, Timestamp};
+
+use super::divergence::NewDivergence;
+use super::operation::StoredOperation;
+use super::refusal::{NewRefusal, Rejudged};
+
+/// Everything that one batch changes, written in one transaction.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Commit {
+    /// Cursor that the batch started from: must be the stored one, or nothing is written.
+    pub cursor_before: i64,
+    /// Cursor after the batch.
+    pub cursor_after: i64,
+    /// The CID that the upstream stated under that number; none when it stated none. What is
+    /// stored stays where the cursor does not move.
+    pub cursor_cid: Option<String>,
+    /// New operations, in any order. `nullified_by` may be set already when one operation of the
+    /// batch nullifies another.
+    pub operations: Vec<StoredOperation>,
+    /// Operations stored earlier that are now nullified: (identity, `created_at`, `created_at` of
+    /// the one that nullified it).
+    pub nullified: Vec<(Did, Timestamp, Timestamp)>,
+    /// Operations stored earlier without a sequence number that the upstream has now numbered.
+    pub numbered: Vec<(Did, Timestamp, i64)>,
+    /// Lines that were refused.
+    pub refusals: Vec<NewRefusal>,
+    /// Kept refusals that were judged again.
+    pub rejudged: Vec<Rejudged>,
+    /// Differences that were noticed while judging.
+    pub divergences: Vec<NewDivergence>,
+    /// When the batch arrived (milliseconds since 1970; zero in [`Commit::default`]).
+    pub received_at_millis: i64,
+    /// True when the batch reached the upstream's present: from then on an identity that is not
+    /// here does not exist.
+    pub caught_up: bool,
+}
+
+/// What the store knows about the upstream that it follows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// Base URL, without a slash at its end.
+    pub upstream: String,
+    /// Last sequence number that is committed; 0 before the first.
+    pub cursor: i64,
+    /// The CID that the upstream stated under that number, which need not be that of an operation
+    /// that we hold; none when it stated none.
+    pub cursor_cid: Option<String>,
+    /// Raised by each follower that takes over.
+    pub epoch: i64,
+    /// When the log was caught up for the first time.
+    pub caught_up_at: Option<Timestamp>,
+}
+
+/// The right to write as the one follower, until somebody raises the epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// The epoch that this follower writes under.
+    pub epoch: i64,
+}

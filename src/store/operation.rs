@@ -1,0 +1,61 @@
+//! Accepted operations, as they are written and as they are read back.
+
+use bytes::Bytes;
+use did_plc::entry::Logged;
+use did_plc::{Cid, Did, Timestamp};
+
+/// An accepted operation, as it is written and as it is read back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredOperation {
+    /// The identity that it belongs to.
+    pub did: Did,
+    /// When the directory accepted it; unique within the identity.
+    pub created_at: Timestamp,
+    /// The directory's sequence number; none for operations that only a legacy dump had.
+    pub sequence: Option<i64>,
+    /// The signed DAG-CBOR. Its SHA-256 is the CID.
+    pub signed: Bytes,
+    /// Index of the rotation key that signed it, in the list that was in force.
+    pub signer: u16,
+    /// `created_at` of the operation of the same identity that nullified it.
+    pub nullified_by: Option<Timestamp>,
+    /// When the batch that brought it arrived here.
+    pub received_at: Timestamp,
+}
+
+impl StoredOperation {
+    /// The CID of its signed bytes.
+    pub fn cid(&self) -> Cid {
+        Cid::of(&self.signed)
+    }
+
+    /// As an entry of the log to be written; `cid` is [`StoredOperation::cid`].
+    pub fn logged<'a>(&'a self, cid: &'a Cid) -> Logged<'a> {
+        Logged {
+            did: &self.did,
+            cid,
+            created_at: self.created_at,
+            sequence: self.sequence,
+            nullified: self.nullified_by.is_some(),
+            signed: &self.signed,
+        }
+    }
+}
+
+/// Operations of one identity as its audit log, JSON, which `verify` reads: our side of a difference.
+pub fn audit_log(stored: &[StoredOperation]) -> String {
+    let mut out = vec![b'['];
+    for (index, operation) in stored.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        let begun = out.len();
+        // What cannot be written is damaged here; `fsck` says so, the evidence lacks it.
+        if operation.logged(&operation.cid()).write_audit(&mut out).is_err() {
+            out.truncate(begun);
+            out.extend_from_slice(b"null");
+        }
+    }
+    out.push(b']');
+    String::from_utf8(out).unwrap_or_default()
+}
