@@ -1,11 +1,12 @@
 //! The metrics: each name once, with what it means. What is in `ops/` uses these names, which a
 //! test makes sure of.
 
-use std::sync::OnceLock;
+use std::sync::{OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use ::metrics::{Counter, Histogram, counter, gauge, histogram};
 use ::metrics::{describe_counter, describe_gauge, describe_histogram};
+use ahash::AHashMap;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 use did_plc::signature::KeyLookups;
@@ -137,33 +138,54 @@ const STATUSES: [&str; 18] = [
     "501", "503", "504", "101", "204",
 ];
 
+/// Requests of all routes, by the name of the route.
+#[derive(Debug, Default)]
+pub struct RequestCounts {
+    by_route: RwLock<AHashMap<String, Requests>>,
+}
+
+impl RequestCounts {
+    /// Counts a request of a route that was answered so, after this time.
+    pub fn count(&self, route: &str, status: http::StatusCode, took: Duration) {
+        // Nothing can panic between two changes of it.
+        let known = self.by_route.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(requests) = known.get(route) {
+            return requests.count(status, took);
+        }
+        drop(known);
+        let mut known = self.by_route.write().unwrap_or_else(PoisonError::into_inner);
+        let requests = known.entry(route.to_owned()).or_insert_with(|| Requests::new(route));
+        requests.count(status, took);
+    }
+}
+
 /// Requests of one route: the handles are asked for once, so that counting a request costs some
 /// nanoseconds.
 #[derive(Debug)]
-pub struct Requests {
-    route: &'static str,
+struct Requests {
+    route: String,
     seconds: OnceLock<Histogram>,
     answered: [OnceLock<Counter>; STATUSES.len() + 1],
 }
 
 impl Requests {
     /// None yet.
-    pub fn new(route: &'static str) -> Requests {
-        Requests { route, seconds: OnceLock::new(), answered: Default::default() }
+    fn new(route: &str) -> Requests {
+        Requests { route: route.to_owned(), seconds: OnceLock::new(), answered: Default::default() }
     }
 
     /// Counts one that was answered so, after this time.
-    pub fn count(&self, status: http::StatusCode, took: Duration) {
+    fn count(&self, status: http::StatusCode, took: Duration) {
         let at = STATUSES.iter().position(|name| *name == status.as_str());
         let at = at.unwrap_or(STATUSES.len());
         let answered = self.answered[at].get_or_init(|| {
             let status = STATUSES.get(at).copied().unwrap_or("other");
-            counter!("plc_http_requests_total", "route" => self.route, "status" => status)
+            counter!("plc_http_requests_total", "route" => self.route.clone(), "status" => status)
         });
         answered.increment(1);
         let seconds = self
             .seconds
-            .get_or_init(|| histogram!("plc_http_request_seconds", "route" => self.route));
+            .get_or_init(|| histogram!("plc_http_request_seconds", "route" => self.route.clone()));
         seconds.record(took.as_secs_f64());
     }
 }

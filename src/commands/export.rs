@@ -15,7 +15,7 @@ pub struct Args {
     #[command(flatten)]
     database: super::Database,
     /// Start after this sequence number.
-    #[arg(long, value_name = "SEQUENCE", default_value_t = 0)]
+    #[arg(long, value_name = "SEQUENCE", default_value_t = 0, conflicts_with = "by_time")]
     after: i64,
     /// Write the lines of the export by time, with `nullified` and without sequence numbers:
     /// operations that have no number are in this one only.

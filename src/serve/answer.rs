@@ -2,15 +2,14 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
-use http_body_util::Full;
+use axum::body::Body;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use crate::live::Status;
 use did_plc::Timestamp;
 
 /// An answer: every body is in memory before it is sent.
-pub type Answer = Response<Full<Bytes>>;
+pub type Answer = axum::response::Response;
 
 /// `application/json`.
 pub const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
@@ -34,10 +33,9 @@ pub const RETRY_AFTER: HeaderValue = HeaderValue::from_static("10");
 /// What can be done with every resource.
 pub const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
 
-const ANY: HeaderValue = HeaderValue::from_static("*");
+/// Stands for all there are.
+pub const ANY: HeaderValue = HeaderValue::from_static("*");
 const VARY: HeaderValue = HeaderValue::from_static("accept-encoding");
-/// Seconds that a browser may keep the answer to `OPTIONS`; it never changes.
-const MAX_AGE: HeaderValue = HeaderValue::from_static("86400");
 const PLC_SEQUENCE: HeaderName = HeaderName::from_static("plc-sequence");
 const PLC_AS_OF: HeaderName = HeaderName::from_static("plc-as-of");
 
@@ -47,9 +45,9 @@ const HEADERS: usize = 14;
 const LAST_HTTP_DATE: i64 = 253_402_300_800_000;
 
 /// An answer of this type.
-pub fn body(status: StatusCode, media_type: HeaderValue, body: Vec<u8>) -> Answer {
+pub fn body(status: StatusCode, media_type: HeaderValue, body: impl Into<Body>) -> Answer {
     let mut answer = empty(status);
-    *answer.body_mut() = Full::new(body.into());
+    *answer.body_mut() = body.into();
     answer.headers_mut().insert(header::CONTENT_TYPE, media_type);
     answer
 }
@@ -61,27 +59,10 @@ pub fn json(status: StatusCode, json: Vec<u8>) -> Answer {
 
 /// An answer without a body.
 pub fn empty(status: StatusCode) -> Answer {
-    let mut answer = Response::new(Full::default());
+    let mut answer = Answer::default();
     *answer.status_mut() = status;
     *answer.headers_mut() = HeaderMap::with_capacity(HEADERS);
     answer
-}
-
-/// The answer to `OPTIONS`: everything may be read from anywhere.
-pub fn preflight() -> Answer {
-    let mut answer = empty(StatusCode::NO_CONTENT);
-    let headers = answer.headers_mut();
-    headers.insert(header::ALLOW, METHODS);
-    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, METHODS);
-    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, ANY);
-    headers.insert(header::ACCESS_CONTROL_MAX_AGE, MAX_AGE);
-    answer
-}
-
-/// The headers of every answer: anybody may read it, headers too, from any site.
-pub fn for_everybody(headers: &mut HeaderMap) {
-    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, ANY);
-    headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, ANY);
 }
 
 /// The headers of what a cache may keep. They are on a 304 as well.
@@ -92,6 +73,16 @@ pub fn cacheable(headers: &mut HeaderMap, etag: HeaderValue, modified: Option<Ti
     if let Some(modified) = modified.and_then(http_date) {
         headers.insert(header::LAST_MODIFIED, modified);
     }
+}
+
+/// Whole seconds, upwards: whoever waits for so long is not too early.
+pub fn seconds(time: Duration) -> u64 {
+    time.as_secs() + u64::from(time.subsec_nanos() > 0)
+}
+
+/// The value of `Retry-After`.
+pub fn retry_after(time: Duration) -> HeaderValue {
+    HeaderValue::from(seconds(time).max(1))
 }
 
 /// A header from text that was put together here: always visible ASCII.
@@ -136,6 +127,13 @@ impl Freshness {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_waits_as_long_as_is_said_is_not_too_early() {
+        for (millis, value) in [(0, "1"), (1, "1"), (1_000, "1"), (1_001, "2")] {
+            assert_eq!(retry_after(Duration::from_millis(millis)), value);
+        }
+    }
 
     #[test]
     fn times_that_http_cannot_express_are_left_out() {

@@ -7,15 +7,22 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Request};
+use http::{StatusCode, header};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tower::Service;
 
-use super::untaken::Untaken;
-use super::{Server, router};
+use super::answer::Answer;
+use super::answer_memory::AnswerMemory;
+use super::state::Server;
 
 /// How long a request's head may take to arrive, which is also how long a connection may be
 /// idle. Longer than the minute for which proxies usually keep theirs, so that a proxy does not
@@ -23,9 +30,9 @@ use super::{Server, router};
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 /// The smallest limit of a request's head that HTTP's implementation takes.
 const MIN_HEAD: usize = 8 << 10;
-/// How long a client may leave what it was sent untaken. Whoever is gone without a word, or does
+/// How long a client may leave what it was sent unread. Whoever is gone without a word, or does
 /// not read, holds an answer in memory for no longer than this. (What all of them hold together
-/// is bounded by [`Untaken`].)
+/// is bounded by [`AnswerMemory`].)
 #[cfg(target_os = "linux")]
 const SEND_TIMEOUT: Duration = Duration::from_secs(60);
 /// Headers of a request.
@@ -37,10 +44,11 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(8);
 /// descriptors: some may be free again by then.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Accepts connections until the shutdown, then waits for those in hand.
-pub async fn accept(listener: TcpListener, server: Arc<Server>) {
+/// Accepts connections until the shutdown, then waits for those in hand. Their requests are answered
+/// by the router.
+pub async fn accept(listener: TcpListener, server: Arc<Server>, router: Router) {
     let places = Arc::new(Semaphore::new(server.state.settings.limits.connections));
-    let untaken = Arc::new(Untaken::new());
+    let memory = Arc::new(AnswerMemory::new());
     // Cut off are those that have not ended by themselves in time.
     let cut = CancellationToken::new();
     while let Some((stream, peer)) = server.shutdown.run_until_cancelled(next(&listener)).await {
@@ -49,8 +57,13 @@ pub async fn accept(listener: TcpListener, server: Arc<Server>) {
         // The semaphore is never closed, so never an error.
         let Some(Ok(place)) = place else { break };
         let cut = cut.child_token();
-        let untaken = Arc::clone(&untaken);
-        let connection = serve(stream, peer, Arc::clone(&server), untaken, cut.clone());
+        let connection = Connection {
+            peer,
+            router: router.clone(),
+            memory: Arc::clone(&memory),
+            cut: cut.clone(),
+        };
+        let connection = connection.serve(stream, Arc::clone(&server));
         server.tasks.spawn(async move {
             cut.run_until_cancelled(connection).await;
             drop(place);
@@ -88,41 +101,56 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-/// Answers the requests of one connection, one after the other. At the shutdown the one in hand
-/// is finished; an idle connection is closed at once.
-async fn serve(
-    stream: TcpStream,
+/// One connection. Clones share all of it.
+#[derive(Clone)]
+struct Connection {
+    /// Whom it is with.
     peer: IpAddr,
-    server: Arc<Server>,
-    untaken: Arc<Untaken>,
+    router: Router,
+    memory: Arc<AnswerMemory>,
+    /// Cuts it off.
     cut: CancellationToken,
-) {
-    prepare(&stream);
-    let shutdown = server.shutdown.clone();
-    let head = server.state.settings.limits.head_bytes.max(MIN_HEAD);
-    let service = service_fn(move |request| {
-        let (server, untaken, cut) = (Arc::clone(&server), Arc::clone(&untaken), cut.clone());
-        async move {
-            let answer = router::answer(&server, peer, request).await;
-            Ok::<_, Infallible>(untaken.hold(answer, &cut).await)
+}
+
+impl Connection {
+    /// Answers its requests, one after the other. At the shutdown the one in hand is finished; an
+    /// idle connection is closed at once.
+    async fn serve(self, stream: TcpStream, server: Arc<Server>) {
+        prepare(&stream);
+        let head = server.state.settings.limits.head_bytes.max(MIN_HEAD);
+        let service = service_fn(move |request| {
+            let connection = self.clone();
+            async move { Ok::<_, Infallible>(connection.answer(request).await) }
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .max_buf_size(head)
+            .max_headers(MAX_HEADERS)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
+        let mut connection = pin!(connection);
+        // How a connection ends is the client's business: errors of hyper are resets and timeouts.
+        tokio::select! {
+            biased;
+            _ = connection.as_mut() => {}
+            () = server.shutdown.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                let _ = connection.await;
+            }
         }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(head)
-        .max_headers(MAX_HEADERS)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    let mut connection = pin!(connection);
-    // How a connection ends is the client's business: errors of hyper are resets and timeouts.
-    tokio::select! {
-        biased;
-        _ = connection.as_mut() => {}
-        () = shutdown.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            let _ = connection.await;
+    }
+
+    /// Answers one request. A body that came with it is not read.
+    async fn answer(mut self, mut request: Request<Incoming>) -> Answer {
+        request.extensions_mut().insert(ConnectInfo(self.peer));
+        let Ok(mut answer) = self.router.call(request.map(Body::new)).await;
+        // The router states the length of the empty body, where the length of the body that was
+        // left out is meant.
+        if answer.status() == StatusCode::NOT_MODIFIED {
+            answer.headers_mut().remove(header::CONTENT_LENGTH);
         }
+        self.memory.hold(answer, &self.cut).await
     }
 }
 
@@ -132,4 +160,44 @@ fn prepare(stream: &TcpStream) {
     let _ = stream.set_nodelay(true);
     #[cfg(target_os = "linux")]
     let _ = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(SEND_TIMEOUT));
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::super::middleware::apply_middleware;
+    use super::super::state;
+    use super::*;
+
+    /// Asks on this connection and reads what comes next.
+    async fn ask(connection: &mut TcpStream, path: &str) -> String {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: here\r\n\r\n");
+        connection.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = vec![0; 4096];
+        let read = connection.read(&mut answer).await.unwrap();
+        String::from_utf8(answer[..read].to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_the_request_and_not_the_connection() {
+        async fn panics() -> &'static str {
+            panic!("a bug")
+        }
+        let (server, _folder) = state::tests::server().await;
+        let routes = Router::new().route("/bug", get(panics)).route("/", get(async || "well"));
+        let routes = apply_middleware(routes, &server).with_state(Arc::clone(&server));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut connection = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let accepting = tokio::spawn(accept(listener, Arc::clone(&server), routes));
+        for (path, begin) in
+            [("/bug", "HTTP/1.1 500"), ("/", "HTTP/1.1 200"), ("/bug", "HTTP/1.1 500")]
+        {
+            let answer = ask(&mut connection, path).await;
+            assert!(answer.starts_with(begin), "{path}: {answer}");
+        }
+        server.shutdown.cancel();
+        accepting.await.unwrap();
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use axum::response::IntoResponse;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use crate::store::StoreError;
@@ -9,13 +10,15 @@ use did_plc::json::write_string;
 use did_plc::operation::Malformed;
 use did_plc::{Cid, Did};
 
-use super::answer::{self, Answer};
-use super::limits::{self, seconds};
+use super::answer::{self, Answer, seconds};
 
 /// A request that is not answered with what it asked for. The texts that the directory has are
 /// the directory's.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum ServeError {
+    /// The first segment of a path is no did:plc.
+    #[error("Resolution of non-PLC DIDs not supported: {0}")]
+    NotPlc(String),
     /// The identity does not exist.
     #[error("DID not registered: {0}")]
     NotRegistered(String),
@@ -60,6 +63,9 @@ pub enum ServeError {
     /// No such resource.
     #[error("No such path: {0}")]
     NoSuchPath(String),
+    /// A number that no record has, or a record that lacks this side.
+    #[error("No such path: /_audit/divergences/{0}/…")]
+    NoSuchRecord(String),
     /// An operation was submitted.
     #[error("this is a read-only replica of {upstream}: submit operations there")]
     ReadOnly {
@@ -96,6 +102,9 @@ pub enum ServeError {
     /// No answer in the time that one may take.
     #[error("no answer within {} s, try again later", seconds(*.0))]
     TookTooLong(Duration),
+    /// A bug of this server.
+    #[error("a bug of this server kept it from answering; its log says more")]
+    Bug,
     /// The store cannot answer, or its answer is damaged.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -115,9 +124,11 @@ impl ServeError {
         match self {
             ServeError::NotRegistered(_)
             | ServeError::NotAvailable(_)
-            | ServeError::NoSuchPath(_) => StatusCode::NOT_FOUND,
+            | ServeError::NoSuchPath(_)
+            | ServeError::NoSuchRecord(_) => StatusCode::NOT_FOUND,
             ServeError::NoIndex => StatusCode::NOT_IMPLEMENTED,
-            ServeError::InvalidParameter(_)
+            ServeError::NotPlc(_)
+            | ServeError::InvalidParameter(_)
             | ServeError::OneOf(_)
             | ServeError::Undecodable(_)
             | ServeError::BadUpgrade(_) => StatusCode::BAD_REQUEST,
@@ -135,8 +146,13 @@ impl ServeError {
             | ServeError::TookTooLong(_)
             | ServeError::TooManyWaiting
             | ServeError::Store(StoreError::Unavailable(_)) => StatusCode::SERVICE_UNAVAILABLE,
-            ServeError::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            ServeError::Bug | ServeError::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
+    }
+
+    /// Whether the path is that of no resource.
+    pub fn names_nothing(&self) -> bool {
+        matches!(self, ServeError::NoSuchPath(_) | ServeError::Undecodable(_))
     }
 
     /// The name of the limit that it is about.
@@ -151,16 +167,6 @@ impl ServeError {
             ServeError::TookTooLong(_) => Some("time"),
             _ => None,
         }
-    }
-
-    /// The answer: `{"message": …}` with the status that fits.
-    pub fn into_answer(self) -> Answer {
-        let mut body = b"{\"message\":".to_vec();
-        write_string(&self.to_string(), &mut body);
-        body.push(b'}');
-        let mut answer = answer::json(self.status(), body);
-        self.state(answer.headers_mut());
-        answer
     }
 
     /// States what the client may do about it, in the headers of an answer of any form. Damage is
@@ -180,9 +186,9 @@ impl ServeError {
             StatusCode::TOO_MANY_REQUESTS => {
                 let wait = match self {
                     ServeError::TooManyRequests { retry_after } => {
-                        limits::retry_after(*retry_after)
+                        answer::retry_after(*retry_after)
                     }
-                    _ => super::answer::RETRY_AFTER,
+                    _ => answer::RETRY_AFTER,
                 };
                 headers.insert(header::RETRY_AFTER, wait);
             }
@@ -195,5 +201,19 @@ impl ServeError {
             }
             _ => {}
         }
+    }
+}
+
+impl IntoResponse for ServeError {
+    /// The answer: `{"message": …}` with the status that fits. The error goes with it, for the
+    /// middleware that counts answers or gives them another form.
+    fn into_response(self) -> Answer {
+        let mut body = b"{\"message\":".to_vec();
+        write_string(&self.to_string(), &mut body);
+        body.push(b'}');
+        let mut answer = answer::json(self.status(), body);
+        self.state(answer.headers_mut());
+        answer.extensions_mut().insert(self);
+        answer
     }
 }

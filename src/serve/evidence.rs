@@ -1,15 +1,19 @@
 //! `/_audit/…`: what was found to differ and what was refused, with the evidence.
 
+use std::sync::Arc;
+
+use axum::extract::State;
+use http::{StatusCode, Uri};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::store::{StoredDivergence, StoredRefusal};
 
-use super::Server;
 use super::answer::{self, Answer};
 use super::error::ServeError;
+use super::extract::Query;
 use super::query::{decimal, flag, parameter, parse_int};
-use http::{StatusCode, header};
+use super::state::Server;
 
 /// Records of a page when nothing is said, and at most: each may have a megabyte of evidence on
 /// either side.
@@ -76,10 +80,13 @@ impl<'a> From<&'a StoredDivergence> for Divergence<'a> {
 }
 
 /// `GET /_audit/divergences?did=…&kind=…&open=true|false&after=ID&count=N`
-pub async fn divergences(server: &Server, query: &str) -> Result<Answer, ServeError> {
-    let (after, count) = place(query)?;
-    let open = flag(query, "open")?;
-    let (did, kind) = (parameter(query, "did")?, parameter(query, "kind")?);
+pub async fn divergences(
+    State(server): State<Arc<Server>>,
+    query: Query,
+) -> Result<Answer, ServeError> {
+    let (after, count) = place(&query)?;
+    let open = flag(&query, "open")?;
+    let (did, kind) = (parameter(&query, "did")?, parameter(&query, "kind")?);
     let store = &server.state.store;
     // One more than is shown tells whether there is a next page.
     let (did, kind) = (did.as_deref(), kind.as_deref());
@@ -91,16 +98,21 @@ pub async fn divergences(server: &Server, query: &str) -> Result<Answer, ServeEr
 }
 
 /// `GET /_audit/divergences/{id}/ours` and `…/theirs`: what `verify` reads.
-pub async fn side(server: &Server, id: &str, theirs: bool) -> Result<Answer, ServeError> {
-    let no_such = || ServeError::NoSuchPath(format!("/_audit/divergences/{id}/…"));
+pub async fn side(State(server): State<Arc<Server>>, uri: Uri) -> Result<Answer, ServeError> {
+    let mut segments = uri.path().split('/').skip("/_audit/divergences".split('/').count());
+    let (id, side) = (segments.next().unwrap_or_default(), segments.next());
+    let theirs = match side {
+        Some("ours") => false,
+        Some("theirs") => true,
+        _ => return Err(ServeError::NoSuchPath(uri.path().to_owned())),
+    };
+    let no_such = || ServeError::NoSuchRecord(id.to_owned());
     let number = decimal(id).ok_or_else(no_such)?;
     let store = &server.state.store;
     let found = store.divergences(None, None, None, number.saturating_sub(1), 1).await?;
     let record = found.into_iter().find(|found| found.id == number).ok_or_else(no_such)?;
     let side = if theirs { record.divergence.theirs } else { record.divergence.ours };
-    let mut answer = answer::json(StatusCode::OK, side.ok_or_else(no_such)?.into_bytes());
-    answer.headers_mut().insert(header::CACHE_CONTROL, answer::NO_STORE);
-    Ok(answer)
+    Ok(answer::json(StatusCode::OK, side.ok_or_else(no_such)?.into_bytes()))
 }
 
 /// A page of refusals.
@@ -112,10 +124,13 @@ struct Refused {
 
 /// `GET /_audit/refused?did=…&kind=…&open=true|false&after=ID&count=N`. An open one was not
 /// accepted since.
-pub async fn refused(server: &Server, query: &str) -> Result<Answer, ServeError> {
-    let (mut after, count) = place(query)?;
-    let (did, kind) = (parameter(query, "did")?, parameter(query, "kind")?);
-    let open = flag(query, "open")?;
+pub async fn refused(
+    State(server): State<Arc<Server>>,
+    query: Query,
+) -> Result<Answer, ServeError> {
+    let (mut after, count) = place(&query)?;
+    let (did, kind) = (parameter(&query, "did")?, parameter(&query, "kind")?);
+    let open = flag(&query, "open")?;
     let wanted = |kept: &StoredRefusal| {
         kind.as_deref().is_none_or(|kind| kept.refusal.kind == kind)
             && open.is_none_or(|open| kept.accepted_at.is_none() == open)
@@ -167,7 +182,5 @@ fn place(query: &str) -> Result<(i64, usize), ServeError> {
 
 fn report(body: &impl Serialize) -> Answer {
     // No map in it has keys that are not strings, the only way to fail.
-    let mut answer = answer::json(StatusCode::OK, serde_json::to_vec(body).unwrap_or_default());
-    answer.headers_mut().insert(header::CACHE_CONTROL, answer::NO_STORE);
-    answer
+    answer::json(StatusCode::OK, serde_json::to_vec(body).unwrap_or_default())
 }

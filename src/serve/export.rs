@@ -1,15 +1,19 @@
 //! `/export`: the whole log in pages, by sequence number or by time.
 
-use http::{HeaderMap, HeaderValue, StatusCode};
+use std::sync::Arc;
+
+use axum::extract::State;
+use http::HeaderValue;
 
 use crate::store::StoredOperation;
 use did_plc::Timestamp;
 
-use super::Server;
 use super::answer::{self, Answer, Freshness};
-use super::conditional::client_has;
+use super::conditional::Representation;
 use super::error::ServeError;
+use super::extract::RequestHead;
 use super::query::{decimal, parameter, parse_int, parse_time};
+use super::state::Server;
 
 /// Lines of a page at most, and unless fewer are asked for: the directory's own number.
 const MAX_COUNT: i64 = 1000;
@@ -34,27 +38,24 @@ impl After {
     }
 }
 
-/// Answers with a page.
+/// `GET /export?after=SEQUENCE|TIME&count=N`: a page.
 pub async fn export(
-    server: &Server,
-    request: &HeaderMap,
-    query: &str,
+    State(server): State<Arc<Server>>,
+    head: RequestHead,
 ) -> Result<Answer, ServeError> {
     let freshness = Freshness::now(&server.state.status);
-    let count = count(query)?;
-    let after = After::read(query)?;
+    let count = count(&head.query)?;
+    let after = After::read(&head.query)?;
     let page = match after {
         After::Sequence(after) => server.state.store.export_by_sequence(after, count).await?,
         After::Time(after) => server.state.store.export_by_time(after, count).await?,
     };
-    let etag = etag(&after, &page);
-    let mut answer = if client_has(request, &etag) {
-        answer::empty(StatusCode::NOT_MODIFIED)
-    } else {
-        answer::body(StatusCode::OK, answer::JSON_LINES, lines(&after, &page)?)
+    let known = Representation {
+        etag: etag(&after, &page),
+        modified: page.iter().map(|operation| operation.created_at).max(),
+        media_type: answer::JSON_LINES,
     };
-    let modified = page.iter().map(|operation| operation.created_at).max();
-    answer::cacheable(answer.headers_mut(), etag, modified);
+    let mut answer = known.answer(&head.headers, || lines(&after, &page))?;
     freshness.state(answer.headers_mut());
     Ok(answer)
 }

@@ -1,4 +1,4 @@
-//! How much one client may ask for, and how much a request may be.
+//! How much one client may ask for, how much all of them, and how much a request may be.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -6,17 +6,28 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName};
 use lru::LruCache;
 
-use super::answer::value;
+use super::answer::{seconds, value};
 use super::client_address::{Proxies, client_key};
-use super::wait::MAX_OWN_WAITING;
 
+/// Stream clients at a time, of all addresses: each costs some 30 kB and a file descriptor, and up to 200 kB (a turn,
+/// what the WebSocket gathers, the numbers of what it was sent) while it catches up or is slow:
+/// less than a gigabyte for all of them.
+pub const MAX_STREAM_CLIENTS: usize = 4_096;
+/// Requests that wait for an operation at a time. Each costs a look at every new operation.
+pub const MAX_WAITING: usize = 1000;
+/// Histories that are judged at a time. A long one keeps a core busy for a second, and whoever asks
+/// for many is not to have all of them: the follower verifies too.
+pub const MAX_JUDGED: usize = 2;
 /// Clients that are remembered: some 100 bytes each. The one that was not heard of for the longest
 /// is forgotten, which gives it its whole allowance again. The compiler sees that
 /// it is not zero.
 const MAX_CLIENTS: NonZeroUsize = NonZeroUsize::new(1 << 16).unwrap();
+/// Requests of one client that wait for an operation at a time: one does not take all places, and few
+/// of those behind one address have just written something.
+pub const MAX_OWN_WAITING: NonZeroU32 = NonZeroU32::new(50).unwrap();
 /// What the rate is counted in.
 const WINDOW: Duration = Duration::from_secs(60);
 
@@ -84,16 +95,6 @@ impl Allowance {
         headers.insert(POLICY, value(policy.as_bytes()));
         headers.insert(STATE, value(state.as_bytes()));
     }
-}
-
-/// Whole seconds, upwards: whoever waits for so long is not too early.
-pub fn seconds(time: Duration) -> u64 {
-    time.as_secs() + u64::from(time.subsec_nanos() > 0)
-}
-
-/// The value of `Retry-After`.
-pub fn retry_after(time: Duration) -> HeaderValue {
-    HeaderValue::from(seconds(time).max(1))
 }
 
 /// Counts what clients ask for.
@@ -240,7 +241,6 @@ mod tests {
         refused.state(&mut headers);
         assert_eq!(headers["ratelimit-policy"], "\"client\";q=60;w=60");
         assert_eq!(headers["ratelimit"], "\"client\";r=0;t=3");
-        assert_eq!(retry_after(Duration::from_millis(1)), "1");
     }
 
     #[test]

@@ -5,19 +5,22 @@
 //! are candidates too.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
+use axum::extract::State;
 use futures::future::try_join_all;
-use http::{StatusCode, header};
+use http::StatusCode;
 use serde::Serialize;
 
 use crate::store::claims::ClaimsIndex;
 use did_plc::Did;
 use did_plc::claim::{Kind, Span, Stated, Value, spans};
 
-use super::Server;
 use super::answer::{self, Answer};
 use super::error::ServeError;
+use super::extract::Query;
 use super::query::{decimal, flag, parameter};
+use super::state::Server;
 
 /// Claims of a page when nothing is said, and at most.
 const PAGE: (usize, usize) = (100, 1_000);
@@ -118,16 +121,16 @@ struct Claim<'a> {
 }
 
 /// `GET /_lookup?handle=…|host=…|key=…&current=true|false&limit=N&cursor=DID`
-pub async fn lookup(server: &Server, query: &str) -> Result<Answer, ServeError> {
-    let (kind, asked) = asked(query)?;
+pub async fn lookup(State(server): State<Arc<Server>>, query: Query) -> Result<Answer, ServeError> {
+    let (kind, asked) = asked(&query)?;
     let value = Value::asked(kind, &asked).ok_or(ServeError::InvalidParameter(kind.name()))?;
     let wanted = Wanted {
         value,
-        current: flag(query, "current")?,
-        after: cursor(query)?,
-        limit: limit(query)?,
+        current: flag(&query, "current")?,
+        after: cursor(&query)?,
+        limit: limit(&query)?,
     };
-    let found = find(server, &wanted).await?;
+    let found = find(&server, &wanted).await?;
     let claims = found.claims.iter().map(|(did, span)| Claim {
         did: did.to_string(),
         kind: kind.name(),
@@ -145,9 +148,7 @@ pub async fn lookup(server: &Server, query: &str) -> Result<Answer, ServeError> 
         next: found.next.map(|did| did.to_string()),
     };
     // No map in it has keys that are not strings, the only way to fail.
-    let mut answer = answer::json(StatusCode::OK, serde_json::to_vec(&page).unwrap_or_default());
-    answer.headers_mut().insert(header::CACHE_CONTROL, answer::NO_STORE);
-    Ok(answer)
+    Ok(answer::json(StatusCode::OK, serde_json::to_vec(&page).unwrap_or_default()))
 }
 
 /// The one thing that is asked for.

@@ -6,6 +6,7 @@
 //! is not for following, and none for an identity that was just found not to exist.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,13 +19,13 @@ use lru::LruCache;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
-use crate::audit::{History, Peer};
-use crate::store::StoredOperation;
+use crate::audit::History;
+use crate::store::{Store, StoredOperation};
 use crate::upstream::ExportClient;
 use did_plc::signature::Verifier;
 use did_plc::{Cid, Did, Timestamp};
 
-use super::Server;
+use crate::blocking;
 use crate::metrics;
 
 /// Requests to the upstream, sent or waiting for their turn. With the usual budget a turn comes
@@ -103,15 +104,19 @@ pub fn wants_upstream(request: &HeaderMap) -> bool {
 
 /// Asks the upstream, if that is switched on. The operations, when the answer is to be made from
 /// the upstream's.
-pub async fn read(server: &Server, did: Did) -> (Option<Outcome>, Option<Vec<StoredOperation>>) {
-    let Some(upstream) = &server.state.upstream else { return (None, None) };
+pub async fn read(
+    upstream: Option<&Arc<ReadThrough>>,
+    store: &Store,
+    did: Did,
+) -> (Option<Outcome>, Option<Vec<StoredOperation>>) {
+    let Some(upstream) = upstream else { return (None, None) };
     let outcome = match upstream.ask(did).await {
         Err(outcome) => outcome,
         Ok(Fetched::Unknown) => Outcome::Unknown,
         Ok(Fetched::DoesNotVerify) => Outcome::DoesNotVerify,
         Ok(Fetched::Unavailable) => Outcome::Unavailable,
         Ok(Fetched::Known(theirs)) => {
-            let ours = server.state.store.history(&did).await.unwrap_or_default();
+            let ours = store.history(&did).await.unwrap_or_default();
             match objection(&ours, &theirs) {
                 Some(outcome) => outcome,
                 None => {
@@ -136,7 +141,7 @@ fn objection(ours: &[StoredOperation], theirs: &[StoredOperation]) -> Option<Out
 
 /// Asks the upstream for single identities.
 pub struct ReadThrough {
-    upstream: Peer,
+    upstream: ExportClient,
     verifier: Arc<dyn Verifier>,
     places: Arc<Semaphore>,
     state: Mutex<State>,
@@ -151,7 +156,7 @@ impl ReadThrough {
     /// Asks this upstream, within its budget.
     pub fn new(client: &ExportClient, verifier: Arc<dyn Verifier>) -> ReadThrough {
         ReadThrough {
-            upstream: Peer::Server(client.for_read_through()),
+            upstream: client.for_read_through(),
             verifier,
             places: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
             state: Mutex::new(State {
@@ -195,22 +200,36 @@ impl ReadThrough {
             }
             fetched
         });
-        let fetching = task.map(|done| done.unwrap_or(Fetched::Unavailable)).boxed().shared();
+        let done = task.map(move |done| {
+            done.unwrap_or_else(|bug| {
+                tracing::error!(%did, %bug, "reading through failed");
+                Fetched::Unavailable
+            })
+        });
+        let fetching = done.boxed().shared();
         state.in_flight.insert(did, fetching.clone());
         Ok(Ok(fetching))
     }
 
     async fn fetch(&self, did: Did) -> Fetched {
-        match self.upstream.ask(did, &self.verifier).await {
-            Ok(told) if told.history.is_empty() => Fetched::Unknown,
-            Ok(told) => match operations(&told.history) {
+        let unavailable = |error: &dyn Display| {
+            tracing::debug!(%did, %error, "cannot be read through");
+            Fetched::Unavailable
+        };
+        let log = match self.upstream.audit_log(&did).await {
+            Ok(Some(log)) => log,
+            Ok(None) => return Fetched::Unknown,
+            Err(error) => return unavailable(&error),
+        };
+        let verifier = Arc::clone(&self.verifier);
+        let judged = move || History::of_audit_log(did, &log, &*verifier);
+        match blocking::run("judging an audit log", judged).await {
+            Ok(history) if history.is_empty() => Fetched::Unknown,
+            Ok(history) => match operations(&history) {
                 Some(operations) => Fetched::Known(Arc::new(operations)),
                 None => Fetched::DoesNotVerify,
             },
-            Err(error) => {
-                tracing::debug!(%did, "cannot be read through: {error}");
-                Fetched::Unavailable
-            }
+            Err(error) => unavailable(&error),
         }
     }
 

@@ -1,148 +1,228 @@
-//! From a request to its answer.
+//! The routes of the server.
 
-use std::net::IpAddr;
-use std::sync::{Arc, LazyLock};
-use std::time::Instant;
+use std::sync::Arc;
 
-use bytes::Bytes;
-use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Uri, header};
-use http_body_util::{BodyExt, Full};
-use hyper::body::{Body, Incoming};
-use tokio::time::timeout;
+use axum::Router;
+use axum::extract::State;
+use axum::middleware::from_fn;
+use axum::routing::{MethodRouter, get};
+use http::{Method, Uri, header};
+use tower_http::set_header::SetResponseHeaderLayer;
 
-use crate::metrics::Requests;
-
-use super::answer::{self, Answer};
-use super::encoding::Coding;
+use super::answer;
 use super::error::ServeError;
-use super::limits::{Allowance, Limits};
-use super::route::{NAMES, Route, View};
-use super::{Server, evidence, explorer, export, lookup, resolution, resolve, status, stream};
+use super::extract::PathDid;
+use super::identity::{self, View};
+use super::middleware::apply_middleware;
+use super::state::Server;
+use super::{evidence, explorer, export, health, lookup, resolution, stream};
 
-/// Answers one request of whoever is at the other end. A body that came with it is not read.
-pub async fn answer(server: &Arc<Server>, peer: IpAddr, request: Request<Incoming>) -> Answer {
-    let began = Instant::now();
-    let limits = &server.state.settings.limits;
-    let (mut parts, _) = request.into_parts();
-    let coding = Coding::wanted(&parts.headers);
-    let client = limits.proxies.client(peer, &parts.headers);
-    let uri = parts.uri.clone();
-    let route = Route::of(uri.path());
-    let number = route.number();
-    let resolves = matches!(route, Route::Resolution(_));
-    let allowance = match route {
-        // Who watches the server is not to be kept from it.
-        Route::Health | Route::Ready => None,
-        _ => server.limiter.request(client, began),
-    };
-    let routed = match over_limit(limits, allowance, &uri) {
-        Some(refused) => Err(refused),
-        None => timeout(limits.request_time, self::route(server, client, route, &mut parts))
-            .await
-            .unwrap_or(Err(ServeError::TookTooLong(limits.request_time))),
-    };
-    let mut answer = routed.unwrap_or_else(|error| match resolves {
-        true => resolution::refused(&parts.headers, error),
-        false => error.into_answer(),
-    });
-    answer::for_everybody(answer.headers_mut());
-    if let Some(allowance) = allowance {
-        allowance.state(answer.headers_mut());
-    }
-    let answer = match coding {
-        Some(coding) => encode(answer, coding).await,
-        None => answer,
-    };
-    REQUESTS[number].count(answer.status(), began.elapsed());
-    answer
+type Routes = Router<Arc<Server>>;
+
+/// Everything that is served. Paths are compared as they are written; only a DID in them is
+/// decoded.
+pub fn router(server: &Arc<Server>) -> Router {
+    let routes = directory().merge(reports()).merge(pages()).fallback(no_such_path);
+    // Outermost, so that a refusal by whatever is around the routes has the form as well.
+    let resolution = apply_middleware(resolution(), server).layer(from_fn(resolution::in_form));
+    apply_middleware(routes, server).merge(resolution).with_state(Arc::clone(server))
 }
 
-/// Why a request is not even looked at.
-fn over_limit(limits: &Limits, allowance: Option<Allowance>, uri: &Uri) -> Option<ServeError> {
-    if let Some(retry_after) = allowance.and_then(|allowance| allowance.retry_after) {
-        return Some(ServeError::TooManyRequests { retry_after });
-    }
-    let length = uri.path_and_query().map_or(0, |path| path.as_str().len());
-    (length > limits.url_bytes).then_some(ServeError::UrlTooLong { limit: limits.url_bytes })
+/// What the directory serves too, and the verdicts beside it.
+fn directory() -> Routes {
+    with_and_without_slash([
+        ("/export", get(export::export)),
+        ("/export/stream", get(stream::open)),
+        ("/{did}", view(View::Document).post(read_only)),
+        ("/{did}/data", view(View::Data)),
+        ("/{did}/log", view(View::Log)),
+        ("/{did}/log/audit", view(View::Audit)),
+        ("/{did}/log/last", view(View::Last)),
+        ("/{did}/log/verdicts", view(View::Verdicts)),
+    ])
 }
 
-/// Requests of each route, and of what is none.
-static REQUESTS: LazyLock<[Requests; NAMES.len() + 1]> = LazyLock::new(|| {
-    std::array::from_fn(|number| Requests::new(NAMES.get(number).copied().unwrap_or("other")))
-});
+fn view(view: View) -> MethodRouter<Arc<Server>> {
+    get(move |State(server): State<Arc<Server>>, PathDid(did): PathDid, head| async move {
+        identity::identity(&server, &did, &head, view).await
+    })
+}
 
-async fn route(
-    server: &Arc<Server>,
-    client: IpAddr,
-    route: Route<'_>,
-    parts: &mut Parts,
-) -> Result<Answer, ServeError> {
-    match parts.method {
-        Method::GET | Method::HEAD => {}
-        Method::OPTIONS => return Ok(answer::preflight()),
-        ref method => return Err(refused(server, &route, method)),
+/// Reports for programs, which are true only now.
+fn reports() -> Routes {
+    with_and_without_slash([
+        ("/_health", get(health::health)),
+        ("/_ready", get(health::ready)),
+        ("/_lookup", get(lookup::lookup)),
+        ("/_audit/divergences", get(evidence::divergences)),
+        ("/_audit/divergences/{id}/{side}", get(evidence::side)),
+        ("/_audit/refused", get(evidence::refused)),
+    ])
+    .layer(SetResponseHeaderLayer::overriding(header::CACHE_CONTROL, answer::NO_STORE))
+}
+
+/// Pages for people.
+fn pages() -> Routes {
+    with_and_without_slash([
+        ("/", get(explorer::home)),
+        ("/explore", get(explorer::search)),
+        ("/explore/{did}", get(explorer::identity)),
+        ("/_style.css", get(explorer::style)),
+        ("/_icon.svg", get(explorer::icon)),
+    ])
+}
+
+/// DID Resolution, where whatever follows is the DID that is asked for, slashes included.
+fn resolution() -> Routes {
+    let resolve = get(resolution::resolve);
+    ["/1.0/identifiers", "/1.0/identifiers/", "/1.0/identifiers/{*did}"]
+        .into_iter()
+        .fold(Router::new(), |router, path| router.route(path, resolve.clone()))
+}
+
+/// The directory takes a slash at the end of every path.
+fn with_and_without_slash<const N: usize>(
+    routes: [(&str, MethodRouter<Arc<Server>>); N],
+) -> Routes {
+    routes.into_iter().fold(Router::new(), |router, (path, methods)| {
+        router.route(path, methods.clone()).route(&format!("{path}/"), methods)
+    })
+}
+
+/// Answers whoever submits an operation.
+async fn read_only(
+    State(server): State<Arc<Server>>,
+    did: Result<PathDid, ServeError>,
+) -> ServeError {
+    match did {
+        Ok(_) => ServeError::ReadOnly { upstream: server.state.status.upstream().to_owned() },
+        Err(_) => ServeError::MethodNotAllowed(Method::POST),
     }
-    let query = parts.uri.query().unwrap_or_default();
-    match route {
-        Route::Identity { did, view } => {
-            Ok(resolve::identity(server, client, &parts.headers, query, &did, view).await)
+}
+
+async fn no_such_path(method: Method, uri: Uri) -> ServeError {
+    match method {
+        Method::GET | Method::HEAD => ServeError::NoSuchPath(uri.path().to_owned()),
+        method => ServeError::MethodNotAllowed(method),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::extract::Request;
+    use http_body_util::BodyExt;
+    use tower::ServiceExt;
+
+    use super::super::state;
+    use super::*;
+
+    /// What is answered to this request: the status, and the error or the type of what it is.
+    async fn ask(router: &Router, method: &str, path: &str) -> (u16, String) {
+        let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
+        let Ok(answer) = router.clone().oneshot(request).await;
+        let status = answer.status().as_u16();
+        let media_type = answer.headers().get("content-type").cloned();
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+        let resolution = &body["didResolutionMetadata"]["error"]["title"];
+        let told = body["message"].as_str().or(resolution.as_str()).map(str::to_owned);
+        let kind = || media_type.map_or(String::new(), |kind| kind.to_str().unwrap().to_owned());
+        (status, told.unwrap_or_else(kind))
+    }
+
+    #[tokio::test]
+    async fn paths_name_resources() {
+        const DID: &str = "did:plc:ewvi7nxzyoun6zhxrhs64oiz";
+        let (server, _folder) = state::tests::server().await;
+        let router = router(&server);
+        let unknown = format!(
+            "{DID} is not known yet: this replica is still reading the log for the first time"
+        );
+        let non_plc = |name: &str| format!("Resolution of non-PLC DIDs not supported: {name}");
+        let undecodable = |name: &str| format!("Failed to decode param '{name}'");
+        let html = "text/html; charset=utf-8";
+        let json = "application/json; charset=utf-8";
+        let mut expected: Vec<(&str, u16, &str)> = vec![
+            ("/", 200, html),
+            ("//", 200, html),
+            ("/explore", 303, ""),
+            ("/explore/did%3Aplc%3aewvi7nxzyoun6zhxrhs64oiz", 503, html),
+            ("/explore/data", 404, html),
+            ("/_style.css", 200, "text/css; charset=utf-8"),
+            ("/_icon.svg", 200, "image/svg+xml"),
+            ("/_health", 200, json),
+            ("/_health/", 200, json),
+            ("/_ready", 503, json),
+            ("/_lookup", 400, "exactly one of handle, host and key is to be given"),
+            ("/_audit/divergences", 200, json),
+            ("/_audit/refused/", 200, json),
+            ("/export", 200, "application/jsonlines"),
+            ("/export/", 200, "application/jsonlines"),
+            ("/export/stream", 426, "upgrade required"),
+            ("/1.0/identifiers/did%3Aplc%3aewvi7nxzyoun6zhxrhs64oiz", 503, "Service Unavailable"),
+            ("/1.0/identifiers/%zz", 400, "Invalid DID"),
+            ("/1.0/identifiers/a/b", 400, "Invalid DID"),
+            ("/1.0/identifiers/", 400, "Invalid DID"),
+            ("/1.0/identifiers", 400, "Invalid DID"),
+        ];
+        let (export, favicon, slash, explore) =
+            (non_plc("export"), non_plc("favicon.ico"), non_plc("a/b \u{e9}"), non_plc("explore"));
+        expected.extend([
+            ("/export/data", 400, &*export),
+            ("/favicon.ico", 400, &favicon),
+            ("/a%2Fb%20%C3%A9", 400, &slash),
+            ("/explore/log/audit", 400, &explore),
+        ]);
+        let (zz, c3, abc) = (undecodable("%zz"), undecodable("%C3"), undecodable("abc%4"));
+        expected.extend([
+            ("/%zz", 400, &*zz),
+            ("/explore/%zz", 400, &zz),
+            ("/%C3/log", 400, &c3),
+            ("/abc%4", 400, &abc),
+        ]);
+        for (path, status, told) in expected {
+            assert_eq!(ask(&router, "GET", path).await, (status, told.to_owned()), "{path}");
         }
-        Route::Resolution(did) => {
-            Ok(resolution::resolve(server, client, &parts.headers, query, &did).await)
+        for rest in ["", "/", "/data", "/log", "/log/audit", "/log/last/", "/log/verdicts"] {
+            for did in [DID.to_owned(), DID.replace(':', "%3a")] {
+                let path = format!("/{did}{rest}");
+                assert_eq!(ask(&router, "GET", &path).await, (503, unknown.clone()), "{path}");
+            }
         }
-        Route::Divergences => evidence::divergences(server, query).await,
-        Route::Evidence { id, theirs } => evidence::side(server, id, theirs).await,
-        Route::Refused => evidence::refused(server, query).await,
-        Route::Lookup => lookup::lookup(server, query).await,
-        Route::Export => export::export(server, &parts.headers, query).await,
-        Route::Stream => stream::open(server, client, parts).await,
-        Route::Health => Ok(status::health(server).await),
-        Route::Ready => Ok(status::ready(server)),
-        Route::Index => Ok(explorer::home(server)),
-        Route::Search => Ok(explorer::search(server, query).await),
-        Route::Explore(did) => Ok(explorer::identity(server, &did, query).await),
-        Route::Style => Ok(explorer::style()),
-        Route::Icon => Ok(explorer::icon()),
-        Route::Undecodable(segment) => Err(ServeError::Undecodable(segment.to_owned())),
-        Route::Unknown => Err(ServeError::NoSuchPath(parts.uri.path().to_owned())),
-    }
-}
-
-/// Why a method other than those that read is refused.
-fn refused(server: &Server, route: &Route<'_>, method: &Method) -> ServeError {
-    match route {
-        Route::Identity { view: View::Document, .. } if method == Method::POST => {
-            ServeError::ReadOnly { upstream: server.state.status.upstream().to_owned() }
+        for path in [
+            "/_other",
+            "/_",
+            "/_health/more",
+            "/_audit/divergences/1/other",
+            "/_audit/other",
+            "/explore/a/b",
+            "/1.0/identities",
+            "/did:plc:ewvi7nxzyoun6zhxrhs64oiz/log/first",
+            "/did:plc:ewvi7nxzyoun6zhxrhs64oiz//log",
+            "//log",
+        ] {
+            let told = format!("No such path: {path}");
+            assert_eq!(ask(&router, "GET", path).await, (404, told), "{path}");
         }
-        _ => ServeError::MethodNotAllowed(method.clone()),
+        let record = ("/_audit/divergences/%35/ours", "No such path: /_audit/divergences/%35/…");
+        assert_eq!(ask(&router, "GET", record.0).await, (404, record.1.to_owned()));
     }
-}
 
-/// Says that the answer depends on `Accept-Encoding`, beside whatever else it depends on.
-fn vary_by_encoding(headers: &mut HeaderMap) {
-    let said = headers.get_all(header::VARY).iter().any(|value| {
-        value.to_str().is_ok_and(|value| value.to_ascii_lowercase().contains("accept-encoding"))
-    });
-    if !said {
-        headers.append(header::VARY, HeaderValue::from_static("accept-encoding"));
-    }
-}
-
-/// Compresses the body of an answer. The entity tag stays, being a weak one.
-async fn encode(answer: Answer, coding: Coding) -> Answer {
-    if answer.size_hint().lower() == 0 {
-        return answer;
-    }
-    let (mut parts, body) = answer.into_parts();
-    let Ok(plain) = body.collect().await.map(|body| body.to_bytes());
-    let body = match coding.compress(plain.clone()).await {
-        Some(encoded) => {
-            parts.headers.insert(header::CONTENT_ENCODING, coding.name());
-            vary_by_encoding(&mut parts.headers);
-            encoded
+    #[tokio::test]
+    async fn methods_that_write_are_refused_everywhere() {
+        let (server, _folder) = state::tests::server().await;
+        let router = router(&server);
+        let refused = |method| (405, format!("{method} is not allowed here"));
+        for path in ["/", "/export", "/did:plc:x/log", "/_other", "/%zz", "/a/b/c", "//log"] {
+            assert_eq!(ask(&router, "POST", path).await, refused("POST"), "{path}");
+            assert_eq!(ask(&router, "DELETE", path).await, refused("DELETE"), "{path}");
+            assert_eq!(ask(&router, "OPTIONS", path).await, (204, String::new()), "{path}");
         }
-        None => plain,
-    };
-    Answer::from_parts(parts, Full::<Bytes>::new(body))
+        assert_eq!(ask(&router, "PUT", "/did:plc:x").await, refused("PUT"));
+        let told = "this is a read-only replica of https://plc.example: submit operations there";
+        for path in ["/did:plc:x", "/did%3Aplc%3Ax/", "/anything"] {
+            assert_eq!(ask(&router, "POST", path).await, (405, told.to_owned()), "{path}");
+        }
+    }
 }

@@ -11,33 +11,28 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::FromRequestParts;
+use axum::extract::State;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{CloseFrame, Message as Frame, WebSocket, WebSocketUpgrade};
 use futures::{SinkExt, StreamExt};
 use http::header;
-use http::request::Parts;
-use http_body_util::Full;
 use tokio::time::{Instant, interval_at, sleep_until, timeout};
 
 use crate::live::{Lagged, Message, Subscription};
 use crate::store::{StoreError, StoredOperation};
 use did_plc::operation::{MAX_OPERATION_LENGTH, Malformed};
 
-use super::Server;
 use super::answer::Answer;
+use super::clock::now;
 use super::error::ServeError;
+use super::extract::RequestHead;
 use super::query::{parameter, parse_int};
-use super::status::now;
+use super::state::Server;
 
-/// Stream clients at a time: each costs some 30 kB and a file descriptor, and up to 200 kB (a turn,
-/// what the WebSocket gathers, the numbers of what it was sent) while it catches up or is slow:
-/// less than a gigabyte for all of them.
-pub const MAX_CLIENTS: usize = 4_096;
 /// Operations of a page while a client catches up: as many as usually fit into a turn.
 const PAGE: usize = 32;
 /// Bytes that are put together for one write, so that no client holds more than this, and that a
@@ -75,18 +70,17 @@ const MAX_PAUSE: Duration = Duration::from_millis(40);
 
 /// Answers a request for the stream: begins one, or says what is wrong with it.
 pub async fn open(
-    server: &Arc<Server>,
-    client: IpAddr,
-    parts: &mut Parts,
+    State(server): State<Arc<Server>>,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    head: RequestHead,
 ) -> Result<Answer, ServeError> {
-    if !parts.headers.contains_key(header::UPGRADE) {
+    if !head.headers.contains_key(header::UPGRADE) {
         return Err(ServeError::UpgradeRequired);
     }
-    let cursor = cursor(parts.uri.query().unwrap_or_default())?;
-    let upgrade = WebSocketUpgrade::from_request_parts(parts, &())
-        .await
-        .map_err(|rejection| ServeError::BadUpgrade(rejection.body_text()))?;
-    let own_place = server.limiter.stream(client).map_err(|_| ServeError::TooManyOwnStreams)?;
+    let cursor = cursor(&head.query)?;
+    let upgrade = upgrade.map_err(|rejection| ServeError::BadUpgrade(rejection.body_text()))?;
+    let own_place =
+        server.limiter.stream(head.client).map_err(|_| ServeError::TooManyOwnStreams)?;
     let place = Arc::clone(&server.stream_places)
         .try_acquire_owned()
         .map_err(|_| ServeError::TooManyStreams)?;
@@ -97,8 +91,7 @@ pub async fn open(
     }
     // From here on, not from when the handshake is over: that is the client's "now".
     let subscription = server.state.feed.subscribe();
-    let server = Arc::clone(server);
-    let response = upgrade
+    let answer = upgrade
         .read_buffer_size(READ_BUFFER)
         .max_message_size(MAX_MESSAGE)
         .write_buffer_size(WRITE_BUFFER)
@@ -112,7 +105,7 @@ pub async fn open(
                 drop((place, own_place));
             })
         });
-    Ok(response.map(|_| Full::default()))
+    Ok(answer)
 }
 
 fn cursor(query: &str) -> Result<Option<i64>, ServeError> {

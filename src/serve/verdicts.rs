@@ -11,15 +11,10 @@ use crate::blocking;
 use crate::store::StoredOperation;
 use did_plc::{Did, Timestamp};
 
-use super::Server;
 use super::answer::{self, Answer};
-use super::conditional::client_has;
+use super::conditional::{Representation, client_has, etag};
 use super::error::ServeError;
-use super::resolve::{conditional, etag};
-
-/// Histories that are judged at a time. A long one keeps a core busy for a second, and whoever asks
-/// for many is not to have all of them: the follower verifies too.
-pub const MAX_JUDGED: usize = 2;
+use super::state::Server;
 
 /// The body.
 #[derive(Serialize)]
@@ -47,7 +42,8 @@ pub async fn show(
         true => Vec::new(),
         false => body(server, did, history).await,
     };
-    conditional(request, etag, None, answer::JSON, || Ok(body)).map(Some)
+    let known = Representation { etag, modified: None, media_type: answer::JSON };
+    known.answer(request, || Ok(body)).map(Some)
 }
 
 async fn body(server: &Server, did: Did, history: Vec<StoredOperation>) -> Vec<u8> {

@@ -1,7 +1,5 @@
 //! Read after write: a request that names an operation waits until it is in the log.
 
-use std::net::IpAddr;
-use std::num::NonZeroU32;
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -9,21 +7,17 @@ use tokio::time::{Instant, timeout_at};
 
 use did_plc::{Cid, Did};
 
-use super::Server;
 use super::error::ServeError;
-use super::header::parts;
+use super::extract::RequestHead;
+use super::header_list::elements;
 use super::query::{decimal, parameter};
+use super::state::Server;
 
 /// How long is waited when the client does not say: an operation is usually here within a
 /// second of its acceptance.
 const DEFAULT_WAIT: u64 = 5;
 /// The longest wait, in seconds: less than what proxies usually allow an answer to take.
 const LONGEST_WAIT: u64 = 30;
-/// Requests that wait at a time. Each costs a look at every new operation.
-pub const MAX_WAITING: usize = 1000;
-/// Requests of one client that wait at a time: one does not take all places, and few of those behind
-/// one address have just written something.
-pub const MAX_OWN_WAITING: NonZeroU32 = NonZeroU32::new(50).unwrap();
 /// Bytes of messages that are looked at in one turn.
 const TURN: usize = 1 << 20;
 
@@ -35,19 +29,17 @@ const TURN: usize = 1 << 20;
 /// [`ServeError::NotYet`] when it has not come by then.
 pub async fn for_operation(
     server: &Server,
-    client: IpAddr,
-    request: &HeaderMap,
-    query: &str,
+    head: &RequestHead,
     did: Did,
 ) -> Result<(), ServeError> {
-    let Some(text) = parameter(query, "cid")? else { return Ok(()) };
+    let Some(text) = parameter(&head.query, "cid")? else { return Ok(()) };
     let cid: Cid = text.parse().map_err(|_| ServeError::InvalidParameter("cid"))?;
     // Most operations that are asked for are here already: no place is needed to see that.
     if holds(server, did, cid).await? {
         return Ok(());
     }
-    let seconds = wait_of(request);
-    let _own_place = server.limiter.wait(client).map_err(|_| ServeError::TooManyOwnWaiting)?;
+    let seconds = wait_of(&head.headers);
+    let _own_place = server.limiter.wait(head.client).map_err(|_| ServeError::TooManyOwnWaiting)?;
     let Ok(_place) = server.waiting_places.try_acquire() else {
         return Err(ServeError::TooManyWaiting);
     };
@@ -99,9 +91,9 @@ async fn holds(server: &Server, did: Did, cid: Cid) -> Result<bool, ServeError> 
 /// Seconds of `Prefer: wait=SECONDS` (RFC 7240), within bounds.
 fn wait_of(request: &HeaderMap) -> u64 {
     let wishes = request.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
-    let wait = wishes.flat_map(|wishes| parts(wishes, ',')).find_map(|wish| {
+    let wait = wishes.flat_map(|wishes| elements(wishes, ',')).find_map(|wish| {
         // Parameters may follow, of which this one has none.
-        let (name, value) = parts(wish, ';').next()?.split_once('=')?;
+        let (name, value) = elements(wish, ';').next()?.split_once('=')?;
         let is_wait = name.trim().eq_ignore_ascii_case("wait");
         decimal(value.trim().trim_matches('"')).filter(|_| is_wait)
     });

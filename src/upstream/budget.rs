@@ -130,17 +130,17 @@ mod tests {
     }
 
     /// 50 requests a second (20 ms apart).
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn requests_are_spaced_and_the_others_get_a_quarter() {
         let sent = sent(3000, [Priority::Following, Priority::Aside, Priority::ReadThrough]).await;
-        assert!(sent.len() <= 26, "{} requests", sent.len());
+        assert!((25..=26).contains(&sent.len()), "{} requests", sent.len());
         let following = count(&sent, Priority::Following);
         let aside = sent.len() - following;
-        assert!((1..=7).contains(&aside), "{aside} of {}", sent.len());
+        assert!((5..=7).contains(&aside), "{aside} of {}", sent.len());
         assert!(following >= 2 * aside, "{aside} of {}", sent.len());
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_flood_of_clients_leaves_every_second_turn_to_the_audit() {
         let mut priorities = [Priority::ReadThrough; 9];
         priorities[8] = Priority::Aside;
@@ -150,7 +150,7 @@ mod tests {
         assert!(audit >= 2 && audit.abs_diff(clients) <= 1, "{audit} and {clients}");
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn nobody_sends_while_it_is_held() {
         let budget = RequestBudget::per_minute(0);
         let start = Instant::now();

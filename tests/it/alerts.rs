@@ -19,13 +19,16 @@ use tokio::time::{Instant, sleep};
 use tokio_tungstenite::connect_async;
 
 use crate::follow::entries;
+use crate::skip::skipped;
 use plc_testkit::fake_upstream::{FakeUpstream, Fault, LogEntry, Route};
 
-/// An upstream that has said nothing for 15 seconds is asked whether it is there, and gauges are set
-/// every five: whatever is this old grows older, and what is younger is well.
-const OLD: f64 = 22.0;
-/// Between two scrapes from which a rate is taken.
-const SCRAPES: Duration = Duration::from_secs(28);
+/// The upstream sends pings all the time, and gauges are set every five seconds: whatever is this old
+/// grows older, and what is younger is well.
+const OLD: f64 = 10.0;
+/// Between two pings of an upstream.
+const PINGS: Duration = Duration::from_millis(250);
+/// Between two scrapes from which a rate is taken, at least.
+const SCRAPES: Duration = Duration::from_secs(5);
 /// Long enough for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// An upstream that always fails is asked again after so many minutes in the end, and not as often
@@ -124,7 +127,7 @@ impl Provoked {
         Provoked::since(replica, alerts, before, first).await
     }
 
-    /// Scrapes once more, some seconds after the first scrape.
+    /// Scrapes once more, some seconds after the first scrape, and when what grows has been seen to.
     async fn since(
         replica: &Replica,
         alerts: &'static [&'static str],
@@ -132,6 +135,14 @@ impl Provoked {
         first: (Instant, Scrape),
     ) -> Provoked {
         sleep(SCRAPES.saturating_sub(first.0.elapsed())).await;
+        for (alert, gauge) in [
+            ("PlcUpstreamSilent", "plc_upstream_silence_seconds"),
+            ("PlcReplicaLagging", "plc_lag_seconds"),
+        ] {
+            if alerts.contains(&alert) {
+                replica.until(gauge, |seconds| seconds > OLD).await;
+            }
+        }
         let second = (Instant::now(), replica.scrape().await);
         Provoked { alerts, before, after: [first, second] }
     }
@@ -193,6 +204,7 @@ async fn begin(folder: &TempDir) -> (Story, FakeUpstream, Replica) {
         story.create().accepted();
     }
     let upstream = FakeUpstream::start(entries(&story)).await;
+    upstream.ping_streams_every(PINGS);
     let replica = Replica::start(&folder.path().join("plc.db"), &upstream.url());
     (story, upstream, replica)
 }
@@ -297,6 +309,7 @@ async fn more_changes_than_can_be_compared() -> Provoked {
         story.create().accepted();
     }
     let upstream = FakeUpstream::start(entries(&story)).await;
+    upstream.ping_streams_every(PINGS);
     let replica = Replica::comparing(&folder.path().join("plc.db"), &upstream.url(), 60);
     let before = replica.well(3).await;
     // Nothing can be compared with an upstream that does not answer for its identities.
@@ -344,7 +357,7 @@ async fn clients_do_not_read_their_stream() -> Provoked {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_alert_fires_when_its_cause_is_there() {
     if Command::new("promtool").arg("--version").output().is_err() {
-        println!("skipped: there is no promtool here");
+        skipped("promtool", "there is no promtool here");
         return;
     }
     // All at once: each waits most of the time.

@@ -194,8 +194,7 @@ async fn answers_what_was_recorded(replica: &Running, folder: &Path) {
 /// one by its stream.
 #[tokio::test(flavor = "multi_thread")]
 async fn recorded_logs_are_followed_through_a_chain_of_replicas() {
-    for name in ["golden", "real"] {
-        let Some(folder) = shared::folder(name) else { return };
+    for folder in shared::logs() {
         let log = load(&folder.join("export.jsonl"));
         let last = log.last().unwrap().seq;
         for (first, (second, third)) in

@@ -53,7 +53,7 @@ async fn without_a_limit_nothing_is_said_of_one() {
 #[tokio::test]
 async fn long_addresses_and_heads_are_refused() {
     let replica = limited(Limits { url_bytes: 100, ..Limits::default() }).await;
-    assert_eq!(replica.get(&format!("/{}", "x".repeat(99))).await.status, 404);
+    assert_eq!(replica.get(&format!("/{}", "x".repeat(99))).await.status, 400);
     assert_eq!(replica.get(&format!("/{}", "x".repeat(100))).await.status, 414);
     let head = "x".repeat(100 << 10);
     assert_eq!(replica.ask("GET", "/_health", &[("x-much", &head)]).await.status, 431);

@@ -7,6 +7,8 @@ use std::process::Command;
 
 use plc_replica::metrics::{Kind, METRICS};
 
+use crate::skip::skipped;
+
 fn ops(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("ops").join(name)
 }
@@ -62,7 +64,9 @@ fn every_metric_is_described_once_set_somewhere_and_shown() {
     let described: BTreeSet<&str> = METRICS.iter().map(|(name, ..)| *name).collect();
     assert_eq!(described.len(), METRICS.len());
     let mut files = Vec::new();
-    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
+    for folder in ["src", "crates"] {
+        sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut files);
+    }
     let mut set = BTreeSet::new();
     for file in files {
         let text = read(&file);
@@ -143,7 +147,7 @@ fn nginx_states_the_clients_address_everywhere() {
 /// Runs a program; says in one line when it is not installed.
 fn run(program: &str, arguments: &[&str], file: &Path) {
     match Command::new(program).args(arguments).arg(file).output() {
-        Err(_) => println!("skipped: there is no {program} here"),
+        Err(_) => skipped(program, &format!("there is no {program} here")),
         Ok(output) => {
             let text = [output.stdout, output.stderr].concat();
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&text));

@@ -67,14 +67,13 @@ fn accepted(folder: &Path) -> Vec<StoredOperation> {
     operations
 }
 
-async fn gives_the_recorded_answers(name: &str) {
-    let Some(folder) = shared::folder(name) else { return };
+async fn gives_the_recorded_answers(folder: &Path) {
     for place in places().await {
         let mut replica =
             Replica::start_at(&place.url, ServeSettings::default(), Feed::new()).await;
-        replica.commit(accepted(&folder)).await;
+        replica.commit(accepted(folder)).await;
         replica.caught_up();
-        gives_answers(&replica, &folder).await;
+        gives_answers(&replica, folder).await;
     }
 }
 
@@ -91,12 +90,13 @@ async fn gives_answers(replica: &Replica, folder: &Path) {
 
 #[tokio::test]
 async fn generated_operations_are_answered_as_the_reference_answers() {
-    gives_the_recorded_answers("golden").await;
+    gives_the_recorded_answers(&shared::golden()).await;
 }
 
 #[tokio::test]
 async fn real_operations_are_answered_as_the_reference_answers() {
-    gives_the_recorded_answers("real").await;
+    let Some(folder) = shared::folder("real") else { return };
+    gives_the_recorded_answers(&folder).await;
 }
 
 /// A replica that holds Alice's two operations, and has been caught up.
@@ -219,8 +219,8 @@ async fn errors_are_the_directorys() {
             404,
             "DID not registered: did:plc:bbbbbbbbbbbbbbbbbbbbbbbb",
         ),
-        ("/favicon.ico", 404, "DID not registered: favicon.ico"),
-        ("/a%22%20%C3%A9%2Fb", 404, "DID not registered: a\\\" \u{e9}/b"),
+        ("/favicon.ico", 400, "Resolution of non-PLC DIDs not supported: favicon.ico"),
+        ("/a%22%20%C3%A9%2Fb", 400, "Resolution of non-PLC DIDs not supported: a\\\" \u{e9}/b"),
         ("/%zz", 400, "Failed to decode param '%zz'"),
         ("/_other", 404, "No such path: /_other"),
         (
@@ -242,6 +242,37 @@ async fn errors_are_the_directorys() {
         assert_eq!(answer.header("cache-control"), "no-store", "{path}");
     }
     assert_eq!(replica.get("/export/stream").await.header("upgrade"), "websocket");
+}
+
+/// Whatever is not `did:plc:` and 24 of `[a-z2-7]` is no DID of this method, known or not.
+#[tokio::test]
+async fn what_is_no_did_plc_is_not_resolved() {
+    let replica = with_alice().await;
+    for (written, name) in [
+        ("did:web:example.com", "did:web:example.com"),
+        ("did%3Aweb%3Aexample.com", "did:web:example.com"),
+        ("did:plc:AAAAAAAAAAAAAAAAAAAAAAAA", "did:plc:AAAAAAAAAAAAAAAAAAAAAAAA"),
+        ("DID:PLC:aaaaaaaaaaaaaaaaaaaaaaaa", "DID:PLC:aaaaaaaaaaaaaaaaaaaaaaaa"),
+        ("did:plc:aaaaaaaaaaaaaaaaaaaaaaa", "did:plc:aaaaaaaaaaaaaaaaaaaaaaa"),
+        ("did:plc:aaaaaaaaaaaaaaaaaaaaaaaaa", "did:plc:aaaaaaaaaaaaaaaaaaaaaaaaa"),
+        ("did:plc:aaaaaaaaaaaaaaaaaaaaaaa1", "did:plc:aaaaaaaaaaaaaaaaaaaaaaa1"),
+        ("%20did:plc:aaaaaaaaaaaaaaaaaaaaaaaa", " did:plc:aaaaaaaaaaaaaaaaaaaaaaaa"),
+        ("alice.example", "alice.example"),
+        ("export", "export"),
+    ] {
+        for view in VIEWS.into_iter().chain(["/log/verdicts"]) {
+            if written == "export" && view.is_empty() {
+                continue;
+            }
+            let path = format!("/{written}{view}");
+            let answer = replica.get(&path).await;
+            assert_eq!(answer.status, 400, "{path}");
+            let message = format!("Resolution of non-PLC DIDs not supported: {name}");
+            assert_eq!(answer.text(), format!("{{\"message\":\"{message}\"}}"), "{path}");
+            assert_eq!(answer.header("content-type"), "application/json; charset=utf-8", "{path}");
+            assert_eq!(answer.header("plc-sequence"), "2", "{path}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -302,7 +333,7 @@ async fn a_replica_that_is_filling_denies_nobody() {
         assert_eq!(unknown.header("plc-sequence"), "1");
         assert_eq!(unknown.header("plc-as-of"), "2024-01-01T00:00:00.000Z");
     }
-    assert_eq!(replica.get("/did:web:example.com").await.status, 404);
+    assert_eq!(replica.get("/did:web:example.com").await.status, 400);
     replica.caught_up();
     assert_eq!(replica.get(&format!("/{BOB}")).await.status, 404);
 }

@@ -1,20 +1,24 @@
 //! Stories of honest and hostile operations: each is judged as it says itself, and its JSON and
 //! DAG-CBOR, written in the slow and obvious way, are the same two forms that we read and write.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
+use data_encoding::BASE64URL_NOPAD;
 use did_plc::json::{read_operation, write_operation};
 use did_plc::key::{Curve, POINT_LENGTH, PublicKey};
 use did_plc::signature::PlainVerifier;
 use plc_testkit::builder::Story;
 use plc_testkit::profile::write_log;
-use plc_testkit::{Expected, Generated};
+use plc_testkit::{Expected, Generated, audit_log};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::vectors::judge_log;
 
-/// Judges what was told: verdicts, nullified flags, and both forms of what is accepted.
+/// Judges what was told: verdicts, nullified flags, and both forms of what is accepted. The audit
+/// log of each identity, which is what was accepted, has the same flags when it is judged by itself.
 fn ends_as_told(story: &Story) {
     let lines: Vec<Bytes> =
         story.log().iter().map(|entry| Bytes::from(entry.sequenced_line())).collect();
@@ -30,6 +34,21 @@ fn ends_as_told(story: &Story) {
             both_forms_agree(entry);
         }
     }
+    let dids: BTreeSet<&str> = story.log().iter().map(|entry| &*entry.did).collect();
+    dids.into_iter().for_each(|did| audit_log_verifies(story, did));
+}
+
+fn audit_log_verifies(story: &Story, did: &str) {
+    let its = |entry: &&Generated| entry.did == did && entry.expected == Expected::Accepted;
+    let entries: Vec<&Generated> = story.log().iter().filter(its).collect();
+    let audit_log = audit_log(entries.iter().copied());
+    let parsed: Vec<&RawValue> = serde_json::from_str(&audit_log).unwrap();
+    let lines: Vec<Bytes> =
+        parsed.iter().map(|entry| Bytes::copy_from_slice(entry.get().as_bytes())).collect();
+    let (verdicts, nullified) = judge_log(&lines, &PlainVerifier);
+    assert!(verdicts.iter().all(Option::is_none), "{did}: {verdicts:?}");
+    let stated: Vec<bool> = entries.iter().map(|entry| entry.nullified_in_the_end).collect();
+    assert_eq!(nullified, stated, "{did}");
 }
 
 fn both_forms_agree(entry: &Generated) {
@@ -71,6 +90,49 @@ fn a_theft_is_undone_within_72_hours() {
     story.after(&alice).signed_by(&recovery).just_in_time_for(&stolen).accepted();
     story.after(&second).signed_by(&thief).refused("prev-nullified");
     story.update(&alice).handle("alice.example.com").accepted();
+    ends_as_told(&story);
+}
+
+/// One recovery undoes whatever came since, updates, a change of keys and the end of the identity
+/// alike; what it undoes is undone for good.
+#[test]
+fn a_recovery_nullifies_everything_after_its_place() {
+    let mut story = Story::seeded(12);
+    let (recovery, thief) = (story.recovery.clone(), story.p256());
+    let alice = story.create_legacy().accepted();
+    let kept = story.update(&alice).handle("alice.example.com").accepted();
+    let first = story.update(&alice).handle("mallory.example.com").accepted();
+    story.update(&alice).rotation_keys([&thief]).accepted();
+    story.update(&alice).signed_by(&thief).host("https://pds.example.org").accepted();
+    let last = story.update(&alice).signed_by(&thief).empty_maps().accepted();
+    let end = story.tombstone(&alice).signed_by(&thief).accepted();
+    story.after(&kept).signed_by(&recovery).just_in_time_for(&first).accepted();
+    for undone in [&first, &last, &end] {
+        story.after(undone).signed_by(&thief).refused("prev-nullified");
+    }
+    story.update(&alice).handle("alice.example.org").accepted();
+    ends_as_told(&story);
+}
+
+/// A key that is listed twice has the authority of its first place.
+#[test]
+fn a_recovery_is_signed_by_a_key_of_more_authority() {
+    let mut story = Story::seeded(13);
+    let (first, second) = (story.k256(), story.p256());
+    let keys = [&first, &second, &first];
+    let alice = story.create().rotation_keys(keys).signed_by(&first).accepted();
+    let by_second = story.update(&alice).signed_by(&second).handle("two").accepted();
+    story.after(&alice).signed_by(&second).handle("three").refused("not-authorised");
+    let by_first = story.after(&alice).signed_by(&first).handle("four").accepted();
+    story.after(&alice).signed_by(&second).handle("five").refused("not-authorised");
+    story.after(&alice).signed_by(&first).handle("six").refused("not-authorised");
+    story.after(&by_second).signed_by(&first).refused("prev-nullified");
+    // The keys of `prev` count, not those of what is undone, and none that only one of them has.
+    let bob = story.create().rotation_keys([&first, &second]).signed_by(&first).accepted();
+    story.update(&bob).rotation_keys([&second, &first]).signed_by(&second).accepted();
+    story.after(&bob).signed_by(&second).handle("seven").refused("not-authorised");
+    story.after(&bob).signed_by(&first).handle("eight").accepted();
+    story.update(&alice).prev(&by_first.cid).signed_by(&second).accepted();
     ends_as_told(&story);
 }
 
@@ -118,6 +180,10 @@ fn signatures_have_one_form() {
         story.update(&alice).signed_by(signer).loose_base64_bits().refused("signature-encoding");
         story.update(&alice).signed_by(signer).newline_in_signature().refused("signature-encoding");
         story.update(&alice).signed_by(signer).der_signature().refused("signature-encoding");
+        // DER that is 64 bytes long has the right form, and is no signature.
+        let der = BASE64URL_NOPAD
+            .encode(&[&[0x30, 62, 2, 29][..], &[1; 29], &[2, 29], &[1; 29]].concat());
+        story.update(&alice).signed_by(signer).signature_text(&der).refused("signature-invalid");
         story.update(&alice).signed_by(signer).signature_text("").refused("signature-encoding");
         story.update(&alice).signed_by(signer).signature_text("é").refused("signature-encoding");
         story.update(&alice).signed_by(signer).high_s().refused("signature-invalid");

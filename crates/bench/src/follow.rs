@@ -1,5 +1,6 @@
 //! Following a log from its beginning to its end, and what that takes.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use crate::child::{health, wait_until};
 use crate::report::{Goal, goal, megabytes};
 use crate::scope::Backend;
 use crate::stand::{START, Stand};
+use crate::turns::Program;
 use crate::{http, postgres};
 
 /// A follower that is slower than this many operations a second is not waited for.
@@ -56,12 +58,13 @@ impl Quantity {
 pub fn follow(
     stand: &Stand<'_>,
     backend: Backend,
+    program: Program,
     database: &str,
-) -> anyhow::Result<Vec<(Quantity, f64)>> {
+) -> anyhow::Result<BTreeMap<Quantity, f64>> {
     let operations = stand.scope.operations;
     let before = stand.database_usage(backend);
     let begun = Instant::now();
-    let mut replica = stand.start_replica(database)?;
+    let mut replica = stand.start_replica(program, database)?;
     let (mut first, mut database_memory, mut looked) = (None, 0, Instant::now());
     let patience = START + Duration::from_secs(operations / SLOWEST);
     wait_until(patience, || {
@@ -82,26 +85,26 @@ pub fn follow(
 
     let usage = replica.process.usage();
     let each = 1e6 / operations as f64;
-    let mut measured = vec![
+    let mut measured = BTreeMap::from([
         (Quantity::Rate, operations as f64 / (ended - begun).as_secs_f64()),
         (Quantity::Memory, megabytes(usage.peak_memory)),
         (Quantity::Processor, usage.processor * each),
-    ];
+    ]);
     // A log that is taken in between two looks has no such rate.
     if let Some((at, sequence)) = first.filter(|(_, sequence)| *sequence < operations) {
         let rest = (operations - sequence) as f64;
-        measured.push((Quantity::InnerRate, rest / (ended - at).as_secs_f64()));
+        measured.insert(Quantity::InnerRate, rest / (ended - at).as_secs_f64());
     }
     if let Some((_, processor)) = stand.database_usage(backend) {
         let processor = processor - before.map_or(0.0, |(_, before)| before);
-        measured.push((Quantity::DatabaseMemory, megabytes(database_memory)));
-        measured.push((Quantity::DatabaseProcessor, processor * each));
+        measured.insert(Quantity::DatabaseMemory, megabytes(database_memory));
+        measured.insert(Quantity::DatabaseProcessor, processor * each);
     }
     for (stage, seconds) in stage_seconds(replica.metrics)? {
-        measured.push((Quantity::Stage(stage), seconds * each));
+        measured.insert(Quantity::Stage(stage), seconds * each);
     }
     replica.process.end()?;
-    measured.push((Quantity::Bytes, size(backend, database)? as f64 / operations as f64));
+    measured.insert(Quantity::Bytes, size(backend, database)? as f64 / operations as f64);
     Ok(measured)
 }
 

@@ -12,6 +12,7 @@ use crate::load::Outcome;
 use crate::log::kept_handles;
 use crate::scope::Backend;
 use crate::stand::{START, Stand};
+use crate::turns::Program;
 use crate::{http, stand};
 
 /// What one run has measured.
@@ -29,14 +30,18 @@ pub struct Measured {
 }
 
 /// Measures one run. Leaves a database with an index behind.
-pub fn measure(stand: &mut Stand<'_>, backend: Backend) -> anyhow::Result<Measured> {
+pub fn measure(
+    stand: &mut Stand<'_>,
+    backend: Backend,
+    program: Program,
+) -> anyhow::Result<Measured> {
     let _upstream = stand.start_upstream()?;
     let operations = stand.scope.operations as f64;
-    let database = stand.fresh(backend)?;
-    let without = follow(stand, &database, false)?;
+    let database = stand.fresh(backend, program)?;
+    let without = follow(stand, program, &database, false)?;
     let before = size(backend, &database)?;
 
-    let mut replica = stand.start_replica_with(&database, &["--index"])?;
+    let mut replica = stand.start_replica_with(program, &database, &["--index"])?;
     let mut begun = None;
     complete(&mut replica, stand.scope.operations, &mut begun)?;
     let built = begun.context("the index was never seen to begin")?.elapsed();
@@ -49,8 +54,8 @@ pub fn measure(stand: &mut Stand<'_>, backend: Backend) -> anyhow::Result<Measur
     replica.process.end()?;
     let bytes = size(backend, &database)?.saturating_sub(before) as f64 / operations;
 
-    let database = stand.fresh(backend)?;
-    let with = follow(stand, &database, true)?;
+    let database = stand.fresh(backend, program)?;
+    let with = follow(stand, program, &database, true)?;
     Ok(Measured {
         built: operations / built.as_secs_f64(),
         bytes,
@@ -61,11 +66,16 @@ pub fn measure(stand: &mut Stand<'_>, backend: Backend) -> anyhow::Result<Measur
 }
 
 /// How long it takes from the start of the process to the last commit, and to a complete index.
-fn follow(stand: &Stand<'_>, database: &str, index: bool) -> anyhow::Result<Duration> {
+fn follow(
+    stand: &Stand<'_>,
+    program: Program,
+    database: &str,
+    index: bool,
+) -> anyhow::Result<Duration> {
     let begun = Instant::now();
     let operations = stand.scope.operations;
     let more: &[&str] = if index { &["--index"] } else { &[] };
-    let mut replica = stand.start_replica_with(database, more)?;
+    let mut replica = stand.start_replica_with(program, database, more)?;
     replica.wait_for(operations, START + Duration::from_secs(operations / SLOWEST))?;
     if index {
         complete(&mut replica, operations, &mut None)?;

@@ -46,6 +46,7 @@ pub struct Args {
 /// What came of it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Outcome {
+    pub requests: u64,
     pub requests_per_second: f64,
     pub megabytes_per_second: f64,
     pub p50_milliseconds: f64,
@@ -96,6 +97,7 @@ async fn ask(args: &Args, dids: Arc<[Box<str>]>) -> anyhow::Result<Outcome> {
     let requests_per_second = latencies.len() as f64 / seconds;
     latencies.sort_unstable();
     Ok(Outcome {
+        requests: latencies.len() as u64,
         requests_per_second,
         megabytes_per_second: bytes as f64 / 1e6 / seconds,
         p50_milliseconds: f64::from(quantile(&latencies, 0.5)) / 1e3,

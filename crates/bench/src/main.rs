@@ -15,9 +15,11 @@ mod postgres;
 mod report;
 mod rows;
 mod scope;
+mod serving;
 mod stages;
 mod stand;
 mod stream;
+mod turns;
 mod upstream;
 mod wrk;
 
@@ -33,7 +35,8 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 ///
 /// Makes a log (kept for the next time), follows it into each database, and measures the rows of
 /// the table in README.md. Takes half an hour with the defaults; `--operations 100000 --runs 1`
-/// gives a first idea in a minute.
+/// gives a first idea in a minute. With `--against FILE` a second program is measured on the same log,
+/// run by run by turns with the first.
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
 struct Arguments {
@@ -71,4 +74,9 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Some(Part::Load(args)) => load::run(args),
         Some(Part::Stream(args)) => stream::run(args),
     }
+}
+
+/// Says what is being measured.
+fn say(what: &str) {
+    eprintln!("bench: {what}");
 }

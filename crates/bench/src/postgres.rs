@@ -11,6 +11,7 @@ use tokio_postgres::NoTls;
 
 use crate::cgroup::Bound;
 use crate::child::{kilobytes, processor};
+use crate::turns::Program;
 
 /// Runs until its standard input ends, which is when this program does. `$OPTIONS` is split into
 /// words. The databases are on the disk under `$DIRECTORY`, written as carefully as always.
@@ -40,7 +41,9 @@ pub struct Server {
     /// The server's main process, when it is ours.
     main: Option<u32>,
     script: Option<Child>,
-    databases: u32,
+    /// How many databases have been made, and which of them each program has now.
+    made: u32,
+    current: Vec<(Program, u32)>,
 }
 
 /// Why there is none.
@@ -50,7 +53,7 @@ pub const ABSENT: &str = "no Postgres: neither PATH nor /usr/lib/postgresql/*/bi
 impl Server {
     /// A server that runs already.
     pub fn existing(url: &str) -> Server {
-        Server { url: url.to_owned(), main: None, script: None, databases: 0 }
+        Server { url: url.to_owned(), main: None, script: None, made: 0, current: Vec::new() }
     }
 
     /// Starts one of our own, if its programs are installed.
@@ -82,23 +85,24 @@ impl Server {
             url: format!("postgres://postgres@{host}/postgres"),
             main: Some(main.parse()?),
             script: Some(child),
-            databases: 0,
+            made: 0,
+            current: Vec::new(),
         }))
     }
 
-    /// An empty database; those before it are dropped.
-    pub fn fresh(&mut self) -> anyhow::Result<String> {
-        let before = self.databases;
-        self.databases += 1;
-        let create = format!("CREATE DATABASE {} TEMPLATE template0", name(self.databases));
-        let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", name(before));
-        for statement in [drop, create] {
-            query(&self.url, &statement)?;
+    /// An empty database for a program; the one that it had before is dropped.
+    pub fn fresh(&mut self, program: Program) -> anyhow::Result<String> {
+        if let Some(at) = self.current.iter().position(|(of, _)| *of == program) {
+            let (_, before) = self.current.swap_remove(at);
+            query(&self.url, &dropping(before))?;
         }
+        self.made += 1;
+        self.current.push((program, self.made));
+        query(&self.url, &format!("CREATE DATABASE {} TEMPLATE template0", name(self.made)))?;
         // What the database before has left to be written is not this one's business.
         query(&self.url, "CHECKPOINT")?;
         let mut url = url::Url::parse(&self.url)?;
-        url.set_path(&name(self.databases));
+        url.set_path(&name(self.made));
         Ok(url.into())
     }
 
@@ -129,10 +133,11 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if self.databases > 0 && self.script.is_none() {
-            // A server that stays gets rid of the last database.
-            let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", name(self.databases));
-            let _ = query(&self.url, &drop);
+        if self.script.is_none() {
+            // A server that stays gets rid of the last databases.
+            for (_, number) in &self.current {
+                let _ = query(&self.url, &dropping(*number));
+            }
         }
         if let Some(mut script) = self.script.take() {
             script.stdin = None;
@@ -143,6 +148,10 @@ impl Drop for Server {
 
 fn name(number: u32) -> String {
     format!("plc_bench_{}_{number}", std::process::id())
+}
+
+fn dropping(number: u32) -> String {
+    format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", name(number))
 }
 
 /// Bytes of all tables of a database with their indexes.

@@ -2,8 +2,12 @@
 
 use std::fmt::Write;
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+
+use crate::scope::Backend;
+use crate::turns::Each;
 
 /// Everything that one run of the benchmark has to say.
 #[derive(Debug, Serialize)]
@@ -19,6 +23,8 @@ pub struct Report {
     /// Microseconds of processor time that the whole of a following replica took an operation,
     /// by database.
     pub processor: Vec<(&'static str, f64)>,
+    /// The program that everything is compared with, if any.
+    pub against: Option<PathBuf>,
     /// What was left out, and why.
     pub skipped: Vec<String>,
 }
@@ -64,6 +70,18 @@ pub struct Row {
     /// One of each run, in the order of the runs.
     pub values: Vec<f64>,
     pub median: f64,
+    /// What the other program came to.
+    pub against: Option<Compared>,
+}
+
+/// The other program's side of a row.
+#[derive(Debug, Serialize)]
+pub struct Compared {
+    pub values: Vec<f64>,
+    pub median: f64,
+    /// How many times better the measured program is, by the medians: below 1 it is worse, whether
+    /// the row counts what is to be much or what is to be little.
+    pub ratio: f64,
 }
 
 /// What is to be reached. Where the aim is the smaller number, less is better.
@@ -90,10 +108,17 @@ impl Row {
         backend: Option<&'static str>,
         unit: &'static str,
         goal: Option<Goal>,
-        values: Vec<f64>,
+        values: Each<Vec<f64>>,
     ) -> Row {
-        let median = median(&values);
-        Row { name: name.into(), backend, unit, goal, values, median }
+        let Each { measured: values, against } = values;
+        let middle = median(&values);
+        let against = against.map(|values| {
+            let other = median(&values);
+            // A rate is to be high; time, memory and space are to be low.
+            let ratio = if unit.ends_with("/s") { middle / other } else { other / middle };
+            Compared { values, median: other, ratio }
+        });
+        Row { name: name.into(), backend, unit, goal, values, median: middle, against }
     }
 
     fn verdict(&self) -> &'static str {
@@ -132,33 +157,77 @@ impl Report {
         for setting in &self.settings {
             let _ = writeln!(out, "{setting}");
         }
-        out.push_str("\n| | | median | lowest–highest | least | aim | |\n");
-        out.push_str("| --- | --- | ---: | ---: | ---: | ---: | --- |\n");
-        for row in &self.rows {
-            let lowest = row.values.iter().copied().fold(f64::INFINITY, f64::min);
-            let highest = row.values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let goal = |of: fn(&Goal) -> f64| {
-                row.goal.as_ref().map_or_else(String::new, |goal| number(of(goal)))
-            };
-            let _ = writeln!(
-                out,
-                "| {} | {} | {} {} | {}–{} | {} | {} | {} |",
-                row.name,
-                row.backend.unwrap_or_default(),
-                number(row.median),
-                row.unit,
-                number(lowest),
-                number(highest),
-                goal(|goal| goal.least),
-                goal(|goal| goal.aim),
-                row.verdict(),
-            );
+        match &self.against {
+            None => self.write_rows(&mut out),
+            Some(program) => self.write_comparison(&mut out, program),
         }
         self.write_stages(&mut out);
         for reason in &self.skipped {
             let _ = writeln!(out, "\nSkipped: {reason}");
         }
         out
+    }
+
+    fn write_rows(&self, out: &mut String) {
+        out.push_str("\n| | | median | lowest–highest | least | aim | |\n");
+        out.push_str("| --- | --- | ---: | ---: | ---: | ---: | --- |\n");
+        for row in &self.rows {
+            let goal = |of: fn(&Goal) -> f64| {
+                row.goal.as_ref().map_or_else(String::new, |goal| number(of(goal)))
+            };
+            let _ = writeln!(
+                out,
+                "| {} | {} | {} {} | {} | {} | {} | {} |",
+                row.name,
+                row.backend.unwrap_or_default(),
+                number(row.median),
+                row.unit,
+                range(&row.values),
+                goal(|goal| goal.least),
+                goal(|goal| goal.aim),
+                row.verdict(),
+            );
+        }
+    }
+
+    /// Both medians of each row that both programs have.
+    fn write_comparison(&self, out: &mut String, program: &Path) {
+        let _ = writeln!(
+            out,
+            "Compared with {}, by turns. A ratio above 1 is better than that, below 1 worse.",
+            program.display()
+        );
+        out.push_str(
+            "\n| | | median | lowest–highest | compared with | lowest–highest | ratio |\n",
+        );
+        out.push_str("| --- | --- | ---: | ---: | ---: | ---: | ---: |\n");
+        for row in &self.rows {
+            let Some(against) = &row.against else { continue };
+            let _ = writeln!(
+                out,
+                "| {} | {} | {} {unit} | {} | {} {unit} | {} | {:.3} |",
+                row.name,
+                row.backend.unwrap_or_default(),
+                number(row.median),
+                range(&row.values),
+                number(against.median),
+                range(&against.values),
+                against.ratio,
+                unit = row.unit,
+            );
+        }
+    }
+
+    /// Adds a row.
+    pub fn row(
+        &mut self,
+        name: &str,
+        backend: Option<Backend>,
+        unit: &'static str,
+        goal: Option<Goal>,
+        values: Each<Vec<f64>>,
+    ) {
+        self.rows.push(Row::new(name, backend.map(Backend::name), unit, goal, values));
     }
 
     /// The stages, and their shares of the processor time of the replica on each database. What
@@ -186,6 +255,13 @@ impl Report {
         }
         out.push('\n');
     }
+}
+
+/// The lowest and the highest of some values.
+fn range(values: &[f64]) -> String {
+    let lowest = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let highest = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    format!("{}–{}", number(lowest), number(highest))
 }
 
 /// Three digits, or all before the point, in groups of three.
@@ -250,11 +326,24 @@ mod tests {
     #[test]
     fn a_goal_can_be_a_ceiling() {
         let row = |median, least, aim| {
-            Row::new("", None, "", Some(Goal { least, aim }), vec![median]).verdict()
+            let values = Each { measured: vec![median], against: None };
+            Row::new("", None, "", Some(Goal { least, aim }), values).verdict()
         };
         assert_eq!(row(31_000.0, 30_000.0, 45_000.0), "reached");
         assert_eq!(row(50_000.0, 30_000.0, 45_000.0), "aim reached");
         assert_eq!(row(250.0, 280.0, 220.0), "reached");
         assert_eq!(row(300.0, 280.0, 220.0), "**missed**");
+    }
+
+    #[test]
+    fn a_ratio_above_one_is_better() {
+        let ratio = |unit, ours, theirs| {
+            let values = Each { measured: vec![ours, 1e9, 0.0], against: Some(vec![theirs]) };
+            Row::new("", None, unit, None, values).against.unwrap().ratio
+        };
+        assert_eq!(ratio("op/s", 120.0, 100.0), 1.2);
+        assert_eq!(ratio("MB/s", 50.0, 100.0), 0.5);
+        assert_eq!(ratio("MB", 50.0, 100.0), 2.0);
+        assert_eq!(ratio("µs", 200.0, 100.0), 0.5);
     }
 }

@@ -43,6 +43,9 @@ pub struct Scope {
     /// The replica that is measured; by default the one beside this program.
     #[arg(long, value_name = "FILE")]
     pub replica: Option<PathBuf>,
+    /// A second replica to compare with: both are measured on the same log, by turns.
+    #[arg(long, value_name = "FILE")]
+    pub against: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use crate::cgroup::Bound;
 use crate::child::{Ended, Process, free_address, health, run_to_end, this_program, wait_until};
 use crate::scope::{Backend, Scope};
+use crate::turns::{Each, Program};
 use crate::{http, load, log, postgres};
 
 /// Operations that the log has beyond those that are followed: what the stream brings.
@@ -21,8 +22,7 @@ pub const START: Duration = Duration::from_secs(60);
 /// All that a measurement needs.
 pub struct Stand<'a> {
     pub scope: &'a Scope,
-    /// The program that is measured.
-    replica: PathBuf,
+    programs: Each<PathBuf>,
     pub log: log::Kept,
     /// File with the DIDs of the log.
     pub dids: PathBuf,
@@ -68,18 +68,22 @@ impl<'a> Stand<'a> {
             .clone()
             .unwrap_or_else(|| std::env::temp_dir().join("plc-replica-bench"));
         let log = log::kept(&directory, scope.seed, scope.operations + LIVE)?;
-        let replica = match &scope.replica {
+        let measured = match &scope.replica {
             Some(program) => program.clone(),
             None => this_program()?.with_file_name("plc-replica"),
         };
         ensure!(
-            replica.is_file(),
+            measured.is_file(),
             "{} is not there: build it with `cargo build --release`, or name one with --replica",
-            replica.display()
+            measured.display()
         );
+        let against = scope.against.clone();
+        if let Some(against) = &against {
+            ensure!(against.is_file(), "--against: {} is not there", against.display());
+        }
         Ok(Stand {
             scope,
-            replica,
+            programs: Each { measured, against },
             dids: log::kept_dids(&log.path, scope.operations)?,
             log,
             upstream: free_address()?,
@@ -104,13 +108,25 @@ impl<'a> Stand<'a> {
         Ok(self.server.is_some())
     }
 
-    /// A database with nothing in it, in the place of the one before.
-    pub fn fresh(&mut self, backend: Backend) -> anyhow::Result<String> {
+    /// Whether there are two programs.
+    pub fn is_compared(&self) -> bool {
+        self.programs.against.is_some()
+    }
+
+    fn program(&self, program: Program) -> anyhow::Result<&Path> {
+        Ok(self.programs.get(program).context("there is no such program")?)
+    }
+
+    /// A database with nothing in it for a program, in the place of the one that it had before.
+    pub fn fresh(&mut self, backend: Backend, program: Program) -> anyhow::Result<String> {
         match (backend, &mut self.server) {
-            (Backend::Postgres, Some(server)) => server.fresh(),
+            (Backend::Postgres, Some(server)) => server.fresh(program),
             (Backend::Postgres, None) => bail!(postgres::ABSENT),
             (Backend::Sqlite, _) => {
-                let directory = self.work.0.join("sqlite");
+                let directory = self.work.0.join(match program {
+                    Program::Measured => "sqlite",
+                    Program::Against => "sqlite-against",
+                });
                 if directory.exists() {
                     fs::remove_dir_all(&directory)?;
                 }
@@ -141,13 +157,18 @@ impl<'a> Stand<'a> {
         Ok(process)
     }
 
-    /// Starts a replica.
-    pub fn start_replica(&self, database: &str) -> anyhow::Result<Replica> {
-        self.start_replica_with(database, &[])
+    /// Starts a program's replica.
+    pub fn start_replica(&self, program: Program, database: &str) -> anyhow::Result<Replica> {
+        self.start_replica_with(program, database, &[])
     }
 
-    /// Starts a replica with more settings.
-    pub fn start_replica_with(&self, database: &str, more: &[&str]) -> anyhow::Result<Replica> {
+    /// Starts a program's replica with more settings.
+    pub fn start_replica_with(
+        &self,
+        program: Program,
+        database: &str,
+        more: &[&str],
+    ) -> anyhow::Result<Replica> {
         let (address, metrics) = (free_address()?, free_address()?);
         let upstream = format!("http://{}", self.upstream);
         let (listen, metrics_listen) = (address.to_string(), metrics.to_string());
@@ -158,15 +179,15 @@ impl<'a> Stand<'a> {
         arguments.extend(["--upstream-requests-per-minute", "0"]);
         arguments.extend(["--signature-tables", &self.scope.signatures.signature_tables]);
         arguments.extend(more);
-        let process = Process::start(&self.replica, &arguments, self.cgroup())?;
+        let process = Process::start(self.program(program)?, &arguments, self.cgroup())?;
         Ok(Replica { process, address, metrics })
     }
 
-    /// Runs a measured subcommand to its end.
-    pub fn run(&self, arguments: &[&str]) -> anyhow::Result<Ended> {
+    /// Runs a program's subcommand to its end.
+    pub fn run(&self, program: Program, arguments: &[&str]) -> anyhow::Result<Ended> {
         let tables = &*self.scope.signatures.signature_tables;
         let arguments = [arguments, &["--signature-tables", tables]].concat();
-        let ended = run_to_end(&self.replica, &arguments, self.cgroup())?;
+        let ended = run_to_end(self.program(program)?, &arguments, self.cgroup())?;
         ensure!(ended.status.success(), "`{}`: {}", arguments.join(" "), ended.output);
         Ok(ended)
     }

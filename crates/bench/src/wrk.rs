@@ -54,12 +54,19 @@ fn parse(text: &str) -> Option<Outcome> {
     };
     let number = |label: &str| after(label)?.parse::<f64>().ok();
     Some(Outcome {
+        requests: requests(text)?,
         requests_per_second: number("Requests/sec:")?,
         megabytes_per_second: megabytes(&after("Transfer/sec:")?)?,
         p50_milliseconds: milliseconds(&after("50%")?)?,
         p99_milliseconds: milliseconds(&after("99%")?)?,
         others: number("Non-2xx or 3xx responses:").unwrap_or(0.0) as u64,
     })
+}
+
+/// `1000 requests in 1.00s, 2.00MB read`.
+fn requests(text: &str) -> Option<u64> {
+    let line = text.lines().find(|line| line.contains(" requests in "))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 /// `1.50MB`, of 1,024² bytes.
@@ -92,7 +99,7 @@ mod tests {
                     \x20    90%    1.10ms\n     99%    1.50s \n  1000 requests in 1.00s, 2.00MB read\n\
                     \x20 Non-2xx or 3xx responses: 7\nRequests/sec:  31234.50\nTransfer/sec:     46.50MB\n";
         let outcome = parse(text).unwrap();
-        assert_eq!(outcome.requests_per_second, 31234.5);
+        assert_eq!((outcome.requests, outcome.requests_per_second), (1_000, 31234.5));
         assert_eq!((outcome.p50_milliseconds, outcome.p99_milliseconds), (0.91, 1500.0));
         assert_eq!(outcome.others, 7);
         assert!((outcome.megabytes_per_second - 48.76).abs() < 0.01);

@@ -3,10 +3,10 @@
 use maud::{Markup, html};
 use url::form_urlencoded::byte_serialize;
 
-use crate::serve::Server;
 use crate::serve::error::ServeError;
 use crate::serve::lookup::{Found, Wanted, find};
 use crate::serve::query::{flag, parameter};
+use crate::serve::state::Server;
 use did_plc::Did;
 use did_plc::claim::{Kind, Span, Value};
 use did_plc::key::PublicKey;

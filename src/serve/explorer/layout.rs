@@ -67,7 +67,7 @@ pub fn page(title: &str, searched: &str, content: Markup) -> String {
 
 /// The answer with a page.
 pub fn answer(status: StatusCode, page: String) -> Answer {
-    let mut answer = answer::body(status, HTML, page.into_bytes());
+    let mut answer = answer::body(status, HTML, page);
     let headers = answer.headers_mut();
     headers.insert(header::CACHE_CONTROL, answer::NO_STORE);
     harden(headers);
@@ -75,17 +75,17 @@ pub fn answer(status: StatusCode, page: String) -> Answer {
 }
 
 /// The answer with the stylesheet.
-pub fn style() -> Answer {
+pub async fn style() -> Answer {
     asset(HeaderValue::from_static("text/css; charset=utf-8"), STYLE)
 }
 
 /// The answer with the icon.
-pub fn icon() -> Answer {
+pub async fn icon() -> Answer {
     asset(HeaderValue::from_static("image/svg+xml"), ICON)
 }
 
 fn asset(media_type: HeaderValue, text: &'static str) -> Answer {
-    let mut answer = answer::body(StatusCode::OK, media_type, text.as_bytes().to_vec());
+    let mut answer = answer::body(StatusCode::OK, media_type, text);
     let headers = answer.headers_mut();
     headers.insert(header::CACHE_CONTROL, AN_HOUR);
     harden(headers);

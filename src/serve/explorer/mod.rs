@@ -20,6 +20,9 @@ mod text;
 mod timeline;
 mod tree;
 
+use std::sync::Arc;
+
+use axum::extract::State;
 use http::{HeaderValue, StatusCode, header};
 use maud::html;
 
@@ -31,18 +34,19 @@ pub use self::timeline::{Entry, Held, Timeline};
 
 use did_plc::Did;
 
-use super::Server;
 use super::answer::{self, Answer};
+use super::clock::now;
 use super::error::ServeError;
+use super::extract::{PathDid, Query};
 use super::query::parameter;
-use super::status::now;
+use super::state::Server;
 
 /// Characters of a DID.
 const DID_LENGTH: usize = "did:plc:".len() + 24;
 
 /// `/`: the status page.
-pub(super) fn home(server: &Server) -> Answer {
-    let (status, taken, now) = (&server.state.status, server.pulse.taken(), now());
+pub(super) async fn home(State(server): State<Arc<Server>>) -> Answer {
+    let (status, sample, now) = (&server.state.status, server.samples.latest(), now());
     let report = Report {
         upstream: status.upstream().to_owned(),
         mode: status.mode(),
@@ -51,8 +55,8 @@ pub(super) fn home(server: &Server) -> Answer {
         lag: status.lag(now),
         upstream_age: status.upstream_age(now),
         last_operation: status.last_operation(),
-        statistics: taken.statistics,
-        sequences: taken.sequences.into(),
+        statistics: sample.statistics,
+        sequences: sample.sequences.into(),
         now,
     };
     layout::answer(StatusCode::OK, home_page(&report))
@@ -60,13 +64,13 @@ pub(super) fn home(server: &Server) -> Answer {
 
 /// `/explore?q=`: to the identity whose DID stands in what was searched for, or to those that claim
 /// it.
-pub(super) async fn search(server: &Server, query: &str) -> Answer {
-    let searched = parameter(query, "q").ok().flatten().unwrap_or_default();
+pub(super) async fn search(State(server): State<Arc<Server>>, query: Query) -> Answer {
+    let searched = parameter(&query, "q").ok().flatten().unwrap_or_default();
     let searched = searched.trim();
     if let Some(straight) = straight(searched) {
         return straight;
     }
-    let absence = match claimants::search(server, searched, query).await {
+    let absence = match claimants::search(&server, searched, &query).await {
         Ok(Search::Page(page)) => return layout::answer(StatusCode::OK, page),
         Ok(Search::Nothing { complete: true }) => Absence::Nobody,
         Ok(Search::Nothing { complete: false }) => Absence::NobodyYet,
@@ -96,10 +100,14 @@ fn straight(searched: &str) -> Option<Answer> {
 }
 
 /// `/explore/{did}`: the page of an identity. What goes wrong is said on a page too.
-pub(super) async fn identity(server: &Server, did: &str, query: &str) -> Answer {
-    match show(server, did, query).await {
+pub(super) async fn identity(
+    State(server): State<Arc<Server>>,
+    PathDid(did): PathDid,
+    query: Query,
+) -> Answer {
+    match show(&server, &did, &query).await {
         Ok(page) => layout::answer(StatusCode::OK, page),
-        Err(error) => failed(&error, did),
+        Err(error) => failed(&error, &did),
     }
 }
 

@@ -12,6 +12,7 @@ use url::form_urlencoded::byte_serialize;
 use self::browser::Browser;
 use self::stories::{OVERRIDE, SCRIPT, Stories};
 use crate::follow::{Running, entries};
+use crate::skip::skipped;
 use plc_testkit::fake_upstream::FakeUpstream;
 
 /// A replica that has followed all stories.
@@ -211,7 +212,7 @@ fn encoded(text: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_browser_has_nothing_to_complain_about() {
     let Some(mut browser) = Browser::start().await else {
-        println!("skipped: there is no chromium here");
+        skipped("chromium", "there is no chromium here");
         return;
     };
     let told = Told::followed().await;

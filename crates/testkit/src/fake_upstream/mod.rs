@@ -298,6 +298,18 @@ impl FakeUpstream {
         let _ = self.shared.messages.send(Message::text(message));
     }
 
+    /// Pings all open streams from now on, as the directory does while there is nothing to tell.
+    pub fn ping_streams_every(&self, period: Duration) {
+        let shared = Arc::downgrade(&self.shared);
+        tokio::spawn(async move {
+            while let Some(shared) = shared.upgrade() {
+                let _ = shared.messages.send(Message::Ping(Bytes::new()));
+                drop(shared);
+                sleep(period).await;
+            }
+        });
+    }
+
     /// Closes all open streams.
     pub fn close_streams(&self, code: u16, reason: &'static str) {
         let close = CloseFrame { code, reason: reason.into() };

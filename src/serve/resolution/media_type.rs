@@ -1,14 +1,15 @@
-//! In which form a resolution is answered: what there is, and what the client accepts of it.
+//! The media types in which a resolution is answered: what there is, and what the client accepts of
+//! it.
 
 use std::cmp::Reverse;
 
 use http::{HeaderMap, header};
 
-use super::header::{parts, weight};
+use crate::serve::header_list::{elements, weight};
 
 /// What the client wants to have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
+pub enum MediaType {
     /// The whole result.
     Result,
     /// The same under the name that it had before.
@@ -21,65 +22,76 @@ pub enum Form {
     PlainDocument,
 }
 
-impl Form {
+impl MediaType {
     /// What there is, in the order of preference here.
-    pub const ALL: [Form; 5] =
-        [Form::Result, Form::OldResult, Form::Document, Form::OldDocument, Form::PlainDocument];
+    pub const ALL: [MediaType; 5] = [
+        MediaType::Result,
+        MediaType::OldResult,
+        MediaType::Document,
+        MediaType::OldDocument,
+        MediaType::PlainDocument,
+    ];
 
     /// What the header `Accept` likes best of what there is (RFC 9110, 12.5.1); none when it
     /// excludes all of it. Of equals, what it names more precisely, and then what it names first.
-    pub fn wanted(request: &HeaderMap) -> Option<Form> {
+    pub fn wanted(request: &HeaderMap) -> Option<MediaType> {
         let values = request.get_all(header::ACCEPT).iter();
         let values = values.filter_map(|value| value.to_str().ok());
         let ranges: Vec<MediaRange> =
-            values.flat_map(|value| parts(value, ',')).map(MediaRange::read).collect();
+            values.flat_map(|value| elements(value, ',')).map(MediaRange::read).collect();
         if ranges.is_empty() {
-            return Some(Form::Result);
+            return Some(MediaType::Result);
         }
         // The most precise range that a form is in says how much it is wanted.
-        let wish = |form: Form| {
-            let own = MediaRange::read(form.media_type());
+        let wish = |media_type: MediaType| {
+            let own = MediaRange::read(media_type.name());
             let includes = |(place, range): (usize, &MediaRange)| {
                 Some((range.precision(&own)?, Reverse(place)))
             };
             let (precision, place) = ranges.iter().enumerate().filter_map(includes).max()?;
             Some((ranges[place.0].weight, precision, place))
         };
-        let wishes = Form::ALL.into_iter().filter_map(|form| Some((wish(form)?, form)));
+        let wishes = MediaType::ALL
+            .into_iter()
+            .filter_map(|media_type| Some((wish(media_type)?, media_type)));
         let wanted = wishes.filter(|((weight, ..), _)| *weight > 0);
         // Of several that are greatest, this takes the last.
-        wanted.rev().max_by_key(|(wish, _)| *wish).map(|(_, form)| form)
+        wanted.rev().max_by_key(|(wish, _)| *wish).map(|(_, media_type)| media_type)
     }
 
     /// Whether it is the document alone.
     pub const fn is_document(self) -> bool {
-        matches!(self, Form::Document | Form::OldDocument | Form::PlainDocument)
+        matches!(self, MediaType::Document | MediaType::OldDocument | MediaType::PlainDocument)
     }
 
-    /// Its media type.
-    pub const fn media_type(self) -> &'static str {
+    /// As it is written in headers.
+    pub const fn name(self) -> &'static str {
         match self {
-            Form::Result => "application/did-resolution",
-            Form::OldResult => "application/ld+json;profile=\"https://w3id.org/did-resolution\"",
-            Form::Document => "application/did",
-            Form::OldDocument => "application/did+ld+json",
-            Form::PlainDocument => "application/did+json",
+            MediaType::Result => "application/did-resolution",
+            MediaType::OldResult => {
+                "application/ld+json;profile=\"https://w3id.org/did-resolution\""
+            }
+            MediaType::Document => "application/did",
+            MediaType::OldDocument => "application/did+ld+json",
+            MediaType::PlainDocument => "application/did+json",
         }
     }
 
     /// That of a result, also where only the document was wanted and there is none.
-    pub const fn of_result(self) -> Form {
+    pub const fn of_result(self) -> MediaType {
         match self {
-            Form::OldResult | Form::OldDocument => Form::OldResult,
-            Form::Result | Form::Document | Form::PlainDocument => Form::Result,
+            MediaType::OldResult | MediaType::OldDocument => MediaType::OldResult,
+            MediaType::Result | MediaType::Document | MediaType::PlainDocument => MediaType::Result,
         }
     }
 
     /// The type of the document in a result.
     pub const fn content_type(self) -> &'static str {
         match self {
-            Form::OldResult | Form::OldDocument => Form::OldDocument.media_type(),
-            Form::Result | Form::Document | Form::PlainDocument => Form::Document.media_type(),
+            MediaType::OldResult | MediaType::OldDocument => MediaType::OldDocument.name(),
+            MediaType::Result | MediaType::Document | MediaType::PlainDocument => {
+                MediaType::Document.name()
+            }
         }
     }
 }
@@ -93,7 +105,7 @@ struct MediaRange<'a> {
 
 impl MediaRange<'_> {
     fn read(text: &str) -> MediaRange<'_> {
-        let mut parts = parts(text, ';');
+        let mut parts = elements(text, ';');
         let media_type = parts.next().unwrap_or_default().to_ascii_lowercase();
         let mut range = MediaRange { media_type, profile: None, weight: 1000 };
         for (name, value) in parts.filter_map(|part| part.split_once('=')) {
@@ -124,37 +136,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_form_is_what_is_accepted() {
+    fn the_media_type_is_what_is_accepted() {
         let old = "application/ld+json;profile=\"https://w3id.org/did-resolution\"";
         for (accept, form) in [
-            (None, Some(Form::Result)),
-            (Some("*/*"), Some(Form::Result)),
-            (Some("application/did-resolution"), Some(Form::Result)),
-            (Some("application/did"), Some(Form::Document)),
-            (Some(old), Some(Form::OldResult)),
-            (Some("application/did+ld+json"), Some(Form::OldDocument)),
-            (Some("application/did;q=0.5, application/did-resolution"), Some(Form::Result)),
-            (Some("text/html, */*;q=0.1"), Some(Form::Result)),
-            (Some("application/did+json"), Some(Form::PlainDocument)),
+            (None, Some(MediaType::Result)),
+            (Some("*/*"), Some(MediaType::Result)),
+            (Some("application/did-resolution"), Some(MediaType::Result)),
+            (Some("application/did"), Some(MediaType::Document)),
+            (Some(old), Some(MediaType::OldResult)),
+            (Some("application/did+ld+json"), Some(MediaType::OldDocument)),
+            (Some("application/did;q=0.5, application/did-resolution"), Some(MediaType::Result)),
+            (Some("text/html, */*;q=0.1"), Some(MediaType::Result)),
+            (Some("application/did+json"), Some(MediaType::PlainDocument)),
             (Some("application/did+cbor"), None),
             (Some("application/did;q=0"), None),
             // Nothing is excluded by an empty list.
-            (Some(""), Some(Form::Result)),
-            (Some(" ,"), Some(Form::Result)),
+            (Some(""), Some(MediaType::Result)),
+            (Some(" ,"), Some(MediaType::Result)),
             // What is said more precisely counts, wherever it stands.
-            (Some("application/did-resolution;q=0, */*"), Some(Form::OldResult)),
-            (Some("*/*, application/did-resolution;q=0.5"), Some(Form::OldResult)),
+            (Some("application/did-resolution;q=0, */*"), Some(MediaType::OldResult)),
+            (Some("*/*, application/did-resolution;q=0.5"), Some(MediaType::OldResult)),
             (Some("application/*;q=0, */*"), None),
-            (Some("application/*;q=0.2, */*;q=0, application/did;q=0.1"), Some(Form::Result)),
-            (Some("*/*, application/did"), Some(Form::Document)),
-            (Some("application/did, application/did-resolution"), Some(Form::Document)),
-            (Some("Application/DID;Q=0.1;charset=utf-8"), Some(Form::Document)),
+            (Some("application/*;q=0.2, */*;q=0, application/did;q=0.1"), Some(MediaType::Result)),
+            (Some("*/*, application/did"), Some(MediaType::Document)),
+            (Some("application/did, application/did-resolution"), Some(MediaType::Document)),
+            (Some("Application/DID;Q=0.1;charset=utf-8"), Some(MediaType::Document)),
             (
                 Some("application/did;q=nan, application/did+json;q=0.001"),
-                Some(Form::PlainDocument),
+                Some(MediaType::PlainDocument),
             ),
             // A type without its profile includes it with any; another profile is another type.
-            (Some("application/ld+json"), Some(Form::OldResult)),
+            (Some("application/ld+json"), Some(MediaType::OldResult)),
             (Some("application/ld+json;profile=\"https://example.com/a,b\""), None),
             (Some("application/did+ld+json;profile=\"https://example.com\""), None),
         ] {
@@ -162,7 +174,7 @@ mod tests {
             if let Some(accept) = accept {
                 request.insert(header::ACCEPT, accept.parse().unwrap());
             }
-            assert_eq!(Form::wanted(&request), form, "{accept:?}");
+            assert_eq!(MediaType::wanted(&request), form, "{accept:?}");
         }
     }
 }

@@ -1,14 +1,15 @@
 //! How the server itself is, for programs: `/_health` and `/_ready`.
 
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::Duration;
 
+use axum::extract::State;
 use http::{StatusCode, header};
 use serde::Serialize;
 
-use did_plc::Timestamp;
-
-use super::Server;
 use super::answer::{self, Answer};
+use super::clock::now;
+use super::state::Server;
 
 /// How long the database may take to say that it is there. Whoever asks about health has a
 /// timeout too, of ten seconds or so.
@@ -41,7 +42,7 @@ struct Readiness {
 }
 
 /// 200 while the database answers, whatever the upstream does.
-pub async fn health(server: &Server) -> Answer {
+pub async fn health(State(server): State<Arc<Server>>) -> Answer {
     let probe = tokio::time::timeout(DATABASE_TIMEOUT, server.state.store.last_sequence());
     if !matches!(probe.await, Ok(Ok(_))) {
         let body = Unhealthy { version: VERSION, error: "Service Unavailable" };
@@ -59,7 +60,7 @@ pub async fn health(server: &Server) -> Answer {
 }
 
 /// 200 once the log has been caught up and while it is not older than the setting.
-pub fn ready(server: &Server) -> Answer {
+pub async fn ready(State(server): State<Arc<Server>>) -> Answer {
     let status = &server.state.status;
     let lag = status.lag(now());
     let ready = status.caught_up() && lag.is_some_and(|lag| lag < server.state.settings.ready_lag);
@@ -71,15 +72,8 @@ pub fn ready(server: &Server) -> Answer {
 fn report(status: StatusCode, body: &impl Serialize) -> Answer {
     // These structures have no map with keys that are not strings, the only way to fail.
     let mut answer = answer::json(status, serde_json::to_vec(body).unwrap_or_default());
-    let headers = answer.headers_mut();
-    headers.insert(header::CACHE_CONTROL, answer::NO_STORE);
     if status == StatusCode::SERVICE_UNAVAILABLE {
-        headers.insert(header::RETRY_AFTER, answer::RETRY_AFTER);
+        answer.headers_mut().insert(header::RETRY_AFTER, answer::RETRY_AFTER);
     }
     answer
-}
-
-/// The clock of this machine.
-pub fn now() -> Timestamp {
-    Timestamp::from(SystemTime::now())
 }

@@ -2,7 +2,7 @@
 
 /// What stands between the separators, trimmed; a separator in quotation marks is none. Nothing
 /// between two of them is no element.
-pub fn parts(value: &str, separator: char) -> impl Iterator<Item = &str> {
+pub fn elements(value: &str, separator: char) -> impl Iterator<Item = &str> {
     let (mut quoted, mut escaped) = (false, false);
     let separates = move |character: char| {
         let literal = escaped;
@@ -35,7 +35,7 @@ mod tests {
             (r#"a\", b"#, &[r#"a\", b"#]),
             (r#"a="b, c"#, &[r#"a="b, c"#]),
         ] {
-            assert_eq!(parts(value, ',').collect::<Vec<_>>(), expected, "{value}");
+            assert_eq!(elements(value, ',').collect::<Vec<_>>(), expected, "{value}");
         }
     }
 

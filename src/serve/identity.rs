@@ -1,50 +1,60 @@
 //! Everything about one identity: `/{did}` and what is below it.
 
-use std::net::IpAddr;
-
-use http::{HeaderMap, HeaderValue, StatusCode, header};
-
-use crate::store::StoredOperation;
+use axum::response::IntoResponse;
+use did_plc::Did;
 use did_plc::document::{write_data, write_document, write_plain_document};
 use did_plc::json::write_operation;
 use did_plc::operation::{Kind, Malformed, Operation};
-use did_plc::{Cid, Did, Timestamp};
+use http::{HeaderMap, HeaderValue, header};
 
-use super::Server;
+use crate::store::StoredOperation;
+
 use super::answer::{self, Answer, Freshness};
-use super::conditional::client_has;
+use super::conditional::{Representation, etag};
 use super::error::ServeError;
+use super::extract::RequestHead;
 use super::read_through::{self, Outcome, wants_upstream};
-use super::route::View;
+use super::state::{ServeState, Server};
 use super::{verdicts, wait};
 
 /// JSON of an operation against its DAG-CBOR, and its envelope: enough room that a body is
 /// seldom moved.
 const BODY_ROOM: usize = 512;
 
+/// What is shown of an identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum View {
+    /// `/{did}`: the DID document.
+    Document,
+    /// `/{did}/data`: what the document is made from.
+    Data,
+    /// `/{did}/log`: its operations without the nullified ones.
+    Log,
+    /// `/{did}/log/audit`: all its operations, with CID, time and flag.
+    Audit,
+    /// `/{did}/log/last`: its newest operation.
+    Last,
+    /// `/{did}/log/verdicts`: who signed each operation and what became of it.
+    Verdicts,
+}
+
 /// Answers for the identity that the path names, which may be any text. Every answer says how
 /// fresh it is.
-pub async fn identity(
-    server: &Server,
-    client: IpAddr,
-    request: &HeaderMap,
-    query: &str,
-    did: &str,
-    view: View,
-) -> Answer {
-    let Ok(did) = did.parse::<Did>() else {
-        let mut answer = ServeError::NotRegistered(did.to_owned()).into_answer();
-        Freshness::now(&server.state.status).state(answer.headers_mut());
-        return answer;
-    };
-    let waited = wait::for_operation(server, client, request, query, did).await;
-    let freshness = Freshness::now(&server.state.status);
+pub async fn identity(server: &Server, did: &str, head: &RequestHead, view: View) -> Answer {
     let mut read_through = None;
-    let shown = match waited {
-        Ok(()) => show(server, request, did, view, &mut read_through).await,
-        Err(error) => Err(error),
+    let (freshness, shown) = match did.parse::<Did>() {
+        Err(_) => (Freshness::now(&server.state.status), Err(ServeError::NotPlc(did.to_owned()))),
+        Ok(did) => {
+            let waited = wait::for_operation(server, head, did).await;
+            let freshness = Freshness::now(&server.state.status);
+            let shown = match waited {
+                Ok(()) => show(server, &head.headers, did, view, &mut read_through).await,
+                Err(error) => Err(error),
+            };
+            (freshness, shown)
+        }
     };
-    let mut answer = shown.unwrap_or_else(ServeError::into_answer);
+    let mut answer = shown.into_response();
     freshness.state(answer.headers_mut());
     if let Some(outcome) = read_through {
         outcome.state(answer.headers_mut());
@@ -68,7 +78,8 @@ async fn show(
     if let Some(answer) = local {
         return Ok(answer);
     }
-    let (outcome, history) = read_through::read(server, did).await;
+    let ServeState { upstream, store, .. } = &server.state;
+    let (outcome, history) = read_through::read(upstream.as_ref(), store, did).await;
     *read_through = outcome;
     let shown = match history {
         Some(history) => show_operations(server, request, history, view).await?,
@@ -132,8 +143,12 @@ fn show_head(
         View::Data => (b"data", answer::JSON),
         _ => (b"last", answer::JSON),
     };
-    let etag = etag(name, &head.cid(), &[]);
-    let answer = conditional(request, etag, Some(head.created_at), media_type, || {
+    let known = Representation {
+        etag: etag(name, &head.cid(), &[]),
+        modified: Some(head.created_at),
+        media_type,
+    };
+    let answer = known.answer(request, || {
         let mut body = Vec::with_capacity(2 * head.signed.len() + BODY_ROOM);
         match view {
             View::Document if plain => write_plain_document(&head.did, &head.signed, &mut body),
@@ -175,11 +190,12 @@ fn show_history(
     };
     let modified =
         history.last().map_or(head.created_at, |last| last.created_at.max(head.created_at));
-    conditional(request, etag, Some(modified), answer::JSON, || match view {
+    let known = Representation { etag, modified: Some(modified), media_type: answer::JSON };
+    let body = || match view {
         View::Audit => list(history.iter(), write_audit),
         _ => list(in_force(), |operation, body| write_operation(&operation.signed, body)),
-    })
-    .map(Some)
+    };
+    known.answer(request, body).map(Some)
 }
 
 fn write_audit(operation: &StoredOperation, body: &mut Vec<u8>) -> Result<(), Malformed> {
@@ -203,36 +219,4 @@ fn list<'a>(
     }
     body.push(b']');
     Ok(body)
-}
-
-/// The body with its tag, or 304 without making the body when the client has it.
-pub fn conditional(
-    request: &HeaderMap,
-    etag: HeaderValue,
-    modified: Option<Timestamp>,
-    media_type: HeaderValue,
-    body: impl FnOnce() -> Result<Vec<u8>, ServeError>,
-) -> Result<Answer, ServeError> {
-    let mut answer = if client_has(request, &etag) {
-        answer::empty(StatusCode::NOT_MODIFIED)
-    } else {
-        answer::body(StatusCode::OK, media_type, body()?)
-    };
-    answer::cacheable(answer.headers_mut(), etag, modified);
-    Ok(answer)
-}
-
-/// `W/"name-cid-number-…"`. Weak, since one tag stands for the body in every content coding.
-pub fn etag(name: &[u8], cid: &Cid, numbers: &[usize]) -> HeaderValue {
-    let mut tag = Vec::with_capacity(96);
-    tag.extend_from_slice(b"W/\"");
-    tag.extend_from_slice(name);
-    tag.push(b'-');
-    tag.extend_from_slice(&cid.to_ascii());
-    for &number in numbers {
-        tag.push(b'-');
-        tag.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
-    }
-    tag.push(b'"');
-    answer::value(&tag)
 }

@@ -1,0 +1,230 @@
+//! What every request goes through on its way to the routes, and every answer on its way back.
+
+use std::any::Any;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+
+use axum::error_handling::HandleErrorLayer;
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::{BoxError, Router};
+use http::{Method, StatusCode, Uri, header};
+use tower::ServiceBuilder;
+use tower::timeout::TimeoutLayer;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{self, CorsLayer};
+use tower_http::trace::TraceLayer;
+use tracing::{Span, debug, debug_span, field};
+
+use crate::metrics::RequestCounts;
+
+use super::answer::{self, Answer};
+use super::error::ServeError;
+use super::extract::{client_address, did_in_path};
+use super::limits::{Allowance, Limits};
+use super::state::Server;
+use super::{compression, resolution};
+
+/// Seconds that a browser may keep the answer to `OPTIONS`; it never changes.
+const PREFLIGHT_AGE: Duration = Duration::from_secs(86_400);
+
+/// Puts the middleware around routes: a request goes through it from the first to the last, its
+/// answer from the last to the first.
+pub fn apply_middleware(routes: Router<Arc<Server>>, server: &Arc<Server>) -> Router<Arc<Server>> {
+    let time = server.state.settings.limits.request_time;
+    let layers = ServiceBuilder::new()
+        // First, so that everything that is logged of a request stands in its span, and the span
+        // has the whole time.
+        .layer(
+            TraceLayer::new_for_http()
+                .make_span_with(span)
+                .on_request(())
+                .on_response(answered)
+                .on_body_chunk(())
+                .on_eos(())
+                .on_failure(()),
+        )
+        // Around all that can answer, so that refusals and panics are counted too.
+        .layer(from_fn(count))
+        // Around all that makes bodies. On its way to the client a body is compressed, and then whole
+        // in memory again: its length is stated, and what clients do not take can be counted.
+        .and_then(compression::gather)
+        .layer(compression::layer())
+        // Around all that refuses: a site may read a refusal. A preflight ends here.
+        .map_response(complete_preflight)
+        .layer(
+            CorsLayer::new()
+                .allow_origin(cors::Any)
+                .expose_headers(cors::Any)
+                .allow_methods([Method::GET, Method::HEAD, Method::OPTIONS])
+                .allow_headers(cors::Any)
+                .max_age(PREFLIGHT_AGE)
+                .vary([]),
+        )
+        // Before any work is done for a request.
+        .layer(from_fn_with_state(Arc::clone(server), admit))
+        // Around the work alone: the answer to a panic is treated like any other.
+        .layer(CatchPanicLayer::custom(panicked))
+        // Last, so that only the work is timed.
+        .layer(HandleErrorLayer::new(
+            move |_: BoxError| async move { ServeError::TookTooLong(time) },
+        ))
+        .layer(TimeoutLayer::new(time));
+    routes.method_not_allowed_fallback(method_not_allowed).layer(layers)
+}
+
+/// The span of a request. It costs nothing unless debugging is logged.
+fn span(request: &Request) -> Span {
+    let route = request.extensions().get::<MatchedPath>();
+    debug_span!(
+        "request",
+        method = request.method().as_str(),
+        route = name(route),
+        did = did_in_path(request.extensions(), request.uri()).as_deref(),
+        status = field::Empty,
+        microseconds = field::Empty,
+    )
+}
+
+fn answered<B>(response: &Response<B>, took: Duration, span: &Span) {
+    span.record("status", response.status().as_u16());
+    span.record("microseconds", took.as_micros() as u64);
+    debug!("answered");
+}
+
+/// The name of a route in metrics and logs, for all of its spellings.
+fn name(matched: Option<&MatchedPath>) -> &str {
+    match matched.map(MatchedPath::as_str) {
+        None => "other",
+        Some("/" | "//") => "/",
+        Some(path) if path.starts_with(resolution::PATH) => "/1.0/identifiers/{did}",
+        Some(path) => path.trim_end_matches('/'),
+    }
+}
+
+/// The name by which a request is counted. A path that names nothing may have matched `/{did}`.
+fn counted_as<'a>(matched: Option<&'a MatchedPath>, answer: &Answer) -> &'a str {
+    let names_nothing = answer.extensions().get().is_some_and(ServeError::names_nothing);
+    name(matched.filter(|_| !names_nothing))
+}
+
+static REQUESTS: LazyLock<RequestCounts> = LazyLock::new(RequestCounts::default);
+
+async fn count(matched: Option<MatchedPath>, request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let answer = next.run(request).await;
+    REQUESTS.count(counted_as(matched.as_ref(), &answer), answer.status(), began.elapsed());
+    answer
+}
+
+/// Refuses what is more or longer than a client may ask.
+async fn admit(State(server): State<Arc<Server>>, request: Request, next: Next) -> Response {
+    let limits = &server.state.settings.limits;
+    let allowance = match name(request.extensions().get()) {
+        // Who watches the server is not to be kept from it.
+        "/_health" | "/_ready" => None,
+        _ => server.limiter.request(
+            client_address(&server, request.extensions(), request.headers()),
+            Instant::now(),
+        ),
+    };
+    let mut answer = match over_limit(limits, allowance, request.uri()) {
+        Some(refused) => refused.into_response(),
+        None => next.run(request).await,
+    };
+    if let Some(allowance) = allowance {
+        allowance.state(answer.headers_mut());
+    }
+    answer
+}
+
+fn over_limit(limits: &Limits, allowance: Option<Allowance>, uri: &Uri) -> Option<ServeError> {
+    if let Some(retry_after) = allowance.and_then(|allowance| allowance.retry_after) {
+        return Some(ServeError::TooManyRequests { retry_after });
+    }
+    let length = uri.path_and_query().map_or(0, |path| path.as_str().len());
+    (length > limits.url_bytes).then_some(ServeError::UrlTooLong { limit: limits.url_bytes })
+}
+
+/// The answer to `OPTIONS` has no body and says what may be done to any client, not only to
+/// a browser.
+fn complete_preflight<B>(mut answer: Response<B>) -> Response<B> {
+    if answer.headers().contains_key(header::ACCESS_CONTROL_ALLOW_METHODS) {
+        *answer.status_mut() = StatusCode::NO_CONTENT;
+        let headers = answer.headers_mut();
+        headers.insert(header::ALLOW, answer::METHODS);
+        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, answer::METHODS);
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, answer::ANY);
+    }
+    answer
+}
+
+/// A bug: it ends the request, and not the connection.
+fn panicked(panic: Box<dyn Any + Send>) -> Answer {
+    let message = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied());
+    tracing::error!(message = message.unwrap_or("no message"), "a request panicked");
+    ServeError::Bug.into_response()
+}
+
+async fn method_not_allowed(method: Method) -> ServeError {
+    ServeError::MethodNotAllowed(method)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::routing::get;
+    use http_body_util::BodyExt;
+    use tower::ServiceExt;
+
+    use super::super::state;
+    use super::*;
+
+    /// The answer of routes with the middleware around them.
+    async fn ask(routes: Router<Arc<Server>>, path: &str) -> (StatusCode, Answer) {
+        let (server, _folder) = state::tests::server().await;
+        let routes = apply_middleware(routes, &server).with_state(server);
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        let Ok(answer) = routes.oneshot(request).await;
+        (answer.status(), answer)
+    }
+
+    async fn text(answer: Answer) -> String {
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        String::from_utf8(body.into()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_answered_like_any_error() {
+        async fn panics() -> &'static str {
+            panic!("a bug")
+        }
+        async fn panics_while_blocking() -> &'static str {
+            crate::blocking::run("testing", || panic!("a bug")).await
+        }
+        let routes =
+            || Router::new().route("/a", get(panics)).route("/b", get(panics_while_blocking));
+        for path in ["/a", "/b"] {
+            let (status, answer) = ask(routes(), path).await;
+            assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+            assert_eq!(answer.headers()["content-type"], "application/json; charset=utf-8");
+            assert_eq!(answer.headers()["access-control-allow-origin"], "*");
+            assert_eq!(answer.headers()["cache-control"], "no-store");
+            let message = "a bug of this server kept it from answering; its log says more";
+            assert_eq!(text(answer).await, format!("{{\"message\":\"{message}\"}}"));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_takes_too_long_is_answered_like_any_error() {
+        let routes = Router::new().route("/", get(std::future::pending::<&'static str>));
+        let (status, answer) = ask(routes, "/").await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(answer.headers()["retry-after"], "10");
+        assert_eq!(text(answer).await, r#"{"message":"no answer within 1 s, try again later"}"#);
+    }
+}

@@ -1,0 +1,95 @@
+//! `/1.0/identifiers/{did}`: DID Resolution v1.0 by its HTTP(S) binding, as a driver of the
+//! Universal Resolver answers.
+//!
+//! The versions of a document are the operations that are in force. What was nullified was a
+//! version once, and is none in hindsight: no time leads to it, and its CID is not found.
+
+mod media_type;
+mod request;
+mod result;
+mod version;
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use http::{HeaderMap, Uri};
+
+use self::request::Asked;
+use self::result::Failure;
+use self::version::Version;
+use super::answer::{Answer, Freshness};
+use super::error::ServeError;
+use super::extract::{RequestHead, decode};
+use super::read_through::{self, Outcome, wants_upstream};
+use super::state::{ServeState, Server};
+use super::wait;
+
+/// What the path begins with.
+pub const PATH: &str = "/1.0/identifiers";
+
+/// Answers `GET /1.0/identifiers/{did}`; the DID may be any text, and what cannot be decoded is none.
+pub async fn resolve(State(server): State<Arc<Server>>, uri: Uri, head: RequestHead) -> Answer {
+    let written = uri.path().strip_prefix(PATH).unwrap_or_default();
+    let written = written.strip_prefix('/').unwrap_or_default();
+    let written = written.strip_suffix('/').unwrap_or(written);
+    let did = decode(written).unwrap_or(written.into());
+    let asked = read(&server, &head, &did).await;
+    let freshness = Freshness::now(&server.state.status);
+    let mut read_through = None;
+    let resolved = match asked {
+        Ok(asked) => find(&server, &head.headers, &asked, &mut read_through).await,
+        Err(failure) => Err(failure),
+    };
+    let mut answer = resolved.unwrap_or_else(|failure| failure.into_answer(&head.headers));
+    let headers = answer.headers_mut();
+    freshness.state(headers);
+    if let Some(outcome) = read_through {
+        outcome.state(headers);
+    }
+    answer
+}
+
+/// Gives the errors that are not of resolution alone its form: those of the middleware too.
+pub async fn in_form(request: Request, next: Next) -> Answer {
+    let media_type = result::media_type(request.headers());
+    let mut answer = next.run(request).await;
+    match answer.extensions_mut().remove::<ServeError>() {
+        Some(error) => result::of_error(&error, media_type, answer),
+        None => answer,
+    }
+}
+
+/// What is asked for, once the operation that it may have to wait for is here.
+async fn read(server: &Server, head: &RequestHead, did: &str) -> Result<Asked, Failure> {
+    let asked = Asked::read(head, did)?;
+    wait::for_operation(server, head, asked.did).await?;
+    Ok(asked)
+}
+
+async fn find(
+    server: &Server,
+    request: &HeaderMap,
+    asked: &Asked,
+    outcome: &mut Option<Outcome>,
+) -> Result<Answer, Failure> {
+    let ServeState { store, status, upstream, .. } = &server.state;
+    // Read before the store: what is caught up to after that is no proof of absence.
+    let mut complete = status.caught_up();
+    let local = async || store.history(&asked.did).await.map_err(ServeError::from);
+    let mut history = match wants_upstream(request) {
+        false => local().await?,
+        true => Vec::new(),
+    };
+    if history.is_empty() {
+        let (tried, theirs) = read_through::read(upstream.as_ref(), store, asked.did).await;
+        *outcome = tried;
+        complete |= theirs.is_some();
+        history = match theirs {
+            Some(theirs) => theirs,
+            // It may have come while the upstream was asked.
+            None => local().await?,
+        };
+    }
+    Ok(Version::choose(asked, &history, complete)?.into_answer(asked.media_type))
+}

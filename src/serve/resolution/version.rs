@@ -1,0 +1,125 @@
+//! The versions of an identity's document.
+
+use did_plc::document::{write_document, write_plain_document};
+use did_plc::operation::Kind;
+use did_plc::{Cid, Did, Operation, Timestamp};
+use http::{StatusCode, header};
+use serde_json::value::RawValue;
+
+use crate::serve::answer::{self, Answer};
+use crate::serve::error::ServeError;
+use crate::store::StoredOperation;
+
+use super::media_type::MediaType;
+use super::request::{Asked, Wanted};
+use super::result::{DocumentMetadata, Failure, Resolution, ResolutionMetadata, in_media_type};
+
+/// One version of an identity.
+#[derive(Debug)]
+pub struct Version {
+    /// None when it was ended.
+    document: Option<Box<RawValue>>,
+    metadata: DocumentMetadata,
+}
+
+impl Version {
+    /// Of a history that lacks nothing, unless it is not `complete`.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such version, or it is damaged.
+    pub fn choose(
+        asked: &Asked,
+        history: &[StoredOperation],
+        complete: bool,
+    ) -> Result<Version, Failure> {
+        let did = asked.did;
+        let versions: Vec<&StoredOperation> =
+            history.iter().filter(|operation| operation.nullified_by.is_none()).collect();
+        let Some((first, last)) = versions.first().zip(versions.len().checked_sub(1)) else {
+            return Err(match complete {
+                true => Failure::NotFound(format!("{did} is not registered")),
+                false => Failure::Other(ServeError::NotKnownYet(did.to_string())),
+            });
+        };
+        let index = match &asked.wanted {
+            Wanted::Newest => Some(last),
+            Wanted::Id(id) => match id.parse::<Cid>() {
+                Ok(cid) if !complete && history.iter().all(|held| held.cid() != cid) => {
+                    let version = format!("version {cid} of {did}");
+                    return Err(Failure::Other(ServeError::NotKnownYet(version)));
+                }
+                Ok(cid) => versions.iter().position(|version| version.cid() == cid),
+                Err(_) => None,
+            },
+            Wanted::Time(time) => versions.iter().rposition(|version| version.created_at <= *time),
+        };
+        let index = index
+            .ok_or_else(|| Failure::NotFound(format!("{did} has no such version in force")))?;
+        let version = versions[index];
+        let next = versions.get(index + 1);
+        let damaged = |reason| Failure::Other(ServeError::damaged(&did, &reason));
+        let ended = Operation::read(&version.signed).map_err(damaged)?.kind() == Kind::Tombstone;
+        Ok(Version {
+            document: if ended { None } else { Some(document(did, version, asked.media_type)?) },
+            metadata: DocumentMetadata {
+                created: Some(seconds(first.created_at)),
+                updated: (index > 0).then(|| seconds(version.created_at)),
+                deactivated: ended.then_some(true),
+                version_id: Some(version.cid().to_string()),
+                next_update: next.map(|next| seconds(next.created_at)),
+                next_version_id: next.map(|next| next.cid().to_string()),
+            },
+        })
+    }
+
+    /// The answer with it.
+    pub fn into_answer(self, wanted: MediaType) -> Answer {
+        let status = match self.document {
+            Some(_) => StatusCode::OK,
+            None => StatusCode::GONE,
+        };
+        let (media_type, body) = match self.document {
+            Some(document) if wanted.is_document() => {
+                (wanted, String::from(Box::<str>::from(document)).into_bytes())
+            }
+            document => {
+                let content_type = document.as_ref().map(|_| wanted.content_type());
+                let resolution = Resolution {
+                    did_document: document,
+                    did_resolution_metadata: ResolutionMetadata { content_type, error: None },
+                    did_document_metadata: self.metadata,
+                };
+                (wanted.of_result(), resolution.render())
+            }
+        };
+        let mut answer = in_media_type(status, media_type, body);
+        answer.headers_mut().insert(header::CACHE_CONTROL, answer::REVALIDATE);
+        answer
+    }
+}
+
+fn document(
+    did: Did,
+    version: &StoredOperation,
+    media_type: MediaType,
+) -> Result<Box<RawValue>, Failure> {
+    let mut body = Vec::new();
+    match media_type {
+        MediaType::PlainDocument => write_plain_document(&did, &version.signed, &mut body),
+        _ => write_document(&did, &version.signed, &mut body),
+    }
+    .map_err(|reason| Failure::Other(ServeError::damaged(&did, &reason)))?;
+    // What was written here is JSON in UTF-8.
+    let text = String::from_utf8_lossy(&body).into_owned();
+    RawValue::from_string(text).map_err(|_| Failure::Other(ServeError::Bug))
+}
+
+/// UTC without a fraction, as metadata have it.
+fn seconds(time: Timestamp) -> String {
+    let text = time.to_string();
+    match text.split_once('.') {
+        Some((whole, _)) => format!("{whole}Z"),
+        None => text,
+    }
+}

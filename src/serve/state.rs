@@ -1,0 +1,117 @@
+//! What the parts of the server share.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use did_plc::signature::Verifier;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::live::{Feed, Status};
+use crate::store::Store;
+
+use super::limits::{Limiter, Limits, MAX_JUDGED, MAX_STREAM_CLIENTS, MAX_WAITING};
+use super::read_through::ReadThrough;
+use super::sampling::Samples;
+
+/// What the server answers from. Clones share all of it.
+#[derive(Clone)]
+pub struct ServeState {
+    /// The log.
+    pub store: Store,
+    /// New operations, for stream clients.
+    pub feed: Arc<Feed>,
+    /// How fresh the store is.
+    pub status: Arc<Status>,
+    /// Who checks signatures, where an answer says who signed.
+    pub verifier: Arc<dyn Verifier>,
+    /// Who is asked for what is not here, or for what must be fresh; none without read-through.
+    pub upstream: Option<Arc<ReadThrough>>,
+    /// What can be set.
+    pub settings: ServeSettings,
+}
+
+/// The settings of the server.
+#[derive(Debug, Clone)]
+pub struct ServeSettings {
+    /// `/_ready` is 200 only while the store is less old than this.
+    pub ready_lag: Duration,
+    /// A stream client whose next operation is older than this is sent to the pages.
+    pub stream_catch_up: Duration,
+    /// How much a client may ask for.
+    pub limits: Limits,
+}
+
+impl Default for ServeSettings {
+    fn default() -> ServeSettings {
+        ServeSettings {
+            ready_lag: Duration::from_secs(60),
+            stream_catch_up: Duration::from_secs(7 * 24 * 60 * 60),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// A running server: what all of its connections share.
+pub struct Server {
+    /// What it answers from.
+    pub state: ServeState,
+    /// Figures of the store and of the last hour.
+    pub samples: Samples,
+    /// What clients have asked for.
+    pub limiter: Limiter,
+    /// One for each stream client that there may be.
+    pub stream_places: Arc<Semaphore>,
+    /// One for each request that waits for an operation.
+    pub waiting_places: Semaphore,
+    /// One for each history that is judged for a client.
+    pub judging_places: Arc<Semaphore>,
+    /// Connections and stream clients, to be waited for at the end.
+    pub tasks: TaskTracker,
+    /// Cancelled at the end.
+    pub shutdown: CancellationToken,
+}
+
+impl Server {
+    /// One that nobody has asked anything yet.
+    pub fn new(state: ServeState, shutdown: CancellationToken) -> Server {
+        Server {
+            limiter: Limiter::new(&state.settings.limits),
+            state,
+            samples: Samples::default(),
+            stream_places: Arc::new(Semaphore::new(MAX_STREAM_CLIENTS)),
+            waiting_places: Semaphore::new(MAX_WAITING),
+            judging_places: Arc::new(Semaphore::new(MAX_JUDGED)),
+            tasks: TaskTracker::new(),
+            shutdown,
+        }
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use did_plc::signature::PlainVerifier;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// A server on an empty store of its own, with nobody connected, and the folder of the store.
+    pub async fn server() -> (Arc<Server>, TempDir) {
+        let folder = TempDir::new().unwrap();
+        let url = format!("sqlite://{}", folder.path().join("plc.db").display());
+        let settings = ServeSettings {
+            limits: Limits { request_time: Duration::from_millis(200), ..Limits::default() },
+            ..ServeSettings::default()
+        };
+        let state = ServeState {
+            store: Store::open(&url).await.unwrap(),
+            feed: Arc::new(Feed::new()),
+            status: Arc::new(Status::new("https://plc.example", None)),
+            verifier: Arc::new(PlainVerifier),
+            upstream: None,
+            settings,
+        };
+        (Arc::new(Server::new(state, CancellationToken::new())), folder)
+    }
+}

@@ -1,0 +1,38 @@
+//! The log as programs read it.
+
+use plc_testkit::builder::Story;
+use plc_testkit::fake_upstream::{FakeUpstream, Fault, LogEntry, Route};
+use serde_json::{Map, Value};
+use tempfile::TempDir;
+
+use crate::process::Served;
+
+#[tokio::test]
+async fn the_log_is_an_object_a_line_when_it_is_to_be_json() {
+    let mut story = Story::seeded(81);
+    story.create().also_known_as(["at://\"quoted\".example\n"]).accepted();
+    story.create().forged_signature().refused("signature-invalid");
+    let upstream = FakeUpstream::start(story.log().iter().map(LogEntry::from)).await;
+    upstream.garble(2, 1, "no JSON, but \"quotes\" and\tmore {");
+    upstream.fail(Route::Stream, 1, Fault::Status(500, None));
+    let folder = TempDir::new().unwrap();
+    let replica = Served::start(folder.path(), &upstream.url(), &[("PLC_LOG_FORMAT", "json")]);
+    replica.reaches(2).await;
+    let log = replica.end();
+    let lines: Vec<Map<String, Value>> = log
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect();
+    for line in &lines {
+        let text = |name: &str| line[name].as_str().unwrap_or_else(|| panic!("{name}: {line:?}"));
+        assert!(["INFO", "WARN", "ERROR"].contains(&text("level")), "{line:?}");
+        assert!(text("timestamp").ends_with('Z') && !text("message").is_empty(), "{line:?}");
+        assert!(text("target").starts_with("plc_replica"), "{line:?}");
+    }
+    // Fields stand beside the message and keep their types.
+    let serving = lines.iter().find(|line| line["message"] == "serving").unwrap();
+    assert_eq!(serving["upstream"], upstream.url());
+    assert_eq!(serving["cursor"], 0);
+    assert!(lines.iter().any(|line| line["level"] == "WARN"), "{log}");
+    assert_eq!(lines.last().unwrap()["message"], "ended in order");
+}
