@@ -1,7 +1,7 @@
 //! Lookups: of identities, and of what is kept beside them.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, TryLockError};
 
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Params, Row};
@@ -283,7 +283,8 @@ impl Sqlite {
     pub fn load(&self) -> Load {
         let (lent, idle) = self.shared.readers.lent_and_idle();
         // The connection that writes is always open.
-        let writing = usize::from(self.shared.writer.try_lock().is_err());
+        let writer = self.shared.writer.try_lock();
+        let writing = usize::from(matches!(writer, Err(TryLockError::WouldBlock)));
         Load {
             busy: lent + writing,
             idle: idle + 1 - writing,
