@@ -9,8 +9,6 @@ use ::metrics::{describe_counter, describe_gauge, describe_histogram};
 use ahash::AHashMap;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
-use did_plc::signature::KeyLookups;
-
 /// What a metric is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -27,6 +25,11 @@ pub const METRICS: &[(&str, Kind, &str)] = &[
     ("plc_operations_accepted_total", Kind::Counter, "Operations accepted and committed"),
     ("plc_operations_known_total", Kind::Counter, "Operations that came again"),
     ("plc_operations_refused_total", Kind::Counter, "Operations refused and kept, by kind"),
+    (
+        "plc_signature_disagreements_total",
+        Kind::Counter,
+        "Signatures about which the fast and the plain library disagreed; the plain one is believed",
+    ),
     ("plc_divergences_total", Kind::Counter, "Differences noticed and recorded, by kind"),
     ("plc_upstream_faults_total", Kind::Counter, "Faults of the upstream, by kind"),
     ("plc_upstream_streams_total", Kind::Counter, "Times that the upstream's stream was joined"),
@@ -104,7 +107,11 @@ pub fn install(builder: PrometheusBuilder) -> Result<PrometheusHandle, BuildErro
     // What alerts look at is there from the start: a metric that is absent alarms nobody.
     gauge!("plc_store_damaged").set(0.0);
     gauge!("plc_stream_clients").set(0.0);
-    for unlabelled in ["plc_operations_accepted_total", "plc_operations_known_total"] {
+    for unlabelled in [
+        "plc_operations_accepted_total",
+        "plc_operations_known_total",
+        "plc_signature_disagreements_total",
+    ] {
         counter!(unlabelled).absolute(0);
     }
     Ok(handle)
@@ -115,20 +122,6 @@ pub fn cache(name: &'static str, hits: usize, misses: usize) {
     for (outcome, lookups) in [("hit", hits), ("miss", misses)] {
         counter!("plc_cache_lookups_total", "cache" => name, "outcome" => outcome)
             .increment(lookups as u64);
-    }
-}
-
-/// States how the verifier found keys: one that has a table is not looked for among those kept.
-pub fn keys(lookups: KeyLookups) {
-    let KeyLookups { tables, kept, parsed } = lookups;
-    for (name, outcome, lookups) in [
-        ("tables", "hit", tables),
-        ("tables", "miss", kept + parsed),
-        ("keys", "hit", kept),
-        ("keys", "miss", parsed),
-    ] {
-        counter!("plc_cache_lookups_total", "cache" => name, "outcome" => outcome)
-            .absolute(lookups);
     }
 }
 

@@ -3,7 +3,7 @@
 -- Times are milliseconds since 1970 (int8): the directory's own resolution, compared without
 -- time zones. DIDs are the 15 bytes that their 24 characters encode. Text that strangers wrote is
 -- bytea (UTF-8), since a Postgres text cannot hold U+0000 and their strings may. The functions
--- and views of 0002_readable.sql print all of it for people.
+-- and views in the second half of this file print all of it for people.
 
 -- Every accepted operation. The CID is not stored: it is the SHA-256 of what `operation` unpacks to.
 --
@@ -61,6 +61,10 @@ CREATE TABLE sources (
     id           int2 PRIMARY KEY DEFAULT 1 CHECK (id = 1),
     upstream     text NOT NULL,
     cursor       int8 NOT NULL DEFAULT 0,  -- last committed sequence number
+    -- What the upstream stated under that number (text). It need not be what we hold under it: the line
+    -- may have been refused, or the number may have been given to something else after the upstream
+    -- went back. By it the upstream is asked whether it still has the log that was read.
+    cursor_cid   bytea,
     epoch        int8 NOT NULL DEFAULT 0,  -- raised by each follower that takes over
     lease_until  timestamptz,              -- nobody takes over before; null: released
     caught_up_at int8,                     -- when the log was caught up for the first time
@@ -129,3 +133,488 @@ CREATE INDEX divergences_did ON divergences USING hash (did);
 
 -- Serves the list of what is open, and its number.
 CREATE INDEX divergences_open ON divergences (id) WHERE closed_at IS NULL;
+
+-- For people who live in SQL: views of the log as text, and the functions that they are made of. The
+-- program uses none of it. docs/SQL.md has ten useful queries, and what they cost.
+--
+-- Functions that raise errors name the damage; a view that meets one stops, as `plc-replica fsck`
+-- would report it.
+
+-- Text forms of bytes and numbers.
+
+-- RFC 4648 base32 in lower case without padding.
+CREATE FUNCTION plc_base32(bytes bytea) RETURNS text
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
+DECLARE
+    letters CONSTANT text := 'abcdefghijklmnopqrstuvwxyz234567';
+    bits int8;  -- forty of them, which are eight letters
+    said text := '';
+BEGIN
+    FOR start IN 1..octet_length(bytes) BY 5 LOOP
+        bits := ('x' || rpad(encode(substring(bytes FROM start FOR 5), 'hex'), 10, '0'))::bit(40)::int8;
+        said := said
+            || substr(letters, (bits >> 35)::int4 + 1, 1) || substr(letters, (bits >> 30 & 31)::int4 + 1, 1)
+            || substr(letters, (bits >> 25 & 31)::int4 + 1, 1) || substr(letters, (bits >> 20 & 31)::int4 + 1, 1)
+            || substr(letters, (bits >> 15 & 31)::int4 + 1, 1) || substr(letters, (bits >> 10 & 31)::int4 + 1, 1)
+            || substr(letters, (bits >> 5 & 31)::int4 + 1, 1) || substr(letters, (bits & 31)::int4 + 1, 1);
+    END LOOP;
+    RETURN left(said, (octet_length(bytes) * 8 + 4) / 5);
+END
+$$;
+
+-- SELECT plc_did(did) FROM operations
+CREATE FUNCTION plc_did(did bytea) RETURNS text LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+    SELECT 'did:plc:' || plc_base32(did)
+$$;
+
+-- SELECT * FROM operations WHERE did = plc_did('did:plc:ewvi7nxzyoun6zhxrhs64oiz')
+CREATE FUNCTION plc_did(did text) RETURNS bytea LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+    SELECT string_agg(decode(lpad(to_hex(groups.value), 10, '0'), 'hex'), ''::bytea ORDER BY first)
+    FROM (
+        SELECT first, sum((strpos('abcdefghijklmnopqrstuvwxyz234567', substr(did, first + at, 1)) - 1)::int8
+                          << (5 * (7 - at)))::int8 AS value
+        FROM generate_series(9, 25, 8) AS first, generate_series(0, 7) AS at
+        GROUP BY first
+    ) AS groups
+    WHERE did ~ '^did:plc:[a-z2-7]{24}$'
+$$;
+
+-- SELECT plc_cid(cid) FROM refusals: a CID from the SHA-256 of the signed operation
+CREATE FUNCTION plc_cid(digest bytea) RETURNS text LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+    SELECT 'b' || plc_base32('\x01711220'::bytea || digest)
+$$;
+
+-- `did:key:` of a key: its codec and its compressed point, 35 bytes, in base58btc.
+CREATE FUNCTION plc_key(key bytea) RETURNS text
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
+DECLARE
+    letters CONSTANT text := '123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz';
+    ten_digits CONSTANT numeric := 430804206899405824;  -- 58 to the power of 10
+    value numeric := 0;
+    digits int8;
+    said text := '';
+BEGIN
+    FOR start IN 1..35 BY 7 LOOP
+        value := value * 72057594037927936  -- 2 to the power of 56
+            + ('x' || encode(substring(key FROM start FOR 7), 'hex'))::bit(56)::int8;
+    END LOOP;
+    -- The codec is no small number, so that there are always 48 digits.
+    FOR part IN 1..5 LOOP
+        digits := value % ten_digits;
+        value := div(value, ten_digits);
+        FOR digit IN 1..(CASE part WHEN 5 THEN 8 ELSE 10 END) LOOP
+            said := substr(letters, (digits % 58)::int4 + 1, 1) || said;
+            digits := digits / 58;
+        END LOOP;
+    END LOOP;
+    RETURN 'did:key:z' || said;
+END
+$$;
+
+-- SELECT plc_time(created_at) FROM operations
+CREATE FUNCTION plc_time(millis int8) RETURNS timestamptz
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+    SELECT to_timestamp(millis / 1000.0)
+$$;
+
+-- SELECT count(*) FROM operations WHERE created_at >= plc_millis('2026-01-01Z')
+CREATE FUNCTION plc_millis(at timestamptz) RETURNS int8
+LANGUAGE sql STABLE STRICT PARALLEL SAFE AS $$
+    SELECT CASE
+        WHEN at = 'infinity' THEN 9223372036854775807
+        WHEN at = '-infinity' THEN -9223372036854775808
+        ELSE round(extract(epoch FROM at) * 1000)::int8
+    END
+$$;
+
+-- Text that is known to be UTF-8. U+0000, which Postgres cannot hold, is shown as its picture ␀.
+CREATE FUNCTION plc_utf8(utf8 bytea) RETURNS text
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
+BEGIN
+    IF position('\x00'::bytea IN utf8) = 0 THEN
+        RETURN convert_from(utf8, 'UTF8');
+    END IF;
+    RETURN (
+        SELECT convert_from(string_agg(
+            CASE get_byte(utf8, at) WHEN 0 THEN '\xe29080' ELSE substring(utf8 FROM at + 1 FOR 1) END,
+            ''::bytea ORDER BY at), 'UTF8')
+        FROM generate_series(0, octet_length(utf8) - 1) AS at
+    );
+END
+$$;
+
+-- Text of strangers, which may be anything; escaped as bytea where Postgres cannot hold it. Not for
+-- parallel workers: they cannot catch an error.
+CREATE FUNCTION plc_text(utf8 bytea) RETURNS text LANGUAGE plpgsql IMMUTABLE STRICT AS $$
+BEGIN
+    RETURN convert_from(utf8, 'UTF8');
+EXCEPTION WHEN character_not_in_repertoire OR untranslatable_character THEN
+    RETURN encode(utf8, 'escape');
+END
+$$;
+
+-- Operations unpacked.
+
+-- The head of a DAG-CBOR text of so many bytes.
+CREATE FUNCTION plc_text_head(length int4) RETURNS bytea
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+    SELECT decode(CASE
+        WHEN length < 24 THEN to_hex(96 + length)
+        WHEN length < 256 THEN '78' || lpad(to_hex(length), 2, '0')
+        WHEN length < 65536 THEN '79' || lpad(to_hex(length), 4, '0')
+        ELSE '7a' || lpad(to_hex(length), 8, '0')
+    END, 'hex')
+$$;
+
+-- The signed DAG-CBOR of an operation as it is stored: what its CID is the hash of.
+--
+-- SELECT plc_cid(sha256(plc_unpack(operation))) FROM operations
+--
+-- Two codecs: 0 is the bytes as they are; 1 is one token after another, each a phrase that operations
+-- say often, or a text in one of a few forms.
+CREATE FUNCTION plc_unpack(packed bytea) RETURNS bytea
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE COST 5000 AS $$
+DECLARE
+    -- What a token below 48 stands for, and the form of the text that comes with it. Part of the
+    -- stored format: a test compares it with the program's own table.
+    phrases CONSTANT bytea[] := ARRAY[
+        '\xa763736967', '\xa363736967',
+        '\x6470726576f664747970656d706c635f6f7065726174696f6e687365727669636573a16b617470726f746f5f706473a264747970657819417470726f746f506572736f6e616c4461746153657276657268656e64706f696e74',
+        '\x6470726576',
+        '\x64747970656d706c635f6f7065726174696f6e687365727669636573a16b617470726f746f5f706473a264747970657819417470726f746f506572736f6e616c4461746153657276657268656e64706f696e74',
+        '\x6b616c736f4b6e6f776e417381', '\x6b616c736f4b6e6f776e417381',
+        '\x6c726f746174696f6e4b65797382', '\x6c726f746174696f6e4b65797381',
+        '\x6c726f746174696f6e4b65797383',
+        '\x73766572696669636174696f6e4d6574686f6473a167617470726f746f',
+        '\x73766572696669636174696f6e4d6574686f6473a167617470726f746f',
+        '\x73766572696669636174696f6e4d6574686f6473a167617470726f746f',
+        '\x73766572696669636174696f6e4d6574686f6473a167617470726f746f',
+        '\x73766572696669636174696f6e4d6574686f6473a167617470726f746f',
+        '\x64747970656d706c635f746f6d6273746f6e65',
+        '\x6470726576f66474797065666372656174656668616e646c65', '\x6773657276696365',
+        '\x6a7369676e696e674b6579', '\x6a7369676e696e674b6579', '\x6a7369676e696e674b6579',
+        '\x6b7265636f766572794b6579', '\x63736967', '\x6470726576f6', '\x6470726576',
+        '\x64747970656d706c635f6f7065726174696f6e687365727669636573', '\x6474797065',
+        '\x68656e64706f696e74', '\x687365727669636573', '\x6b616c736f4b6e6f776e4173',
+        '\x6c726f746174696f6e4b657973', '\x73766572696669636174696f6e4d6574686f6473',
+        '\x67617470726f746f', '\x6b617470726f746f5f706473',
+        '\x7819417470726f746f506572736f6e616c44617461536572766572',
+        '\x6f617470726f746f5f6c6162656c6572', '\x6e417470726f746f4c6162656c6572',
+        '\x6d617470726f746f5f6c6162656c', '\xa0', '\xa1', '\xa2', '\xa3', '\x80', '\x81', '\x82',
+        '\xf6', '\x60'
+    ];
+    forms CONSTANT int4[] := '{1,1,0,2,0,7,0,0,0,0,3,4,5,6,0,0,0,0,3,4,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0}';
+    -- The forms.
+    no_text CONSTANT int4 := 0;
+    signature CONSTANT int4 := 1;   -- 64 bytes, as base64url
+    cid CONSTANT int4 := 2;         -- a digest
+    first_key CONSTANT int4 := 3;   -- 3 to 6: an X coordinate of one of four kinds of keys
+    last_key CONSTANT int4 := 6;
+    handle CONSTANT int4 := 7;      -- a label and the number of what follows it
+    numbered CONSTANT int4 := 8;    -- a row of `interned`
+    plain CONSTANT int4 := 9;       -- the length and the bytes
+    raw CONSTANT int4 := 10;        -- the same, and no text
+    -- Codec of the key, and first byte of its point.
+    key_starts CONSTANT bytea[] := '{"\\xe70102","\\xe70103","\\x802402","\\x802403"}';
+
+    length CONSTANT int4 := octet_length(packed);
+    at int4 := 1;  -- the next byte, from 0 on
+    token int4;
+    form int4;
+    number int4;
+    bytes int4;    -- how many follow
+    shift int4;
+    said bytea;    -- a text
+    said_before bytea;
+    parts bytea[] := '{}';
+BEGIN
+    CASE get_byte(packed, 0)
+        WHEN 0 THEN RETURN substring(packed FROM 2);
+        WHEN 1 THEN NULL;
+        ELSE RAISE 'an operation with an unknown codec: %', get_byte(packed, 0);
+    END CASE;
+    WHILE at < length LOOP
+        token := get_byte(packed, at);
+        at := at + 1;
+        said_before := '';
+        IF token < 48 THEN
+            parts := parts || phrases[token + 1];
+            form := forms[token + 1];
+        ELSIF token >= 64 THEN
+            form := numbered;
+        ELSIF token BETWEEN 56 AND 61 THEN
+            form := token - 55;
+        ELSE
+            form := CASE token WHEN 48 THEN plain WHEN 49 THEN plain WHEN 50 THEN plain
+                               WHEN 51 THEN raw WHEN 52 THEN handle END;
+            said_before := CASE token WHEN 49 THEN 'at://'::bytea WHEN 50 THEN 'https://'::bytea ELSE '' END;
+        END IF;
+
+        IF form = no_text THEN
+            CONTINUE;
+        ELSIF form IN (numbered, handle) THEN
+            IF form = handle THEN
+                token := get_byte(packed, at);
+                at := at + 1;
+            END IF;
+            IF token < 192 THEN
+                number := token - 64;
+            ELSIF token < 255 THEN
+                number := 128 + (token - 192) * 256 + get_byte(packed, at);
+                at := at + 1;
+            ELSE
+                number := get_byte(packed, at) * 256 + get_byte(packed, at + 1);
+                at := at + 2;
+            END IF;
+            SELECT text INTO said FROM interned WHERE id = number;
+            IF NOT FOUND THEN
+                RAISE 'the text with number % is missing', number;
+            END IF;
+            IF form = handle THEN
+                bytes := get_byte(packed, at);
+                said := 'at://'::bytea || substring(packed FROM at + 2 FOR bytes) || said;
+                at := at + 1 + bytes;
+            END IF;
+        ELSIF form = signature THEN
+            said := convert_to(translate(encode(substring(packed FROM at + 1 FOR 64), 'base64'), E'+/=\n', '-_'), 'UTF8');
+            at := at + 64;
+        ELSIF form = cid THEN
+            said := convert_to(plc_cid(substring(packed FROM at + 1 FOR 32)), 'UTF8');
+            at := at + 32;
+        ELSIF form BETWEEN first_key AND last_key THEN
+            said := convert_to(plc_key(key_starts[form - first_key + 1] || substring(packed FROM at + 1 FOR 32)), 'UTF8');
+            at := at + 32;
+        ELSIF form IN (plain, raw) THEN
+            -- Seven bits a byte, the lowest first; the highest bit says that more follow.
+            bytes := 0;
+            shift := 0;
+            LOOP
+                number := get_byte(packed, at);
+                at := at + 1;
+                bytes := bytes | ((number & 127) << shift);
+                shift := shift + 7;
+                EXIT WHEN number < 128;
+            END LOOP;
+            said := said_before || substring(packed FROM at + 1 FOR bytes);
+            at := at + bytes;
+        ELSE
+            RAISE 'an operation with an unknown token: %', token;
+        END IF;
+        IF form <> raw THEN
+            parts := parts || plc_text_head(octet_length(said));
+        END IF;
+        parts := parts || said;
+    END LOOP;
+    IF at <> length THEN
+        RAISE 'the packed bytes end in the middle of a token';
+    END IF;
+    RETURN (SELECT string_agg(part, ''::bytea ORDER BY place) FROM unnest(parts) WITH ORDINALITY AS all_parts (part, place));
+END
+$$;
+
+-- An operation as the directory prints it, from its DAG-CBOR.
+--
+-- SELECT plc_json(plc_unpack(operation)) FROM operations
+CREATE FUNCTION plc_json(signed bytea) RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE COST 5000 AS $$
+DECLARE
+    length CONSTANT int4 := octet_length(signed);
+    at int4 := 0;             -- the next byte
+    head int4;
+    size int4;                -- bytes of a text, items of an array, entries of a map
+    bytes int4;               -- that hold this size
+    missing int4[] := '{}';   -- items still to come in each open array or map; keys and values both count
+    ends text[] := '{}';      -- how each ends
+    depth int4 := 0;
+    parts text[] := '{}';
+BEGIN
+    WHILE at < length LOOP
+        head := get_byte(signed, at);
+        at := at + 1;
+        IF depth > 0 THEN
+            missing[depth] := missing[depth] - 1;
+        END IF;
+        IF head = 246 THEN
+            parts := parts || 'null'::text;
+        ELSE
+            size := head & 31;
+            IF size BETWEEN 24 AND 26 THEN
+                bytes := 1 << (size - 24);
+                size := 0;
+                FOR place IN at..at + bytes - 1 LOOP
+                    size := size << 8 | get_byte(signed, place);
+                END LOOP;
+                at := at + bytes;
+            END IF;
+            CASE head >> 5
+                WHEN 3 THEN
+                    parts := parts || to_json(plc_utf8(substring(signed FROM at + 1 FOR size)))::text;
+                    at := at + size;
+                WHEN 4 THEN
+                    parts := parts || '['::text;
+                    missing := missing || size;
+                    ends := ends || ']'::text;
+                    depth := depth + 1;
+                WHEN 5 THEN
+                    parts := parts || '{'::text;
+                    missing := missing || size * 2;
+                    ends := ends || '}'::text;
+                    depth := depth + 1;
+                ELSE
+                    RAISE 'a value that no operation holds, at byte %', at - 1;
+            END CASE;
+            -- The first item of what was just opened has nothing before it.
+            CONTINUE WHEN head >> 5 <> 3 AND size > 0;
+        END IF;
+        WHILE depth > 0 AND missing[depth] = 0 LOOP
+            parts := parts || ends[depth];
+            depth := depth - 1;
+            missing := missing[:depth];
+            ends := ends[:depth];
+        END LOOP;
+        IF depth > 0 THEN
+            parts := parts || CASE WHEN ends[depth] = '}' AND missing[depth] % 2 = 1 THEN ':'::text ELSE ',' END;
+        END IF;
+    END LOOP;
+    RETURN array_to_string(parts, '')::jsonb;
+END
+$$;
+
+-- What an operation says of its identity, in today's form: of a legacy `create` as the directory shows
+-- it, of a tombstone nothing.
+CREATE FUNCTION plc_data(operation jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+    SELECT CASE operation->>'type'
+        WHEN 'create' THEN jsonb_build_object(
+            'verificationMethods', jsonb_build_object('atproto', operation->'signingKey'),
+            'rotationKeys', jsonb_build_array(operation->'recoveryKey', operation->'signingKey'),
+            'alsoKnownAs', jsonb_build_array(CASE
+                WHEN starts_with(operation->>'handle', 'at://') THEN operation->>'handle'
+                -- Of each the first.
+                ELSE 'at://' || regexp_replace(regexp_replace(operation->>'handle', 'http://', ''), 'https://', '')
+            END),
+            'services', jsonb_build_object('atproto_pds', jsonb_build_object(
+                'type', 'AtprotoPersonalDataServer',
+                'endpoint', CASE WHEN operation->>'service' ~ '^https?://' THEN '' ELSE 'https://' END
+                            || (operation->>'service'))))
+        WHEN 'plc_operation' THEN operation - '{sig,prev,type}'::text[]
+        ELSE '{}'
+    END
+$$;
+
+CREATE FUNCTION plc_texts(list jsonb) RETURNS text[] LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT coalesce(array_agg(item ORDER BY place), '{}')
+    FROM jsonb_array_elements_text(list) WITH ORDINALITY AS items (item, place)
+$$;
+
+-- The first alias that is a handle, without `at://`: a claim, which nobody here has checked.
+CREATE FUNCTION plc_handle(also_known_as jsonb) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT substr(item, 6) FROM jsonb_array_elements_text(also_known_as) WITH ORDINALITY AS items (item, place)
+    WHERE starts_with(item, 'at://') ORDER BY place LIMIT 1
+$$;
+
+-- The views. What a query does not name is not computed; what it does name of an operation's
+-- content takes the unpacking of each row that it reads. So say which rows by what has an index:
+-- `identity` (the DID's bytes), `sequence`, or the functions below.
+
+-- Every operation, nullified ones included.
+CREATE VIEW history AS
+    SELECT plc_did(log.did) AS did,
+           plc_cid(sha256(read.signed)) AS cid,
+           log.sequence,
+           plc_time(log.created_at) AS created_at,
+           plc_time(log.received_at) AS received_at,
+           log.nullified_by IS NOT NULL AS nullified,
+           -- When, and the CID of the operation that did it.
+           plc_time(log.nullified_by) AS nullified_at,
+           (SELECT plc_cid(sha256(plc_unpack(later.operation))) FROM operations AS later
+            WHERE later.did = log.did AND later.created_at = log.nullified_by) AS nullified_by,
+           -- Index of the rotation key that signed it, and the key: of a genesis one of its own, later one of
+           -- those of the operation that `prev` names.
+           log.signer,
+           CASE
+               WHEN read.operation->>'prev' IS NULL THEN read.data->'rotationKeys'->>log.signer
+               ELSE (
+                   SELECT plc_data(plc_json(plc_unpack(before.operation)))->'rotationKeys'->>log.signer
+                   FROM operations AS before
+                   WHERE before.did = log.did AND before.created_at < log.created_at
+                     AND plc_cid(sha256(plc_unpack(before.operation))) = read.operation->>'prev'
+               )
+           END AS signer_key,
+           read.operation->>'type' AS type,
+           plc_handle(read.data->'alsoKnownAs') AS handle,
+           read.data->'services'->'atproto_pds'->>'endpoint' AS host,
+           plc_texts(read.data->'rotationKeys') AS rotation_keys,
+           coalesce(read.data->'verificationMethods', '{}') AS verification_methods,
+           read.operation->>'prev' AS prev,
+           read.operation,
+           octet_length(log.operation) AS stored_bytes,
+           log.did AS identity,
+           log.created_at AS created_millis
+    FROM operations AS log,
+         -- OFFSET keeps each step a value that is computed once a row, and only where it is used.
+         LATERAL (
+             SELECT signed, operation, plc_data(operation) AS data
+             FROM (
+                 SELECT signed, plc_json(signed) AS operation
+                 FROM (SELECT plc_unpack(log.operation) AS signed OFFSET 0) AS unpacked
+                 OFFSET 0
+             ) AS printed
+             OFFSET 0
+         ) AS read;
+
+-- The current state of every identity.
+CREATE VIEW identities AS
+    SELECT plc_did(head.did) AS did,
+           plc_handle(read.data->'alsoKnownAs') AS handle,
+           plc_texts(read.data->'alsoKnownAs') AS also_known_as,
+           read.data->'services'->'atproto_pds'->>'endpoint' AS host,
+           coalesce(read.data->'services', '{}') AS services,
+           plc_texts(read.data->'rotationKeys') AS rotation_keys,
+           coalesce(read.data->'verificationMethods', '{}') AS verification_methods,
+           (SELECT plc_time(min(genesis.created_at)) FROM operations AS genesis
+            WHERE genesis.did = head.did) AS created_at,
+           plc_time(head.created_at) AS updated_at,
+           read.data = '{}' AS tombstoned,
+           head.did AS identity
+    FROM (
+             -- Backwards, so that the primary key has this order.
+             SELECT DISTINCT ON (did) did, created_at, operation
+             FROM operations WHERE nullified_by IS NULL
+             ORDER BY did DESC, created_at DESC
+         ) AS head,
+         LATERAL (
+             SELECT plc_data(operation) AS data
+             FROM (SELECT plc_json(plc_unpack(head.operation)) AS operation OFFSET 0) AS printed
+             OFFSET 0
+         ) AS read;
+
+-- SELECT * FROM plc_identity('did:plc:ewvi7nxzyoun6zhxrhs64oiz')
+CREATE FUNCTION plc_identity(did text) RETURNS SETOF identities LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT * FROM identities WHERE identity = plc_did(plc_identity.did)
+$$;
+
+-- SELECT * FROM plc_history('did:plc:ewvi7nxzyoun6zhxrhs64oiz') ORDER BY created_at
+CREATE FUNCTION plc_history(did text) RETURNS SETOF history LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT * FROM history WHERE identity = plc_did(plc_history.did)
+$$;
+
+-- What was created from a time on, and before another: SELECT * FROM plc_since(now() - interval '1 day')
+CREATE FUNCTION plc_since(from_time timestamptz, until_time timestamptz DEFAULT 'infinity')
+RETURNS SETOF history LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT * FROM history
+    WHERE created_millis >> 16 BETWEEN plc_millis(from_time) >> 16 AND plc_millis(until_time) >> 16
+      AND created_millis >= plc_millis(from_time) AND created_millis < plc_millis(until_time)
+$$;
+
+CREATE VIEW readable_refusals AS
+    SELECT id, plc_text(did) AS did, sequence, plc_cid(cid) AS cid, kind, plc_text(detail) AS detail,
+           plc_cid(awaits) AS awaits, plc_text(line) AS line,
+           plc_time(received_at) AS received_at, plc_time(accepted_at) AS accepted_at
+    FROM refusals;
+
+CREATE VIEW readable_divergences AS
+    SELECT id, plc_text(source) AS source, plc_text(did) AS did, kind, plc_text(subject) AS subject,
+           plc_text(ours) AS ours, plc_text(theirs) AS theirs, plc_time(first_seen) AS first_seen,
+           plc_time(last_seen) AS last_seen, plc_time(closed_at) AS closed_at
+    FROM divergences;

@@ -43,6 +43,10 @@ CREATE TABLE sources (
     id           INTEGER PRIMARY KEY CHECK (id = 1),
     upstream     TEXT    NOT NULL,
     cursor       INTEGER NOT NULL DEFAULT 0,  -- last committed sequence number
+    -- What the upstream stated under that number. It need not be what we hold under it: the line may
+    -- have been refused, or the number may have been given to something else after the upstream
+    -- went back. By it the upstream is asked whether it still has the log that was read.
+    cursor_cid   TEXT,
     epoch        INTEGER NOT NULL DEFAULT 0,  -- raised by each follower that takes over
     caught_up_at INTEGER,                     -- when the log was caught up for the first time
     operations   INTEGER NOT NULL DEFAULT 0,  -- rows of `operations`, and how many of them are a

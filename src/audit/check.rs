@@ -5,14 +5,14 @@ use std::time::{Duration, SystemTime};
 
 use metrics::counter;
 
-use super::diff::{Comparison, Kind, compare};
-use super::history::History;
-use super::peer::{Peer, PeerError, Told};
+use super::diff::{Comparison, Difference, FOUND_BY_COMPARISON, compare};
+use super::peer::{Peer, PeerError, PeerLog};
 use crate::store::{
-    NewDivergence, Noted, Store, StoreError, StoredDivergence, StoredOperation, audit_log,
+    DivergenceKind, NewDivergence, Noted, Store, StoreError, StoredDivergence, StoredOperation,
+    audit_log,
 };
 use did_plc::signature::Verifier;
-use did_plc::{Did, Timestamp};
+use did_plc::{Did, History, Timestamp};
 
 /// What was accepted less than this before the peer was asked may be on one side only: it is on
 /// its way, and clocks differ.
@@ -78,43 +78,46 @@ impl Checker {
         depth: Depth,
         horizon: Timestamp,
     ) -> Result<Found, CheckError> {
-        let mut told = peer.ask(did, &self.verifier).await?;
+        let mut theirs = peer.ask(did, &self.verifier).await?;
         if depth == Depth::Everything {
-            peer.ask_further(&mut told).await?;
+            peer.ask_further(&mut theirs).await?;
         }
-        self.compare(&told, horizon, depth).await
+        self.compare(&theirs, horizon, depth).await
     }
 
-    /// Compares what was told with what we hold.
+    /// Compares a peer's log with what we hold.
     ///
     /// # Errors
     ///
     /// Those of the store.
     pub async fn compare(
         &self,
-        told: &Told,
+        theirs: &PeerLog,
         horizon: Timestamp,
         depth: Depth,
     ) -> Result<Found, CheckError> {
-        let did = told.history.did;
-        let stored = self.store.history(&did).await?;
-        Ok(self.compare_stored(told, stored, horizon, depth))
+        let stored = self.store.history(&theirs.history.did).await?;
+        Ok(self.compare_stored(theirs, &stored, horizon, depth))
     }
 
     /// The same for operations that were read from the store before.
     pub fn compare_stored(
         &self,
-        told: &Told,
-        stored: Vec<StoredOperation>,
+        theirs: &PeerLog,
+        stored: &[StoredOperation],
         horizon: Timestamp,
         depth: Depth,
     ) -> Found {
-        let did = told.history.did;
-        let ours = audit_log(&stored);
-        let history = History::of_stored(did, stored, &*self.verifier);
-        let comparison = compare(&history, &told.theirs(latest()), horizon);
-        let theirs = String::from_utf8_lossy(&told.evidence).into_owned();
-        Found { did, comparison, ours, theirs, depth }
+        let did = theirs.history.did;
+        let received = stored.iter().map(StoredOperation::as_received);
+        let history = History::verified(did, received, &*self.verifier);
+        Found {
+            did,
+            comparison: compare(&history, &theirs.as_theirs(latest()), horizon),
+            ours: audit_log(stored),
+            theirs: String::from_utf8_lossy(&theirs.evidence).into_owned(),
+            depth,
+        }
     }
 
     /// Records what was found, and closes what is not there any more.
@@ -181,7 +184,7 @@ impl Found {
     /// As they are recorded.
     pub fn divergences(&self, source: &str) -> Vec<NewDivergence> {
         let evidence = |text: &String| (text.len() <= MAX_EVIDENCE).then(|| text.clone());
-        let new = |difference: &super::Difference| NewDivergence {
+        let new = |difference: &Difference| NewDivergence {
             source: source.to_owned(),
             did: self.did.to_string(),
             kind: difference.kind.name().to_owned(),
@@ -194,19 +197,21 @@ impl Found {
 
     /// The kinds that would have been found: an open record of another says nothing.
     fn covered(&self) -> Vec<&'static str> {
-        let asked_further = |kind: &&Kind| !matches!(kind, Kind::OtherHead | Kind::OtherDocument);
-        // Audit logs have no sequence numbers.
-        let in_log = |kind: &&Kind| !matches!(kind, Kind::OtherSequence);
-        let all = Kind::ALL.iter().filter(in_log);
-        all.filter(|kind| self.depth == Depth::Everything || asked_further(kind))
-            .map(|kind| kind.name())
-            .collect()
+        let would_be_found = |kind: &&DivergenceKind| match kind {
+            // Audit logs have no sequence numbers.
+            DivergenceKind::OtherSequence => false,
+            DivergenceKind::OtherHead | DivergenceKind::OtherDocument => {
+                self.depth == Depth::Everything
+            }
+            _ => true,
+        };
+        let found = FOUND_BY_COMPARISON.iter().filter(would_be_found);
+        found.map(|kind| kind.name()).collect()
     }
 
     fn detail(&self, new: &NewDivergence) -> &str {
-        let same = |found: &&super::Difference| {
-            found.kind.name() == new.kind && found.subject == new.subject
-        };
+        let same =
+            |found: &&Difference| found.kind.name() == new.kind && found.subject == new.subject;
         let found = self.comparison.differences.iter().find(same);
         found.map_or("", |found| &found.detail)
     }

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::judge::{RESTATED, Restated, Unjudged};
-use did_plc::entry::Received;
+use crate::store::DivergenceKind;
+use did_plc::chain::Restated;
+use did_plc::entry::{Received, Undecodable};
 use did_plc::{Cid, Did, Refusal, Timestamp};
 
 /// A line that was not accepted, that says otherwise than an earlier one, or whose flag is wrong.
@@ -15,7 +16,7 @@ pub struct Finding {
     pub did: String,
     /// The CID, computed where it could be.
     pub cid: String,
-    /// The refusal's name, one of [`RESTATED`], or `nullified-flag`.
+    /// The refusal's name, that of a restated [`DivergenceKind`], or `nullified-flag`.
     pub kind: String,
     /// What was expected.
     pub expected: String,
@@ -70,9 +71,9 @@ impl Finding {
     }
 
     /// A line that cannot be judged.
-    pub(super) fn unjudged(line: u64, unjudged: Unjudged) -> Finding {
-        let Unjudged { did, cid, kind, expected, .. } = unjudged;
-        Finding { line, did, cid, kind: kind.to_owned(), expected }
+    pub(super) fn undecodable(line: u64, undecodable: Undecodable) -> Finding {
+        let Undecodable { did, cid, refusal, .. } = undecodable;
+        Finding { line, did, cid, kind: refusal.kind().to_owned(), expected: refusal.to_string() }
     }
 
     /// An operation that is refused.
@@ -86,19 +87,23 @@ impl Finding {
         received: &Received,
         restated: &Restated,
     ) -> impl Iterator<Item = Finding> {
-        let expected = [
-            restated.cid.as_ref().map(|stated| format!("the CID of this operation, not {stated}")),
-            restated
-                .created_at
-                .map(|held| format!("{held} as before, not {}", received.created_at)),
-            restated
+        let expected = |kind| match kind {
+            DivergenceKind::RestatedCid => {
+                let stated = restated.cid.as_ref();
+                stated.map(|stated| format!("the CID of this operation, not {stated}"))
+            }
+            DivergenceKind::RestatedCreatedAt => {
+                let held = restated.created_at;
+                held.map(|held| format!("{held} as before, not {}", received.created_at))
+            }
+            _ => restated
                 .sequence
                 .zip(received.sequence)
                 .map(|(held, stated)| format!("sequence number {held} as before, not {stated}")),
-        ];
-        let (did, cid) = (received.did, received.cid);
-        RESTATED.into_iter().zip(expected).filter_map(move |(kind, expected)| {
-            Some(Finding::new(line, &did, &cid, (kind, expected?)))
+        };
+        DivergenceKind::of_restated(restated).filter_map(move |kind| {
+            let named = (kind.name(), expected(kind)?);
+            Some(Finding::new(line, &received.did, &received.cid, named))
         })
     }
 
@@ -124,6 +129,6 @@ impl Finding {
 
     /// Whether its line was refused.
     pub(super) fn is_refusal(&self) -> bool {
-        self.kind != WRONG_FLAG && !RESTATED.contains(&self.kind.as_str())
+        self.kind != WRONG_FLAG && DivergenceKind::of_name(&self.kind).is_none()
     }
 }

@@ -5,9 +5,9 @@ use rayon::prelude::*;
 use crate::blocking;
 use crate::store::claims::{ClaimsIndex, pairs};
 use crate::store::{Store, StoreError, StoredOperation};
-use did_plc::chain::{Chain, Link, Proposed};
+use did_plc::chain::{Acceptance, Chain, Link, Verdict};
 use did_plc::signature::Verifier;
-use did_plc::{Did, Operation, Timestamp};
+use did_plc::{Did, Timestamp};
 
 /// Operations that are read at once: some megabytes, and enough for all cores.
 const BLOCK: usize = 8_000;
@@ -50,7 +50,8 @@ pub async fn check(
 ) -> Result<Checked, StoreError> {
     let mut checked = Checked::default();
     let mut highest = 0;
-    // What is added to it meanwhile is not looked for: it is checked up to where it is now.
+    // Only this reading says how far the index is: it grows while the store is checked, and what it
+    // has at this moment stays in it.
     let index = store.claims_index().await?;
     let mut next = read(store, None).await?;
     while let Some(block) = next.take() {
@@ -176,25 +177,18 @@ fn check_operation(
     chain: &mut Chain,
     verifier: &dyn Verifier,
 ) -> Result<(), String> {
-    let operation = Operation::read(&stored.signed).map_err(|error| error.to_string())?;
-    let proposed = Proposed {
-        did: stored.did,
-        cid: stored.cid(),
-        created_at: stored.created_at,
-        sequence: stored.sequence,
-        operation,
-    };
-    let acceptance = chain.judge(&proposed, verifier).map_err(|refusal| {
-        format!("{} does not verify: {}: {refusal}", proposed.cid, refusal.kind())
-    })?;
-    chain.append(&proposed, &acceptance);
-    if acceptance.signer != stored.signer {
-        return Err(format!(
-            "signed by rotation key {}, stored is {}",
-            acceptance.signer, stored.signer
-        ));
+    let received = stored.as_received();
+    // The database has each number once.
+    match chain.take(&received, verifier, || None) {
+        Verdict::Accepted(acceptance) if acceptance.signer == stored.signer => Ok(()),
+        Verdict::Accepted(Acceptance { signer, .. }) => {
+            Err(format!("signed by rotation key {signer}, stored is {}", stored.signer))
+        }
+        Verdict::Known(_) => Err(format!("{} is stored twice", received.cid)),
+        Verdict::Refused(refusal) => {
+            Err(format!("{} does not verify: {}: {refusal}", received.cid, refusal.kind()))
+        }
     }
-    Ok(())
 }
 
 /// What is not in the index of claims and should be. Operations that cannot be read are found by

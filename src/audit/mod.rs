@@ -1,4 +1,4 @@
-//! Whether the log that we hold and the one that somebody else tells are the same.
+//! Whether the log that we hold and the one that somebody else has are the same.
 //!
 //! ```text
 //! somebody's log ──▶ History (verified) ──┐
@@ -6,32 +6,35 @@
 //! ```
 //!
 //! The comparison is pure; what is done about a difference is separate, and nothing that is found
-//! changes an operation that is held.
+//! changes an operation that is held. [`sweep`] finds the identities to compare, [`peer`] asks about
+//! them, [`check`] compares and records, and [`watch`] does this in the background for what changes.
 
 pub mod check;
 pub mod diff;
-pub mod doubt;
+pub mod export_check;
 pub mod finding;
 pub mod fsck;
-pub mod history;
-mod last_word;
+mod newest;
+mod pages;
 pub mod peer;
-pub mod state;
-mod statement;
+mod recheck;
+mod suspect;
 pub mod sweep;
+pub mod sweep_file;
 pub mod verdict;
 pub mod verify;
 pub mod watch;
 
 pub use check::{CheckError, Checker, Depth, Found};
-pub use diff::{Comparison, Difference, Kind, Said, Theirs, compare};
-pub use doubt::{Doubt, Export};
+pub use diff::{Comparison, Difference, Said, Theirs, compare};
+pub use export_check::SweptExport;
 pub use finding::{Finding, Summary};
-pub use history::{History, Statement, Step};
-pub use last_word::LastWords;
-pub use peer::{Peer, PeerError, Told};
-pub use state::{Asked, State};
-pub use sweep::{Order, Pages, Sweep, SweepError};
-pub use verdict::Verdict;
+pub use newest::NewestOperations;
+pub use pages::{Pages, SweepError};
+pub use peer::{Peer, PeerError, PeerLog};
+pub use suspect::{Order, Suspicion};
+pub use sweep::Sweep;
+pub use sweep_file::{SweepFile, SweepScope};
+pub use verdict::OperationVerdict;
 pub use verify::DumpJudge;
 pub use watch::{Watch, WatchSettings};

@@ -1,4 +1,4 @@
-//! Somebody who tells a log: a directory or replica at a URL, or a dump in a file.
+//! Somebody who has a log of their own: a directory or replica at a URL, or a dump in a file.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -8,12 +8,12 @@ use ahash::AHashMap;
 use bytes::Bytes;
 
 use super::diff::{Said, Theirs};
-use super::history::{History, NotALog};
 use crate::blocking;
 use crate::upstream::{
     ASIDE_SHARE, Answer, Dump, DumpError, DumpReader, ExportClient, Limits, UnusableUpstream,
     UpstreamFault,
 };
+use did_plc::history::{History, NotALog};
 use did_plc::signature::Verifier;
 use did_plc::{Cid, Did, Timestamp, json};
 
@@ -28,7 +28,7 @@ pub enum Peer {
 
 /// What a peer says of one identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Told {
+pub struct PeerLog {
     /// Their entries as received: an audit log, or lines put into an array.
     pub evidence: Bytes,
     /// The same, judged. Empty when they do not know the identity.
@@ -39,16 +39,16 @@ pub struct Told {
     pub document: Said<Bytes>,
 }
 
-impl Told {
+impl PeerLog {
     /// To be compared. Nothing in it can honestly be dated later than `latest`.
-    pub fn theirs(&self, latest: Timestamp) -> Theirs<'_> {
-        let Told { history, last, document, .. } = self;
+    pub fn as_theirs(&self, latest: Timestamp) -> Theirs<'_> {
+        let PeerLog { history, last, document, .. } = self;
         let document = document.as_ref().map(|document| &document[..]);
         Theirs { history, last: *last, document, latest }
     }
 }
 
-/// A peer that tells nothing that could be compared.
+/// A peer that has nothing that could be compared.
 #[derive(Debug, thiserror::Error)]
 pub enum PeerError {
     /// It cannot be asked.
@@ -100,15 +100,15 @@ impl Peer {
     /// # Errors
     ///
     /// [`PeerError`].
-    pub async fn ask(&self, did: Did, verifier: &Arc<dyn Verifier>) -> Result<Told, PeerError> {
+    pub async fn ask(&self, did: Did, verifier: &Arc<dyn Verifier>) -> Result<PeerLog, PeerError> {
         let verifier = Arc::clone(verifier);
         match self {
             Peer::Server(client) => {
                 let Some(log) = client.audit_log(&did).await? else {
-                    return Ok(Told::of_lines(did, &[], &*verifier));
+                    return Ok(PeerLog::of_lines(did, &[], &*verifier));
                 };
                 blocking::run("judging an audit log", move || {
-                    Told::of_audit_log(did, log, &*verifier)
+                    PeerLog::of_audit_log(did, log, &*verifier)
                 })
                 .await
             }
@@ -116,7 +116,7 @@ impl Peer {
                 let path = path.clone();
                 blocking::run("looking an identity up in a dump", move || {
                     let lines = look_up(&path, &[did])?.lines.remove(&did).unwrap_or_default();
-                    Ok(Told::of_lines(did, &lines, &*verifier))
+                    Ok(PeerLog::of_lines(did, &lines, &*verifier))
                 })
                 .await
             }
@@ -128,16 +128,16 @@ impl Peer {
     /// # Errors
     ///
     /// [`PeerError`].
-    pub async fn ask_further(&self, told: &mut Told) -> Result<(), PeerError> {
+    pub async fn ask_further(&self, log: &mut PeerLog) -> Result<(), PeerError> {
         let Peer::Server(client) = self else { return Ok(()) };
-        let did = told.history.did;
+        let did = log.history.did;
         let last = said(client.fetch(&format!("/{did}/log/last")).await?);
-        told.last = last.map(|last| {
+        log.last = last.map(|last| {
             let text = str::from_utf8(&last).unwrap_or_default();
             // What is no operation at all has no CID that their log could lead to.
             Cid::of(&json::read_operation(text).unwrap_or_default())
         });
-        told.document = said(client.fetch(&format!("/{did}")).await?);
+        log.document = said(client.fetch(&format!("/{did}")).await?);
         Ok(())
     }
 }
@@ -162,16 +162,16 @@ fn is_about_identity(body: &[u8]) -> bool {
         .is_ok_and(|refusal| refusal.message.starts_with("DID not "))
 }
 
-impl Told {
-    /// From an audit log.
-    fn of_audit_log(did: Did, log: Bytes, verifier: &dyn Verifier) -> Result<Told, PeerError> {
-        let history = History::of_audit_log(did, &log, verifier)
+impl PeerLog {
+    /// From the body of `/{did}/log/audit`.
+    fn of_audit_log(did: Did, body: Bytes, verifier: &dyn Verifier) -> Result<PeerLog, PeerError> {
+        let history = History::of_audit_log(did, &body, verifier)
             .map_err(|source| PeerError::NotALog { did, source })?;
-        Ok(Told { evidence: log, history, last: Said::Unknown, document: Said::Unknown })
+        Ok(PeerLog { evidence: body, history, last: Said::Unknown, document: Said::Unknown })
     }
 
     /// From the entries of one identity, whatever their envelope.
-    pub fn of_lines(did: Did, lines: &[Bytes], verifier: &dyn Verifier) -> Told {
+    pub fn of_lines(did: Did, lines: &[Bytes], verifier: &dyn Verifier) -> PeerLog {
         let history = History::of_lines(did, lines.iter().map(|line| &line[..]), verifier);
         let mut evidence = vec![b'['];
         for (index, line) in lines.iter().enumerate() {
@@ -181,7 +181,7 @@ impl Told {
             evidence.extend_from_slice(line);
         }
         evidence.push(b']');
-        Told { evidence: evidence.into(), history, last: Said::Unknown, document: Said::Unknown }
+        PeerLog { evidence: evidence.into(), history, last: Said::Unknown, document: Said::Unknown }
     }
 }
 

@@ -11,28 +11,17 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::check::latest;
-use super::doubt::{Doubt, MAX_DOUBTS};
-use super::last_word::LastWords;
-use super::peer::{Peer, PeerError};
+use super::newest::NewestOperations;
+use super::pages::{NumberedLine, Pages, SweepError};
+use super::suspect::{MAX_SUSPICIONS, Order, Suspicion};
 use crate::judge;
 use crate::store::{Store, StoreError, StoredOperation};
-use crate::upstream::{Dump, DumpError, DumpReader, ExportClient, Priority, UpstreamFault};
+use crate::upstream::UpstreamFault;
 use did_plc::entry::{Entry, Received, Undecodable};
 use did_plc::{Cid, Did, Timestamp};
 
-/// Operations that are read from the store at once, and lines of a page: the most that the
-/// directory gives.
+/// Operations that are read from the store at once.
 const PAGE: usize = 1000;
-
-/// The order in which both sides are read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Order {
-    /// By `createdAt`. What is compared includes the nullified flags.
-    Time,
-    /// By sequence number, where both sides have the same. What is compared includes the number.
-    Sequence,
-}
 
 /// Where a sweep is and what it has found: all that is needed to go on with it later.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,12 +36,12 @@ pub struct Sweep {
     pub until: i64,
     /// Operations of ours that were compared.
     pub compared: u64,
-    /// Operations that one side alone was seen to have and that are newer than the last word of
-    /// the other.
+    /// Operations that one side alone was seen to have and that are newer than the newest of the
+    /// other.
     pub too_new: u64,
     /// Identities to be compared in full, as text, and what made them suspects: at most
-    /// [`MAX_DOUBTS`] each.
-    pub suspects: BTreeMap<String, Vec<Doubt>>,
+    /// [`MAX_SUSPICIONS`] each.
+    pub suspects: BTreeMap<String, Vec<Suspicion>>,
     /// Lines of theirs that name no identity.
     pub unreadable: u64,
     /// The latest `createdAt` of theirs so far, in milliseconds.
@@ -62,97 +51,8 @@ pub struct Sweep {
     pub lines: u64,
 }
 
-/// A sweep that cannot go on (yet).
-#[derive(Debug, thiserror::Error)]
-pub enum SweepError {
-    /// Because of the other side.
-    #[error(transparent)]
-    Peer(#[from] PeerError),
-    /// Because of our store.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-impl From<UpstreamFault> for SweepError {
-    fn from(fault: UpstreamFault) -> SweepError {
-        SweepError::Peer(fault.into())
-    }
-}
-
-impl From<DumpError> for SweepError {
-    fn from(error: DumpError) -> SweepError {
-        SweepError::Peer(error.into())
-    }
-}
-
-/// A line as received, and in a dump its number.
-type Text = (Option<u64>, Bytes);
-
-/// Where stretches of the other side's log come from.
-pub enum Pages {
-    /// A server, asked page by page.
-    Server(ExportClient),
-    /// A dump that is read on a thread of its own.
-    Dump {
-        /// The blocks.
-        blocks: DumpReader,
-        /// Lines at the end of the stretch before: more with the same key may follow.
-        carried: Vec<Text>,
-    },
-}
-
-impl Pages {
-    /// Those of a peer.
-    ///
-    /// # Errors
-    ///
-    /// When the file cannot be opened.
-    pub fn of(peer: &Peer) -> Result<Pages, DumpError> {
-        match peer {
-            Peer::Server(client) => Ok(Pages::Server(client.clone())),
-            Peer::File(path) => {
-                let blocks = DumpReader::start(Dump::open(path)?);
-                Ok(Pages::Dump { blocks, carried: Vec::new() })
-            }
-        }
-    }
-
-    /// The next lines, and whether more may follow; beyond the end none. Of a server only an empty
-    /// page is the end: it may give fewer lines than are asked for.
-    async fn next(&mut self, sweep: &Sweep) -> Result<(Vec<Text>, bool), SweepError> {
-        match self {
-            Pages::Server(client) => {
-                let after = match sweep.order {
-                    Order::Sequence => sweep.after.to_string(),
-                    Order::Time => Timestamp::from_millis(sweep.after).to_string(),
-                };
-                let lines = client.lines(after, PAGE, Priority::Aside).await?;
-                let more = !lines.is_empty();
-                Ok((lines.into_iter().map(|line| (None, line)).collect(), more))
-            }
-            Pages::Dump { blocks, carried } => {
-                let mut lines = std::mem::take(carried);
-                let Some(block) = blocks.next().await else { return Ok((lines, false)) };
-                lines.extend(block?.into_iter().map(|(number, line)| (Some(number), line)));
-                Ok((lines, true))
-            }
-        }
-    }
-
-    /// Whether they are read to their end, whatever is in them: they need not be in order.
-    fn are_read_through(&self) -> bool {
-        matches!(self, Pages::Dump { .. })
-    }
-
-    fn carry(&mut self, lines: impl Iterator<Item = Text>) {
-        if let Pages::Dump { carried, .. } = self {
-            carried.extend(lines);
-        }
-    }
-}
-
 /// A line of theirs.
-struct Line {
+struct SweptLine {
     number: Option<u64>,
     text: Bytes,
     decoded: Result<Received, Undecodable>,
@@ -164,7 +64,7 @@ struct Line {
 
 /// One operation as a side states it, as far as a sweep compares it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stated {
+struct SweptOperation {
     /// Its place in the order; without one, the beginning of the stretch.
     at: i64,
     created_at: i64,
@@ -172,9 +72,9 @@ struct Stated {
     nullified: Option<bool>,
 }
 
-impl Stated {
+impl SweptOperation {
     /// Whether nothing that both state differs.
-    fn agrees(&self, other: &Stated) -> bool {
+    fn agrees(&self, other: &SweptOperation) -> bool {
         fn same<T: PartialEq>(one: Option<T>, other: Option<T>) -> bool {
             one.zip(other).is_none_or(|(one, other)| one == other)
         }
@@ -185,7 +85,7 @@ impl Stated {
 }
 
 /// What they state in a stretch.
-type Theirs = AHashMap<(Did, Cid), Stated>;
+type TheirStretch = AHashMap<(Did, Cid), SweptOperation>;
 
 impl Sweep {
     /// A sweep of everything after a time or number and up to another.
@@ -209,8 +109,8 @@ impl Sweep {
         self.after >= self.until
     }
 
-    /// Compares the next stretch. What is newer than the horizon of the last words and on one side
-    /// only is no suspect.
+    /// Compares the next stretch. What is newer than the horizon of the newest operations and on
+    /// one side only is no suspect.
     ///
     /// # Errors
     ///
@@ -219,16 +119,16 @@ impl Sweep {
         &mut self,
         store: &Store,
         pages: &mut Pages,
-        words: &LastWords,
+        newest: &NewestOperations,
     ) -> Result<(), SweepError> {
-        let (lines, more) = pages.next(self).await?;
+        let (lines, more) = pages.next(self.order, self.after).await?;
         let mut lines = self.read(lines);
         let last_line = lines.iter().filter_map(|line| line.number).max();
         lines.retain(|line| !self.is_compared(line));
         let more = more && (pages.are_read_through() || self.leads_on(&lines)?);
         let end = self.end_of_stretch(&lines, more);
         // A server that is past the horizon has nothing more that could be compared.
-        let beyond = self.order == Order::Time && end >= words.horizon().millis();
+        let beyond = self.order == Order::Time && end >= newest.horizon().millis();
         let last = !more || (beyond && !pages.are_read_through());
         let end = if last { self.until } else { end };
         if !last && !pages.are_read_through() {
@@ -240,7 +140,7 @@ impl Sweep {
         for line in &lines {
             self.note(line, end, &mut theirs);
         }
-        let horizon = self.horizon(words, more);
+        let horizon = self.horizon(newest, more);
         self.compare_ours(store, end, horizon, &mut theirs).await?;
         self.note_theirs_alone(theirs, horizon);
         let later = lines.into_iter().filter(|line| line.turn > end);
@@ -251,7 +151,7 @@ impl Sweep {
     }
 
     /// Decodes lines, and notes the latest time in them.
-    fn read(&mut self, lines: Vec<Text>) -> Vec<Line> {
+    fn read(&mut self, lines: Vec<NumberedLine>) -> Vec<SweptLine> {
         let (numbers, texts): (Vec<_>, Vec<_>) = lines.into_iter().unzip();
         let decoded = judge::decode(&texts);
         let times = decoded.iter().flatten().map(|read| read.created_at.millis());
@@ -262,14 +162,14 @@ impl Sweep {
             let key = self.key(&text, &decoded);
             // A line of a dump is read once, so that its turn is now.
             turn = key.unwrap_or(if number.is_some() { self.after } else { turn });
-            Line { number, text, decoded, key, turn }
+            SweptLine { number, text, decoded, key, turn }
         })
         .collect()
     }
 
     /// Whether it is a line of a dump, which is always read from its first line on, that was
     /// compared before an interruption, or that nobody asks for.
-    fn is_compared(&self, line: &Line) -> bool {
+    fn is_compared(&self, line: &SweptLine) -> bool {
         let Some(number) = line.number else { return false };
         let before_all = line.key.is_some_and(|key| key <= self.from);
         let done = number <= self.lines && line.key.is_none_or(|key| key <= self.after);
@@ -281,19 +181,19 @@ impl Sweep {
             (Ok(read), Order::Time) => Some(read.created_at.millis()),
             (Ok(read), Order::Sequence) => read.sequence,
             // Its operation is none, but it has its place.
-            (Err(Undecodable::Refused { sequence, .. }), Order::Sequence) => *sequence,
-            (Err(Undecodable::Refused { .. }), Order::Time) => {
+            (Err(undecodable), _) if undecodable.refusal.is_of_line() => None,
+            (Err(undecodable), Order::Sequence) => undecodable.sequence,
+            (Err(_), Order::Time) => {
                 let text = str::from_utf8(text).ok()?;
                 let at: Timestamp = Entry::read(text).ok()?.created_at.parse().ok()?;
                 Some(at.millis())
             }
-            (Err(_), _) => None,
         }
     }
 
     /// Whether a page of a server brings the sweep further. One of nothing but lines without a
     /// place is the last that can be asked for.
-    fn leads_on(&self, lines: &[Line]) -> Result<bool, UpstreamFault> {
+    fn leads_on(&self, lines: &[SweptLine]) -> Result<bool, UpstreamFault> {
         let further = lines.iter().any(|line| line.key.is_some_and(|key| key > self.after));
         match !further && lines.iter().any(|line| line.decoded.is_ok()) {
             true => Err(UpstreamFault::NotAdvancing { after: self.after }),
@@ -303,7 +203,7 @@ impl Sweep {
 
     /// Up to where both sides are known. Where more follows, other operations of the same
     /// millisecond may.
-    fn end_of_stretch(&self, lines: &[Line], more: bool) -> i64 {
+    fn end_of_stretch(&self, lines: &[SweptLine], more: bool) -> i64 {
         let last = lines.iter().filter_map(|line| line.key).max();
         let end = match (more, last, self.order) {
             (false, ..) => self.until,
@@ -316,11 +216,11 @@ impl Sweep {
         end.min(self.until).max(self.after)
     }
 
-    /// Up to when both can be expected to be complete. Whose last word was not known beforehand
-    /// has said it when there is nothing more.
-    fn horizon(&self, words: &LastWords, more: bool) -> i64 {
-        let horizon = words.horizon().millis();
-        match (more, words.theirs) {
+    /// Up to when both can be expected to be complete. Whose newest operation was not known
+    /// beforehand has shown it when there is nothing more.
+    fn horizon(&self, newest: &NewestOperations, more: bool) -> i64 {
+        let horizon = newest.horizon().millis();
+        match (more, newest.theirs) {
             (false, None) => horizon.min(self.latest),
             _ => horizon,
         }
@@ -328,15 +228,15 @@ impl Sweep {
 
     /// Notes a line of this stretch; what comes after its turn is a suspect, since nothing of ours
     /// is beside it.
-    fn note(&mut self, line: &Line, end: i64, theirs: &mut Theirs) {
+    fn note(&mut self, line: &SweptLine, end: i64, theirs: &mut TheirStretch) {
         if line.turn > end {
             return;
         }
         let at = line.key.unwrap_or(self.after + 1);
         let read = match &line.decoded {
             Ok(read) => read,
-            Err(Undecodable::Refused { did, cid, .. }) if did.parse::<Did>().is_ok() => {
-                self.doubt(did.clone(), cid.clone(), at);
+            Err(Undecodable { did, cid, .. }) if did.parse::<Did>().is_ok() => {
+                self.suspect(did.clone(), cid.clone(), at);
                 return;
             }
             Err(_) => {
@@ -344,7 +244,7 @@ impl Sweep {
                 return;
             }
         };
-        let stated = Stated {
+        let stated = SweptOperation {
             at,
             created_at: read.created_at.millis(),
             sequence: read.sequence.filter(|_| self.order == Order::Sequence),
@@ -353,15 +253,15 @@ impl Sweep {
         let in_order = line.key.is_some_and(|key| key > self.after);
         let repeated = theirs.insert((read.did, read.cid), stated).is_some();
         if read.stated_cid.is_some() || repeated || !in_order {
-            self.doubt(read.did.to_string(), read.cid.to_string(), at);
+            self.suspect(read.did.to_string(), read.cid.to_string(), at);
         }
     }
 
-    fn doubt(&mut self, did: String, cid: String, at: i64) {
-        let doubts = self.suspects.entry(did).or_default();
-        let doubt = Doubt { cid, at };
-        if doubts.len() < MAX_DOUBTS && !doubts.contains(&doubt) {
-            doubts.push(doubt);
+    fn suspect(&mut self, did: String, cid: String, at: i64) {
+        let suspicions = self.suspects.entry(did).or_default();
+        let suspicion = Suspicion { cid, at };
+        if suspicions.len() < MAX_SUSPICIONS && !suspicions.contains(&suspicion) {
+            suspicions.push(suspicion);
         }
     }
 
@@ -370,13 +270,13 @@ impl Sweep {
         store: &Store,
         end: i64,
         horizon: i64,
-        theirs: &mut Theirs,
+        theirs: &mut TheirStretch,
     ) -> Result<(), StoreError> {
         let mut from = self.after;
         while from < end {
             let (held, next) = self.read_ours(store, from, end).await?;
             for operation in held {
-                let ours = Stated {
+                let ours = SweptOperation {
                     at: self.place(&operation),
                     created_at: operation.created_at.millis(),
                     sequence: operation.sequence.filter(|_| self.order == Order::Sequence),
@@ -391,7 +291,7 @@ impl Sweep {
                 self.compared += 1;
                 if !there.is_some_and(|there| there.agrees(&ours)) {
                     let at = there.unwrap_or(ours).at;
-                    self.doubt(operation.did.to_string(), cid.to_string(), at);
+                    self.suspect(operation.did.to_string(), cid.to_string(), at);
                 }
             }
             from = next;
@@ -399,13 +299,13 @@ impl Sweep {
         Ok(())
     }
 
-    fn note_theirs_alone(&mut self, theirs: Theirs, horizon: i64) {
+    fn note_theirs_alone(&mut self, theirs: TheirStretch, horizon: i64) {
         // What they date later than now is no news on its way.
         let latest = latest().millis();
         for ((did, cid), stated) in theirs {
             match horizon < stated.created_at && stated.created_at <= latest {
                 true => self.too_new += 1,
-                false => self.doubt(did.to_string(), cid.to_string(), stated.at),
+                false => self.suspect(did.to_string(), cid.to_string(), stated.at),
             }
         }
     }

@@ -3,13 +3,12 @@
 
 use serde::Serialize;
 
-use super::history::{History, Step};
-use did_plc::{Cid, Timestamp};
+use did_plc::{History, Refusal, Timestamp};
 
 /// What is to be said of one operation of a history.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Verdict {
+pub struct OperationVerdict {
     /// The operation.
     pub cid: String,
     /// When the directory accepted it.
@@ -20,11 +19,10 @@ pub struct Verdict {
     pub received_at: Option<String>,
     /// How long after `createdAt` that was, in seconds.
     pub received_after_seconds: Option<f64>,
-    /// Who signed it; null when it is refused.
+    /// Who signed it; null when it is refused, or stood in the log before.
     pub signed_by: Option<SignedBy>,
     /// Until when a rotation key of higher authority can still overrule it, or what it builds on and
-    /// with that it; null for a genesis, when no such key is there, when it was overruled, and when
-    /// it is refused.
+    /// with that it ([`History::contestable`]); null when no key ever could.
     pub contestable_until: Option<String>,
     /// Whether it was nullified.
     pub nullified: bool,
@@ -65,45 +63,49 @@ pub struct Refused {
     pub expected: String,
 }
 
-impl Verdict {
-    /// On a step of this history.
-    pub fn on(history: &History, step: &Step) -> Verdict {
-        let stated = &step.stated;
-        let acceptance = step.verdict.as_ref().ok();
-        let text = |cid: Cid| cid.to_string();
-        let contestable_until = history.contestable_until(step);
-        let after = |received: Timestamp| {
-            (received.millis() - stated.created_at.millis()) as f64 / MILLIS_PER_SECOND
-        };
-        let changes = history.changes(step).into_iter();
-        Verdict {
-            cid: text(stated.cid),
-            created_at: stated.created_at.to_string(),
-            sequence: stated.sequence,
-            received_at: stated.received_at.map(|at| at.to_string()),
-            received_after_seconds: stated.received_at.map(after),
-            signed_by: acceptance.map(|acceptance| SignedBy {
-                key: acceptance.signer_key.to_string(),
-                index: acceptance.signer,
-            }),
-            contestable_until: contestable_until.map(|until| until.to_string()),
-            nullified: step.nullified_by.is_some(),
-            nullified_by: step.nullified_by.map(text),
-            nullifies: history.nullified_steps(step).into_iter().map(text).collect(),
+impl OperationVerdict {
+    /// On the entry of a history with this index.
+    pub fn on(history: &History, index: usize) -> OperationVerdict {
+        let entry = &history.entries[index];
+        let received = &entry.received;
+        let cid_of = |index: usize| history.entries[index].received.cid.to_string();
+        let after =
+            |at: Timestamp| (at.millis() - received.created_at.millis()) as f64 / MILLIS_PER_SECOND;
+        let changes = history.changes(index).into_iter();
+        OperationVerdict {
+            cid: received.cid.to_string(),
+            created_at: received.created_at.to_string(),
+            sequence: received.sequence,
+            received_at: received.received_at.map(|at| at.to_string()),
+            received_after_seconds: received.received_at.map(after),
+            signed_by: SignedBy::of(history, index),
+            contestable_until: history.contestable(index).map(|by| by.until.to_string()),
+            nullified: entry.nullified_by.is_some(),
+            nullified_by: entry.nullified_by.map(cid_of),
+            nullifies: entry.nullifies.iter().map(|index| cid_of(*index)).collect(),
             changes: changes
                 .map(|change| Changed { what: change.kind(), text: change.to_string() })
                 .collect(),
-            refused: step
-                .verdict
-                .as_ref()
-                .err()
-                .map(|refusal| Refused { kind: refusal.kind(), expected: refusal.to_string() }),
+            refused: entry.refusal().map(Refused::for_reason),
         }
     }
 
-    /// On every step, in order.
-    pub fn all(history: &History) -> Vec<Verdict> {
-        history.steps.iter().map(|step| Verdict::on(history, step)).collect()
+    /// On every entry, in order.
+    pub fn all(history: &History) -> Vec<OperationVerdict> {
+        (0..history.entries.len()).map(|index| OperationVerdict::on(history, index)).collect()
+    }
+}
+
+impl SignedBy {
+    fn of(history: &History, index: usize) -> Option<SignedBy> {
+        let signer = history.entries[index].signer()?;
+        Some(SignedBy { key: history.signer_key(index)?.to_owned(), index: signer })
+    }
+}
+
+impl Refused {
+    fn for_reason(refusal: &Refusal) -> Refused {
+        Refused { kind: refusal.kind(), expected: refusal.to_string() }
     }
 }
 
@@ -128,7 +130,7 @@ mod tests {
         let body = audit_log(story.accepted(&alice));
         let did = alice.did.parse().unwrap();
         let history = History::of_audit_log(did, body.as_bytes(), &PlainVerifier).unwrap();
-        let verdicts = Verdict::all(&history);
+        let verdicts = OperationVerdict::all(&history);
 
         let json = serde_json::to_value(&verdicts[1]).unwrap();
         assert_eq!(json["nullifiedBy"], back.cid);
@@ -158,8 +160,10 @@ mod tests {
         let body = audit_log(story.accepted(&alice));
         let did = alice.did.parse().unwrap();
         let history = History::of_audit_log(did, body.as_bytes(), &PlainVerifier).unwrap();
-        let until: Vec<_> =
-            Verdict::all(&history).into_iter().map(|verdict| verdict.contestable_until).collect();
+        let until: Vec<_> = OperationVerdict::all(&history)
+            .into_iter()
+            .map(|verdict| verdict.contestable_until)
+            .collect();
         let ends = (update.created_at + RECOVERY_WINDOW).to_string();
         assert_eq!(until, [None, Some(ends.clone()), Some(ends)]);
     }

@@ -9,12 +9,10 @@ use bytes::Bytes;
 use rayon::prelude::*;
 
 use super::finding::{Finding, Summary};
-use crate::judge::{
-    self, Candidate, Group, Judged, LineRef, SpillError, SpillingChains, Unjudged, Verdict,
-};
+use crate::judge::{self, Candidate, Group, Judged, LineRef, SpillError, SpillingChains};
 use did_plc::entry::Received;
 use did_plc::signature::Verifier;
-use did_plc::{Acceptance, Cid, Did, Timestamp};
+use did_plc::{Acceptance, Cid, Did, Timestamp, Verdict};
 
 /// Shares that the identities are dealt out to: enough for the cores of most machines.
 const SHARES: usize = 16;
@@ -66,7 +64,7 @@ impl<'a> DumpJudge<'a> {
                     dealt[share_of(&received.did)].push(Candidate::new(index, received));
                 }
                 Err(undecodable) => {
-                    findings.push(Finding::unjudged(block[index].0, Unjudged::from(undecodable)));
+                    findings.push(Finding::undecodable(block[index].0, undecodable));
                 }
             }
         }
@@ -183,7 +181,6 @@ impl Share {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::judge::RESTATED;
     use did_plc::signature::PlainVerifier;
     use plc_testkit::Generated;
     use plc_testkit::builder::Story;
@@ -203,8 +200,10 @@ mod tests {
         let mut judge = DumpJudge::new(&PlainVerifier);
         let findings = judge.judge(&block).unwrap();
         let found: Vec<_> = findings.iter().map(|found| (found.line, &*found.kind)).collect();
-        let [cid, created_at, sequence] = RESTATED;
-        assert_eq!(found, [(3, created_at), (3, sequence), (4, cid)]);
+        assert_eq!(
+            found,
+            [(3, "restated-created-at"), (3, "restated-sequence"), (4, "restated-cid")]
+        );
         let (_, summary) = judge.finish();
         assert_eq!((summary.accepted, summary.repeated, summary.restated), (1, 3, 2));
         assert!(summary.refused.is_empty() && !summary.is_clean());

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::check::{CheckError, Checker, Depth, Found, settled};
 use super::peer::{Peer, PeerError};
-use super::statement::{is_statement, still_stated};
+use super::recheck::{is_of_export, is_still_stated};
 use crate::live::{Mode, Status};
 use crate::store::{NewDivergence, StoreError, StoredDivergence};
 use did_plc::Did;
@@ -38,8 +38,8 @@ const TURNS: [&[Waiting]; 4] = [
     // The sample's.
     &[],
 ];
-/// Of so many comparisons one is of a statement on the export, while any is on record.
-const STATEMENT_SHARE: u64 = 3;
+/// Of so many comparisons one is of what the export states, while any such record is open.
+const EXPORT_SHARE: u64 = 3;
 /// Of so many comparisons one asks for head and document too, which takes three requests.
 const EVERYTHING_SHARE: u32 = 8;
 /// How often one identity may go without an answer before it is left to the sample.
@@ -95,8 +95,8 @@ pub struct Watch {
     recheck_at: Instant,
     /// Records up to this id have been looked at again in this round.
     rechecked: i64,
-    /// Records of statements on the export that are to be looked at again.
-    statements: VecDeque<StoredDivergence>,
+    /// Records of what the export states that are to be looked at again.
+    of_export: VecDeque<StoredDivergence>,
     /// Where the sample is: it goes through all identities in the order of their bytes, which are
     /// as random as a hash, from a random place on.
     sampled: Did,
@@ -157,7 +157,7 @@ impl Watch {
             recorded: VecDeque::new(),
             recheck_at: Instant::now(),
             rechecked: 0,
-            statements: VecDeque::new(),
+            of_export: VecDeque::new(),
             sampled: Did::from_bytes(rand::random()),
             count: 0,
         }
@@ -207,10 +207,10 @@ impl Watch {
         self.read_changes().await?;
         self.read_recorded().await?;
         self.count += 1;
-        if self.count.is_multiple_of(STATEMENT_SHARE)
-            && let Some(record) = self.statements.pop_front()
+        if self.count.is_multiple_of(EXPORT_SHARE)
+            && let Some(record) = self.of_export.pop_front()
         {
-            self.recheck_statement(&record).await?;
+            self.recheck_export(&record).await?;
             return Ok(true);
         }
         let Some(chosen) = self.choose().await? else { return Ok(false) };
@@ -308,7 +308,7 @@ impl Watch {
     /// Queues what is on record as different, now and then: it may be gone. What was queued before
     /// has its turn first, however long that takes.
     async fn read_recorded(&mut self) -> Result<(), StoreError> {
-        let queued = !self.recorded.is_empty() || !self.statements.is_empty();
+        let queued = !self.recorded.is_empty() || !self.of_export.is_empty();
         if queued || Instant::now() < self.recheck_at {
             return Ok(());
         }
@@ -320,9 +320,9 @@ impl Watch {
         // Behind the last one, the first one is next.
         self.rechecked = last.filter(|_| open.len() == RECHECKED).unwrap_or(0);
         open.retain(|record| record.divergence.source == name);
-        let (statements, others): (Vec<_>, Vec<_>) =
-            open.into_iter().partition(|record| is_statement(&record.divergence.kind));
-        self.statements.extend(statements);
+        let (of_export, others): (Vec<_>, Vec<_>) =
+            open.into_iter().partition(|record| is_of_export(&record.divergence.kind));
+        self.of_export.extend(of_export);
         let mut recorded: BTreeMap<Did, Vec<Named>> = BTreeMap::new();
         for NewDivergence { did, kind, subject, .. } in
             others.into_iter().map(|record| record.divergence)
@@ -342,9 +342,9 @@ impl Watch {
 
     /// Asks again for what the upstream stated on its export, and closes the record when it does
     /// not contradict us any more.
-    async fn recheck_statement(&self, record: &StoredDivergence) -> Result<(), CheckError> {
+    async fn recheck_export(&self, record: &StoredDivergence) -> Result<(), CheckError> {
         let divergence = &record.divergence;
-        match still_stated(divergence, &self.checker.store, &self.upstream).await? {
+        match is_still_stated(divergence, &self.checker.store, &self.upstream).await? {
             true => {
                 let seen = std::slice::from_ref(divergence);
                 self.checker.note_seen(&divergence.source, &divergence.did, &[], seen).await?;

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use did_plc::signature::{NativeVerifier, PlainVerifier, Tables, Verifier};
+use did_plc::signature::{PlainVerifier, Verifier};
+use plc_curve::{FastVerifier, Tables};
 
 /// How requests to others are signed.
 pub const USER_AGENT: &str = concat!("plc-replica/", env!("CARGO_PKG_VERSION"));
@@ -26,8 +27,8 @@ pub struct Database {
 /// How signatures are checked.
 #[derive(Debug, clap::Args)]
 pub struct Signatures {
-    /// Check signatures of keys that are met often with tables of their multiples. `off` leaves
-    /// it all to the libraries; the verdicts are the same.
+    /// Check signatures of keys that sign often with tables of their multiples. `off` leaves them
+    /// to libsecp256k1; the verdicts are the same.
     #[arg(
         long,
         env = "PLC_SIGNATURE_TABLES",
@@ -43,7 +44,7 @@ impl Signatures {
     /// The verifier that these settings ask for.
     pub fn verifier(&self) -> Arc<dyn Verifier> {
         let tables = if self.signature_tables == "off" { Tables::Off } else { Tables::On };
-        Arc::new(NativeVerifier::new(tables))
+        Arc::new(FastVerifier::new(tables))
     }
 
     /// That, or the second opinion.

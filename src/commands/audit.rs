@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use crate::audit::check::GRACE;
 use crate::audit::peer::{Dumped, look_up};
 use crate::audit::{
-    Asked, CheckError, Checker, Depth, Doubt, Export, Found, LastWords, Order, Pages, Peer,
-    PeerError, State, Sweep, SweepError, Told,
+    CheckError, Checker, Depth, Found, NewestOperations, Order, Pages, Peer, PeerError, PeerLog,
+    Suspicion, Sweep, SweepError, SweepFile, SweepScope, SweptExport,
 };
 use crate::blocking;
 use crate::escape::printable;
@@ -84,10 +84,10 @@ pub struct Args {
 
 impl Args {
     /// What a sweep is to compare.
-    fn asked(&self) -> Asked {
+    fn asked(&self) -> SweepScope {
         let order = if self.by_sequence { Order::Sequence } else { Order::Time };
         let [since, until] = [self.since, self.until].map(|at| at.map(Timestamp::millis));
-        Asked { order, since, until }
+        SweepScope { order, since, until }
     }
 }
 
@@ -126,7 +126,7 @@ struct Summary {
     too_new: u64,
     /// What both sides had said last, when something is newer than that.
     #[serde(skip_serializing_if = "Option::is_none")]
-    last_words: Option<LastWords>,
+    last_words: Option<NewestOperations>,
     /// Lines of theirs that name no identity.
     unreadable: u64,
     /// Identities that they failed to answer for, however often they were asked.
@@ -147,7 +147,7 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
             }
         }
     }
-    let state = args.state.as_deref().map(State::open).transpose()?;
+    let state = args.state.as_deref().map(SweepFile::open).transpose()?;
     let peer = |place: &String| {
         Peer::new(place, args.requests_per_minute, super::USER_AGENT)
             .map_err(|error| anyhow::anyhow!("--against: {error}"))
@@ -188,11 +188,11 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 /// Identities to compare, and what made them suspects.
-type Suspects = Vec<(Did, Vec<Doubt>)>;
+type Suspects = Vec<(Did, Vec<Suspicion>)>;
 
 struct Auditor {
     checker: Checker,
-    state: Option<State>,
+    state: Option<SweepFile>,
     json: bool,
     out: io::Stdout,
 }
@@ -204,44 +204,46 @@ impl Auditor {
         peer: &Peer,
         summary: &mut Summary,
     ) -> anyhow::Result<()> {
-        let mut words = self.last_words(peer).await?;
+        let mut newest = self.newest(peer).await?;
         let plain = |dids: Vec<Did>| dids.into_iter().map(|did| (did, Vec::new())).collect();
         let mut order = Order::Time;
         let suspects: Suspects = match args.sample {
             Some(count) => plain(self.sample(count).await?),
             None if args.dids.is_empty() => {
-                let sweep = self.sweep(args, peer, &words).await?;
+                let sweep = self.sweep(args, peer, &newest).await?;
                 order = sweep.order;
                 summary.operations = sweep.compared;
                 summary.too_new = sweep.too_new;
                 summary.unreadable = sweep.unreadable;
                 let suspects = sweep.suspects.into_iter();
-                suspects.filter_map(|(did, doubts)| Some((did.parse().ok()?, doubts))).collect()
+                suspects
+                    .filter_map(|(did, suspicions)| Some((did.parse().ok()?, suspicions)))
+                    .collect()
             }
             None => plain(args.dids.clone()),
         };
         match peer {
             Peer::Server(client) => {
-                let export = Export { client: client.clone(), order };
+                let export = SweptExport { client: client.clone(), order };
                 let questions =
                     Questions { checker: self.checker.clone(), peer, export, unanswered: 0 };
-                self.compare_with_server(questions, suspects, &mut words, summary).await?;
+                self.compare_with_server(questions, suspects, &mut newest, summary).await?;
             }
             Peer::File(path) => {
                 let dids: Vec<Did> = suspects.into_iter().map(|(did, _)| did).collect();
-                self.compare_with_file(path, dids, &mut words, summary).await?;
+                self.compare_with_file(path, dids, &mut newest, summary).await?;
             }
         }
-        summary.last_words = (summary.set_aside + summary.too_new > 0).then_some(words);
+        summary.last_words = (summary.set_aside + summary.too_new > 0).then_some(newest);
         Ok(())
     }
 
-    async fn last_words(&self, peer: &Peer) -> anyhow::Result<LastWords> {
+    async fn newest(&self, peer: &Peer) -> anyhow::Result<NewestOperations> {
         let mut patience = Patience::default();
         loop {
-            match LastWords::ask(&self.checker.store, peer).await {
+            match NewestOperations::ask(&self.checker.store, peer).await {
                 Err(CheckError::Peer(error)) => patience.wait(error).await?,
-                words => return Ok(words?),
+                newest => return Ok(newest?),
             }
         }
     }
@@ -265,7 +267,7 @@ impl Auditor {
         &mut self,
         args: &Args,
         peer: &Peer,
-        words: &LastWords,
+        newest: &NewestOperations,
     ) -> anyhow::Result<Sweep> {
         let store = &self.checker.store;
         let (name, asked) = (peer.name(), args.asked());
@@ -281,7 +283,7 @@ impl Auditor {
             }
             None => {
                 let since = args.since.map_or(0, Timestamp::millis);
-                let until = args.until.map_or(words.settled, |wish| wish.min(words.settled));
+                let until = args.until.map_or(newest.settled, |wish| wish.min(newest.settled));
                 Sweep::new(Order::Time, since, until.millis())
             }
         };
@@ -291,7 +293,7 @@ impl Auditor {
         let mut steps = 0;
         let mut patience = Patience::default();
         while !sweep.is_done() {
-            match sweep.step(store, &mut pages, words).await {
+            match sweep.step(store, &mut pages, newest).await {
                 Ok(()) => patience = Patience::default(),
                 Err(SweepError::Peer(PeerError::Upstream(fault))) => {
                     patience.wait(fault.into()).await?;
@@ -315,15 +317,15 @@ impl Auditor {
         &mut self,
         mut questions: Questions<'_>,
         suspects: Suspects,
-        words: &mut LastWords,
+        newest: &mut NewestOperations,
         summary: &mut Summary,
     ) -> anyhow::Result<()> {
         let mut again = Vec::new();
         let meter =
             Meter::identities(&format!("asking {}", summary.against), suspects.len() as u64);
-        for (asked, (did, doubts)) in (1..).zip(suspects) {
-            match questions.ask(did, &doubts, words.horizon(), summary).await? {
-                Some(found) if found.log.comparison.set_aside > 0 => again.push((did, doubts)),
+        for (asked, (did, suspicions)) in (1..).zip(suspects) {
+            match questions.ask(did, &suspicions, newest.horizon(), summary).await? {
+                Some(found) if found.log.comparison.set_aside > 0 => again.push((did, suspicions)),
                 Some(found) => meter.suspend(|| self.report_all(&found, summary))?,
                 None => {}
             }
@@ -335,9 +337,9 @@ impl Auditor {
         }
         // What was new then is old enough after this, unless one side is behind.
         sleep(GRACE).await;
-        *words = self.last_words(questions.peer).await?;
-        for (did, doubts) in again {
-            if let Some(found) = questions.ask(did, &doubts, words.horizon(), summary).await? {
+        *newest = self.newest(questions.peer).await?;
+        for (did, suspicions) in again {
+            if let Some(found) = questions.ask(did, &suspicions, newest.horizon(), summary).await? {
                 summary.set_aside += u64::from(found.log.comparison.set_aside > 0);
                 self.report_all(&found, summary)?;
             }
@@ -351,7 +353,7 @@ impl Auditor {
         &mut self,
         path: &Path,
         dids: Vec<Did>,
-        words: &mut LastWords,
+        newest: &mut NewestOperations,
         summary: &mut Summary,
     ) -> anyhow::Result<()> {
         let look_up = || look_up(path, &dids);
@@ -360,11 +362,11 @@ impl Auditor {
         if latest.is_none() {
             bail!("there is no entry of a log in it");
         }
-        words.theirs = latest;
+        newest.theirs = latest;
         for did in dids {
             let entries = lines.remove(&did).unwrap_or_default();
-            let told = Told::of_lines(did, &entries, &*self.checker.verifier);
-            let found = self.checker.compare(&told, words.horizon(), Depth::Log).await?;
+            let theirs = PeerLog::of_lines(did, &entries, &*self.checker.verifier);
+            let found = self.checker.compare(&theirs, newest.horizon(), Depth::Log).await?;
             summary.set_aside += u64::from(found.comparison.set_aside > 0);
             summary.identities += 1;
             self.report(&found, summary)?;
@@ -426,7 +428,7 @@ impl Auditor {
             let count = summary.too_new;
             writeln!(out, "  {count} operations set aside: newer than the other's last word")?;
         }
-        if let Some(LastWords { ours, theirs, .. }) = summary.last_words {
+        if let Some(NewestOperations { ours, theirs, .. }) = summary.last_words {
             let name = |at: Option<Timestamp>| at.map_or("not known".into(), |at| at.to_string());
             writeln!(out, "  last word: ours {}, theirs {}", name(ours), name(theirs))?;
         }
@@ -450,7 +452,7 @@ impl Auditor {
 struct Questions<'a> {
     checker: Checker,
     peer: &'a Peer,
-    export: Export,
+    export: SweptExport,
     /// Left without an answer since the last one that was answered.
     unanswered: u32,
 }
@@ -467,13 +469,13 @@ impl Questions<'_> {
     async fn ask(
         &mut self,
         did: Did,
-        doubts: &[Doubt],
+        suspicions: &[Suspicion],
         horizon: Timestamp,
         summary: &mut Summary,
     ) -> anyhow::Result<Option<Answered>> {
         let mut patience = Patience::default();
         let error = loop {
-            match self.ask_once(did, doubts, horizon).await {
+            match self.ask_once(did, suspicions, horizon).await {
                 Ok(found) => {
                     self.unanswered = 0;
                     return Ok(Some(found));
@@ -498,11 +500,11 @@ impl Questions<'_> {
     async fn ask_once(
         &self,
         did: Did,
-        doubts: &[Doubt],
+        suspicions: &[Suspicion],
         horizon: Timestamp,
     ) -> Result<Answered, CheckError> {
         let log = self.checker.check(self.peer, did, Depth::Everything, horizon).await?;
-        let export = self.export.check(&self.checker, &log, doubts, horizon).await?;
+        let export = self.export.check(&self.checker, &log, suspicions, horizon).await?;
         Ok(Answered { log, export })
     }
 }

@@ -4,10 +4,11 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use crate::audit::{History, Peer, Verdict};
+use crate::audit::{OperationVerdict, Peer};
 use crate::escape::printable;
-use crate::store::Store;
+use crate::store::{Store, StoredOperation};
 use anyhow::Context;
+use did_plc::history::{History, HistoryEntry, Judgement};
 use did_plc::{Did, Timestamp};
 
 use super::settings::without_password;
@@ -43,15 +44,17 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
         None => {
             let stored = Store::open_existing(&args.database.url).await?.history(&args.did).await?;
-            (History::of_stored(args.did, stored, &*verifier), without_password(&args.database.url))
+            let received = stored.iter().map(StoredOperation::as_received);
+            let history = History::verified(args.did, received, &*verifier);
+            (history, without_password(&args.database.url))
         }
     };
-    if history.steps.is_empty() && history.unreadable.is_empty() {
+    if history.is_empty() {
         eprintln!("{} is not in {place}", args.did);
         return Ok(ExitCode::from(1));
     }
     let mut out = io::stdout().lock();
-    for verdict in Verdict::all(&history) {
+    for verdict in OperationVerdict::all(&history) {
         if args.json {
             serde_json::to_writer(&mut out, &verdict)?;
             writeln!(out)?;
@@ -70,8 +73,8 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 /// One operation: a line with its time, and below it what is to be said of it.
-fn print(verdict: &Verdict, out: &mut impl Write) -> io::Result<()> {
-    let Verdict { cid, created_at, changes, .. } = verdict;
+fn print(verdict: &OperationVerdict, out: &mut impl Write) -> io::Result<()> {
+    let OperationVerdict { cid, created_at, changes, .. } = verdict;
     let sequence = verdict.sequence.map_or(String::new(), |number| format!("  number {number}"));
     writeln!(out, "{created_at}  {cid}{sequence}")?;
     for change in changes {
@@ -102,17 +105,19 @@ fn print(verdict: &Verdict, out: &mut impl Write) -> io::Result<()> {
 }
 
 fn print_end(history: &History, out: &mut impl Write) -> io::Result<()> {
-    let nullified = history.steps.iter().filter(|step| step.nullified_by.is_some()).count();
-    let refused = history.steps.iter().filter(|step| step.verdict.is_err()).count()
-        + history.unreadable.len();
+    let count = |is: fn(&HistoryEntry) -> bool| history.entries.iter().filter(|of| is(of)).count();
+    let nullified = count(|entry| entry.nullified_by.is_some());
+    let refused = count(|entry| entry.refusal().is_some()) + history.unreadable.len();
+    let repeated = count(|entry| entry.judgement == Judgement::Repeated);
     let of_these =
         |count, what| if count > 0 { format!(", {count} {what}") } else { String::new() };
     writeln!(
         out,
-        "{}: {} operations{}{}",
+        "{}: {} operations{}{}{}",
         history.did,
-        history.steps.len() + history.unreadable.len(),
+        history.entries.len() + history.unreadable.len(),
         of_these(nullified, "nullified"),
+        of_these(repeated, "there before"),
         of_these(refused, "REFUSED"),
     )
 }

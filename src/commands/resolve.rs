@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use crate::store::Store;
-use did_plc::operation::Kind;
+use did_plc::operation::OperationKind;
 use did_plc::{Did, Operation, document};
 
 use super::settings::without_password;
@@ -31,7 +31,7 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
         eprintln!("{} is not in {}", args.did, without_password(&args.database.url));
         return Ok(ExitCode::from(1));
     };
-    if Operation::read(&head.signed)?.kind() == Kind::Tombstone {
+    if Operation::read(&head.signed)?.kind() == OperationKind::Tombstone {
         eprintln!("{} was ended by a tombstone at {}", args.did, head.created_at);
         return Ok(ExitCode::from(1));
     }

@@ -36,4 +36,3 @@ pub use claims_index::keep as keep_claims_index;
 pub use error::FollowError;
 pub use follower::Follower;
 pub use import::{Import, ImportError, Imported};
-pub use step_back::UPSTREAM_REWOUND;

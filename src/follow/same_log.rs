@@ -8,6 +8,7 @@ use crate::live::{Mode, Status};
 use crate::store::{Lease, Source, Store, StoredOperation};
 use crate::upstream::{Backoff, ExportClient, Priority, UpstreamFault};
 use bytes::Bytes;
+use did_plc::Refusal;
 use did_plc::entry::{Received, Undecodable};
 
 /// (Sequence number, CID) pairs that must agree when another upstream is to be followed.
@@ -97,7 +98,7 @@ impl SameLog<'_> {
         let line = line.ok_or(UpstreamFault::FutureCursor)?;
         match Received::decode(&line) {
             // What was cut on its way says nothing about the log.
-            Err(Undecodable::NotJson(_)) => {
+            Err(Undecodable { refusal: Refusal::NotJson { .. }, .. }) => {
                 Err(UpstreamFault::Truncated { reason: "its only line is not JSON".to_owned() })
             }
             _ => Ok(line),

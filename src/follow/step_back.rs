@@ -6,12 +6,11 @@
 use std::time::SystemTime;
 
 use crate::judge::Position;
-use crate::store::{Commit, NewDivergence, Store, StoreError, StoredOperation, audit_log};
+use crate::store::{
+    Commit, DivergenceKind, NewDivergence, Store, StoreError, StoredOperation, audit_log,
+};
 use crate::upstream::{ExportClient, Priority, UpstreamFault};
 use did_plc::Timestamp;
-
-/// Name of the record.
-pub const UPSTREAM_REWOUND: &str = "upstream-rewound";
 
 /// Why the place could not be found (yet).
 #[derive(Debug, thiserror::Error)]
@@ -126,7 +125,7 @@ async fn record(
     Ok(NewDivergence {
         source: upstream.base().to_owned(),
         did: lost.did.to_string(),
-        kind: UPSTREAM_REWOUND.to_owned(),
+        kind: DivergenceKind::UpstreamRewound.name().to_owned(),
         subject: format!("{number} {}", shared.cid()),
         ours: Some(audit_log(&store.history(&lost.did).await?)),
         theirs: theirs.and_then(|line| String::from_utf8(line.to_vec()).ok()),

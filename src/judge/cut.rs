@@ -142,7 +142,8 @@ mod tests {
             created_at: Timestamp::from_millis(0),
             sequence: number,
             nullified: None,
-            signed: Vec::new(),
+            received_at: None,
+            signed: bytes::Bytes::new(),
         })
     }
 

@@ -4,8 +4,8 @@
 use bytes::Bytes;
 use rayon::prelude::*;
 
-use super::records::{NOT_JSON, UNKNOWN_TYPE};
 use crate::blocking;
+use did_plc::Refusal;
 use did_plc::entry::{Received, Undecodable};
 
 /// Lines that one thread decodes in a row: some tens of microseconds, so that handing out work
@@ -79,7 +79,10 @@ impl Decoded {
 
     /// The first line that is not JSON.
     pub fn first_damaged(&self) -> Option<usize> {
-        self.entries.iter().position(|entry| matches!(entry, Err(Undecodable::NotJson(_))))
+        let is_damaged = |entry: &Result<Received, Undecodable>| {
+            matches!(entry, Err(Undecodable { refusal: Refusal::NotJson { .. }, .. }))
+        };
+        self.entries.iter().position(is_damaged)
     }
 
     /// Forgets all lines from this one on.
@@ -120,15 +123,11 @@ impl Position {
     fn of_entry(entry: &Result<Received, Undecodable>) -> Option<Position> {
         let sequence = stated_number(entry).filter(|&number| number > 0)?;
         let cid = match entry {
-            Ok(received) => {
-                Some(received.stated_cid.clone().unwrap_or_else(|| received.cid.to_string()))
-            }
-            Err(Undecodable::UnknownType { cid, .. } | Undecodable::Refused { cid, .. }) => {
-                Some(cid.clone()).filter(|cid| !cid.is_empty())
-            }
-            Err(Undecodable::NotJson(_)) => None,
+            Ok(received) => received.stated_cid.clone().unwrap_or_else(|| received.cid.to_string()),
+            Err(undecodable) => undecodable.cid.clone(),
         };
-        Some(Position { sequence, cid: cid.filter(|cid| cid.len() <= MAX_CID) })
+        let cid = Some(cid).filter(|cid| !cid.is_empty() && cid.len() <= MAX_CID);
+        Some(Position { sequence, cid })
     }
 }
 
@@ -136,10 +135,7 @@ impl Position {
 fn stated_number(entry: &Result<Received, Undecodable>) -> Option<i64> {
     match entry {
         Ok(received) => received.sequence,
-        Err(Undecodable::UnknownType { sequence, .. } | Undecodable::Refused { sequence, .. }) => {
-            *sequence
-        }
-        Err(Undecodable::NotJson(_)) => None,
+        Err(undecodable) => undecodable.sequence,
     }
 }
 
@@ -149,46 +145,6 @@ fn cursor_after(before: i64, numbers: impl Iterator<Item = i64>) -> i64 {
     let (last, highest) =
         numbers.fold((before, before), |(_, highest), number| (number, highest.max(number)));
     if last > before { last } else { highest }
-}
-
-/// A line that is refused before there is anything to be judged, in the words of its record.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unjudged {
-    /// The DID as stated; empty when none was.
-    pub did: String,
-    /// The CID as stated; empty when none was.
-    pub cid: String,
-    /// The sequence number as stated.
-    pub sequence: Option<i64>,
-    /// The name of the refusal.
-    pub kind: &'static str,
-    /// What was expected.
-    pub expected: String,
-}
-
-impl From<Undecodable> for Unjudged {
-    fn from(undecodable: Undecodable) -> Unjudged {
-        match undecodable {
-            Undecodable::NotJson(reason) => Unjudged {
-                did: String::new(),
-                cid: String::new(),
-                sequence: None,
-                kind: NOT_JSON,
-                expected: format!("expected a JSON object: {reason}"),
-            },
-            Undecodable::UnknownType { kind, sequence, .. } => Unjudged {
-                did: String::new(),
-                cid: String::new(),
-                sequence,
-                kind: UNKNOWN_TYPE,
-                expected: format!("expected the type `sequenced_op`, not `{kind}`"),
-            },
-            Undecodable::Refused { did, cid, sequence, refusal } => {
-                let (kind, expected) = (refusal.kind(), refusal.to_string());
-                Unjudged { did, cid, sequence, kind, expected }
-            }
-        }
-    }
 }
 
 #[cfg(test)]

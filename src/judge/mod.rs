@@ -15,15 +15,13 @@ mod chains;
 mod cut;
 mod decode;
 mod outcome;
-mod records;
 mod spill;
 mod verdict;
 
 pub use batch::BatchJudge;
 pub use chains::ChainCache;
 pub use cut::{Lines, NotJson, Part, Parts};
-pub use decode::{Decoded, Position, Unjudged, decode};
+pub use decode::{Decoded, Position, decode};
 pub use outcome::Prepared;
-pub use records::{BACKDATED, RESTATED};
 pub use spill::{SpillError, SpillingChains};
-pub use verdict::{Candidate, Group, Judged, LineRef, Restated, Verdict, group, judge};
+pub use verdict::{Candidate, Group, Judged, LineRef, group, judge};

@@ -4,11 +4,11 @@ use ahash::{AHashMap, AHashSet};
 use bytes::Bytes;
 
 use super::cut::Part;
-use super::decode::Unjudged;
-use super::records::BACKDATED;
-use super::verdict::{Candidate, Group, Judged, LineRef, Restated, Verdict};
-use crate::store::{Commit, NewDivergence, NewRefusal, Rejudged, StoredOperation};
-use did_plc::{Did, Refusal, Timestamp};
+use super::verdict::{Candidate, Group, Judged, LineRef};
+use crate::store::{Commit, DivergenceKind, NewDivergence, NewRefusal, Rejudged, StoredOperation};
+use did_plc::chain::Restated;
+use did_plc::entry::Undecodable;
+use did_plc::{Did, Refusal, Timestamp, Verdict};
 
 /// A batch that only has to be written.
 #[derive(Debug)]
@@ -101,20 +101,20 @@ impl Assembly {
         for (index, entry) in entries.into_iter().enumerate() {
             match entry {
                 Ok(received) => candidates.push(Candidate::new(index, received)),
-                Err(undecodable) => assembly.keep_unjudged(index, undecodable.into()),
+                Err(undecodable) => assembly.keep_undecodable(index, undecodable),
             }
         }
         (assembly, candidates)
     }
 
-    fn keep_unjudged(&mut self, index: usize, unjudged: Unjudged) {
-        let Unjudged { did, sequence, kind, expected, .. } = unjudged;
+    fn keep_undecodable(&mut self, index: usize, undecodable: Undecodable) {
+        let Undecodable { did, sequence, refusal, .. } = undecodable;
         self.commit.refusals.push(NewRefusal {
             did,
             sequence,
             cid: None,
-            kind: kind.to_owned(),
-            detail: expected,
+            kind: refusal.kind().to_owned(),
+            detail: refusal.to_string(),
             awaits: None,
             line: kept_copy(&self.lines[index]),
         });
@@ -146,7 +146,7 @@ impl Assembly {
             did: received.did,
             created_at: received.created_at,
             sequence: received.sequence,
-            signed: Bytes::from(received.signed),
+            signed: received.signed,
             signer,
             nullified_by: link.and_then(|link| link.nullified_by),
             received_at: self.received_at,
@@ -161,7 +161,7 @@ impl Assembly {
         let is_old = |before| candidate.received.created_at < before;
         let is_new_line = matches!(candidate.line, LineRef::New(_));
         if is_new_line && self.backdated_before.is_some_and(is_old) {
-            self.diverge(BACKDATED, candidate);
+            self.diverge(DivergenceKind::Backdated, candidate);
         }
     }
 
@@ -178,7 +178,7 @@ impl Assembly {
         let Some(held) = held else { return };
         // What a line says of a number that another operation has stays refused, whether it has just
         // come or was kept earlier.
-        match (restated.numbered, candidate.number_held_by, candidate.line) {
+        match (restated.numbered, restated.number_held_by, candidate.line) {
             (Some(sequence), Some(holder), _) => {
                 self.refuse(&candidate, &Refusal::SequenceConflict { sequence, holder });
             }
@@ -190,14 +190,14 @@ impl Assembly {
                 }
             }
         }
-        for kind in restated.kinds() {
+        for kind in DivergenceKind::of_restated(&restated) {
             self.diverge(kind, &candidate);
         }
     }
 
     /// Records that the line of a candidate does not agree with what is held. Our side of a record is the
     /// identity's whole log, which is added at the end.
-    fn diverge(&mut self, kind: &str, candidate: &Candidate) {
+    fn diverge(&mut self, kind: DivergenceKind, candidate: &Candidate) {
         let theirs = match candidate.line {
             LineRef::New(index) => String::from_utf8(self.lines[index].to_vec()).ok(),
             LineRef::Kept(_) => None,
@@ -205,7 +205,7 @@ impl Assembly {
         self.commit.divergences.push(NewDivergence {
             source: self.upstream.clone(),
             did: candidate.received.did.to_string(),
-            kind: kind.to_owned(),
+            kind: kind.name().to_owned(),
             subject: candidate.received.cid.to_string(),
             ours: None,
             theirs,
@@ -283,11 +283,16 @@ mod tests {
                     created_at,
                     sequence: Some(3),
                     nullified: None,
-                    signed: Vec::new(),
+                    received_at: None,
+                    signed: Bytes::new(),
                 },
                 number_held_by,
             },
-            verdict: Verdict::Known(Restated { numbered: Some(3), ..Restated::default() }),
+            verdict: Verdict::Known(Restated {
+                numbered: Some(3),
+                number_held_by,
+                ..Restated::default()
+            }),
         };
         let commit = |number_held_by| {
             let part = Part {

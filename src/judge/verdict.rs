@@ -6,48 +6,9 @@ use std::collections::hash_map::Entry as MapEntry;
 use ahash::AHashMap;
 use rayon::prelude::*;
 
-use super::records::RESTATED;
-use did_plc::chain::Proposed;
 use did_plc::entry::Received;
 use did_plc::signature::Verifier;
-use did_plc::{Acceptance, Chain, Cid, Did, Operation, Refusal, Timestamp};
-
-/// What is decided about one received operation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
-    /// It is the next of its chain.
-    Accepted(Acceptance),
-    /// It is in its chain already; what was stated otherwise this time.
-    Known(Restated),
-    /// It is refused.
-    Refused(Refusal),
-}
-
-/// How a second statement of an operation differs from the first.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Restated {
-    /// The CID that was stated, when it is not that of the operation.
-    pub cid: Option<String>,
-    /// The `createdAt` that is held, when another was stated.
-    pub created_at: Option<Timestamp>,
-    /// The sequence number that is held, when another was stated.
-    pub sequence: Option<i64>,
-    /// The operation had no sequence number, and this is it.
-    pub numbered: Option<i64>,
-}
-
-impl Restated {
-    /// True when nothing was stated differently.
-    pub fn agrees(&self) -> bool {
-        self.kinds().next().is_none()
-    }
-
-    /// The names of what was stated differently.
-    pub fn kinds(&self) -> impl Iterator<Item = &'static str> + use<> {
-        let differs = [self.cid.is_some(), self.created_at.is_some(), self.sequence.is_some()];
-        RESTATED.into_iter().zip(differs).filter_map(|(kind, differs)| differs.then_some(kind))
-    }
-}
+use did_plc::{Chain, Cid, Did, Operation, Verdict};
 
 /// The operations of one identity in a batch, and its chain before them.
 #[derive(Debug, Default)]
@@ -192,101 +153,53 @@ impl Group {
     /// kept from an earlier one.
     fn judge(&mut self, verifier: &dyn Verifier, numbers: &mut ContestedNumbers) -> Vec<Judged> {
         let mut judged = Vec::with_capacity(self.candidates.len());
-        let (mut waiting, arriving): (Vec<_>, Vec<_>) = std::mem::take(&mut self.candidates)
+        let (kept, arriving): (Vec<_>, Vec<_>) = std::mem::take(&mut self.candidates)
             .into_iter()
             .partition(|candidate| candidate.is_kept());
+        // Each with the operation that it waits for.
+        let mut waiting: Vec<(Cid, Candidate)> =
+            kept.into_iter().filter_map(|kept| Some((prev(&kept.received)?, kept))).collect();
         for candidate in arriving {
             let mut next = Some(candidate);
-            while let Some(mut candidate) = next.take() {
-                let verdict = self.judge_one(&mut candidate, verifier, numbers);
-                match &verdict {
-                    Verdict::Refused(refusal) if refusal.awaits().is_some() => {
-                        waiting.push(candidate);
-                        break;
-                    }
-                    _ => judged.push(Judged { candidate, verdict }),
+            while let Some(candidate) = next.take() {
+                let verdict = self.take(&candidate, verifier, numbers);
+                let awaited = match &verdict {
+                    Verdict::Refused(refusal) => refusal.awaits(),
+                    _ => None,
+                };
+                if let Some(awaited) = awaited {
+                    waiting.push((awaited, candidate));
+                    break;
                 }
+                judged.push(Judged { candidate, verdict });
                 // Whatever waited for something that is in the chain now is judged again.
-                let freed = waiting.iter().position(|waiting| self.is_awaited_here(waiting));
-                next = freed.map(|at| waiting.remove(at));
+                let freed = waiting.iter().position(|(prev, _)| self.chain.find(prev).is_some());
+                next = freed.map(|at| waiting.remove(at).1);
             }
         }
         // What still waits has been judged for the last time here. A kept one that nothing freed
         // stays as it is on record.
-        let left = waiting.into_iter().filter(|left| !left.is_kept());
-        for mut candidate in left {
-            let verdict = self.judge_one(&mut candidate, verifier, numbers);
+        let left = waiting.into_iter().map(|(_, left)| left);
+        for candidate in left.filter(|left| !left.is_kept()) {
+            let verdict = self.take(&candidate, verifier, numbers);
             judged.push(Judged { candidate, verdict });
         }
         judged
     }
 
-    fn is_awaited_here(&self, waiting: &Candidate) -> bool {
-        let prev = Operation::read(&waiting.received.signed)
-            .ok()
-            .and_then(|operation| operation.prev().and_then(|prev| prev.parse::<Cid>().ok()));
-        prev.is_some_and(|prev| self.chain.find(&prev).is_some())
-    }
-
-    fn judge_one(
-        &mut self,
-        candidate: &mut Candidate,
-        verifier: &dyn Verifier,
-        numbers: &mut ContestedNumbers,
-    ) -> Verdict {
-        let received = &candidate.received;
-        if let Some(restated) = self.restated(received) {
-            if let Some(number) = restated.numbered {
-                let holder = candidate.number_held_by.or_else(|| numbers.claim(received));
-                if holder.is_none() {
-                    self.chain.number(&received.cid, number);
-                }
-                candidate.number_held_by = holder;
-            }
-            return Verdict::Known(restated);
-        }
-        match self.judge_new(candidate, verifier, numbers) {
-            Ok(acceptance) => Verdict::Accepted(acceptance),
-            Err(refusal) => Verdict::Refused(refusal),
-        }
-    }
-
-    /// What differs from what is held, if the operation is.
-    fn restated(&self, received: &Received) -> Option<Restated> {
-        let held = self.chain.find(&received.cid)?;
-        Some(Restated {
-            cid: received.stated_cid.clone(),
-            created_at: (held.created_at != received.created_at).then_some(held.created_at),
-            sequence: held.sequence.filter(|held| received.sequence.is_some_and(|n| n != *held)),
-            numbered: received.sequence.filter(|_| held.sequence.is_none()),
-        })
-    }
-
-    fn judge_new(
+    fn take(
         &mut self,
         candidate: &Candidate,
         verifier: &dyn Verifier,
         numbers: &mut ContestedNumbers,
-    ) -> Result<Acceptance, Refusal> {
+    ) -> Verdict {
         let received = &candidate.received;
-        if let Some(stated) = &received.stated_cid {
-            return Err(Refusal::CidMismatch { stated: stated.clone(), computed: received.cid });
-        }
-        let operation = Operation::read(&received.signed)
-            .map_err(|error| Refusal::Malformed { reason: error.to_string() })?;
-        let proposed = Proposed {
-            did: received.did,
-            cid: received.cid,
-            created_at: received.created_at,
-            sequence: received.sequence,
-            operation,
-        };
-        let acceptance = self.chain.judge(&proposed, verifier)?;
-        let holder = candidate.number_held_by.or_else(|| numbers.claim(received));
-        if let (Some(holder), Some(sequence)) = (holder, received.sequence) {
-            return Err(Refusal::SequenceConflict { sequence, holder });
-        }
-        self.chain.append(&proposed, &acceptance);
-        Ok(acceptance)
+        let holder = || candidate.number_held_by.or_else(|| numbers.claim(received));
+        self.chain.take(received, verifier, holder)
     }
+}
+
+/// The operation that `prev` names.
+fn prev(received: &Received) -> Option<Cid> {
+    Operation::read(&received.signed).ok()?.prev()?.parse().ok()
 }

@@ -3,6 +3,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use axum::body::Body;
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use crate::live::Status;
@@ -90,13 +91,19 @@ pub fn value(text: &[u8]) -> HeaderValue {
     HeaderValue::from_bytes(text).unwrap_or(const { HeaderValue::from_static("") })
 }
 
+/// The same without a copy.
+pub fn owned_value(text: Vec<u8>) -> HeaderValue {
+    HeaderValue::from_maybe_shared(Bytes::from(text))
+        .unwrap_or(const { HeaderValue::from_static("") })
+}
+
 fn http_date(time: Timestamp) -> Option<HeaderValue> {
     let millis = time.millis();
     if !(0..LAST_HTTP_DATE).contains(&millis) {
         return None;
     }
     let date = UNIX_EPOCH + Duration::from_millis(millis.unsigned_abs());
-    Some(value(httpdate::fmt_http_date(date).as_bytes()))
+    Some(owned_value(httpdate::fmt_http_date(date).into_bytes()))
 }
 
 /// How fresh an answer is, to be taken before the store is read: the answer then has everything

@@ -31,7 +31,7 @@ pub fn layer() -> CompressionLayer<SizeAbove> {
 /// Compresses a body to its end, so that its length is known.
 pub async fn gather(answer: Response<CompressionBody<Body>>) -> Result<Response, Infallible> {
     if !answer.headers().contains_key(header::CONTENT_ENCODING) {
-        return Ok(answer.map(Body::new));
+        return Ok(answer.map(CompressionBody::into_inner));
     }
     let (parts, body) = answer.into_parts();
     let compressed = if body.get_ref().size_hint().lower() < LARGE {

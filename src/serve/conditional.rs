@@ -67,7 +67,7 @@ pub fn etag(name: &[u8], cid: &Cid, numbers: &[usize]) -> HeaderValue {
         tag.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
     }
     tag.push(b'"');
-    answer::value(&tag)
+    answer::owned_value(tag)
 }
 
 #[cfg(test)]

@@ -101,8 +101,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-/// One connection. Clones share all of it.
-#[derive(Clone)]
+/// One connection.
 struct Connection {
     /// Whom it is with.
     peer: IpAddr,
@@ -118,8 +117,9 @@ impl Connection {
     async fn serve(self, stream: TcpStream, server: Arc<Server>) {
         prepare(&stream);
         let head = server.state.settings.limits.head_bytes.max(MIN_HEAD);
+        let this = Arc::new(self);
         let service = service_fn(move |request| {
-            let connection = self.clone();
+            let connection = Arc::clone(&this);
             async move { Ok::<_, Infallible>(connection.answer(request).await) }
         });
         let connection = http1::Builder::new()
@@ -142,9 +142,9 @@ impl Connection {
     }
 
     /// Answers one request. A body that came with it is not read.
-    async fn answer(mut self, mut request: Request<Incoming>) -> Answer {
+    async fn answer(&self, mut request: Request<Incoming>) -> Answer {
         request.extensions_mut().insert(ConnectInfo(self.peer));
-        let Ok(mut answer) = self.router.call(request.map(Body::new)).await;
+        let Ok(mut answer) = self.router.clone().call(request.map(Body::new)).await;
         // The router states the length of the empty body, where the length of the body that was
         // left out is meant.
         if answer.status() == StatusCode::NOT_MODIFIED {

@@ -4,7 +4,7 @@ use axum::response::IntoResponse;
 use did_plc::Did;
 use did_plc::document::{write_data, write_document, write_plain_document};
 use did_plc::json::write_operation;
-use did_plc::operation::{Kind, Malformed, Operation};
+use did_plc::operation::{Malformed, Operation, OperationKind};
 use http::{HeaderMap, HeaderValue, header};
 
 use crate::store::StoredOperation;
@@ -132,7 +132,7 @@ fn show_head(
     view: View,
 ) -> Result<Answer, ServeError> {
     let damaged = |reason: Malformed| ServeError::damaged(&head.did, &reason);
-    let ended = Operation::read(&head.signed).map_err(damaged)?.kind() == Kind::Tombstone;
+    let ended = Operation::read(&head.signed).map_err(damaged)?.kind() == OperationKind::Tombstone;
     if ended && view != View::Last {
         return Err(ServeError::NotAvailable(head.did));
     }

@@ -6,14 +6,18 @@ use std::time::{Duration, Instant};
 
 use axum::error_handling::HandleErrorLayer;
 use axum::extract::{MatchedPath, Request, State};
-use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::{BoxError, Router};
-use http::{Method, StatusCode, Uri, header};
+use http::header::{
+    ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ALLOW,
+};
+use http::{Method, StatusCode, Uri};
 use tower::ServiceBuilder;
 use tower::timeout::TimeoutLayer;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{self, CorsLayer};
+use tower_http::set_header::SetResponseHeaderLayer;
 use tower_http::trace::TraceLayer;
 use tracing::{Span, debug, debug_span, field};
 
@@ -45,26 +49,27 @@ pub fn apply_middleware(routes: Router<Arc<Server>>, server: &Arc<Server>) -> Ro
                 .on_eos(())
                 .on_failure(()),
         )
-        // Around all that can answer, so that refusals and panics are counted too.
-        .layer(from_fn(count))
-        // Around all that makes bodies. On its way to the client a body is compressed, and then whole
-        // in memory again: its length is stated, and what clients do not take can be counted.
+        // Around all that can answer: a site may read a refusal too. (`CorsLayer` would answer a
+        // preflight before it is counted.)
+        .layer(SetResponseHeaderLayer::overriding(ACCESS_CONTROL_ALLOW_ORIGIN, answer::ANY))
+        .layer(SetResponseHeaderLayer::overriding(ACCESS_CONTROL_EXPOSE_HEADERS, answer::ANY))
+        // Before any work is done for a request. What is refused here is counted as well.
+        .layer(from_fn_with_state(Arc::clone(server), admit_and_count))
+        // Around all that makes bodies. A compressed body is put together again at once: its length
+        // is stated, and what clients do not take of it can be counted.
         .and_then(compression::gather)
         .layer(compression::layer())
-        // Around all that refuses: a site may read a refusal. A preflight ends here.
+        // Preflights end here, having been counted.
         .map_response(complete_preflight)
         .layer(
             CorsLayer::new()
-                .allow_origin(cors::Any)
-                .expose_headers(cors::Any)
                 .allow_methods([Method::GET, Method::HEAD, Method::OPTIONS])
                 .allow_headers(cors::Any)
                 .max_age(PREFLIGHT_AGE)
                 .vary([]),
         )
-        // Before any work is done for a request.
-        .layer(from_fn_with_state(Arc::clone(server), admit))
         // Around the work alone: the answer to a panic is treated like any other.
+        .map_response(IntoResponse::into_response)
         .layer(CatchPanicLayer::custom(panicked))
         // Last, so that only the work is timed.
         .layer(HandleErrorLayer::new(
@@ -111,31 +116,30 @@ fn counted_as<'a>(matched: Option<&'a MatchedPath>, answer: &Answer) -> &'a str 
 
 static REQUESTS: LazyLock<RequestCounts> = LazyLock::new(RequestCounts::default);
 
-async fn count(matched: Option<MatchedPath>, request: Request, next: Next) -> Response {
+/// Refuses what is more or longer than a client may ask, and counts what was answered.
+async fn admit_and_count(
+    State(server): State<Arc<Server>>,
+    request: Request,
+    next: Next,
+) -> Response {
     let began = Instant::now();
-    let answer = next.run(request).await;
-    REQUESTS.count(counted_as(matched.as_ref(), &answer), answer.status(), began.elapsed());
-    answer
-}
-
-/// Refuses what is more or longer than a client may ask.
-async fn admit(State(server): State<Arc<Server>>, request: Request, next: Next) -> Response {
-    let limits = &server.state.settings.limits;
-    let allowance = match name(request.extensions().get()) {
+    let matched = request.extensions().get::<MatchedPath>().cloned();
+    let allowance = match name(matched.as_ref()) {
         // Who watches the server is not to be kept from it.
         "/_health" | "/_ready" => None,
-        _ => server.limiter.request(
-            client_address(&server, request.extensions(), request.headers()),
-            Instant::now(),
-        ),
+        _ => {
+            let client = client_address(&server, request.extensions(), request.headers());
+            server.limiter.request(client, began)
+        }
     };
-    let mut answer = match over_limit(limits, allowance, request.uri()) {
+    let mut answer = match over_limit(&server.state.settings.limits, allowance, request.uri()) {
         Some(refused) => refused.into_response(),
         None => next.run(request).await,
     };
     if let Some(allowance) = allowance {
         allowance.state(answer.headers_mut());
     }
+    REQUESTS.count(counted_as(matched.as_ref(), &answer), answer.status(), began.elapsed());
     answer
 }
 
@@ -149,13 +153,12 @@ fn over_limit(limits: &Limits, allowance: Option<Allowance>, uri: &Uri) -> Optio
 
 /// The answer to `OPTIONS` has no body and says what may be done to any client, not only to
 /// a browser.
-fn complete_preflight<B>(mut answer: Response<B>) -> Response<B> {
-    if answer.headers().contains_key(header::ACCESS_CONTROL_ALLOW_METHODS) {
+fn complete_preflight(mut answer: Response) -> Response {
+    if answer.headers().contains_key(ACCESS_CONTROL_ALLOW_METHODS) {
         *answer.status_mut() = StatusCode::NO_CONTENT;
         let headers = answer.headers_mut();
-        headers.insert(header::ALLOW, answer::METHODS);
-        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, answer::METHODS);
-        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, answer::ANY);
+        headers.insert(ALLOW, answer::METHODS);
+        headers.insert(ACCESS_CONTROL_ALLOW_METHODS, answer::METHODS);
     }
     answer
 }

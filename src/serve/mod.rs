@@ -57,8 +57,8 @@ pub async fn run(listener: TcpListener, state: ServeState, shutdown: Cancellatio
         let server = Arc::clone(&server);
         async move {
             let Server { state, samples, shutdown, .. } = &*server;
-            let ServeState { store, status, verifier, .. } = state;
-            Sampling { samples, store, status, verifier: &**verifier, shutdown }.run().await;
+            let ServeState { store, status, .. } = state;
+            Sampling { samples, store, status, shutdown }.run().await;
         }
     });
     let router = router::router(&server);

@@ -19,11 +19,11 @@ use lru::LruCache;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
-use crate::audit::History;
 use crate::store::{Store, StoredOperation};
 use crate::upstream::ExportClient;
+use did_plc::history::{History, HistoryEntry};
 use did_plc::signature::Verifier;
-use did_plc::{Cid, Did, Timestamp};
+use did_plc::{Did, Timestamp};
 
 use crate::blocking;
 use crate::metrics;
@@ -258,18 +258,17 @@ fn operations(history: &History) -> Option<Vec<StoredOperation>> {
     if !history.is_clean() {
         return None;
     }
-    let time_of = |cid: &Cid| history.find(cid).map(|step| step.stated.created_at);
-    let stored = |step: &crate::audit::Step| {
-        let acceptance = step.verdict.as_ref().ok()?;
+    let created_at = |index: usize| history.entries[index].received.created_at;
+    let stored = |entry: &HistoryEntry| {
         Some(StoredOperation {
             did: history.did,
-            created_at: step.stated.created_at,
+            created_at: entry.received.created_at,
             sequence: None,
-            signed: step.stated.signed.clone(),
-            signer: acceptance.signer,
-            nullified_by: step.nullified_by.as_ref().and_then(time_of),
+            signed: entry.received.signed.clone(),
+            signer: entry.signer()?,
+            nullified_by: entry.nullified_by.map(created_at),
             received_at: Timestamp::from_millis(0),
         })
     };
-    history.steps.iter().map(stored).collect()
+    history.entries.iter().map(stored).collect()
 }

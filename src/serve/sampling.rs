@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use did_plc::signature::Verifier;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -70,8 +69,6 @@ pub struct Sampling<'a> {
     pub store: &'a Store,
     /// How far the follower is.
     pub status: &'a Status,
-    /// Who checks signatures.
-    pub verifier: &'a dyn Verifier,
     /// When it is to end.
     pub shutdown: &'a CancellationToken,
 }
@@ -86,7 +83,6 @@ impl Sampling<'_> {
         while self.shutdown.run_until_cancelled(intervals.tick()).await.is_some() {
             self.status.state_metrics(now());
             self.store.load().state_metrics();
-            metrics::keys(self.verifier.lookups());
             let is_minute = count.is_multiple_of(SAMPLES_A_MINUTE);
             if is_minute {
                 self.samples.add_minute(self.status.sequence());

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use http::HeaderMap;
 use serde::Serialize;
 
-use crate::audit::{History, Verdict};
+use crate::audit::OperationVerdict;
 use crate::blocking;
 use crate::store::StoredOperation;
-use did_plc::{Did, Timestamp};
+use did_plc::{Did, History, Timestamp};
 
 use super::answer::{self, Answer};
 use super::conditional::{Representation, client_has, etag};
@@ -20,7 +20,7 @@ use super::state::Server;
 #[derive(Serialize)]
 struct Verdicts {
     did: String,
-    verdicts: Vec<Verdict>,
+    verdicts: Vec<OperationVerdict>,
 }
 
 /// None when there is no history. Every signature is checked again for it.
@@ -52,10 +52,12 @@ async fn body(server: &Server, did: Did, history: Vec<StoredOperation>) -> Vec<u
     let verifier = Arc::clone(&server.state.verifier);
     let judged = move || {
         let _place = place;
-        let verdicts = Verdict::all(&History::of_stored(did, history, &*verifier));
+        let received = history.iter().map(StoredOperation::as_received);
+        let verdicts = OperationVerdict::all(&History::verified(did, received, &*verifier));
         let body = Verdicts { did: did.to_string(), verdicts };
         // No map in it has keys that are not strings, the only way to fail.
         serde_json::to_vec(&body).unwrap_or_default()
     };
+    // A panic of the rules is not this server's end; the connection's guard answers 500.
     blocking::run("judging a history", judged).await
 }

@@ -1,6 +1,109 @@
 //! Records of where somebody says otherwise than what we hold.
 
+use std::fmt;
+
 use did_plc::Timestamp;
+use did_plc::chain::Restated;
+
+/// What a recorded difference is about: the one list of their names, which are stored and served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DivergenceKind {
+    /// An operation came by the stream with a `createdAt` that is well before it was received, or
+    /// before others that were received earlier. It is accepted all the same.
+    Backdated,
+    /// An operation came again under another CID.
+    RestatedCid,
+    /// An operation came again with another `createdAt`.
+    RestatedCreatedAt,
+    /// An operation came again with another sequence number.
+    RestatedSequence,
+    /// The upstream's log ends before what was read from it, or goes on differently from there: it
+    /// was restored from a backup, or has rewritten its log.
+    UpstreamRewound,
+    /// We hold an operation that their log lacks.
+    MissingThere,
+    /// Their log has a valid operation that we lack.
+    MissingHere,
+    /// Under a CID that we hold their log has another operation.
+    OtherBytes,
+    /// The same operation has another `createdAt` there.
+    OtherCreatedAt,
+    /// The same operation has another sequence number there.
+    OtherSequence,
+    /// The same operation is nullified on one side only.
+    OtherNullifiedFlag,
+    /// The same operations stand in another order there.
+    OtherOrder,
+    /// The operation that they say is the newest is not the one that their log leads to.
+    OtherHead,
+    /// Their document is not the one that their log leads to.
+    OtherDocument,
+    /// Their log has an operation that the rules refuse.
+    DoesNotVerify,
+}
+
+impl DivergenceKind {
+    /// All of them.
+    pub const ALL: [DivergenceKind; 15] = [
+        DivergenceKind::Backdated,
+        DivergenceKind::RestatedCid,
+        DivergenceKind::RestatedCreatedAt,
+        DivergenceKind::RestatedSequence,
+        DivergenceKind::UpstreamRewound,
+        DivergenceKind::MissingThere,
+        DivergenceKind::MissingHere,
+        DivergenceKind::OtherBytes,
+        DivergenceKind::OtherCreatedAt,
+        DivergenceKind::OtherSequence,
+        DivergenceKind::OtherNullifiedFlag,
+        DivergenceKind::OtherOrder,
+        DivergenceKind::OtherHead,
+        DivergenceKind::OtherDocument,
+        DivergenceKind::DoesNotVerify,
+    ];
+
+    /// The name, as it is stored and served.
+    pub const fn name(self) -> &'static str {
+        match self {
+            DivergenceKind::Backdated => "backdated",
+            DivergenceKind::RestatedCid => "restated-cid",
+            DivergenceKind::RestatedCreatedAt => "restated-created-at",
+            DivergenceKind::RestatedSequence => "restated-sequence",
+            DivergenceKind::UpstreamRewound => "upstream-rewound",
+            DivergenceKind::MissingThere => "missing-there",
+            DivergenceKind::MissingHere => "missing-here",
+            DivergenceKind::OtherBytes => "other-bytes",
+            DivergenceKind::OtherCreatedAt => "other-created-at",
+            DivergenceKind::OtherSequence => "other-sequence",
+            DivergenceKind::OtherNullifiedFlag => "other-nullified-flag",
+            DivergenceKind::OtherOrder => "other-order",
+            DivergenceKind::OtherHead => "other-head",
+            DivergenceKind::OtherDocument => "other-document",
+            DivergenceKind::DoesNotVerify => "does-not-verify",
+        }
+    }
+
+    /// The kind with this name; none when a later version of this program has stored it.
+    pub fn of_name(name: &str) -> Option<DivergenceKind> {
+        DivergenceKind::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// One for each thing that a second statement of an operation says otherwise.
+    pub fn of_restated(restated: &Restated) -> impl Iterator<Item = DivergenceKind> {
+        let differs = [
+            (DivergenceKind::RestatedCid, restated.cid.is_some()),
+            (DivergenceKind::RestatedCreatedAt, restated.created_at.is_some()),
+            (DivergenceKind::RestatedSequence, restated.sequence.is_some()),
+        ];
+        differs.into_iter().filter(|(_, differs)| *differs).map(|(kind, _)| kind)
+    }
+}
+
+impl fmt::Display for DivergenceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
 
 /// A difference between what we hold and what somebody else says, with both sides' evidence.
 /// One record an (source, DID, kind, subject): seeing it again moves `last_seen` only, unless it was
@@ -11,7 +114,7 @@ pub struct NewDivergence {
     pub source: String,
     /// The identity.
     pub did: String,
-    /// What differs (`restated-created-at`).
+    /// What differs: the name of a [`DivergenceKind`].
     pub kind: String,
     /// What it is about, usually a CID; tells two records of one kind apart.
     pub subject: String,

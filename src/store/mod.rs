@@ -1,8 +1,8 @@
 //! The store: every accepted operation, every refused one, and the position of the follower, on
 //! Postgres or SQLite.
 //!
-//! The store decides nothing about operations. [`crate::sync`] judges a batch and hands over a
-//! [`Commit`] with everything that follows from it; the store writes all of it in one
+//! The store decides nothing about operations. Who follows hands over a [`Commit`] with
+//! everything that follows from the verdicts on a batch; the store writes all of it in one
 //! transaction or nothing, and only for the follower that holds the lease at the position that
 //! the commit starts from.
 
@@ -23,7 +23,7 @@ use did_plc::{Cid, Did, Timestamp};
 
 use self::claims::{Claimants, ClaimsIndex};
 pub use self::commit::{Commit, Lease, Source};
-pub use self::divergence::{NewDivergence, Noted, StoredDivergence};
+pub use self::divergence::{DivergenceKind, NewDivergence, Noted, StoredDivergence};
 pub use self::error::StoreError;
 pub use self::operation::{StoredOperation, audit_log};
 use self::place::Place;

@@ -1,7 +1,8 @@
 //! Accepted operations, as they are written and as they are read back.
 
 use bytes::Bytes;
-use did_plc::entry::Logged;
+use did_plc::entry::{Logged, Received};
+use did_plc::history::HeldOperation;
 use did_plc::{Cid, Did, Timestamp};
 
 /// An accepted operation, as it is written and as it is read back.
@@ -27,6 +28,27 @@ impl StoredOperation {
     /// The CID of its signed bytes.
     pub fn cid(&self) -> Cid {
         Cid::of(&self.signed)
+    }
+
+    /// As it was received, to be judged again.
+    pub fn as_received(&self) -> Received {
+        Received {
+            did: self.did,
+            cid: self.cid(),
+            stated_cid: None,
+            created_at: self.created_at,
+            sequence: self.sequence,
+            nullified: Some(self.nullified_by.is_some()),
+            // Read-through has zero for what was never received.
+            received_at: Some(self.received_at).filter(|at| at.millis() > 0),
+            signed: self.signed.clone(),
+        }
+    }
+
+    /// With what came of it when it was verified, to be put in its place in a history.
+    pub fn as_held(&self) -> HeldOperation {
+        let received = self.as_received();
+        HeldOperation { received, signer: self.signer, nullified_by: self.nullified_by }
     }
 
     /// As an entry of the log to be written; `cid` is [`StoredOperation::cid`].

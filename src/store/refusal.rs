@@ -12,7 +12,7 @@ pub struct NewRefusal {
     pub sequence: Option<i64>,
     /// The CID computed from the operation, when it could be.
     pub cid: Option<Cid>,
-    /// The refusal's name (`signature-invalid`), see [`did_plc::Refusal`].
+    /// The refusal's name (`signature-invalid`), [`did_plc::Refusal::kind`].
     pub kind: String,
     /// What was expected and what came, for a person.
     pub detail: String,

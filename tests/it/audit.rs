@@ -7,7 +7,9 @@ use std::time::Duration;
 use did_plc::Timestamp;
 use did_plc::signature::{PlainVerifier, Signed, UnsupportedKey, Verifier};
 use plc_replica::audit::DumpJudge;
-use plc_replica::audit::{Checker, LastWords, Order, Pages, Peer, Sweep, Watch, WatchSettings};
+use plc_replica::audit::{
+    Checker, NewestOperations, Order, Pages, Peer, Sweep, Watch, WatchSettings,
+};
 use plc_replica::follow::Follower;
 use plc_replica::live::{Feed, Mode, Status};
 use plc_replica::serve::{self, ReadThrough, ServeSettings, ServeState};
@@ -726,12 +728,8 @@ async fn unknown_identities_cannot_flood_the_upstream() {
 struct Panicking;
 
 impl Verifier for Panicking {
-    fn verify(&self, _: &str, _: &Signed) -> Result<bool, UnsupportedKey> {
+    fn find_signer(&self, _: &[&str], _: &Signed) -> Result<Option<usize>, UnsupportedKey> {
         panic!("on request");
-    }
-
-    fn likeliest(&self, _: &[&str]) -> Option<usize> {
-        None
     }
 }
 
@@ -906,7 +904,7 @@ async fn a_sweep_suspects_what_differs_and_nothing_else() {
             };
             let peer = Peer::new(&upstream.url(), 0, "test").unwrap();
             let mut pages = Pages::of(&peer).unwrap();
-            let words = LastWords::ask(&watched.store, &peer).await.unwrap();
+            let words = NewestOperations::ask(&watched.store, &peer).await.unwrap();
             let mut sweep = Sweep::new(order, 0, until);
             while !sweep.is_done() {
                 sweep.step(&watched.store, &mut pages, &words).await.unwrap();

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Output;
 
-use plc_replica::audit::{Asked, LastWords, Order, Pages, Peer, State, Sweep};
+use plc_replica::audit::{NewestOperations, Order, Pages, Peer, Sweep, SweepFile, SweepScope};
 use plc_replica::store::Store;
 use serde_json::Value;
 use tempfile::{NamedTempFile, TempDir};
@@ -284,7 +284,7 @@ async fn an_operation_that_the_export_alone_has_is_found() {
 /// Compares the next stretch, as a process does that is then killed: what is left is the state.
 async fn one_step(store: &Store, place: &str, sweep: Sweep) -> Sweep {
     let peer = Peer::new(place, 0, "test").unwrap();
-    let words = LastWords::ask(store, &peer).await.unwrap();
+    let words = NewestOperations::ask(store, &peer).await.unwrap();
     let mut pages = Pages::of(&peer).unwrap();
     let text = serde_json::to_string(&sweep).unwrap();
     let mut sweep: Sweep = serde_json::from_str(&text).unwrap();
@@ -348,10 +348,10 @@ async fn a_state_is_of_one_peer_and_of_what_was_asked() {
 
     // The first two of the first one were compared already.
     first.give_at_most(2);
-    let asked = Asked { order: Order::Sequence, since: None, until: None };
+    let asked = SweepScope { order: Order::Sequence, since: None, until: None };
     let begun = one_step(&store, &first_url, Sweep::new(Order::Sequence, 0, 7)).await;
     assert_eq!(begun.after, 2);
-    State::open(Path::new(file)).unwrap().keep(&first_url, asked, &begun).unwrap();
+    SweepFile::open(Path::new(file)).unwrap().keep(&first_url, asked, &begun).unwrap();
 
     // Whoever asks for something else is told so, and nothing is lost.
     let other = ["--full", "--state", file, "--against", &second_url, "--against", &first_url];

@@ -24,6 +24,7 @@ use crate::contract::stored;
 use crate::follow::{lives_with_attacks, places};
 use crate::replica::Replica;
 use plc_testkit::fake_upstream::FakeUpstream;
+use plc_testkit::postgres::Client;
 
 const UPSTREAM: &str = "https://plc.example";
 
@@ -434,12 +435,7 @@ async fn claims_are_looked_up_with_their_times() {
         let sql = "DELETE FROM claims WHERE pair = (SELECT max(pair) FROM claims)";
         match place.url.strip_prefix("sqlite://") {
             Some(path) => rusqlite::Connection::open(path).unwrap().execute_batch(sql).unwrap(),
-            None => {
-                let (client, connection) =
-                    tokio_postgres::connect(&place.url, tokio_postgres::NoTls).await.unwrap();
-                tokio::spawn(connection);
-                client.batch_execute(sql).await.unwrap();
-            }
+            None => Client::connect(&place.url).await.run(sql).await,
         }
         assert!(damages(&replica.state.store).await > 0);
     }

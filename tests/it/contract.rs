@@ -16,7 +16,7 @@ use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 use tempfile::TempDir;
 
-use crate::postgres::Database;
+use plc_testkit::postgres::Database;
 
 const UPSTREAM: &str = "https://plc.example";
 /// When every batch arrives.

@@ -7,10 +7,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use did_plc::signature::{NativeVerifier, PlainVerifier, Tables};
+use did_plc::signature::PlainVerifier;
 use did_plc::{Cid, Did};
 use flate2::read::GzDecoder;
 use futures::StreamExt;
+use plc_curve::{FastVerifier, Tables};
 use plc_replica::audit::fsck;
 use plc_replica::follow::{FollowError, Follower};
 use plc_replica::live::{Feed, Mode, Status};
@@ -26,9 +27,9 @@ use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 
-use crate::postgres::Database;
 use crate::shared;
 use plc_testkit::fake_upstream::{FakeUpstream, Fault, LogEntry, Route, load};
+use plc_testkit::postgres::Database;
 
 /// A place for a store, gone with it.
 pub struct Place {
@@ -100,7 +101,7 @@ impl Running {
         let follower = Follower {
             store: store.clone(),
             client,
-            verifier: Arc::new(NativeVerifier::new(Tables::On)),
+            verifier: Arc::new(FastVerifier::new(Tables::On)),
             feed,
             status: Arc::clone(&status),
         };

@@ -17,9 +17,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::follow::places;
-use crate::postgres::Database;
 use crate::replica::{Replica, numbered, operation, stored, tombstone};
 use crate::shared;
+use plc_testkit::postgres::Database;
 
 const ALICE: &str = "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa";
 const BOB: &str = "did:plc:bbbbbbbbbbbbbbbbbbbbbbbb";

@@ -10,24 +10,10 @@ use plc_testkit::Expected;
 use plc_testkit::builder::Story;
 use plc_testkit::profile::write_log;
 use serde_json::Value;
-use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
 use crate::follow::{Running, entries};
-use crate::postgres::Database;
 use plc_testkit::fake_upstream::{FakeUpstream, LogEntry, load};
-
-/// All rows, each column as text.
-async fn rows(client: &Client, sql: &str) -> Vec<SimpleQueryRow> {
-    let messages = client.simple_query(sql).await.unwrap_or_else(|error| {
-        let reason = error.as_db_error().map_or(error.to_string(), ToString::to_string);
-        panic!("{reason}: {sql}")
-    });
-    let row = |message| match message {
-        SimpleQueryMessage::Row(row) => Some(row),
-        _ => None,
-    };
-    messages.into_iter().filter_map(row).collect()
-}
+use plc_testkit::postgres::{Client, Database};
 
 /// Follows a log into a database, and says when it has.
 async fn follow(database: &Database, log: &[LogEntry]) -> Client {
@@ -85,13 +71,13 @@ fn shown(json: &str) -> Value {
 /// The views print every operation and every identity as the directory does.
 async fn prints_what_the_program_writes(log: &[LogEntry]) {
     let Some(database) = Database::create().await else { return };
-    let client = follow(&database, log).await;
-    let history = rows(
-        &client,
-        "SELECT did, cid, operation, prev, nullified, nullified_by, type, sequence, created_at
+    let mut client = follow(&database, log).await;
+    let history = client
+        .rows(
+            "SELECT did, cid, operation, prev, nullified, nullified_by, type, sequence, created_at
          FROM history ORDER BY sequence",
-    )
-    .await;
+        )
+        .await;
     assert_eq!(history.len(), log.len());
     let mut heads = BTreeMap::new();
     for (row, entry) in history.iter().zip(log) {
@@ -108,12 +94,12 @@ async fn prints_what_the_program_writes(log: &[LogEntry]) {
         }
     }
 
-    let identities = rows(
-        &client,
-        "SELECT *, to_json(also_known_as) AS aliases, to_json(rotation_keys) AS keys
+    let identities = client
+        .rows(
+            "SELECT *, to_json(also_known_as) AS aliases, to_json(rotation_keys) AS keys
          FROM identities ORDER BY did",
-    )
-    .await;
+        )
+        .await;
     assert_eq!(identities.len(), heads.len());
     for (row, (did, head)) in identities.iter().zip(heads) {
         assert_eq!(row.get("did"), Some(did));
@@ -166,13 +152,13 @@ async fn an_ordinary_log_is_printed_as_the_directory_does() {
 async fn sql_unpacks_what_the_program_unpacks() {
     let Some(database) = Database::create().await else { return };
     plc_replica::store::Store::open(&database.url).await.unwrap();
-    let client = database.client().await;
+    let mut client = database.client().await;
     let interned = Interned::default();
     for number in [0, 1, 127, 128, 383, 384, 16_255, 16_256, 32_767] {
         let text = format!(".{number}.example");
         interned.insert(number, &text).unwrap();
         let sql = format!("INSERT INTO interned VALUES ({number}, '{text}')");
-        client.batch_execute(&sql).await.unwrap();
+        client.run(&sql).await;
     }
     let payload = |length| (0..length).map(|at| at as u8 ^ 0xa5).collect::<Vec<u8>>();
     let numbers: [&[u8]; 9] = [
@@ -208,12 +194,17 @@ async fn sql_unpacks_what_the_program_unpacks() {
     packed.push([&[0][..], &payload(99)].concat());
     for packed in packed {
         let expected = unpack(&packed, &interned).unwrap();
-        let row = client.query_one("SELECT plc_unpack($1)", &[&packed]).await.unwrap();
-        assert_eq!(row.get::<_, &[u8]>(0), &expected[..], "{packed:x?}");
+        assert_eq!(unpacked(&mut client, &packed).await.unwrap(), expected, "{packed:x?}");
     }
     for damaged in [&[2, 0][..], &[1, 0x2f], &[1, 0x35], &[1, 0x42], &[1, 0x38, 1]] {
-        assert!(client.query_one("SELECT plc_unpack($1)", &[&damaged]).await.is_err());
+        assert!(unpacked(&mut client, damaged).await.is_err());
     }
+}
+
+/// What the function of the database makes of a packed operation.
+async fn unpacked(client: &mut Client, packed: &[u8]) -> sqlx::Result<Vec<u8>> {
+    let query = sqlx::query_scalar("SELECT plc_unpack($1)").bind(packed);
+    query.fetch_one(&mut client.connection).await
 }
 
 /// The questions of docs/SQL.md, by number.
@@ -247,16 +238,16 @@ async fn the_ten_questions_have_answers() {
     story.update(&alice).at(&ago(100)).accepted();
     let open = story.update(&bob).signed_by(&shared).at(&ago(71)).accepted();
     story.update(&alice).signed_by(&recovery).at(&ago(1)).accepted();
-    let client = follow(&database, &entries(&story)).await;
+    let mut client = follow(&database, &entries(&story)).await;
     // As if the log had been caught up before the newest operation came.
-    client.batch_execute("UPDATE sources SET caught_up_at = 0").await.unwrap();
+    client.run("UPDATE sources SET caught_up_at = 0").await;
 
     let questions = questions();
     assert_eq!(questions.len(), 10);
     let mut answers = Vec::new();
     for question in questions {
         let question = question.replace("did:plc:ewvi7nxzyoun6zhxrhs64oiz", &alice.did);
-        answers.push(rows(&client, &question).await);
+        answers.push(client.rows(&question).await);
     }
     let list = |number: usize, column: &str| -> Vec<&str> {
         answers[number - 1].iter().map(|row| row.get(column).unwrap_or("none")).collect()

@@ -6,8 +6,8 @@ use std::path::Path;
 use bytes::Bytes;
 use did_plc::entry::Undecodable;
 use did_plc::signature::{PlainVerifier, Verifier};
-use did_plc::{Did, Refusal};
-use plc_replica::judge::{self, Candidate, Group, LineRef, Verdict};
+use did_plc::{Did, Refusal, Verdict};
+use plc_replica::judge::{self, Candidate, Group, LineRef};
 
 use crate::shared;
 
@@ -22,8 +22,8 @@ pub fn judge_log(
     for (index, result) in decoded.iter().enumerate() {
         match result {
             Ok(received) => candidates.push(Candidate::new(index, received.clone())),
-            Err(Undecodable::Refused { refusal, .. }) => verdicts[index] = Some(refusal.kind()),
-            Err(other) => panic!("line {index}: {other:?}"),
+            Err(other) if other.refusal.is_of_line() => panic!("line {index}: {other:?}"),
+            Err(Undecodable { refusal, .. }) => verdicts[index] = Some(refusal.kind()),
         }
     }
     let mut groups = judge::group(candidates.into_iter());

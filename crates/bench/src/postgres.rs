@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, bail};
-use tokio_postgres::NoTls;
+use sqlx::{Connection, PgConnection, Row};
 
 use crate::cgroup::Bound;
 use crate::child::{kilobytes, processor};
@@ -170,14 +170,11 @@ pub fn size(url: &str) -> anyhow::Result<u64> {
 fn query(url: &str, statement: &str) -> anyhow::Result<Vec<String>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
-        tokio::spawn(connection);
-        let messages = client.simple_query(statement).await?;
-        let rows = messages.iter().filter_map(|message| match message {
-            tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
-            _ => None,
-        });
-        Ok(rows.collect())
+        let mut connection = PgConnection::connect(url).await?;
+        let statement = sqlx::AssertSqlSafe(statement.to_owned());
+        let rows = sqlx::raw_sql(statement).fetch_all(&mut connection).await?;
+        connection.close().await?;
+        rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
     })
 }
 

@@ -9,8 +9,8 @@ use anyhow::{Context, ensure};
 use bytes::Bytes;
 use did_plc::entry::Received;
 use did_plc::signature::{Signed, UnsupportedKey, Verifier};
-use did_plc::{Cid, Operation};
-use plc_replica::judge::{self, Candidate, Verdict};
+use did_plc::{Cid, Operation, Verdict};
+use plc_replica::judge::{self, Candidate};
 use plc_replica::store::codec::{Interned, Packer};
 use plc_replica::upstream::{ExportClient, Limits};
 
@@ -140,17 +140,10 @@ struct Timed<'a> {
 }
 
 impl Verifier for Timed<'_> {
-    fn verify(&self, key: &str, signed: &Signed) -> Result<bool, UnsupportedKey> {
+    fn find_signer(&self, keys: &[&str], signed: &Signed) -> Result<Option<usize>, UnsupportedKey> {
         let begun = Instant::now();
-        let verdict = self.verifier.verify(key, signed);
+        let signer = self.verifier.find_signer(keys, signed);
         self.nanoseconds.fetch_add(begun.elapsed().as_nanos() as u64, Ordering::Relaxed);
-        verdict
-    }
-
-    fn likeliest(&self, keys: &[&str]) -> Option<usize> {
-        let begun = Instant::now();
-        let likeliest = self.verifier.likeliest(keys);
-        self.nanoseconds.fetch_add(begun.elapsed().as_nanos() as u64, Ordering::Relaxed);
-        likeliest
+        signer
     }
 }

@@ -4,7 +4,7 @@
 //! none twice), so that what it reads has exactly one encoding and the CID of a value is the hash
 //! of the bytes that it was read from.
 
-use super::operation::Malformed;
+use super::malformed::Malformed;
 
 /// Major types of RFC 8949.
 const TEXT: u8 = 3;

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use super::cid::Cid;
 use super::did::Did;
-use super::operation::{Kind, Operation};
+use super::entry::Received;
+use super::operation::{Operation, OperationKind};
+use super::refusal::Refusal;
 use super::signature::{Signature, Signed, UnsupportedKey, Verifier};
 use super::timestamp::Timestamp;
 
@@ -16,147 +18,6 @@ const ALLOCATION: usize = 16;
 /// How long after the first operation that it nullifies a recovery may come; exactly this long is
 /// in time.
 pub const RECOVERY_WINDOW: Duration = Duration::from_secs(72 * 60 * 60);
-
-/// Why an operation is not accepted. Each names what was expected; [`Refusal::kind`] is its name.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// The DID is not `did:plc:` and 24 characters of base32.
-    #[error("expected `did:plc:` and 24 characters of a-z and 2-7")]
-    MalformedDid,
-    /// The JSON is not exactly one of the three shapes, or its envelope is not one.
-    #[error("expected exactly one operation: {reason}")]
-    Malformed {
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The stated CID is not that of the operation.
-    #[error("the operation's CID is {computed}, stated was {stated}")]
-    CidMismatch {
-        /// The CID as stated.
-        stated: String,
-        /// The CID of the operation.
-        computed: Cid,
-    },
-    /// A first operation from which another DID is derived.
-    #[error("this genesis operation creates {derived}")]
-    GenesisMismatch {
-        /// The DID that it would create.
-        derived: Did,
-    },
-    /// A genesis operation where there is one already.
-    #[error("the identity begins with {genesis}, and `prev` is null")]
-    SecondGenesis {
-        /// The genesis operation that is held.
-        genesis: Cid,
-    },
-    /// The first operation that is seen of an identity is not a genesis operation.
-    #[error("no operation of this identity is known, and `prev` names {prev}")]
-    UnknownDid {
-        /// What `prev` says.
-        prev: String,
-    },
-    /// `prev` is no operation of this identity.
-    #[error("`prev` names {prev}, which is no operation of this identity")]
-    UnknownPrev {
-        /// What `prev` says.
-        prev: String,
-    },
-    /// `prev` is an operation that was nullified.
-    #[error("`prev` names {prev}, which was nullified")]
-    PrevNullified {
-        /// The nullified operation.
-        prev: Cid,
-    },
-    /// `prev` is a tombstone.
-    #[error("`prev` names {prev}, a tombstone, which nothing follows")]
-    PrevTombstone {
-        /// The tombstone.
-        prev: Cid,
-    },
-    /// The signature's text is not strict base64url of 64 bytes.
-    #[error("expected a signature of 64 bytes in base64url without padding, spare bits zero")]
-    SignatureEncoding,
-    /// No key that could have signed has signed.
-    #[error("no rotation key in force made this signature, or its S is high")]
-    SignatureInvalid,
-    /// A rotation key that had to be tried is no key.
-    #[error("rotation key {index} is not a did:key of a k256 or p256 public key")]
-    UnsupportedKey {
-        /// Its index in the list in force.
-        index: usize,
-    },
-    /// Signed by a rotation key, but one that has no authority over what would be nullified.
-    #[error(
-        "rotation key {signer} may not nullify an operation that rotation key {disputed} signed: a key before it in the list is needed"
-    )]
-    NotAuthorised {
-        /// Index of the key that signed.
-        signer: usize,
-        /// Index of the key that signed the first operation that would be nullified.
-        disputed: usize,
-    },
-    /// Not later than what is there.
-    #[error("createdAt {created_at} is not after that of the head, {head}")]
-    TimestampOrder {
-        /// As stated.
-        created_at: Timestamp,
-        /// `createdAt` of the head.
-        head: Timestamp,
-    },
-    /// A recovery after its window.
-    #[error("a recovery at {created_at} of what was signed at {disputed_at}: 72 hours are over")]
-    RecoveryTooLate {
-        /// As stated.
-        created_at: Timestamp,
-        /// `createdAt` of the first operation that would be nullified.
-        disputed_at: Timestamp,
-    },
-    /// The sequence number belongs to another operation.
-    #[error("sequence number {sequence} belongs to {holder}")]
-    SequenceConflict {
-        /// The number.
-        sequence: i64,
-        /// The operation that holds it.
-        holder: Cid,
-    },
-}
-
-impl Refusal {
-    /// The refusal's name, as it is stored and served.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Refusal::MalformedDid => "malformed-did",
-            Refusal::Malformed { .. } => "malformed",
-            Refusal::CidMismatch { .. } => "cid-mismatch",
-            Refusal::GenesisMismatch { .. } => "genesis-mismatch",
-            Refusal::SecondGenesis { .. } => "second-genesis",
-            Refusal::UnknownDid { .. } => "unknown-did",
-            Refusal::UnknownPrev { .. } => "unknown-prev",
-            Refusal::PrevNullified { .. } => "prev-nullified",
-            Refusal::PrevTombstone { .. } => "prev-tombstone",
-            Refusal::SignatureEncoding => "signature-encoding",
-            Refusal::SignatureInvalid => "signature-invalid",
-            Refusal::UnsupportedKey { .. } => "unsupported-key",
-            Refusal::NotAuthorised { .. } => "not-authorised",
-            Refusal::TimestampOrder { .. } => "timestamp-order",
-            Refusal::RecoveryTooLate { .. } => "recovery-too-late",
-            Refusal::SequenceConflict { .. } => "sequence-conflict",
-        }
-    }
-
-    /// Whether all that is wrong is that the operation which `prev` names is not there.
-    pub fn lacks_prev(&self) -> bool {
-        matches!(self, Refusal::UnknownDid { .. } | Refusal::UnknownPrev { .. })
-    }
-
-    /// The operation whose acceptance would change this verdict.
-    pub fn awaits(&self) -> Option<Cid> {
-        match self {
-            Refusal::UnknownDid { prev } | Refusal::UnknownPrev { prev } => prev.parse().ok(),
-            _ => None,
-        }
-    }
-}
 
 /// An accepted operation in its chain: what is needed to judge those after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -191,42 +52,75 @@ impl Link {
             created_at,
             sequence,
             rotation_keys: operation.rotation_keys().into_iter().map(Box::from).collect(),
-            tombstone: operation.kind() == Kind::Tombstone,
+            tombstone: operation.kind() == OperationKind::Tombstone,
             signer,
             nullified_by: None,
         }
     }
+
+    /// Compares with another statement of the same operation, which may give it its number.
+    fn restate(
+        &mut self,
+        received: &Received,
+        number_held_by: impl FnOnce() -> Option<Cid>,
+    ) -> Restated {
+        let stated = received.sequence;
+        let mut restated = Restated {
+            cid: received.stated_cid.clone(),
+            created_at: (self.created_at != received.created_at).then_some(self.created_at),
+            sequence: self.sequence.filter(|held| stated.is_some_and(|stated| stated != *held)),
+            numbered: stated.filter(|_| self.sequence.is_none()),
+            number_held_by: None,
+        };
+        if restated.numbered.is_some() {
+            restated.number_held_by = number_held_by();
+            self.sequence = restated.numbered.filter(|_| restated.number_held_by.is_none());
+        }
+        restated
+    }
 }
 
-/// An operation that asks to be the next of its chain.
-#[derive(Debug, Clone, Copy)]
-pub struct Proposed<'a> {
-    /// The identity that it claims to belong to.
-    pub did: Did,
-    /// Its CID.
-    pub cid: Cid,
-    /// When the directory says that it accepted it.
-    pub created_at: Timestamp,
-    /// The sequence number that the directory gave it.
-    pub sequence: Option<i64>,
-    /// The operation.
-    pub operation: Operation<'a>,
+/// What is decided about an operation of a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is the next of its chain.
+    Accepted(Acceptance),
+    /// It is in its chain already; what was stated otherwise this time.
+    Known(Restated),
+    /// It is refused.
+    Refused(Refusal),
 }
 
 /// The verdict on an operation that is accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Acceptance {
-    /// The operation.
-    pub cid: Cid,
-    /// The rotation key that signed it: a `did:key`.
-    pub signer_key: Box<str>,
-    /// First index of that key in the list in force.
+    /// First index of the rotation key that signed it, in the list in force: that of the operation
+    /// which `prev` names, and of a genesis operation its own.
     pub signer: u16,
     /// `created_at` of what it nullifies, ascending.
     pub nullifies: Vec<Timestamp>,
-    /// When its own 72 hours end, in which a key of higher authority can nullify it; none when the
-    /// highest signed, and of a genesis, which nothing can nullify.
-    pub contestable_until: Option<Timestamp>,
+}
+
+/// How a second statement of an operation differs from the first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Restated {
+    /// The CID that was stated, when it is not that of the operation.
+    pub cid: Option<String>,
+    /// The `createdAt` that is held, when another was stated.
+    pub created_at: Option<Timestamp>,
+    /// The sequence number that is held, when another was stated.
+    pub sequence: Option<i64>,
+    /// The operation had no sequence number, and this one was stated.
+    pub numbered: Option<i64>,
+    /// The other operation that has the number stated, which this one does not get then.
+    pub number_held_by: Option<Cid>,
+}
+
+impl Restated {
+    /// True when nothing was stated differently.
+    pub fn agrees(&self) -> bool {
+        self.cid.is_none() && self.created_at.is_none() && self.sequence.is_none()
+    }
 }
 
 /// Every accepted operation of one identity, in the order of `created_at`.
@@ -266,33 +160,74 @@ impl Chain {
         self.links.iter().find(|link| link.cid == *cid)
     }
 
-    /// Judges an operation against this chain, as the reference directory does
-    /// (`assureValidNextOp` of did-method-plc). The checks stand in the order of the design's
-    /// table; the first that fails names the refusal.
+    /// Judges an operation of this identity, as the reference directory does
+    /// (`assureValidNextOp` of did-method-plc), and appends it when it is accepted. The checks
+    /// stand in the order of the design's table; the first that fails names the refusal.
     ///
-    /// # Errors
-    ///
-    /// The [`Refusal`].
-    pub fn judge(
-        &self,
-        proposed: &Proposed<'_>,
+    /// `number_held_by` says which other operation of the log has the sequence number that is
+    /// stated for this one, if any. It is asked once at most, and only when everything else is in
+    /// order.
+    pub fn take(
+        &mut self,
+        received: &Received,
         verifier: &dyn Verifier,
-    ) -> Result<Acceptance, Refusal> {
-        match (proposed.operation.prev(), self.links.first()) {
-            (None, None) => judge_genesis(proposed, verifier),
-            (None, Some(first)) => Err(Refusal::SecondGenesis { genesis: first.cid }),
-            (Some(prev), None) => Err(Refusal::UnknownDid { prev: prev.to_owned() }),
-            (Some(prev), Some(_)) => self.judge_successor(prev, proposed, verifier),
+        number_held_by: impl FnOnce() -> Option<Cid>,
+    ) -> Verdict {
+        if let Some(held) = self.links.iter_mut().find(|link| link.cid == received.cid) {
+            return Verdict::Known(held.restate(received, number_held_by));
+        }
+        match self.take_new(received, verifier, number_held_by) {
+            Ok(acceptance) => Verdict::Accepted(acceptance),
+            Err(refusal) => Verdict::Refused(refusal),
         }
     }
 
-    fn judge_successor(
+    fn take_new(
+        &mut self,
+        received: &Received,
+        verifier: &dyn Verifier,
+        number_held_by: impl FnOnce() -> Option<Cid>,
+    ) -> Result<Acceptance, Refusal> {
+        if let Some(stated) = &received.stated_cid {
+            return Err(Refusal::CidMismatch { stated: stated.clone(), computed: received.cid });
+        }
+        let operation = Operation::read(&received.signed)
+            .map_err(|error| Refusal::Malformed { reason: error.to_string() })?;
+        let acceptance = self.judge(received, &operation, verifier)?;
+        if let Some(sequence) = received.sequence
+            && let Some(holder) = number_held_by()
+        {
+            return Err(Refusal::SequenceConflict { sequence, holder });
+        }
+        self.append(received, &operation, &acceptance);
+        Ok(acceptance)
+    }
+
+    fn judge(
         &self,
-        prev: &str,
-        proposed: &Proposed<'_>,
+        received: &Received,
+        operation: &Operation<'_>,
         verifier: &dyn Verifier,
     ) -> Result<Acceptance, Refusal> {
-        let at = self.find_prev(prev)?;
+        match (operation.prev(), self.links.first()) {
+            (None, None) => judge_genesis(received, operation, verifier),
+            (None, Some(first)) => Err(Refusal::SecondGenesis { genesis: first.cid }),
+            (Some(prev), None) => Err(Refusal::UnknownDid { prev: prev.to_owned() }),
+            (Some(prev), Some(_)) => {
+                let at = self.find_prev(prev)?;
+                self.judge_successor(at, received, operation, verifier)
+            }
+        }
+    }
+
+    /// Judges an operation whose `prev` is the link at this place.
+    fn judge_successor(
+        &self,
+        at: usize,
+        received: &Received,
+        operation: &Operation<'_>,
+        verifier: &dyn Verifier,
+    ) -> Result<Acceptance, Refusal> {
         let in_force = &self.links[at].rotation_keys;
         let nullified: Vec<&Link> =
             self.links[at + 1..].iter().filter(|link| link.nullified_by.is_none()).collect();
@@ -301,7 +236,7 @@ impl Chain {
             Some(disputed) => &in_force[..usize::from(disputed.signer).min(in_force.len())],
             None => in_force,
         };
-        let signed = signed(&proposed.operation)?;
+        let signed = signed(operation)?;
         let signer = find_signer(&signed, authorised, verifier)?.ok_or_else(|| {
             // Not one of those that may: another key of the list, or nobody's signature.
             let rest = &in_force[authorised.len()..];
@@ -313,8 +248,9 @@ impl Chain {
                 _ => Refusal::SignatureInvalid,
             }
         })?;
-        self.check_time(proposed, disputed)?;
-        Ok(accept(proposed, &in_force[signer], signer, &nullified))
+        self.check_time(received.created_at, disputed)?;
+        let nullifies = nullified.iter().map(|link| link.created_at).collect();
+        Ok(Acceptance { signer: index_of(signer), nullifies })
     }
 
     /// The link that `prev` names, if something may follow it.
@@ -331,8 +267,7 @@ impl Chain {
         Ok(at)
     }
 
-    fn check_time(&self, proposed: &Proposed<'_>, disputed: Option<&&Link>) -> Result<(), Refusal> {
-        let created_at = proposed.created_at;
+    fn check_time(&self, created_at: Timestamp, disputed: Option<&&Link>) -> Result<(), Refusal> {
         // The last link is never nullified (what nullifies comes later), so it is the head; all
         // links count, since `created_at` is what tells the operations of an identity apart.
         if let Some(head) = self.links.last().filter(|last| last.created_at >= created_at) {
@@ -346,135 +281,56 @@ impl Chain {
         }
     }
 
-    /// Gives a sequence number to a link that has none.
-    pub fn number(&mut self, cid: &Cid, sequence: i64) {
-        if let Some(link) = self.links.iter_mut().find(|link| link.cid == *cid) {
-            link.sequence.get_or_insert(sequence);
-        }
-    }
-
-    /// Appends an operation that [`Chain::judge`] accepted, and marks what it nullifies.
-    pub fn append(&mut self, proposed: &Proposed<'_>, acceptance: &Acceptance) {
+    /// Appends an operation that was accepted, and marks what it nullifies.
+    fn append(&mut self, received: &Received, operation: &Operation<'_>, acceptance: &Acceptance) {
         for link in &mut self.links {
             if acceptance.nullifies.binary_search(&link.created_at).is_ok() {
-                link.nullified_by = Some(proposed.created_at);
+                link.nullified_by = Some(received.created_at);
             }
         }
         // Most identities never have more than a few operations: no room is kept for others.
         if self.links.len() < FEW {
             self.links.reserve_exact(1);
         }
-        self.links.push(Link::new(
-            &proposed.operation,
-            proposed.cid,
-            proposed.created_at,
-            proposed.sequence,
-            acceptance.signer,
-        ));
+        let Received { cid, created_at, sequence, .. } = *received;
+        self.links.push(Link::new(operation, cid, created_at, sequence, acceptance.signer));
     }
 }
 
-fn judge_genesis(proposed: &Proposed<'_>, verifier: &dyn Verifier) -> Result<Acceptance, Refusal> {
-    let derived = Did::of_genesis_digest(proposed.cid.digest());
-    if derived != proposed.did {
+fn judge_genesis(
+    received: &Received,
+    operation: &Operation<'_>,
+    verifier: &dyn Verifier,
+) -> Result<Acceptance, Refusal> {
+    let derived = Did::of_genesis_digest(received.cid.digest());
+    if derived != received.did {
         return Err(Refusal::GenesisMismatch { derived });
     }
-    let own: Vec<&str> = proposed.operation.rotation_keys();
-    let signer = find_signer(&signed(&proposed.operation)?, &own, verifier)?
-        .ok_or(Refusal::SignatureInvalid)?;
-    Ok(Acceptance { contestable_until: None, ..accept(proposed, own[signer], signer, &[]) })
+    let own: Vec<&str> = operation.rotation_keys();
+    let signer =
+        find_signer(&signed(operation)?, &own, verifier)?.ok_or(Refusal::SignatureInvalid)?;
+    Ok(Acceptance { signer: index_of(signer), nullifies: Vec::new() })
 }
 
-fn accept(
-    proposed: &Proposed<'_>,
-    signer_key: &str,
-    signer: usize,
-    nullified: &[&Link],
-) -> Acceptance {
-    Acceptance {
-        cid: proposed.cid,
-        signer_key: Box::from(signer_key),
-        // A list longer than this would not fit into an operation of the accepted length.
-        signer: u16::try_from(signer).unwrap_or(u16::MAX),
-        nullifies: nullified.iter().map(|link| link.created_at).collect(),
-        contestable_until: (signer > 0).then(|| proposed.created_at + RECOVERY_WINDOW),
-    }
+/// An index in a list of rotation keys. A list longer than this does not fit into an operation of
+/// the accepted length.
+fn index_of(signer: usize) -> u16 {
+    u16::try_from(signer).unwrap_or(u16::MAX)
 }
 
 /// The signature of an operation.
 fn signed(operation: &Operation<'_>) -> Result<Signed, Refusal> {
     let signature = Signature::parse(operation.sig()).ok_or(Refusal::SignatureEncoding)?;
-    Ok(Signed::new(operation.signing_digest(), signature))
+    Ok(Signed { digest: operation.signing_digest(), signature })
 }
 
 /// The first of `keys` that made a signature. A key that is met and is none ends the trial.
-///
-/// The likeliest is tried before the others; all keys before it are keys, so that none of them
-/// could have ended the trial, and nobody can make a signature that is one of two of them.
 fn find_signer<K: AsRef<str>>(
     signed: &Signed,
     keys: &[K],
     verifier: &dyn Verifier,
 ) -> Result<Option<usize>, Refusal> {
     let keys: Vec<&str> = keys.iter().map(AsRef::as_ref).collect();
-    let likeliest = verifier.likeliest(&keys);
-    let others = (0..keys.len()).filter(|&index| Some(index) != likeliest);
-    for index in likeliest.into_iter().chain(others) {
-        match verifier.verify(keys[index], signed) {
-            Ok(true) => return Ok(Some(index)),
-            Ok(false) => {}
-            Err(UnsupportedKey) => return Err(Refusal::UnsupportedKey { index }),
-        }
-    }
-    Ok(None)
-}
-
-#[cfg(test)]
-mod tests {
-    use rand::seq::IndexedRandom;
-    use rand::{RngExt, SeedableRng};
-    use rand_chacha::ChaCha8Rng;
-
-    use super::*;
-    use crate::signature::{NativeVerifier, PlainVerifier, Tables};
-    use plc_testkit::keys::SigningKey;
-
-    #[test]
-    fn experience_with_keys_changes_no_verdict() {
-        let random = &mut ChaCha8Rng::seed_from_u64(1);
-        let busy: Vec<SigningKey> = (0..3).map(|_| SigningKey::k256(random)).collect();
-        let native = NativeVerifier::new(Tables::On);
-        let signed =
-            |digest: [u8; 32], key: &SigningKey| Signed::new(digest, Signature(key.sign(&digest)));
-        // The later ones sign more.
-        for number in 0..1_200 {
-            let signer = &busy[[0, 1, 1, 2, 2, 2][number % 6]];
-            let signed = signed(random.random(), signer);
-            for key in &busy {
-                let verdict = native.verify(key.did_key(), &signed);
-                assert_eq!(verdict, Ok(key.did_key() == signer.did_key()));
-            }
-        }
-        let texts: Vec<&str> = busy.iter().map(SigningKey::did_key).collect();
-        assert_eq!(native.likeliest(&texts), Some(2));
-        assert_eq!(native.likeliest(&[texts[1], texts[0], texts[1]]), Some(0));
-        assert_eq!(native.likeliest(&["no key", texts[1]]), None);
-
-        let others = [SigningKey::k256(random), SigningKey::p256(random), SigningKey::k256(random)];
-        let keys: Vec<&SigningKey> = busy.iter().chain(&others).collect();
-        let mut texts: Vec<&str> = keys.iter().map(|key| key.did_key()).collect();
-        texts.extend(["", "no key", "did:key:zNoKeyEither"]);
-        let mut found = 0;
-        for _ in 0..2_000 {
-            let length = random.random_range(0..6);
-            let list: Vec<&str> =
-                (0..length).filter_map(|_| texts.choose(random).copied()).collect();
-            let signer = keys.choose(random).copied().unwrap_or(&busy[0]);
-            let signed = signed(random.random(), signer);
-            let plain = find_signer(&signed, &list, &PlainVerifier);
-            assert_eq!(find_signer(&signed, &list, &native), plain, "{list:?}");
-            found += usize::from(matches!(plain, Ok(Some(1..))));
-        }
-        assert!(found > 100, "{found}");
-    }
+    let unsupported = |UnsupportedKey { index }| Refusal::UnsupportedKey { index };
+    verifier.find_signer(&keys, signed).map_err(unsupported)
 }

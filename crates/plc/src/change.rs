@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::operation::{Kind, Operation, Service};
+use super::operation::{Operation, OperationKind, Service};
 
 /// One thing that an operation changed of its identity. [`fmt::Display`] says it in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,12 +70,12 @@ impl Change {
     /// What `after` changed of what stood since `before`, the operation that its `prev` names; of
     /// a genesis operation (no `before`) everything that it says.
     pub fn between(before: Option<&Operation<'_>>, after: &Operation<'_>) -> Vec<Change> {
-        if after.kind() == Kind::Tombstone {
+        if after.kind() == OperationKind::Tombstone {
             return vec![Change::Tombstoned];
         }
         let mut changes = Vec::new();
         if before.is_none() {
-            changes.push(Change::Created { legacy: after.kind() == Kind::LegacyCreate });
+            changes.push(Change::Created { legacy: after.kind() == OperationKind::LegacyCreate });
         }
         alias_changes(before, after, &mut changes);
         method_changes(before, after, &mut changes);

@@ -2,18 +2,11 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::LazyLock;
 
-use data_encoding::{Encoding, Specification};
+use multibase::Base;
 use sha2::{Digest, Sha256};
 
-/// RFC 4648 base32, lower case, no padding: multibase `b`. Decoding refuses spare bits that are
-/// not zero.
-pub(crate) static BASE32: LazyLock<Encoding> = LazyLock::new(|| {
-    let mut specification = Specification::new();
-    specification.symbols.push_str("abcdefghijklmnopqrstuvwxyz234567");
-    specification.encoding().expect("a constant specification, correct or never")
-});
+use super::base32::BASE32;
 
 /// Version 1, codec dag-cbor, hash sha2-256 of 32 bytes.
 const HEADER: [u8; 4] = [0x01, 0x71, 0x12, 0x20];
@@ -54,15 +47,20 @@ impl Cid {
         &self.0
     }
 
-    /// The text form as ASCII, without an allocation. Comparing these bytes is the order of the
+    /// The text form as ASCII, without an allocation: faster than `Display`. Comparing these bytes is the order of the
     /// export by timestamp (`2`–`7` before `a`–`z`).
     pub fn to_ascii(self) -> [u8; TEXT_LENGTH] {
+        let mut text = [b'b'; TEXT_LENGTH];
+        BASE32.encode_mut(&self.to_binary(), &mut text[1..]);
+        text
+    }
+
+    /// Header and digest.
+    fn to_binary(self) -> [u8; BINARY_LENGTH] {
         let mut binary = [0; BINARY_LENGTH];
         binary[..HEADER.len()].copy_from_slice(&HEADER);
         binary[HEADER.len()..].copy_from_slice(&self.0);
-        let mut text = [b'b'; TEXT_LENGTH];
-        BASE32.encode_mut(&binary, &mut text[1..]);
-        text
+        binary
     }
 }
 
@@ -70,18 +68,21 @@ impl FromStr for Cid {
     type Err = MalformedCid;
 
     fn from_str(text: &str) -> Result<Cid, MalformedCid> {
-        let encoded = text.strip_prefix('b').ok_or(MalformedCid)?;
-        let binary =
-            base32_values::<{ TEXT_LENGTH - 1 }, BINARY_LENGTH>(encoded).ok_or(MalformedCid)?;
+        // A text of another length is none of these, and some bases take long to decode.
+        if text.len() != TEXT_LENGTH {
+            return Err(MalformedCid);
+        }
+        let (_, binary) = multibase::decode(text).map_err(|_| MalformedCid)?;
         let digest = binary.strip_prefix(&HEADER).ok_or(MalformedCid)?;
-        Cid::from_slice(digest).ok_or(MalformedCid)
+        let cid = Cid::from_slice(digest).ok_or(MalformedCid)?;
+        // Multibase knows more spellings than the canonical one: other bases, and capitals.
+        if cid.to_ascii() == text.as_bytes() { Ok(cid) } else { Err(MalformedCid) }
     }
 }
 
 impl fmt::Display for Cid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = self.to_ascii();
-        f.pad(str::from_utf8(&text).map_err(|_| fmt::Error)?)
+        f.pad(&multibase::encode(Base::Base32Lower, self.to_binary()))
     }
 }
 
@@ -89,16 +90,6 @@ impl fmt::Debug for Cid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
-}
-
-/// Decodes canonical lower-case base32 (spare bits zero) of exactly `N` characters into `M` bytes.
-pub(crate) fn base32_values<const N: usize, const M: usize>(text: &str) -> Option<[u8; M]> {
-    let mut bytes = [0; M];
-    if text.len() != N || BASE32.decode_len(N).ok()? != M {
-        return None;
-    }
-    let length = BASE32.decode_mut(text.as_bytes(), &mut bytes).ok()?;
-    (length == M).then_some(bytes)
 }
 
 #[cfg(test)]
@@ -111,6 +102,7 @@ mod tests {
     fn text_and_digest_are_two_forms_of_one_cid() {
         let cid: Cid = TEXT.parse().unwrap();
         assert_eq!(cid.to_string(), TEXT);
+        assert_eq!(cid.to_ascii(), TEXT.as_bytes());
         assert_eq!(Cid::from_slice(cid.digest()), Some(cid));
     }
 
@@ -121,10 +113,15 @@ mod tests {
             "b",
             &TEXT[..58],
             &TEXT.to_uppercase(),
+            &TEXT.replace("mbide", "MBIDE"),
             // Spare bits that are not zero, and another codec.
             "bafyreifcs3qkws2pnksfeqeolu77e52sr2dctptox5jkq37myjkhjmbidf",
             "bafkreifcs3qkws2pnksfeqeolu77e52sr2dctptox5jkq37myjkhjmbide",
             "QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWnPbdG",
+            // The same CID in base58btc and base16, and 59 bytes that are no multibase.
+            &multibase::encode(Base::Base58Btc, TEXT.parse::<Cid>().unwrap().to_binary()),
+            &multibase::encode(Base::Base16Lower, TEXT.parse::<Cid>().unwrap().to_binary()),
+            &format!("{}b", "é".repeat(29)),
         ] {
             assert_eq!(text.parse::<Cid>(), Err(MalformedCid), "{text:?}");
         }

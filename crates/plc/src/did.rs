@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use sha2::{Digest, Sha256};
 
-use super::cid::{BASE32, base32_values};
+use super::base32::BASE32;
 
 /// The method's prefix.
 const PREFIX: &str = "did:plc:";
@@ -68,7 +68,12 @@ impl FromStr for Did {
 
     fn from_str(text: &str) -> Result<Did, MalformedDid> {
         let encoded = text.strip_prefix(PREFIX).ok_or(MalformedDid)?;
-        base32_values::<ENCODED_LENGTH, LENGTH>(encoded).map(Did).ok_or(MalformedDid)
+        if encoded.len() != ENCODED_LENGTH {
+            return Err(MalformedDid);
+        }
+        let mut bytes = [0; LENGTH];
+        BASE32.decode_mut(encoded.as_bytes(), &mut bytes).map_err(|_| MalformedDid)?;
+        Ok(Did(bytes))
     }
 }
 

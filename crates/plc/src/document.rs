@@ -96,7 +96,8 @@ pub fn write_data(did: &Did, signed: &[u8], out: &mut Vec<u8>) -> Result<(), Mal
 fn contexts(methods: &[(&str, &str)]) -> Vec<&'static str> {
     let mut contexts = vec![DID_CONTEXT, MULTIKEY_CONTEXT];
     for (_, key) in methods {
-        let context = match PublicKey::parse(key).filter(PublicKey::is_on_its_curve) {
+        let context = match PublicKey::from_ascii(key.as_bytes()).filter(PublicKey::is_on_its_curve)
+        {
             Some(PublicKey { curve: Curve::K256, .. }) => K256_CONTEXT,
             Some(PublicKey { curve: Curve::P256, .. }) => P256_CONTEXT,
             None => continue,

@@ -5,13 +5,14 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::chain::Refusal;
 use super::cid::Cid;
 use super::did::Did;
 use super::json;
 use super::operation::Malformed;
+use super::refusal::Refusal;
 use super::timestamp::Timestamp;
 
 /// The `type` of a line or message that carries an operation with a sequence number.
@@ -60,7 +61,8 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// An operation as received, decoded: everything about it that needs no other operation.
+/// An operation of a log as somebody states it, decoded: everything about it that needs no other
+/// operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Received {
     /// The identity.
@@ -75,35 +77,23 @@ pub struct Received {
     pub sequence: Option<i64>,
     /// The stated flag.
     pub nullified: Option<bool>,
+    /// When it was received, where that is known.
+    pub received_at: Option<Timestamp>,
     /// The signed DAG-CBOR.
-    pub signed: Vec<u8>,
+    pub signed: Bytes,
 }
 
-/// A line that is no operation that could be judged.
+/// A line with no operation that could be judged, and whatever of it could be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Undecodable {
-    /// Not JSON: damaged on its way, perhaps.
-    NotJson(String),
-    /// A line of a `type` that this program does not know.
-    UnknownType {
-        /// The type.
-        kind: String,
-        /// The stated CID; empty when there is none.
-        cid: String,
-        /// The sequence number, when it has one.
-        sequence: Option<i64>,
-    },
-    /// Refused for its form; whatever else could be read is beside it.
-    Refused {
-        /// The DID as stated.
-        did: String,
-        /// The stated CID.
-        cid: String,
-        /// The stated sequence number.
-        sequence: Option<i64>,
-        /// Why.
-        refusal: Refusal,
-    },
+pub struct Undecodable {
+    /// The DID as stated; empty when none was.
+    pub did: String,
+    /// The stated CID; empty when none was.
+    pub cid: String,
+    /// The stated sequence number.
+    pub sequence: Option<i64>,
+    /// What is wrong with it.
+    pub refusal: Refusal,
 }
 
 impl Received {
@@ -113,13 +103,12 @@ impl Received {
     ///
     /// See [`Undecodable`].
     pub fn decode(line: &[u8]) -> Result<Received, Undecodable> {
-        let line = str::from_utf8(line).map_err(|error| Undecodable::NotJson(error.to_string()))?;
+        let line = str::from_utf8(line).map_err(|error| Undecodable::not_json(&error))?;
         let entry = Entry::read(line).map_err(|error| undecodable(line, &error))?;
         if let Some(kind) = entry.kind.as_deref().filter(|&kind| kind != SEQUENCED_OPERATION) {
-            let (kind, cid) = (kind.to_owned(), entry.cid.to_string());
-            return Err(Undecodable::UnknownType { kind, cid, sequence: entry.seq });
+            return Err(Undecodable::of_unknown_type(kind, entry.cid.to_string(), entry.seq));
         }
-        Received::from_entry(&entry).map_err(|refusal| Undecodable::Refused {
+        Received::from_entry(&entry).map_err(|refusal| Undecodable {
             did: entry.did.to_string(),
             cid: entry.cid.to_string(),
             sequence: entry.seq,
@@ -148,8 +137,21 @@ impl Received {
             created_at,
             sequence: entry.seq,
             nullified: entry.nullified,
-            signed,
+            received_at: None,
+            signed: signed.into(),
         })
+    }
+}
+
+impl Undecodable {
+    fn not_json(error: &impl ToString) -> Undecodable {
+        let refusal = Refusal::NotJson { reason: error.to_string() };
+        Undecodable { did: String::new(), cid: String::new(), sequence: None, refusal }
+    }
+
+    fn of_unknown_type(stated: &str, cid: String, sequence: Option<i64>) -> Undecodable {
+        let refusal = Refusal::UnknownType { stated: stated.to_owned() };
+        Undecodable { did: String::new(), cid, sequence, refusal }
     }
 }
 
@@ -157,35 +159,29 @@ impl Received {
 /// since a line of another type need not look like an operation at all.
 fn undecodable(line: &str, error: &serde_json::Error) -> Undecodable {
     if !error.is_data() {
-        return Undecodable::NotJson(error.to_string());
+        return Undecodable::not_json(error);
     }
-    #[derive(serde::Deserialize)]
-    struct Stated {
-        #[serde(default, rename = "type")]
-        kind: serde_json::Value,
-        #[serde(default)]
+    #[derive(Default, serde::Deserialize)]
+    #[serde(default)]
+    struct Envelope {
+        r#type: serde_json::Value,
         did: serde_json::Value,
-        #[serde(default)]
         cid: serde_json::Value,
-        #[serde(default)]
         seq: serde_json::Value,
     }
+    // What is no object states nothing.
+    let envelope: Envelope = serde_json::from_str(line).unwrap_or_default();
     let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
-    let refused = |did, cid, sequence| Undecodable::Refused {
-        did,
-        cid,
-        sequence,
-        refusal: Refusal::Malformed { reason: error.to_string() },
-    };
-    match serde_json::from_str::<Stated>(line) {
-        Ok(stated) => match stated.kind.as_str() {
-            Some(kind) if kind != SEQUENCED_OPERATION => {
-                let (kind, cid) = (kind.to_owned(), text(&stated.cid));
-                Undecodable::UnknownType { kind, cid, sequence: stated.seq.as_i64() }
-            }
-            _ => refused(text(&stated.did), text(&stated.cid), stated.seq.as_i64()),
+    match envelope.r#type.as_str() {
+        Some(stated) if stated != SEQUENCED_OPERATION => {
+            Undecodable::of_unknown_type(stated, text(&envelope.cid), envelope.seq.as_i64())
+        }
+        _ => Undecodable {
+            did: text(&envelope.did),
+            cid: text(&envelope.cid),
+            sequence: envelope.seq.as_i64(),
+            refusal: Refusal::Malformed { reason: error.to_string() },
         },
-        Err(_) => refused(String::new(), String::new(), None),
     }
 }
 

@@ -3,28 +3,16 @@
 use std::borrow::Cow;
 
 use super::cbor::{Reader, key_order};
+pub use super::malformed::Malformed;
 use super::signature::signing_digest;
 
 /// Largest signed operation that is accepted, in bytes. The directory limits what is submitted
 /// today to 4,000; its history holds larger ones, and nothing near this.
 pub const MAX_OPERATION_LENGTH: usize = 1 << 20;
 
-/// Not an operation: not exactly one of the three shapes, or not in canonical form.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{reason}")]
-pub struct Malformed {
-    reason: Cow<'static, str>,
-}
-
-impl Malformed {
-    pub fn new(reason: impl Into<Cow<'static, str>>) -> Malformed {
-        Malformed { reason: reason.into() }
-    }
-}
-
 /// The three shapes of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum OperationKind {
     /// `plc_operation`.
     Regular,
     /// `plc_tombstone`.
@@ -114,11 +102,11 @@ impl<'a> Operation<'a> {
     }
 
     /// Which of the three shapes it has.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> OperationKind {
         match self.body {
-            Body::Regular { .. } => Kind::Regular,
-            Body::Tombstone => Kind::Tombstone,
-            Body::LegacyCreate { .. } => Kind::LegacyCreate,
+            Body::Regular { .. } => OperationKind::Regular,
+            Body::Tombstone => OperationKind::Tombstone,
+            Body::LegacyCreate { .. } => OperationKind::LegacyCreate,
         }
     }
 

@@ -6,6 +6,7 @@ pub mod builder;
 mod draft;
 pub mod fake_upstream;
 pub mod keys;
+pub mod postgres;
 pub mod profile;
 mod shape;
 pub mod wire;
@@ -17,7 +18,7 @@ use wire::json_string;
 pub enum Expected {
     /// The operation is accepted.
     Accepted,
-    /// The operation is refused, with this name of [`did_plc::chain::Refusal`].
+    /// The operation is refused, with this name of [`did_plc::Refusal`].
     Refused(&'static str),
 }
 

@@ -67,7 +67,7 @@ pub async fn search(server: &Server, searched: &str, query: &str) -> Result<Sear
 
 /// What a text can be.
 fn kinds(searched: &str) -> Vec<Kind> {
-    let is_key = |text: &str| PublicKey::parse(text).is_some();
+    let is_key = |text: &str| text.parse::<PublicKey>().is_ok();
     if searched.starts_with("did:key:") || is_key(&format!("did:key:{searched}")) {
         vec![Kind::Key]
     } else if searched.starts_with("at://") || searched.starts_with('@') {

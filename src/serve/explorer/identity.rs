@@ -2,8 +2,9 @@
 
 use maud::{Markup, html};
 
-use did_plc::operation::{Kind, Malformed, Service};
-use did_plc::{Did, Operation, Timestamp};
+use crate::store::{StoredDivergence, StoredOperation, StoredRefusal};
+use did_plc::operation::{Malformed, Service};
+use did_plc::{Change, Did, History, Operation, Timestamp};
 
 use super::diff::KINDS;
 use super::entry::Context;
@@ -11,13 +12,25 @@ use super::layout::page;
 use super::parts::{items, key, plural, time_ago};
 use super::records;
 use super::text::{line, plain, text};
-use super::timeline::{Entry, Held, Timeline};
 use super::tree::tree;
 
 /// Operations on a page: nearly every identity has fewer, and hostile ones stay readable.
 const PAGE: usize = 50;
 /// The filter for recoveries, which are no kind of change.
 const RECOVERY: &str = "recovery";
+
+/// Everything that is held about one identity.
+#[derive(Debug, Clone)]
+pub struct Held {
+    /// The identity.
+    pub did: Did,
+    /// Its operations by `created_at`, nullified ones included.
+    pub operations: Vec<StoredOperation>,
+    /// What was refused of it, accepted later or not.
+    pub refusals: Vec<StoredRefusal>,
+    /// Where somebody said otherwise.
+    pub divergences: Vec<StoredDivergence>,
+}
 
 /// What of a history is asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -46,29 +59,31 @@ pub fn identity_page(
     selection: &Selection,
     now: Timestamp,
 ) -> Result<String, Malformed> {
-    let timeline = Timeline::of(&held.operations)?;
     let did = held.did;
-    let handle = timeline.content().and_then(|entry| handle(&entry.operation));
+    let history = History::as_held(did, held.operations.iter().map(StoredOperation::as_held))?;
+    let content = history.content().and_then(|entry| entry.operation());
+    let handle = content.as_ref().and_then(handle);
     let title = match &handle {
         Some(handle) => format!("{} — {did}", plain(handle)),
         None => did.to_string(),
     };
-    let count = timeline.entries.len();
+    let count = history.entries.len();
     // Numbers of operations never change, so that a link stays what it is.
     let href = |index: usize| {
-        let cid = timeline.entries[index].cid;
+        let cid = history.entries[index].received.cid;
         match count {
             0..=PAGE => format!("/explore/{did}#{cid}"),
             _ => format!("/explore/{did}?until={}#{cid}", (index + PAGE / 2).min(count)),
         }
     };
-    let context = Context { did, timeline: &timeline, now, href: &href };
+    let changes: Vec<Vec<Change>> = (0..count).map(|index| history.changes(index)).collect();
+    let context = Context { history: &history, changes: &changes, now, href: &href };
     let content = html! {
-        (present(did, handle.as_deref(), &timeline, now))
+        (present(handle.as_deref(), content.as_ref(), &history, now))
         (records::refusals(&did, &held.refusals, now))
         (records::divergences(&did, &held.divergences, now))
-        (tree(&timeline, href))
-        (history(&context, selection)?)
+        (tree(&history, &changes, href))
+        (operations(&context, selection)?)
     };
     Ok(page(&title, &did.to_string(), content))
 }
@@ -79,22 +94,29 @@ fn handle(operation: &Operation<'_>) -> Option<String> {
     aliases.iter().find_map(|alias| alias.strip_prefix("at://").map(str::to_owned))
 }
 
-fn present(did: Did, handle: Option<&str>, timeline: &Timeline<'_>, now: Timestamp) -> Markup {
-    let ended = timeline.head().is_some_and(|head| head.operation.kind() == Kind::Tombstone);
+fn present(
+    handle: Option<&str>,
+    content: Option<&Operation<'_>>,
+    history: &History,
+    now: Timestamp,
+) -> Markup {
+    let did = history.did;
+    let tombstone = history.head().filter(|head| head.is_tombstone());
     html! {
         section.card aria-labelledby="who" {
             h1 #who {
                 @match handle { Some(handle) => (line(handle)), None => "An identity" }
             }
             p.did.code { (did) }
-            @if let (true, Some(head)) = (ended, timeline.head()) {
+            @if let Some(tombstone) = tombstone {
                 p.outcome.open {
-                    strong { "Ended by a tombstone" } " on " (time_ago(head.stored.created_at, now))
+                    strong { "Ended by a tombstone" }
+                    " on " (time_ago(tombstone.received.created_at, now))
                     ". What follows is what was said last."
                 }
             }
-            @match timeline.content() {
-                Some(content) => (facts(content, timeline, now)),
+            @match content {
+                Some(content) => (facts(content, history, now)),
                 None => p { "No operation of it was accepted." },
             }
             nav.links aria-label="Raw data" {
@@ -110,15 +132,14 @@ fn present(did: Did, handle: Option<&str>, timeline: &Timeline<'_>, now: Timesta
     }
 }
 
-fn facts(content: &Entry<'_>, timeline: &Timeline<'_>, now: Timestamp) -> Markup {
-    let operation = &content.operation;
+fn facts(operation: &Operation<'_>, history: &History, now: Timestamp) -> Markup {
     let (handles, others): (Vec<_>, Vec<_>) = operation
         .also_known_as()
         .into_iter()
         .map(std::borrow::Cow::into_owned)
         .partition(|alias| alias.starts_with("at://"));
     let services = operation.services();
-    let nullified = timeline.entries.iter().filter(|entry| entry.nullified_by.is_some()).count();
+    let nullified = history.entries.iter().filter(|entry| entry.nullified_by.is_some()).count();
     let since = |at: Option<Timestamp>| {
         html! { @if let Some(at) = at { span.since { "since " (time_ago(at, now)) } } }
     };
@@ -130,7 +151,7 @@ fn facts(content: &Entry<'_>, timeline: &Timeline<'_>, now: Timestamp) -> Markup
                 ul.plain { (items(&handles, |_, alias| html! {
                     li { (text(alias.strip_prefix("at://").unwrap_or(alias))) }
                 })) }
-                (since(timeline.since(handle)))
+                (since(history.since(handle)))
             }
             @if !others.is_empty() {
                 dt { "Other aliases" }
@@ -140,7 +161,7 @@ fn facts(content: &Entry<'_>, timeline: &Timeline<'_>, now: Timestamp) -> Markup
             dd {
                 @if services.is_empty() { span.note { "no service" } }
                 ul.plain { (items(&services, |_, (name, service)| self::service(name, service))) }
-                (since(timeline.since(Operation::services)))
+                (since(history.since(Operation::services)))
             }
             dt { "Signing keys" }
             dd {
@@ -149,7 +170,7 @@ fn facts(content: &Entry<'_>, timeline: &Timeline<'_>, now: Timestamp) -> Markup
                 ul.plain { (items(&methods, |_, (name, value)| html! {
                     li { span.label { (text(name)) } (key(value)) }
                 })) }
-                (since(timeline.since(Operation::verification_methods)))
+                (since(history.since(Operation::verification_methods)))
             }
             dt { "Rotation keys" }
             dd {
@@ -158,14 +179,14 @@ fn facts(content: &Entry<'_>, timeline: &Timeline<'_>, now: Timestamp) -> Markup
                 ol.keys { (items(&operation.rotation_keys(), |rank, value| html! {
                     li value=(rank + 1) { (key(value)) }
                 })) }
-                (since(timeline.since(Operation::rotation_keys)))
+                (since(history.since(Operation::rotation_keys)))
             }
             dt { "History" }
             dd {
-                (plural(timeline.entries.len() as u64, "operation"))
+                (plural(history.entries.len() as u64, "operation"))
                 @if nullified > 0 { ", " (nullified) " of them nullified" }
-                @if let Some(first) = timeline.entries.first() {
-                    "; begun " (time_ago(first.stored.created_at, now))
+                @if let Some(first) = history.entries.first() {
+                    "; begun " (time_ago(first.received.created_at, now))
                 }
                 ". " span.tag.good { "every one verified here" }
             }
@@ -184,12 +205,11 @@ fn service(name: &str, service: &Service<'_>) -> Markup {
 }
 
 /// The list of operations, newest first.
-fn history(context: &Context<'_>, selection: &Selection) -> Result<Markup, Malformed> {
-    let entries = &context.timeline.entries;
-    let did = context.did;
+fn operations(context: &Context<'_>, selection: &Selection) -> Result<Markup, Malformed> {
+    let did = context.history.did;
     let kind = selection.kind();
-    let chosen: Vec<usize> = (0..entries.len())
-        .filter(|&index| kind.is_none_or(|kind| has(&entries[index], kind)))
+    let chosen: Vec<usize> = (0..context.history.entries.len())
+        .filter(|&index| kind.is_none_or(|kind| has(context, index, kind)))
         .collect();
     let until = selection.until.unwrap_or(usize::MAX);
     let end = chosen.partition_point(|&index| index < until);
@@ -220,29 +240,31 @@ fn history(context: &Context<'_>, selection: &Selection) -> Result<Markup, Malfo
     })
 }
 
-fn has(entry: &Entry<'_>, kind: &str) -> bool {
+fn has(context: &Context<'_>, index: usize, kind: &str) -> bool {
     match kind {
-        RECOVERY => !entry.nullifies.is_empty(),
-        _ => entry.changes.iter().any(|change| change.kind() == kind),
+        RECOVERY => !context.history.entries[index].nullifies.is_empty(),
+        _ => context.changes[index].iter().any(|change| change.kind() == kind),
     }
 }
 
 /// Links that leave one kind of change, for the kinds that there are.
 fn filters(context: &Context<'_>, chosen: Option<&str>) -> Markup {
-    let did = context.did;
-    let entries = &context.timeline.entries;
+    let did = context.history.did;
+    let count = context.history.entries.len();
     let kinds: Vec<(&str, &str, usize)> = KINDS
         .into_iter()
         .chain([(RECOVERY, "recovery")])
-        .map(|(kind, name)| (kind, name, entries.iter().filter(|entry| has(entry, kind)).count()))
+        .map(|(kind, name)| {
+            (kind, name, (0..count).filter(|&index| has(context, index, kind)).count())
+        })
         .filter(|(.., count)| *count > 0)
         .collect();
     html! {
-        @if entries.len() > 1 {
+        @if count > 1 {
             nav.filters aria-label="Kinds of change" {
                 a href=(format!("/explore/{did}#history"))
                     aria-current=[chosen.is_none().then_some("true")] {
-                    "all " span.count { (entries.len()) }
+                    "all " span.count { (count) }
                 }
                 @for (kind, name, count) in kinds {
                     a href=(format!("/explore/{did}?change={kind}#history"))

@@ -1,7 +1,7 @@
 //! Pages for people: the status of this server, and the history of each identity.
 //!
 //! ```text
-//! store ──▶ Held ──▶ Timeline (what follows what, what changed) ──▶ HTML
+//! store ──▶ Held ──▶ History (what follows what, what changed) ──▶ HTML
 //! ```
 //!
 //! Everything from [`Held`] on is pure. Every text that comes from an operation is hostile input
@@ -17,7 +17,6 @@ mod layout;
 mod parts;
 mod records;
 mod text;
-mod timeline;
 mod tree;
 
 use std::sync::Arc;
@@ -28,9 +27,8 @@ use maud::html;
 
 use self::claimants::Search;
 pub use self::home::{Report, home_page};
-pub use self::identity::{Selection, identity_page};
+pub use self::identity::{Held, Selection, identity_page};
 pub(super) use self::layout::{icon, style};
-pub use self::timeline::{Entry, Held, Timeline};
 
 use did_plc::Did;
 

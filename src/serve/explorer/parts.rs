@@ -115,7 +115,7 @@ pub fn short(cid: &Cid) -> String {
 pub fn key(key: &str) -> Markup {
     html! {
         span.key { (text::text(key)) }
-        @match PublicKey::parse(key).map(|key| key.curve) {
+        @match key.parse::<PublicKey>().ok().map(|key| key.curve) {
             Some(Curve::K256) => { " " span.tag title="secp256k1" { "k256" } }
             Some(Curve::P256) => { " " span.tag title="NIST P-256" { "p256" } }
             None => { " " span.tag.warn { "no did:key of a known curve" } }

@@ -5,9 +5,11 @@
 
 use maud::{Markup, html};
 
+use did_plc::history::HistoryEntry;
+use did_plc::{Change, History};
+
 use super::diff::headline;
 use super::parts::plural;
-use super::timeline::{Entry, Timeline};
 
 const ROW: usize = 30;
 const LANE: usize = 22;
@@ -30,8 +32,8 @@ enum Row {
 }
 
 /// The tree; nothing when nothing was nullified. `href` says where an entry is shown.
-pub fn tree(timeline: &Timeline<'_>, href: impl Fn(usize) -> String) -> Markup {
-    let entries = &timeline.entries;
+pub fn tree(history: &History, changes: &[Vec<Change>], href: impl Fn(usize) -> String) -> Markup {
+    let entries = &history.entries;
     if entries.iter().all(|entry| entry.nullified_by.is_none()) {
         return html! {};
     }
@@ -39,7 +41,7 @@ pub fn tree(timeline: &Timeline<'_>, href: impl Fn(usize) -> String) -> Markup {
     let cut = rows.len() > MAX_ROWS;
     rows.truncate(MAX_ROWS);
     let lanes = lanes(entries);
-    let drawing = Drawing { entries, rows: &rows, lanes: &lanes };
+    let drawing = Drawing { entries, changes, rows: &rows, lanes: &lanes };
     let used = rows.iter().map(|row| drawing.lane(*row)).max().unwrap_or(0) + 1;
     let (width, height) = (used * LANE + LABEL, rows.len() * ROW);
     html! {
@@ -62,7 +64,7 @@ pub fn tree(timeline: &Timeline<'_>, href: impl Fn(usize) -> String) -> Markup {
 }
 
 /// The rows, newest first.
-fn rows(entries: &[Entry<'_>]) -> Vec<Row> {
+fn rows(entries: &[HistoryEntry]) -> Vec<Row> {
     let mut forks = vec![false; entries.len()];
     for entry in entries.iter().filter(|entry| entry.nullified_by.is_some()) {
         if let Some(prev) = entry.prev {
@@ -87,7 +89,7 @@ fn rows(entries: &[Entry<'_>]) -> Vec<Row> {
 
 /// The lane of each entry. What is in force is on lane 0; a nullified one goes on on the lane of
 /// what it follows unless something did before; else it takes the first lane that is free.
-fn lanes(entries: &[Entry<'_>]) -> Vec<usize> {
+fn lanes(entries: &[HistoryEntry]) -> Vec<usize> {
     let mut lanes = vec![0; entries.len()];
     let mut followed = vec![false; entries.len()];
     // The end of what each lane is used for: a branch is over when it is nullified.
@@ -112,7 +114,8 @@ fn lanes(entries: &[Entry<'_>]) -> Vec<usize> {
 }
 
 struct Drawing<'a> {
-    entries: &'a [Entry<'a>],
+    entries: &'a [HistoryEntry],
+    changes: &'a [Vec<Change>],
     rows: &'a [Row],
     lanes: &'a [usize],
 }
@@ -136,7 +139,7 @@ impl Drawing<'_> {
             .filter(|&at| self.lane(self.rows[at]) == 0)
             .map(|at| at * ROW + ROW / 2)
             .collect();
-        let nullified: Vec<(usize, &Entry<'_>)> = self
+        let nullified: Vec<(usize, &HistoryEntry)> = self
             .entries
             .iter()
             .enumerate()
@@ -179,13 +182,13 @@ impl Drawing<'_> {
             },
             Row::Entry(index) => {
                 let entry = &self.entries[index];
-                let date = entry.stored.created_at.to_string();
+                let date = entry.received.created_at.to_string();
                 let nullified = entry.nullified_by.is_some();
                 html! {
                     a href=(href(index)) {
                         circle.dead[nullified].alive[!nullified] cx=(x) cy=(y) r=(RADIUS) {}
                         text x=(text_x) y=(text_y) {
-                            (index + 1) " · " (&date[..10]) " · " (words(entry))
+                            (index + 1) " · " (&date[..10]) " · " (words(&self.changes[index]))
                             @if nullified { tspan.unseen { ", nullified" } }
                         }
                     }
@@ -195,8 +198,8 @@ impl Drawing<'_> {
     }
 }
 
-fn words(entry: &Entry<'_>) -> String {
-    let mut words = headline(&entry.changes);
+fn words(changes: &[Change]) -> String {
+    let mut words = headline(changes);
     if let Some((at, _)) = words.char_indices().nth(WORDS) {
         words.truncate(at);
         words.push('…');

@@ -1,7 +1,7 @@
 //! The versions of an identity's document.
 
 use did_plc::document::{write_document, write_plain_document};
-use did_plc::operation::Kind;
+use did_plc::operation::OperationKind;
 use did_plc::{Cid, Did, Operation, Timestamp};
 use http::{StatusCode, header};
 use serde_json::value::RawValue;
@@ -59,7 +59,8 @@ impl Version {
         let version = versions[index];
         let next = versions.get(index + 1);
         let damaged = |reason| Failure::Other(ServeError::damaged(&did, &reason));
-        let ended = Operation::read(&version.signed).map_err(damaged)?.kind() == Kind::Tombstone;
+        let ended =
+            Operation::read(&version.signed).map_err(damaged)?.kind() == OperationKind::Tombstone;
         Ok(Version {
             document: if ended { None } else { Some(document(did, version, asked.media_type)?) },
             metadata: DocumentMetadata {

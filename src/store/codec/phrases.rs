@@ -59,7 +59,7 @@ impl Form {
                 Form::Signature
             }
             key::TEXT_LENGTH => {
-                let key = PublicKey::parse(text)?;
+                let key = PublicKey::from_ascii(text.as_bytes())?;
                 payload[..SHORT_PAYLOAD].copy_from_slice(&key.point[1..]);
                 match (key.curve, key.point[0]) {
                     (Curve::K256, EVEN) => Form::KeyK256Even,

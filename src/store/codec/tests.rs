@@ -196,7 +196,7 @@ fn what_is_no_packed_operation_is_damage() {
 /// migration of its own.
 #[test]
 fn the_phrases_of_the_sql_function_are_these() {
-    let sql = include_str!("../../../migrations/postgres/0002_readable.sql");
+    let sql = include_str!("../../../migrations/postgres/0001_log.sql");
     let phrases: Vec<String> = PHRASES
         .iter()
         .map(|phrase| format!("'\\x{}'", data_encoding::HEXLOWER.encode(phrase.bytes)))

@@ -3,133 +3,58 @@
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
-use bytes::Bytes;
-use futures::{TryFutureExt, try_join};
+use did_plc::{Cid, Did, Timestamp};
 use sha2::{Digest, Sha256};
-use tokio_postgres::types::ToSql;
-use tokio_postgres::{CopyInSink, Row};
 
-use super::Postgres;
-use super::connection::Session;
-use super::copy::{COPY, copy};
-use super::error::query_error;
-use super::write::LEASE;
-use super::{claims, rows};
+use super::claims;
+use super::insert::insert;
+use super::open::Postgres;
+use super::pool::Lent;
+use super::rows;
+use super::writer::LEASE;
 use crate::store::codec::{Packer, is_genesis};
 use crate::store::{
     Commit, Lease, NewDivergence, NewRefusal, Noted, Rejudged, StoreError, StoredOperation,
 };
-use did_plc::{Cid, Did, Timestamp};
 
-/// Locks the row and compares what the commit rests on: no row, no right to write. The index of
-/// claims moves with the cursor when it is complete and kept ($9) so; what it has then, and where
-/// the log has ended before this commit, say which operations the commit adds to it.
-const ADVANCE: &str = "UPDATE sources SET
-        cursor = $3,
-        cursor_cid = CASE WHEN cursor = $3 THEN cursor_cid ELSE $11 END,
-        lease_until = clock_timestamp() + make_interval(secs => $4),
-        caught_up_at = CASE WHEN $5 THEN coalesce(caught_up_at, $6) ELSE caught_up_at END,
-        operations = operations + $7,
-        identities = identities + $8,
-        claimed = CASE WHEN $9 AND claimed >= coalesce((SELECT max(sequence) FROM operations), 0)
-            THEN greatest(claimed, $10) ELSE claimed END
-    WHERE epoch = $1 AND cursor = $2
-    RETURNING CASE WHEN claimed IS NOT NULL
-        THEN greatest(claimed, (SELECT max(sequence) FROM operations)) END";
+/// While catching up, what a crash of the server takes back is fetched again; cursor and operations
+/// still agree. Texts that are given a number make the commit durable.
+const LOOSELY: &str = "BEGIN; SET LOCAL synchronous_commit = off";
 
 /// For the transaction that is under way, whatever it began with.
 const DURABLE: &str = "SET LOCAL synchronous_commit = on";
 
-const INTERN: &str =
-    "INSERT INTO interned (id, text) SELECT * FROM unnest($1::int4[], $2::bytea[])";
-
-const NULLIFY: &str = "UPDATE operations o SET nullified_by = new.nullified_by
-    FROM unnest($1::bytea[], $2::int8[], $3::int8[]) AS new (did, created_at, nullified_by)
-    WHERE o.did = new.did AND o.created_at = new.created_at";
-
-const NUMBER: &str = "UPDATE operations o SET sequence = new.sequence
-    FROM unnest($1::bytea[], $2::int8[], $3::int8[]) AS new (did, created_at, sequence)
-    WHERE o.did = new.did AND o.created_at = new.created_at AND o.sequence IS NULL";
-
-const REFUSE: &str = "INSERT INTO refusals
-        (did, sequence, cid, kind, detail, awaits, line, line_digest, received_at)
-    SELECT *, $9 FROM unnest($1::bytea[], $2::int8[], $3::bytea[], $4::text[], $5::bytea[],
-        $6::bytea[], $7::bytea[], $8::bytea[])
-    ON CONFLICT (line_digest) DO NOTHING";
-
-const ACCEPT_REFUSALS: &str = "UPDATE refusals SET accepted_at = $2 WHERE id = ANY($1)";
-
-const REFUSE_AGAIN: &str = "UPDATE refusals r
-    SET kind = new.kind, detail = new.detail, awaits = new.awaits
-    FROM unnest($1::int8[], $2::text[], $3::bytea[], $4::bytea[]) AS new (id, kind, detail, awaits)
-    WHERE r.id = new.id";
-
-/// One that was closed and is seen again is open again, with what is seen now: what was seen then
-/// may be something else. One that is open keeps what it was opened with.
-const DIVERGE: &str = "INSERT INTO divergences
-        (source, did, kind, subject, ours, theirs, identity, first_seen, last_seen)
-    SELECT *, $8, $8 FROM unnest($1::bytea[], $2::bytea[], $3::text[], $4::bytea[], $5::bytea[],
-        $6::bytea[], $7::bytea[])
-    ON CONFLICT (identity) DO UPDATE SET last_seen = excluded.last_seen, closed_at = NULL,
-        ours = CASE WHEN divergences.closed_at IS NULL THEN divergences.ours ELSE excluded.ours END,
-        theirs = CASE WHEN divergences.closed_at IS NULL THEN divergences.theirs
-            ELSE excluded.theirs END";
-
-const OPEN_DIVERGENCES_OF: &str = "SELECT id, kind, subject FROM divergences
-    WHERE did = $1 AND source = $2 AND closed_at IS NULL";
-
-const CLOSE_DIVERGENCES: &str = "UPDATE divergences SET closed_at = $2 WHERE id = ANY($1)";
-
-pub(super) const STATEMENTS: &[&str] = &[
-    ADVANCE,
-    COPY,
-    INTERN,
-    NULLIFY,
-    NUMBER,
-    REFUSE,
-    ACCEPT_REFUSALS,
-    REFUSE_AGAIN,
-    DIVERGE,
-    OPEN_DIVERGENCES_OF,
-    CLOSE_DIVERGENCES,
-];
-
 impl Postgres {
     /// See [`crate::store::Store::commit`].
-    ///
-    /// Three round trips: begin, compare, start copying; the rows and what else there is; COMMIT.
     pub async fn commit(&self, lease: &Lease, commit: &Commit) -> Result<(), StoreError> {
         let writer = &self.writer;
         let mut turn = writer.turn.lock().await;
-        // Whatever fails or is dropped before COMMIT takes the session with it, and the server
+        // Whatever fails or is dropped before COMMIT takes the connection with it, and the server
         // rolls back.
-        let session = writer.link.take().await?;
+        let mut connection = writer.pool.lend().await?;
         let mut packer = match turn.take() {
             Some(packer) => packer,
-            None => writer.packer(&session).await?,
+            None => writer.packer(&mut connection).await?,
         };
         let live = writer.live.load(Ordering::Relaxed);
         let keeps_claims = live && writer.keeps_claims.load(Ordering::Relaxed);
-        let (advanced, sink) = begin(&session, lease, commit, live, keeps_claims).await?;
-        let Some(row) = advanced else {
-            drop((sink, session));
+        connection.begin(if live { "BEGIN" } else { LOOSELY }).await?;
+        let Some(advanced) = advance(&mut connection, lease, commit, keeps_claims).await? else {
+            drop(connection);
             return Err(self.lost_lease(lease, commit).await?);
         };
-        if let Some(sink) = sink {
-            copy(sink, &in_order(&commit.operations), &mut packer).await?;
+        insert(&mut connection, &in_order(&commit.operations), &mut packer).await?;
+        if let Some(to) = advanced.claims_up_to {
+            claims::claim(&mut connection, commit, to).await?;
         }
-        if let Some(to) = rows::column("sources", &row, 0)? {
-            claims::claim(&session, commit, to).await?;
-        }
-        try_join!(
-            intern(&session, &packer),
-            nullify(&session, &commit.nullified),
-            number(&session, &commit.numbered),
-            refuse(&session, &commit.refusals, commit.received_at_millis),
-            rejudge(&session, &commit.rejudged, commit.received_at_millis),
-            diverge(&session, &commit.divergences, commit.received_at_millis),
-        )?;
-        writer.end(session).await?;
+        let received_at = commit.received_at_millis;
+        intern(&mut connection, &packer).await?;
+        nullify(&mut connection, &commit.nullified).await?;
+        number(&mut connection, &commit.numbered).await?;
+        refuse(&mut connection, &commit.refusals, received_at).await?;
+        rejudge(&mut connection, &commit.rejudged, received_at).await?;
+        diverge(&mut connection, &commit.divergences, received_at).await?;
+        writer.end(connection).await?;
         packer.committed();
         *turn = Some(packer);
         Ok(())
@@ -146,14 +71,21 @@ impl Postgres {
         now: Timestamp,
     ) -> Result<Noted, StoreError> {
         let _turn = self.writer.turn.lock().await;
-        let session = self.writer.link.session().await?;
-        let rows =
-            session.query(OPEN_DIVERGENCES_OF, &[&did.as_bytes(), &source.as_bytes()]).await?;
-        let open = rows.iter().map(rows::open_divergence).collect::<Result<Vec<_>, _>>()?;
+        let mut connection = self.writer.pool.lend().await?;
+        let open = sqlx::query!(
+            "SELECT id, kind, subject FROM divergences
+             WHERE did = $1 AND source = $2 AND closed_at IS NULL",
+            did.as_bytes(),
+            source.as_bytes()
+        );
+        let rows = connection.all(open).await?.into_iter();
+        let open: Vec<(i64, String, String)> = rows
+            .map(|row| Ok((row.id, row.kind, rows::text("divergences", row.subject)?)))
+            .collect::<Result<_, StoreError>>()?;
         let (noted, closed) = Noted::between(&open, covered, seen);
-        diverge(&session, seen, now.millis()).await?;
+        diverge(&mut connection, seen, now.millis()).await?;
         if !closed.is_empty() {
-            session.execute(CLOSE_DIVERGENCES, &[&closed, &now.millis()]).await?;
+            close(&mut connection, &closed, now).await?;
         }
         Ok(noted)
     }
@@ -161,9 +93,7 @@ impl Postgres {
     /// See [`crate::store::Store::close_divergence`].
     pub async fn close_divergence(&self, id: i64, now: Timestamp) -> Result<(), StoreError> {
         let _turn = self.writer.turn.lock().await;
-        let session = self.writer.link.session().await?;
-        session.execute(CLOSE_DIVERGENCES, &[&vec![id], &now.millis()]).await?;
-        Ok(())
+        close(&mut self.writer.pool.lend().await?, &[id], now).await
     }
 
     /// Who writes now, for a commit that found another epoch or cursor than its own. The commit has
@@ -181,50 +111,53 @@ impl Postgres {
     }
 }
 
-/// Begins, compares and moves the cursor, and starts the copy if there is one. No row when the
-/// lease or the cursor is not what the commit rests on.
-async fn begin(
-    session: &Session,
+/// What the row of the source says after it was moved.
+struct Advanced {
+    /// The index of claims has to have this commit's operations up to this number; none where there is
+    /// no such index.
+    claims_up_to: Option<i64>,
+}
+
+/// Locks the row of the source, compares and moves the cursor. None when the lease or the cursor is
+/// not what the commit rests on: no right to write.
+async fn advance(
+    connection: &mut Lent,
     lease: &Lease,
     commit: &Commit,
-    live: bool,
     keeps_claims: bool,
-) -> Result<(Option<Row>, Option<CopyInSink<Bytes>>), StoreError> {
-    // While catching up, what a crash of the server takes back is fetched again; cursor
-    // and operations still agree. Texts that are given a number make the commit durable.
-    let begin = if live { "BEGIN" } else { "BEGIN; SET LOCAL synchronous_commit = off" };
-    let operations = commit.operations.len() as i64;
-    let identities = commit.operations.iter().filter(|new| is_genesis(&new.signed)).count() as i64;
-    let lease_seconds = LEASE.as_secs_f64();
+) -> Result<Option<Advanced>, StoreError> {
+    let identities = commit.operations.iter().filter(|new| is_genesis(&new.signed)).count();
     let added = commit.operations.iter().filter_map(|new| new.sequence);
     let numbered = commit.numbered.iter().map(|(_, _, number)| *number);
-    let highest = added.chain(numbered).max().unwrap_or(0);
-    let cursor_cid = commit.cursor_cid.as_ref().map(|cid| cid.as_bytes());
-    let parameters: [&(dyn ToSql + Sync); 11] = [
-        &lease.epoch,
-        &commit.cursor_before,
-        &commit.cursor_after,
-        &lease_seconds,
-        &commit.caught_up,
-        &commit.received_at_millis,
-        &operations,
-        &identities,
-        &keeps_claims,
-        &highest,
-        &cursor_cid,
-    ];
-    let copying = async {
-        if commit.operations.is_empty() {
-            return Ok(None);
-        }
-        session.client.copy_in(session.statement(COPY)?).await.map(Some).map_err(query_error)
-    };
-    let ((), advanced, sink) = try_join!(
-        session.client.batch_execute(begin).map_err(query_error),
-        session.query_opt(ADVANCE, &parameters),
-        copying,
-    )?;
-    Ok((advanced, sink))
+    // The index of claims moves with the cursor when it is complete and kept ($9) so; what it has
+    // then, and where the log has ended before this commit, say which operations the commit adds to it.
+    let advance = sqlx::query_as!(
+        Advanced,
+        r#"UPDATE sources SET
+            cursor = $3,
+            cursor_cid = CASE WHEN cursor = $3 THEN cursor_cid ELSE $11 END,
+            lease_until = clock_timestamp() + make_interval(secs => $4),
+            caught_up_at = CASE WHEN $5 THEN coalesce(caught_up_at, $6) ELSE caught_up_at END,
+            operations = operations + $7,
+            identities = identities + $8,
+            claimed = CASE WHEN $9 AND claimed >= coalesce((SELECT max(sequence) FROM operations), 0)
+                THEN greatest(claimed, $10) ELSE claimed END
+        WHERE epoch = $1 AND cursor = $2
+        RETURNING CASE WHEN claimed IS NOT NULL
+            THEN greatest(claimed, (SELECT max(sequence) FROM operations)) END AS claims_up_to"#,
+        lease.epoch,
+        commit.cursor_before,
+        commit.cursor_after,
+        LEASE.as_secs_f64(),
+        commit.caught_up,
+        commit.received_at_millis,
+        commit.operations.len() as i64,
+        identities as i64,
+        keeps_claims,
+        added.chain(numbered).max().unwrap_or(0),
+        commit.cursor_cid.as_ref().map(String::as_bytes)
+    );
+    connection.first(advance).await
 }
 
 /// As exports read them: rows that are read together lie together, and the indexes on number and
@@ -238,19 +171,24 @@ fn in_order(operations: &[StoredOperation]) -> Vec<&StoredOperation> {
 /// The texts that were given a number while this batch was packed. With such the commit is durable
 /// also while catching up: this process goes on to refer to these numbers, and a crash of the
 /// server that took them back would let them be given to other texts.
-async fn intern(session: &Session, packer: &Packer) -> Result<(), StoreError> {
+async fn intern(connection: &mut Lent, packer: &Packer) -> Result<(), StoreError> {
     let (numbers, texts): (Vec<_>, Vec<_>) =
         packer.new_texts().map(|(number, text)| (number as i32, text.as_bytes())).unzip();
     if numbers.is_empty() {
         return Ok(());
     }
-    session.client.batch_execute(DURABLE).await.map_err(query_error)?;
-    session.execute(INTERN, &[&numbers, &texts]).await?;
+    connection.script(DURABLE).await?;
+    let intern = sqlx::query!(
+        "INSERT INTO interned (id, text) SELECT * FROM unnest($1::int4[], $2::bytea[])",
+        &numbers,
+        texts as _
+    );
+    connection.execute(intern).await?;
     Ok(())
 }
 
 async fn nullify(
-    session: &Session,
+    connection: &mut Lent,
     nullified: &[(Did, Timestamp, Timestamp)],
 ) -> Result<(), StoreError> {
     if nullified.is_empty() {
@@ -258,17 +196,36 @@ async fn nullify(
     }
     let (dids, times): (Vec<_>, Vec<_>) = keys(nullified);
     let by: Vec<i64> = nullified.iter().map(|(_, _, by)| by.millis()).collect();
-    let changed = session.execute(NULLIFY, &[&dids, &times, &by]).await?;
+    let nullify = sqlx::query!(
+        "UPDATE operations o SET nullified_by = new.nullified_by
+         FROM unnest($1::bytea[], $2::int8[], $3::int8[]) AS new (did, created_at, nullified_by)
+         WHERE o.did = new.did AND o.created_at = new.created_at",
+        dids as _,
+        &times,
+        &by
+    );
+    let changed = connection.execute(nullify).await?;
     all_there(changed, nullified.len(), "to be nullified")
 }
 
-async fn number(session: &Session, numbered: &[(Did, Timestamp, i64)]) -> Result<(), StoreError> {
+async fn number(
+    connection: &mut Lent,
+    numbered: &[(Did, Timestamp, i64)],
+) -> Result<(), StoreError> {
     if numbered.is_empty() {
         return Ok(());
     }
     let (dids, times): (Vec<_>, Vec<_>) = keys(numbered);
     let numbers: Vec<i64> = numbered.iter().map(|(_, _, number)| *number).collect();
-    let changed = session.execute(NUMBER, &[&dids, &times, &numbers]).await?;
+    let number = sqlx::query!(
+        "UPDATE operations o SET sequence = new.sequence
+         FROM unnest($1::bytea[], $2::int8[], $3::int8[]) AS new (did, created_at, sequence)
+         WHERE o.did = new.did AND o.created_at = new.created_at AND o.sequence IS NULL",
+        dids as _,
+        &times,
+        &numbers
+    );
+    let changed = connection.execute(number).await?;
     all_there(changed, numbered.len(), "without a number")
 }
 
@@ -288,7 +245,7 @@ fn all_there(changed: u64, expected: usize, what: &str) -> Result<(), StoreError
 }
 
 async fn refuse(
-    session: &Session,
+    connection: &mut Lent,
     refusals: &[NewRefusal],
     received_at: i64,
 ) -> Result<(), StoreError> {
@@ -304,17 +261,28 @@ async fn refuse(
     let awaits: Vec<_> = all().map(|new| new.awaits.as_ref().map(digest)).collect();
     let lines: Vec<_> = all().map(|new| &new.line[..]).collect();
     let digests: Vec<_> = all().map(|new| Sha256::digest(&new.line).to_vec()).collect();
-    session
-        .execute(
-            REFUSE,
-            &[&dids, &sequences, &cids, &kinds, &details, &awaits, &lines, &digests, &received_at],
-        )
-        .await?;
+    let refuse = sqlx::query!(
+        "INSERT INTO refusals
+            (did, sequence, cid, kind, detail, awaits, line, line_digest, received_at)
+         SELECT *, $9 FROM unnest($1::bytea[], $2::int8[], $3::bytea[], $4::text[], $5::bytea[],
+            $6::bytea[], $7::bytea[], $8::bytea[])
+         ON CONFLICT (line_digest) DO NOTHING",
+        dids as _,
+        sequences as _,
+        cids as _,
+        kinds as _,
+        details as _,
+        awaits as _,
+        lines as _,
+        &digests,
+        received_at
+    );
+    connection.execute(refuse).await?;
     Ok(())
 }
 
 async fn rejudge(
-    session: &Session,
+    connection: &mut Lent,
     rejudged: &[Rejudged],
     received_at: i64,
 ) -> Result<(), StoreError> {
@@ -332,16 +300,34 @@ async fn rejudge(
         }
     }
     if !accepted.is_empty() {
-        session.execute(ACCEPT_REFUSALS, &[&accepted, &received_at]).await?;
+        let accept = sqlx::query!(
+            "UPDATE refusals SET accepted_at = $2 WHERE id = ANY($1)",
+            &accepted,
+            received_at
+        );
+        connection.execute(accept).await?;
     }
     if !ids.is_empty() {
-        session.execute(REFUSE_AGAIN, &[&ids, &kinds, &details, &waiting]).await?;
+        let refuse_again = sqlx::query!(
+            "UPDATE refusals r
+             SET kind = new.kind, detail = new.detail, awaits = new.awaits
+             FROM unnest($1::int8[], $2::text[], $3::bytea[], $4::bytea[])
+                AS new (id, kind, detail, awaits)
+             WHERE r.id = new.id",
+            &ids,
+            kinds as _,
+            details as _,
+            waiting as _
+        );
+        connection.execute(refuse_again).await?;
     }
     Ok(())
 }
 
+/// A record that was closed and is seen again is open again, with what is seen now: what was seen then
+/// may be something else. One that is open keeps what it was opened with.
 async fn diverge(
-    session: &Session,
+    connection: &mut Lent,
     divergences: &[NewDivergence],
     seen_at: i64,
 ) -> Result<(), StoreError> {
@@ -363,12 +349,34 @@ async fn diverge(
     let ours: Vec<_> = all().map(|new| new.ours.as_ref().map(String::as_bytes)).collect();
     let theirs: Vec<_> = all().map(|new| new.theirs.as_ref().map(String::as_bytes)).collect();
     let identities: Vec<_> = distinct.iter().map(|(identity, _)| identity.as_slice()).collect();
-    session
-        .execute(
-            DIVERGE,
-            &[&sources, &dids, &kinds, &subjects, &ours, &theirs, &identities, &seen_at],
-        )
-        .await?;
+    let diverge = sqlx::query!(
+        "INSERT INTO divergences
+            (source, did, kind, subject, ours, theirs, identity, first_seen, last_seen)
+         SELECT *, $8, $8 FROM unnest($1::bytea[], $2::bytea[], $3::text[], $4::bytea[], $5::bytea[],
+            $6::bytea[], $7::bytea[])
+         ON CONFLICT (identity) DO UPDATE SET last_seen = excluded.last_seen, closed_at = NULL,
+            ours = CASE WHEN divergences.closed_at IS NULL THEN divergences.ours
+                ELSE excluded.ours END,
+            theirs = CASE WHEN divergences.closed_at IS NULL THEN divergences.theirs
+                ELSE excluded.theirs END",
+        sources as _,
+        dids as _,
+        kinds as _,
+        subjects as _,
+        ours as _,
+        theirs as _,
+        identities as _,
+        seen_at
+    );
+    connection.execute(diverge).await?;
+    Ok(())
+}
+
+/// Closes divergences.
+async fn close(connection: &mut Lent, ids: &[i64], now: Timestamp) -> Result<(), StoreError> {
+    let close =
+        sqlx::query!("UPDATE divergences SET closed_at = $2 WHERE id = ANY($1)", ids, now.millis());
+    connection.execute(close).await?;
     Ok(())
 }
 

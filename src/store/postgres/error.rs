@@ -3,68 +3,110 @@
 use std::error::Error as _;
 use std::io;
 
-use tokio_postgres::Error;
-use tokio_postgres::error::{DbError, Severity, SqlState};
+use sqlx::Error;
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use crate::store::StoreError;
 
 /// An error while connecting.
 pub(super) fn connect_error(error: Error) -> StoreError {
-    if let Some(server) = error.as_db_error()
-        && is_our_setting(server.code())
-    {
-        return StoreError::Unusable(format!(
-            "the setting --database names a server that refuses us: {}",
-            describe(server)
-        ));
+    match &error {
+        Error::Database(server) => {
+            let server = server.downcast_ref::<PgDatabaseError>();
+            if is_our_setting(server.code()) {
+                return StoreError::Unusable(format!(
+                    "the setting --database names a server that refuses us: {}",
+                    describe(server)
+                ));
+            }
+        }
+        Error::Tls(_) => return unsafe_connection(&error),
+        // The TLS library passes its own errors through the socket under this kind.
+        Error::Io(socket) if socket.kind() == io::ErrorKind::InvalidData => {
+            return unsafe_connection(&error);
+        }
+        _ => {}
     }
     query_error(error)
 }
 
+/// No encryption where `sslmode` demands it, or a certificate that does not pass.
+fn unsafe_connection(error: &Error) -> StoreError {
+    StoreError::Unusable(format!(
+        "the setting --database demands a safe connection by its sslmode, and there is none: {}",
+        chain(error)
+    ))
+}
+
 /// An error of a statement. Whatever was written in its transaction is rolled back.
 pub(super) fn query_error(error: Error) -> StoreError {
-    match error.as_db_error() {
-        None => StoreError::Unavailable(chain(&error)),
-        Some(server) if is_passing(server.code()) => StoreError::Unavailable(describe(server)),
-        Some(server) => StoreError::Damaged {
-            place: place(server),
-            // A unique violation too: what was judged to be new is there already, so that
-            // judgement and table disagree.
-            reason: describe(server),
-        },
+    match &error {
+        Error::Database(server) => {
+            let server = server.downcast_ref::<PgDatabaseError>();
+            match is_passing(server.code()) {
+                true => StoreError::Unavailable(describe(server)),
+                // A unique violation too: what was judged to be new is there already, so that
+                // judgement and table disagree.
+                false => StoreError::Damaged { place: place(server), reason: describe(server) },
+            }
+        }
+        Error::ColumnDecode { source, .. } | Error::Decode(source) => {
+            StoreError::Damaged { place: "the database".to_owned(), reason: source.to_string() }
+        }
+        _ => StoreError::Unavailable(chain(&error)),
     }
 }
 
 /// An error of COMMIT itself: only a plain ERROR says for sure that nothing was written. A
 /// backend that is told to end (FATAL) may have committed just before it could say so.
 pub(super) fn commit_error(error: Error) -> StoreError {
-    match error.as_db_error() {
-        Some(server) if server.parsed_severity() == Some(Severity::Error) => query_error(error),
-        Some(server) => StoreError::OutcomeUnknown(describe(server)),
-        None => StoreError::OutcomeUnknown(chain(&error)),
+    match &error {
+        Error::Database(_) if !has_ended_connection(&error) => query_error(error),
+        Error::Database(server) => {
+            StoreError::OutcomeUnknown(describe(server.downcast_ref::<PgDatabaseError>()))
+        }
+        _ => StoreError::OutcomeUnknown(chain(&error)),
+    }
+}
+
+/// Whether the connection is of no use any more after this error.
+pub(super) fn has_ended_connection(error: &Error) -> bool {
+    match error {
+        Error::Database(server) => matches!(
+            server.downcast_ref::<PgDatabaseError>().severity(),
+            PgSeverity::Fatal | PgSeverity::Panic
+        ),
+        // A value that does not fit its type leaves the connection in the middle of an answer.
+        _ => true,
     }
 }
 
 /// Wrong credentials, no such database, no right to it: waiting does not help.
-fn is_our_setting(code: &SqlState) -> bool {
-    matches!(class(code), "28" | "3D") || *code == SqlState::INSUFFICIENT_PRIVILEGE
+fn is_our_setting(code: &str) -> bool {
+    matches!(class(code), "28" | "3D") || code == INSUFFICIENT_PRIVILEGE
 }
 
 /// What goes away by itself or by an operator's hand: connection trouble (08), a transaction that
 /// lost against another (40), a full disk or no memory (53), limits (54), a lock or another state
-/// that is not met (55), shutdown and start (57), the system's own errors (58), a read-only server.
-fn is_passing(code: &SqlState) -> bool {
+/// that is not met (55), shutdown and start (57), the system's own errors (58), a read-only server,
+/// a transaction that was aborted or took too long.
+fn is_passing(code: &str) -> bool {
     matches!(class(code), "08" | "40" | "53" | "54" | "55" | "57" | "58")
-        || *code == SqlState::READ_ONLY_SQL_TRANSACTION
-        || *code == SqlState::INSUFFICIENT_PRIVILEGE
+        || PASSING_STATES.contains(&code)
+        || code == INSUFFICIENT_PRIVILEGE
 }
+
+const INSUFFICIENT_PRIVILEGE: &str = "42501";
+
+/// Of the states of a transaction (25): read-only, aborted, idle or under way for too long.
+const PASSING_STATES: [&str; 4] = ["25006", "25P02", "25P03", "25P04"];
 
 /// The first two characters, which name the kind of an error.
-fn class(code: &SqlState) -> &str {
-    code.code().get(..2).unwrap_or_default()
+fn class(code: &str) -> &str {
+    code.get(..2).unwrap_or_default()
 }
 
-fn place(server: &DbError) -> String {
+fn place(server: &PgDatabaseError) -> String {
     match (server.table(), server.constraint()) {
         (Some(table), Some(constraint)) => format!("table {table} ({constraint})"),
         (Some(table), None) => format!("table {table}"),
@@ -72,9 +114,9 @@ fn place(server: &DbError) -> String {
     }
 }
 
-fn describe(server: &DbError) -> String {
+fn describe(server: &PgDatabaseError) -> String {
     let detail = server.detail().map(|detail| format!(" ({detail})")).unwrap_or_default();
-    format!("{}{detail} [{}]", server.message(), server.code().code())
+    format!("{}{detail} [{}]", server.message(), server.code())
 }
 
 /// The error and what caused it, in one line.

@@ -5,6 +5,7 @@
 //! connection idle goes alone, and those that come while it is under way go together next.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{Mutex, mpsc, oneshot};
 
@@ -22,12 +23,12 @@ type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 type Waiting<T> = Arc<Mutex<mpsc::Receiver<(Did, Answer<T>)>>>;
 
 /// Asks one question about many identities in one query.
-pub(super) trait Ask: Send + Sync + 'static {
+pub(super) trait Ask: Send + 'static {
     type Answer: Send + 'static;
 
     /// An answer for each of `dids`, in their order.
     fn ask(
-        &self,
+        &mut self,
         dids: &[Did],
     ) -> impl Future<Output = Result<Vec<Result<Self::Answer, StoreError>>, StoreError>> + Send;
 }
@@ -35,6 +36,8 @@ pub(super) trait Ask: Send + Sync + 'static {
 /// The queue of one kind of lookup.
 pub(super) struct Gatherer<T> {
     queue: mpsc::Sender<(Did, Answer<T>)>,
+    /// Tasks whose query is under way.
+    asking: Arc<AtomicUsize>,
 }
 
 impl<T: Send + 'static> Gatherer<T> {
@@ -43,10 +46,16 @@ impl<T: Send + 'static> Gatherer<T> {
     pub(super) fn start<A: Ask<Answer = T>>(askers: Vec<A>) -> Gatherer<T> {
         let (queue, lookups) = mpsc::channel(LONGEST_QUEUE);
         let lookups = Arc::new(Mutex::new(lookups));
+        let asking = Arc::new(AtomicUsize::new(0));
         for asker in askers {
-            tokio::spawn(serve(asker, lookups.clone()));
+            tokio::spawn(serve(asker, lookups.clone(), asking.clone()));
         }
-        Gatherer { queue }
+        Gatherer { queue, asking }
+    }
+
+    /// Queries that are under way.
+    pub(super) fn asking(&self) -> usize {
+        self.asking.load(Ordering::Relaxed)
     }
 
     /// Lookups that no task has taken yet.
@@ -69,7 +78,7 @@ impl<T: Send + 'static> Gatherer<T> {
 }
 
 /// Takes what waits, asks, answers.
-async fn serve<A: Ask>(asker: A, lookups: Waiting<A::Answer>) {
+async fn serve<A: Ask>(mut asker: A, lookups: Waiting<A::Answer>, asking: Arc<AtomicUsize>) {
     let mut gathered = Vec::with_capacity(LARGEST_GATHERING);
     loop {
         // Held only while there is nothing to do: whichever task is idle takes what comes.
@@ -82,7 +91,10 @@ async fn serve<A: Ask>(asker: A, lookups: Waiting<A::Answer>) {
         if dids.is_empty() {
             continue;
         }
-        match asker.ask(&dids).await {
+        asking.fetch_add(1, Ordering::Relaxed);
+        let asked = asker.ask(&dids).await;
+        asking.fetch_sub(1, Ordering::Relaxed);
+        match asked {
             Ok(answers) => {
                 for ((_, waiting), answer) in gathered.drain(..).zip(answers) {
                     // It fails when the client has gone: nobody to tell.

@@ -1,187 +1,19 @@
-//! Reading: lookups, exports, and what ingest asks before it judges.
+//! Reading: exports, sweeps, and what ingest asks before it judges.
 
-use std::pin::pin;
-use std::sync::Arc;
-
+use did_plc::{Cid, Did, Timestamp};
 use futures::{StreamExt, TryStreamExt};
-use tokio_postgres::Row;
-use tokio_postgres::types::ToSql;
+use sqlx::postgres::PgRow;
 
-use super::Postgres;
-use super::connection::{Link, Session};
 use super::error::query_error;
-use super::gather::Ask;
-use super::rows::{self, divergence_columns, operation_columns, refusal_columns};
+use super::lookup::keys;
+use super::open::Postgres;
+use super::pool::{Rows, within};
+use super::rows::{
+    self, DivergenceRow, OfIdentity, RefusalRow, SourceRow, divergences, operations, refusals,
+};
 use super::strings::Strings;
 use crate::store::codec::Interned;
-use crate::store::{
-    Source, Statistics, StoreError, StoredDivergence, StoredOperation, StoredRefusal,
-};
-use did_plc::{Cid, Did, Timestamp};
-
-/// For every connection that reads. Plans are made once and kept, though they are made when the
-/// tables may still be small or without statistics: there must be no choice but the index that
-/// the statement was written for. Compiling such statements costs more than running them.
-pub(super) const SETTINGS: &str = "
-    SET plan_cache_mode = force_generic_plan;
-    SET enable_seqscan = off;
-    SET enable_bitmapscan = off;
-    SET enable_sort = off;
-    SET jit = off;
-    SET default_transaction_read_only = on;
-    SET statement_timeout = '30s'";
-
-/// Asked by many at a time: one row at most for each place in the array.
-const HEADS: &str = concat!(
-    "SELECT asked.place, ",
-    operation_columns!(),
-    " FROM unnest($1::bytea[]) WITH ORDINALITY AS asked (did, place), LATERAL (
-        SELECT * FROM operations o WHERE o.did = asked.did AND o.nullified_by IS NULL
-        ORDER BY o.created_at DESC LIMIT 1) head"
-);
-
-/// Asked by many at a time: any number of rows for each place in the array.
-const HISTORIES_OF_PLACES: &str = concat!(
-    "SELECT asked.place, ",
-    operation_columns!(),
-    " FROM unnest($1::bytea[]) WITH ORDINALITY AS asked (did, place), LATERAL (
-        SELECT * FROM operations o WHERE o.did = asked.did ORDER BY o.created_at) chain"
-);
-
-const HISTORIES: &str = concat!(
-    "SELECT did, ",
-    operation_columns!(),
-    " FROM operations WHERE did = ANY($1) ORDER BY did, created_at"
-);
-
-const EXPORT_BY_SEQUENCE: &str = concat!(
-    "SELECT did, ",
-    operation_columns!(),
-    " FROM operations WHERE sequence > $1 ORDER BY sequence LIMIT $2"
-);
-
-pub(super) const UNNUMBERED: &str = concat!(
-    "SELECT did, ",
-    operation_columns!(),
-    " FROM operations WHERE sequence IS NULL AND (did, created_at) > ($1, $2)
-        ORDER BY did, created_at LIMIT $3"
-);
-
-/// By the index's 66 seconds, and by time within them.
-const EXPORT_BY_TIME: &str = concat!(
-    "SELECT did, ",
-    operation_columns!(),
-    " FROM operations WHERE created_at >> 16 >= $1::int8 >> 16 AND created_at > $1
-        ORDER BY created_at >> 16, created_at LIMIT $2"
-);
-
-const OF_TIME: &str = concat!(
-    "SELECT did, ",
-    operation_columns!(),
-    " FROM operations WHERE created_at >> 16 = $1::int8 >> 16 AND created_at = $1"
-);
-
-const LAST_SEQUENCE: &str = "SELECT max(sequence) FROM operations";
-
-const LATEST: &str = concat!(
-    "SELECT did, ",
-    operation_columns!(),
-    " FROM operations WHERE sequence IS NOT NULL ORDER BY sequence DESC LIMIT $1"
-);
-
-const SEQUENCES: &str = concat!(
-    "SELECT did, ",
-    operation_columns!(),
-    " FROM operations WHERE sequence = ANY($1) ORDER BY sequence"
-);
-
-/// With all of the last identity.
-const NEXT_HISTORIES: &str = concat!(
-    "SELECT did, ",
-    operation_columns!(),
-    " FROM operations WHERE did > $1 ORDER BY did FETCH FIRST $2 ROWS WITH TIES"
-);
-
-const NEXT_IDENTITY: &str = "SELECT did FROM operations WHERE did > $1 ORDER BY did LIMIT 1";
-
-const SOURCE: &str = "SELECT upstream, cursor, epoch, caught_up_at, cursor_cid FROM sources";
-
-const REFUSALS: &str =
-    concat!("SELECT ", refusal_columns!(), " FROM refusals WHERE id > $1 ORDER BY id LIMIT $2");
-
-const REFUSALS_OF: &str = concat!(
-    "SELECT ",
-    refusal_columns!(),
-    " FROM refusals WHERE did = $3 AND id > $1 ORDER BY id LIMIT $2"
-);
-
-const REFUSALS_AWAITING: &str = concat!(
-    "SELECT ",
-    refusal_columns!(),
-    " FROM refusals WHERE awaits = ANY($1) AND accepted_at IS NULL ORDER BY id"
-);
-
-const AWAITED: &str = "SELECT DISTINCT awaits FROM refusals
-    WHERE awaits IS NOT NULL AND accepted_at IS NULL ORDER BY awaits LIMIT $1";
-
-const DIVERGENCES: &str = concat!(
-    "SELECT ",
-    divergence_columns!(),
-    " FROM divergences WHERE id > $1 AND ($3::text IS NULL OR kind = $3)
-        AND ($4::bool IS NULL OR (closed_at IS NULL) = $4)
-        ORDER BY id LIMIT $2"
-);
-
-const DIVERGENCES_OF: &str = concat!(
-    "SELECT ",
-    divergence_columns!(),
-    " FROM divergences WHERE did = $5 AND id > $1 AND ($3::text IS NULL OR kind = $3)
-        AND ($4::bool IS NULL OR (closed_at IS NULL) = $4)
-        ORDER BY id LIMIT $2"
-);
-
-const OPEN_DIVERGENCES: &str = concat!(
-    "SELECT ",
-    divergence_columns!(),
-    " FROM divergences WHERE closed_at IS NULL AND id > $1 AND ($3::text IS NULL OR kind = $3)
-        ORDER BY id LIMIT $2"
-);
-
-/// Refusals are counted: they are few, or somebody should look. `operations` and `identities` are
-/// kept by the commits.
-const STATISTICS: &str = "SELECT
-    coalesce((SELECT operations FROM sources), 0),
-    coalesce((SELECT identities FROM sources), 0),
-    (SELECT count(*) FROM refusals WHERE accepted_at IS NULL),
-    (SELECT count(*) FROM divergences WHERE closed_at IS NULL),
-    pg_database_size(current_database()),
-    pg_total_relation_size('claims')";
-
-/// What the connections for lookups prepare.
-pub(super) const LOOKUP_STATEMENTS: &[&str] = &[HEADS, HISTORIES_OF_PLACES];
-
-/// What the connections for everything else prepare.
-pub(super) const STATEMENTS: &[&str] = &[
-    HISTORIES,
-    EXPORT_BY_SEQUENCE,
-    UNNUMBERED,
-    EXPORT_BY_TIME,
-    OF_TIME,
-    LAST_SEQUENCE,
-    LATEST,
-    SEQUENCES,
-    NEXT_HISTORIES,
-    NEXT_IDENTITY,
-    SOURCE,
-    REFUSALS,
-    REFUSALS_OF,
-    REFUSALS_AWAITING,
-    AWAITED,
-    DIVERGENCES,
-    DIVERGENCES_OF,
-    OPEN_DIVERGENCES,
-    STATISTICS,
-];
+use crate::store::{Source, StoreError, StoredDivergence, StoredOperation, StoredRefusal};
 
 impl Postgres {
     /// See [`crate::store::Store::source`].
@@ -194,20 +26,25 @@ impl Postgres {
 
     /// The source as it is committed, whatever may be under way.
     pub(super) async fn committed_source(&self) -> Result<Option<Source>, StoreError> {
-        let row = self.pages().await?.query_opt(SOURCE, &[]).await?;
-        row.as_ref().map(rows::source).transpose()
+        let source = sqlx::query_as!(
+            SourceRow,
+            "SELECT upstream, cursor, epoch, caught_up_at, cursor_cid FROM sources"
+        );
+        self.pages.first(source).await?.map(Source::try_from).transpose()
     }
 
     /// See [`crate::store::Store::histories`].
     pub async fn histories(&self, dids: &[Did]) -> Result<Vec<StoredOperation>, StoreError> {
-        let dids: Vec<&[u8]> = dids.iter().map(|did| did.as_bytes().as_slice()).collect();
-        let rows = self.ingest.session().await?.query(HISTORIES, &[&dids]).await?;
-        unpack(&self.strings, rows).await
+        let histories = operations!(
+            FROM "operations WHERE did = ANY($1) ORDER BY did, created_at",
+            keys(dids) as _
+        );
+        unpack(&self.strings, self.ingest.all(histories).await?).await
     }
 
     /// See [`crate::store::Store::history`].
     pub async fn history(&self, did: &Did) -> Result<Vec<StoredOperation>, StoreError> {
-        self.histories.lookup(*did).await
+        self.chains.lookup(*did).await
     }
 
     /// See [`crate::store::Store::head`].
@@ -221,7 +58,12 @@ impl Postgres {
         after: i64,
         limit: usize,
     ) -> Result<Vec<StoredOperation>, StoreError> {
-        self.operations(EXPORT_BY_SEQUENCE, &[&after, &count(limit)]).await
+        let page = operations!(
+            FROM "operations WHERE sequence > $1 ORDER BY sequence LIMIT $2",
+            after,
+            count(limit)
+        );
+        self.operations(page).await
     }
 
     /// See [`crate::store::Store::export_by_time`].
@@ -230,9 +72,14 @@ impl Postgres {
         after: Option<Timestamp>,
         limit: usize,
     ) -> Result<Vec<StoredOperation>, StoreError> {
-        let after = after.map_or(i64::MIN, Timestamp::millis);
-        let asked = count(limit.saturating_add(1));
-        let mut operations = self.operations(EXPORT_BY_TIME, &[&after, &asked]).await?;
+        // By the index's 66 seconds, and by time within them.
+        let page = operations!(
+            FROM "operations WHERE created_at >> 16 >= $1::int8 >> 16 AND created_at > $1
+                ORDER BY created_at >> 16, created_at LIMIT $2",
+            after.map_or(i64::MIN, Timestamp::millis),
+            count(limit.saturating_add(1))
+        );
+        let mut operations = self.operations(page).await?;
         let beyond = operations.split_off(limit.min(operations.len()));
         // The page ends within a millisecond: which of its operations come first, their CIDs say,
         // which the database does not know.
@@ -259,38 +106,50 @@ impl Postgres {
         created_at: Timestamp,
         limit: usize,
     ) -> Result<Vec<StoredOperation>, StoreError> {
-        let session = self.pages().await?;
-        let mut rows = pin!(session.stream(OF_TIME, &[&created_at.millis()]).await?.fuse());
+        let all = operations!(
+            FROM "operations WHERE created_at >> 16 = $1::int8 >> 16 AND created_at = $1",
+            created_at.millis()
+        );
+        let mut connection = self.pages.lend().await?;
+        let mut rows = connection.stream(all).fuse();
         let mut lowest = Vec::new();
         loop {
-            let some: Vec<Row> =
-                rows.as_mut().take(limit).try_collect().await.map_err(query_error)?;
-            if some.is_empty() {
-                return Ok(lowest);
+            let some = within(rows.by_ref().take(limit).try_collect::<Vec<_>>()).await;
+            match some {
+                Ok(some) if some.is_empty() => break,
+                Ok(some) => lowest.extend(unpack(&self.strings, some).await?),
+                Err(error) => {
+                    drop(rows);
+                    return connection.ended(Err(error)).map_err(query_error);
+                }
             }
-            lowest.extend(unpack(&self.strings, some).await?);
             lowest.sort_by_cached_key(|operation| operation.cid().to_ascii());
             lowest.truncate(limit);
         }
+        drop(rows);
+        connection.ended(Ok(lowest)).map_err(query_error)
     }
 
     /// See [`crate::store::Store::last_sequence`].
     pub async fn last_sequence(&self) -> Result<Option<i64>, StoreError> {
-        match self.pages().await?.query_opt(LAST_SEQUENCE, &[]).await? {
-            Some(row) => rows::column("operations", &row, 0),
-            None => Ok(None),
-        }
+        let last = sqlx::query!("SELECT max(sequence) AS sequence FROM operations");
+        Ok(self.pages.first(last).await?.and_then(|row| row.sequence))
     }
 
     /// See [`crate::store::Store::latest`].
     pub async fn latest(&self, limit: usize) -> Result<Vec<StoredOperation>, StoreError> {
-        self.operations(LATEST, &[&count(limit)]).await
+        let latest = operations!(
+            FROM "operations WHERE sequence IS NOT NULL ORDER BY sequence DESC LIMIT $1",
+            count(limit)
+        );
+        self.operations(latest).await
     }
 
     /// See [`crate::store::Store::sequences`].
     pub async fn sequences(&self, sequences: &[i64]) -> Result<Vec<StoredOperation>, StoreError> {
-        let rows = self.ingest.session().await?.query(SEQUENCES, &[&sequences]).await?;
-        unpack(&self.strings, rows).await
+        let holders =
+            operations!(FROM "operations WHERE sequence = ANY($1) ORDER BY sequence", sequences);
+        unpack(&self.strings, self.ingest.all(holders).await?).await
     }
 
     /// See [`crate::store::Store::next_histories`].
@@ -299,9 +158,13 @@ impl Postgres {
         after: Option<Did>,
         operations: usize,
     ) -> Result<Vec<StoredOperation>, StoreError> {
-        let after = first_bytes(&after);
-        let limit = count(operations.max(1));
-        let mut operations = self.operations(NEXT_HISTORIES, &[&after, &limit]).await?;
+        // With all of the last identity.
+        let next = operations!(
+            FROM "operations WHERE did > $1 ORDER BY did FETCH FIRST $2 ROWS WITH TIES",
+            first_bytes(&after),
+            count(operations.max(1))
+        );
+        let mut operations = self.operations(next).await?;
         // The index yields them in this order already, but the statement cannot ask for it.
         operations.sort_by_key(|operation| (operation.did, operation.created_at));
         Ok(operations)
@@ -309,8 +172,12 @@ impl Postgres {
 
     /// See [`crate::store::Store::next_identity`].
     pub async fn next_identity(&self, after: Option<Did>) -> Result<Option<Did>, StoreError> {
-        let row = self.pages().await?.query_opt(NEXT_IDENTITY, &[&first_bytes(&after)]).await?;
-        row.as_ref().map(rows::did).transpose()
+        let next = sqlx::query!(
+            r#"SELECT did AS "did: rows::DidBytes" FROM operations WHERE did > $1
+               ORDER BY did LIMIT 1"#,
+            first_bytes(&after)
+        );
+        Ok(self.pages.first(next).await?.map(|row| row.did.0))
     }
 
     /// See [`crate::store::Store::refusals`].
@@ -320,25 +187,42 @@ impl Postgres {
         after_id: i64,
         limit: usize,
     ) -> Result<Vec<StoredRefusal>, StoreError> {
-        let (session, limit) = (self.pages().await?, count(limit));
+        let limit = count(limit);
         let rows = match did {
-            Some(did) => session.query(REFUSALS_OF, &[&after_id, &limit, &did.as_bytes()]).await?,
-            None => session.query(REFUSALS, &[&after_id, &limit]).await?,
+            Some(did) => {
+                let of_did = refusals!(
+                    "WHERE did = $3 AND id > $1 ORDER BY id LIMIT $2",
+                    after_id,
+                    limit,
+                    did.as_bytes()
+                );
+                self.pages.all(of_did).await?
+            }
+            None => {
+                let all = refusals!("WHERE id > $1 ORDER BY id LIMIT $2", after_id, limit);
+                self.pages.all(all).await?
+            }
         };
-        rows.iter().map(rows::refusal).collect()
+        rows.into_iter().map(StoredRefusal::try_from).collect()
     }
 
     /// See [`crate::store::Store::refusals_awaiting`].
     pub async fn refusals_awaiting(&self, cids: &[Cid]) -> Result<Vec<StoredRefusal>, StoreError> {
         let digests: Vec<&[u8]> = cids.iter().map(|cid| cid.digest().as_slice()).collect();
-        let rows = self.ingest.session().await?.query(REFUSALS_AWAITING, &[&digests]).await?;
-        rows.iter().map(rows::refusal).collect()
+        let awaiting =
+            refusals!("WHERE awaits = ANY($1) AND accepted_at IS NULL ORDER BY id", digests as _);
+        self.ingest.all(awaiting).await?.into_iter().map(StoredRefusal::try_from).collect()
     }
 
     /// See [`crate::store::Store::awaited`].
     pub async fn awaited(&self, limit: usize) -> Result<Vec<Cid>, StoreError> {
-        let rows = self.ingest.session().await?.query(AWAITED, &[&count(limit)]).await?;
-        rows.iter().map(|row| rows::cid("refusals", row, 0)).collect()
+        let awaited = sqlx::query!(
+            r#"SELECT DISTINCT awaits AS "awaits!" FROM refusals
+               WHERE awaits IS NOT NULL AND accepted_at IS NULL ORDER BY awaits LIMIT $1"#,
+            count(limit)
+        );
+        let rows = self.ingest.all(awaited).await?;
+        rows.iter().map(|row| rows::cid("refusals", &row.awaits)).collect()
     }
 
     /// See [`crate::store::Store::divergences`].
@@ -350,52 +234,57 @@ impl Postgres {
         after_id: i64,
         limit: usize,
     ) -> Result<Vec<StoredDivergence>, StoreError> {
-        let (session, limit) = (self.pages().await?, count(limit));
-        let rows = match (did.map(str::as_bytes), open) {
+        let limit = count(limit);
+        // Three statements, since each is planned for the one index that serves it.
+        let rows = match (did, open) {
             (Some(did), _) => {
-                session.query(DIVERGENCES_OF, &[&after_id, &limit, &kind, &open, &did]).await?
+                let of_did = divergences!(
+                    "WHERE did = $5 AND id > $1 AND ($3::text IS NULL OR kind = $3)
+                        AND ($4::bool IS NULL OR (closed_at IS NULL) = $4)
+                     ORDER BY id LIMIT $2",
+                    after_id,
+                    limit,
+                    kind,
+                    open,
+                    did.as_bytes()
+                );
+                self.pages.all(of_did).await?
             }
             (None, Some(true)) => {
-                session.query(OPEN_DIVERGENCES, &[&after_id, &limit, &kind]).await?
+                let open = divergences!(
+                    "WHERE closed_at IS NULL AND id > $1 AND ($3::text IS NULL OR kind = $3)
+                     ORDER BY id LIMIT $2",
+                    after_id,
+                    limit,
+                    kind
+                );
+                self.pages.all(open).await?
             }
-            (None, _) => session.query(DIVERGENCES, &[&after_id, &limit, &kind, &open]).await?,
+            (None, _) => {
+                let all = divergences!(
+                    "WHERE id > $1 AND ($3::text IS NULL OR kind = $3)
+                        AND ($4::bool IS NULL OR (closed_at IS NULL) = $4)
+                     ORDER BY id LIMIT $2",
+                    after_id,
+                    limit,
+                    kind,
+                    open
+                );
+                self.pages.all(all).await?
+            }
         };
-        rows.iter().map(rows::divergence).collect()
+        rows.into_iter().map(StoredDivergence::try_from).collect()
     }
 
-    /// See [`crate::store::Store::statistics`].
-    pub async fn statistics(&self) -> Result<Statistics, StoreError> {
-        let rows = self.pages().await?.query(STATISTICS, &[]).await?;
-        let number = |at| -> Result<u64, StoreError> {
-            let value = match rows.first() {
-                Some(row) => rows::column::<i64>("sources", row, at)?,
-                None => 0,
-            };
-            Ok(value.unsigned_abs())
-        };
-        Ok(Statistics {
-            operations: number(0)?,
-            identities: number(1)?,
-            refusals: number(2)?,
-            open_divergences: number(3)?,
-            bytes: number(4)?,
-            claims: self.claims_index().await?,
-            claims_bytes: number(5)?,
-        })
-    }
-
-    /// A connection for pages: each in turn.
-    pub(super) async fn pages(&self) -> Result<Arc<Session>, StoreError> {
-        self.pages.next().session().await
-    }
-
-    pub(super) async fn operations(
+    /// The operations that a query finds.
+    pub(super) async fn operations<F>(
         &self,
-        sql: &'static str,
-        parameters: &[&(dyn ToSql + Sync)],
-    ) -> Result<Vec<StoredOperation>, StoreError> {
-        let rows = self.pages().await?.query(sql, parameters).await?;
-        unpack(&self.strings, rows).await
+        query: Rows<F>,
+    ) -> Result<Vec<StoredOperation>, StoreError>
+    where
+        F: FnMut(PgRow) -> sqlx::Result<OfIdentity> + Send,
+    {
+        unpack(&self.strings, self.pages.all(query).await?).await
     }
 }
 
@@ -409,73 +298,13 @@ fn count(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
-/// Rows with the DID in their first column, as operations.
-async fn unpack(strings: &Strings, rows: Vec<Row>) -> Result<Vec<StoredOperation>, StoreError> {
-    let make = |rows: &[Row], known: &Interned| -> Result<Vec<_>, StoreError> {
-        rows.iter().map(|row| rows::operation(rows::did(row)?, row, known)).collect()
+/// Rows as operations.
+async fn unpack(
+    strings: &Strings,
+    rows: Vec<OfIdentity>,
+) -> Result<Vec<StoredOperation>, StoreError> {
+    let make = |rows: &[OfIdentity], known: &Interned| -> Result<Vec<_>, StoreError> {
+        rows.iter().map(|row| row.operation(row.key.0, known)).collect()
     };
     strings.read(rows, make, Result::is_err).await?
-}
-
-/// Asks for the heads of many identities.
-pub(super) struct Heads(pub(super) Arc<Link>, pub(super) Arc<Strings>);
-
-/// Asks for the histories of many identities.
-pub(super) struct Histories(pub(super) Arc<Link>, pub(super) Arc<Strings>);
-
-impl Ask for Heads {
-    type Answer = Option<StoredOperation>;
-
-    async fn ask(&self, dids: &[Did]) -> Result<Vec<Result<Self::Answer, StoreError>>, StoreError> {
-        let histories = gathered(&self.0, &self.1, HEADS, dids).await?;
-        Ok(histories.into_iter().map(|history| Ok(history?.pop())).collect())
-    }
-}
-
-impl Ask for Histories {
-    type Answer = Vec<StoredOperation>;
-
-    async fn ask(&self, dids: &[Did]) -> Result<Vec<Result<Self::Answer, StoreError>>, StoreError> {
-        gathered(&self.0, &self.1, HISTORIES_OF_PLACES, dids).await
-    }
-}
-
-/// Operations for each of `dids`; a damaged row spoils the answer for its identity alone.
-async fn gathered(
-    link: &Link,
-    strings: &Strings,
-    sql: &'static str,
-    dids: &[Did],
-) -> Result<Vec<Result<Vec<StoredOperation>, StoreError>>, StoreError> {
-    let keys: Vec<&[u8]> = dids.iter().map(|did| did.as_bytes().as_slice()).collect();
-    let rows = link.session().await?.query(sql, &[&keys]).await?;
-    let asked = dids.to_vec();
-    let make = move |rows: &[Row], known: &Interned| sort_out(&asked, rows, known);
-    strings.read(rows, make, |answers| answers.iter().any(Result::is_err)).await
-}
-
-/// The rows of a gathered lookup, by the identity that each belongs to.
-fn sort_out(
-    asked: &[Did],
-    rows: &[Row],
-    known: &Interned,
-) -> Vec<Result<Vec<StoredOperation>, StoreError>> {
-    let mut answers: Vec<_> = asked.iter().map(|_| Ok(Vec::new())).collect();
-    for row in rows {
-        // Places count from 1, and each is one that was asked for.
-        let place = row.try_get(0).map_or(0, |place: i64| place as usize);
-        let Some((did, answer)) = asked.iter().zip(&mut answers).nth(place.wrapping_sub(1)) else {
-            continue;
-        };
-        match (rows::operation(*did, row, known), answer) {
-            (Ok(operation), Ok(history)) => history.push(operation),
-            (Err(error), answer) => *answer = Err(error),
-            (Ok(_), Err(_)) => {}
-        }
-    }
-    // The nested loop yields each chain in this order already; no plan is bound to.
-    for history in answers.iter_mut().flatten() {
-        history.sort_by_key(|operation: &StoredOperation| operation.created_at);
-    }
-    answers
 }

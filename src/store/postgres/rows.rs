@@ -1,169 +1,226 @@
 //! Rows as they are read: back into what was written.
 
 use bytes::Bytes;
-use tokio_postgres::Row;
-use tokio_postgres::types::FromSql;
+use did_plc::{Cid, Did, Timestamp};
+use sqlx::error::BoxDynError;
+use sqlx::postgres::{PgTypeInfo, PgValueRef, Postgres};
+use sqlx::{Decode, Type};
 
 use crate::store::codec::{Interned, unpack};
 use crate::store::{
     NewDivergence, NewRefusal, Source, StoreError, StoredDivergence, StoredOperation, StoredRefusal,
 };
-use did_plc::{Cid, Did, Timestamp};
 
-/// The columns of [`operation`], in its order. The DID is the first; a gathered lookup has the place
-/// of its identity there instead.
-macro_rules! operation_columns {
-    () => {
-        "created_at, sequence, nullified_by, received_at, signer, operation"
+/// A query for operations: `FROM` and what follows it. Their DIDs are the rows' keys, or else what
+/// stands before `FROM`.
+macro_rules! operations {
+    (FROM $rest:tt $(, $argument:expr)* $(,)?) => {
+        $crate::store::postgres::rows::operations!(
+            OfIdentity, r#"did AS "key: _""#, FROM $rest $(, $argument)*
+        )
+    };
+    ($row:ident, $key:tt, FROM $rest:tt $(, $argument:expr)* $(,)?) => {
+        sqlx::query_as!(
+            $row,
+            "SELECT " + $key
+                + ", created_at, sequence, nullified_by, received_at, signer, operation FROM "
+                + $rest
+            $(, $argument)*
+        )
     };
 }
 
-/// The columns of [`refusal`], in its order.
-macro_rules! refusal_columns {
-    () => {
-        "id, did, sequence, cid, kind, detail, awaits, line, received_at, accepted_at"
+/// A query for refusals: `FROM refusals` and what follows it.
+macro_rules! refusals {
+    ($rest:tt $(, $argument:expr)* $(,)?) => {
+        sqlx::query_as!(
+            RefusalRow,
+            "SELECT id, did, sequence, cid, kind, detail, awaits, line, received_at, accepted_at
+             FROM refusals " + $rest
+            $(, $argument)*
+        )
     };
 }
 
-/// The columns of [`divergence`], in its order.
-macro_rules! divergence_columns {
-    () => {
-        "id, source, did, kind, subject, ours, theirs, first_seen, last_seen, closed_at"
+/// A query for divergences: `FROM divergences` and what follows it.
+macro_rules! divergences {
+    ($rest:tt $(, $argument:expr)* $(,)?) => {
+        sqlx::query_as!(
+            DivergenceRow,
+            "SELECT id, source, did, kind, subject, ours, theirs, first_seen, last_seen, closed_at
+             FROM divergences " + $rest
+            $(, $argument)*
+        )
     };
 }
 
-pub(super) use {divergence_columns, operation_columns, refusal_columns};
+pub(super) use {divergences, operations, refusals};
 
-/// Damage in `table`: a value that this program would not have written.
-fn damaged(place: impl ToString, reason: impl ToString) -> StoreError {
-    StoreError::Damaged { place: place.to_string(), reason: reason.to_string() }
-}
+/// A DID in the 15 bytes that a row has of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct DidBytes(pub(super) Did);
 
-/// A column of a row, by its place.
-pub(super) fn column<'a, T: FromSql<'a>>(
-    table: &str,
-    row: &'a Row,
-    at: usize,
-) -> Result<T, StoreError> {
-    row.try_get(at).map_err(|error| damaged(format!("table {table}"), error))
-}
-
-fn time(table: &str, row: &Row, at: usize) -> Result<Timestamp, StoreError> {
-    column(table, row, at).map(Timestamp::from_millis)
-}
-
-fn optional_time(table: &str, row: &Row, at: usize) -> Result<Option<Timestamp>, StoreError> {
-    Ok(column::<Option<i64>>(table, row, at)?.map(Timestamp::from_millis))
-}
-
-/// Strings of strangers are stored as bytes; we wrote UTF-8.
-pub(super) fn text(table: &str, row: &Row, at: usize) -> Result<String, StoreError> {
-    let bytes: Vec<u8> = column(table, row, at)?;
-    String::from_utf8(bytes).map_err(|error| damaged(format!("table {table}"), error))
-}
-
-fn optional_text(table: &str, row: &Row, at: usize) -> Result<Option<String>, StoreError> {
-    match column::<Option<&[u8]>>(table, row, at)? {
-        Some(_) => text(table, row, at).map(Some),
-        None => Ok(None),
+impl Type<Postgres> for DidBytes {
+    fn type_info() -> PgTypeInfo {
+        <[u8] as Type<Postgres>>::type_info()
     }
 }
 
+impl<'r> Decode<'r, Postgres> for DidBytes {
+    fn decode(value: PgValueRef<'r>) -> Result<DidBytes, BoxDynError> {
+        let did = Did::from_slice(<&[u8] as Decode<Postgres>>::decode(value)?);
+        did.map(DidBytes).ok_or_else(|| "a DID that is not of 15 bytes".into())
+    }
+}
+
+/// A row of `operations`, under a key that says whose it is.
+pub(super) struct OperationRow<K> {
+    pub(super) key: K,
+    pub(super) created_at: i64,
+    pub(super) sequence: Option<i64>,
+    pub(super) nullified_by: Option<i64>,
+    pub(super) received_at: i64,
+    pub(super) signer: i16,
+    pub(super) operation: Vec<u8>,
+}
+
+/// Under the DID.
+pub(super) type OfIdentity = OperationRow<DidBytes>;
+
+/// Under the place, from 1, that its identity has among those that were asked for.
+pub(super) type OfPlace = OperationRow<i64>;
+
+impl<K> OperationRow<K> {
+    /// As an operation of `did`.
+    pub(super) fn operation(
+        &self,
+        did: Did,
+        known: &Interned,
+    ) -> Result<StoredOperation, StoreError> {
+        let created_at = Timestamp::from_millis(self.created_at);
+        let of_operation =
+            |reason: String| damaged(format!("{did}, operation of {created_at}"), reason);
+        Ok(StoredOperation {
+            did,
+            created_at,
+            sequence: self.sequence,
+            nullified_by: self.nullified_by.map(Timestamp::from_millis),
+            received_at: Timestamp::from_millis(self.received_at),
+            signer: u16::try_from(self.signer)
+                .map_err(|_| of_operation(format!("{} as the index of its key", self.signer)))?,
+            signed: unpack(&self.operation, known)
+                .map_err(|damage| of_operation(damage.to_string()))?,
+        })
+    }
+}
+
+/// A row of `refusals`.
+pub(super) struct RefusalRow {
+    pub(super) id: i64,
+    pub(super) did: Vec<u8>,
+    pub(super) sequence: Option<i64>,
+    pub(super) cid: Option<Vec<u8>>,
+    pub(super) kind: String,
+    pub(super) detail: Vec<u8>,
+    pub(super) awaits: Option<Vec<u8>>,
+    pub(super) line: Vec<u8>,
+    pub(super) received_at: i64,
+    pub(super) accepted_at: Option<i64>,
+}
+
+impl TryFrom<RefusalRow> for StoredRefusal {
+    type Error = StoreError;
+
+    fn try_from(row: RefusalRow) -> Result<StoredRefusal, StoreError> {
+        const TABLE: &str = "refusals";
+        Ok(StoredRefusal {
+            id: row.id,
+            refusal: NewRefusal {
+                did: text(TABLE, row.did)?,
+                sequence: row.sequence,
+                cid: row.cid.map(|digest| cid(TABLE, &digest)).transpose()?,
+                kind: row.kind,
+                detail: text(TABLE, row.detail)?,
+                awaits: row.awaits.map(|digest| cid(TABLE, &digest)).transpose()?,
+                line: Bytes::from(row.line),
+            },
+            received_at: Timestamp::from_millis(row.received_at),
+            accepted_at: row.accepted_at.map(Timestamp::from_millis),
+        })
+    }
+}
+
+/// A row of `divergences`.
+pub(super) struct DivergenceRow {
+    pub(super) id: i64,
+    pub(super) source: Vec<u8>,
+    pub(super) did: Vec<u8>,
+    pub(super) kind: String,
+    pub(super) subject: Vec<u8>,
+    pub(super) ours: Option<Vec<u8>>,
+    pub(super) theirs: Option<Vec<u8>>,
+    pub(super) first_seen: i64,
+    pub(super) last_seen: i64,
+    pub(super) closed_at: Option<i64>,
+}
+
+impl TryFrom<DivergenceRow> for StoredDivergence {
+    type Error = StoreError;
+
+    fn try_from(row: DivergenceRow) -> Result<StoredDivergence, StoreError> {
+        const TABLE: &str = "divergences";
+        Ok(StoredDivergence {
+            id: row.id,
+            divergence: NewDivergence {
+                source: text(TABLE, row.source)?,
+                did: text(TABLE, row.did)?,
+                kind: row.kind,
+                subject: text(TABLE, row.subject)?,
+                ours: row.ours.map(|bytes| text(TABLE, bytes)).transpose()?,
+                theirs: row.theirs.map(|bytes| text(TABLE, bytes)).transpose()?,
+            },
+            first_seen: Timestamp::from_millis(row.first_seen),
+            last_seen: Timestamp::from_millis(row.last_seen),
+            closed_at: row.closed_at.map(Timestamp::from_millis),
+        })
+    }
+}
+
+/// The row of `sources`.
+pub(super) struct SourceRow {
+    pub(super) upstream: String,
+    pub(super) cursor: i64,
+    pub(super) epoch: i64,
+    pub(super) caught_up_at: Option<i64>,
+    pub(super) cursor_cid: Option<Vec<u8>>,
+}
+
+impl TryFrom<SourceRow> for Source {
+    type Error = StoreError;
+
+    fn try_from(row: SourceRow) -> Result<Source, StoreError> {
+        Ok(Source {
+            upstream: row.upstream,
+            cursor: row.cursor,
+            epoch: row.epoch,
+            caught_up_at: row.caught_up_at.map(Timestamp::from_millis),
+            cursor_cid: row.cursor_cid.map(|bytes| text("sources", bytes)).transpose()?,
+        })
+    }
+}
+
+/// Strings of strangers are stored as bytes; we wrote UTF-8.
+pub(super) fn text(table: &str, bytes: Vec<u8>) -> Result<String, StoreError> {
+    String::from_utf8(bytes).map_err(|error| damaged(format!("table {table}"), error))
+}
+
 /// A CID from its digest.
-pub(super) fn cid(table: &str, row: &Row, at: usize) -> Result<Cid, StoreError> {
-    let digest: &[u8] = column(table, row, at)?;
+pub(super) fn cid(table: &str, digest: &[u8]) -> Result<Cid, StoreError> {
     Cid::from_slice(digest)
         .ok_or_else(|| damaged(format!("table {table}"), "a digest that is not of 32 bytes"))
 }
 
-fn optional_cid(table: &str, row: &Row, at: usize) -> Result<Option<Cid>, StoreError> {
-    match column::<Option<&[u8]>>(table, row, at)? {
-        Some(_) => cid(table, row, at).map(Some),
-        None => Ok(None),
-    }
-}
-
-/// The DID in the first column.
-pub(super) fn did(row: &Row) -> Result<Did, StoreError> {
-    let bytes: &[u8] = column("operations", row, 0)?;
-    Did::from_slice(bytes)
-        .ok_or_else(|| damaged("table operations", "a DID that is not of 15 bytes"))
-}
-
-/// An operation of `did`.
-pub(super) fn operation(
-    did: Did,
-    row: &Row,
-    known: &Interned,
-) -> Result<StoredOperation, StoreError> {
-    const TABLE: &str = "operations";
-    let created_at = time(TABLE, row, 1)?;
-    let signer: i16 = column(TABLE, row, 5)?;
-    let of_operation =
-        |reason: String| damaged(format!("{did}, operation of {created_at}"), reason);
-    Ok(StoredOperation {
-        did,
-        created_at,
-        sequence: column(TABLE, row, 2)?,
-        nullified_by: optional_time(TABLE, row, 3)?,
-        received_at: time(TABLE, row, 4)?,
-        signer: u16::try_from(signer)
-            .map_err(|_| of_operation(format!("{signer} as the index of its key")))?,
-        signed: unpack(column(TABLE, row, 6)?, known)
-            .map_err(|damage| of_operation(damage.to_string()))?,
-    })
-}
-
-pub(super) fn refusal(row: &Row) -> Result<StoredRefusal, StoreError> {
-    const TABLE: &str = "refusals";
-    Ok(StoredRefusal {
-        id: column(TABLE, row, 0)?,
-        refusal: NewRefusal {
-            did: text(TABLE, row, 1)?,
-            sequence: column(TABLE, row, 2)?,
-            cid: optional_cid(TABLE, row, 3)?,
-            kind: column(TABLE, row, 4)?,
-            detail: text(TABLE, row, 5)?,
-            awaits: optional_cid(TABLE, row, 6)?,
-            line: Bytes::copy_from_slice(column(TABLE, row, 7)?),
-        },
-        received_at: time(TABLE, row, 8)?,
-        accepted_at: optional_time(TABLE, row, 9)?,
-    })
-}
-
-pub(super) fn divergence(row: &Row) -> Result<StoredDivergence, StoreError> {
-    const TABLE: &str = "divergences";
-    Ok(StoredDivergence {
-        id: column(TABLE, row, 0)?,
-        divergence: NewDivergence {
-            source: text(TABLE, row, 1)?,
-            did: text(TABLE, row, 2)?,
-            kind: column(TABLE, row, 3)?,
-            subject: text(TABLE, row, 4)?,
-            ours: optional_text(TABLE, row, 5)?,
-            theirs: optional_text(TABLE, row, 6)?,
-        },
-        first_seen: time(TABLE, row, 7)?,
-        last_seen: time(TABLE, row, 8)?,
-        closed_at: optional_time(TABLE, row, 9)?,
-    })
-}
-
-/// From `id, kind, subject`.
-pub(super) fn open_divergence(row: &Row) -> Result<(i64, String, String), StoreError> {
-    const TABLE: &str = "divergences";
-    Ok((column(TABLE, row, 0)?, column(TABLE, row, 1)?, text(TABLE, row, 2)?))
-}
-
-/// From `upstream, cursor, epoch, caught_up_at, cursor_cid`.
-pub(super) fn source(row: &Row) -> Result<Source, StoreError> {
-    const TABLE: &str = "sources";
-    Ok(Source {
-        upstream: column(TABLE, row, 0)?,
-        cursor: column(TABLE, row, 1)?,
-        epoch: column(TABLE, row, 2)?,
-        caught_up_at: optional_time(TABLE, row, 3)?,
-        cursor_cid: optional_text(TABLE, row, 4)?,
-    })
+/// Damage in `place`: a value that this program would not have written.
+fn damaged(place: String, reason: impl ToString) -> StoreError {
+    StoreError::Damaged { place, reason: reason.to_string() }
 }

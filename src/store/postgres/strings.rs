@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 
-use tokio_postgres::Row;
-
-use super::connection::{Link, Session};
-use super::rows;
+use super::pool::{Lent, Pool};
+use super::rows::text;
 use crate::store::StoreError;
 use crate::store::codec::{Interned, Packer};
 
@@ -13,71 +11,69 @@ use crate::store::codec::{Interned, Packer};
 /// milliseconds, on a thread that nobody else waits for.
 const READ_INLINE: usize = 128;
 
-const INTERNED_FROM: &str = "SELECT id, text FROM interned WHERE id >= $1 ORDER BY id";
-
-/// What a connection that reads the table prepares.
-pub(super) const STATEMENTS: &[&str] = &[INTERNED_FROM];
-
 /// The texts, for whoever reads or writes operations.
 pub(super) struct Strings {
-    link: Arc<Link>,
+    pool: Arc<Pool>,
     known: Interned,
 }
 
 impl Strings {
     /// Knows nothing yet: what is met first is loaded then.
-    pub(super) fn new(link: Arc<Link>) -> Strings {
-        Strings { link, known: Interned::default() }
+    pub(super) fn new(pool: Arc<Pool>) -> Strings {
+        Strings { pool, known: Interned::default() }
     }
 
     /// Makes something of rows. When it is `damaged`, the rows may name texts that another process
     /// has given a number since the last look into the table: looks again, and makes it once more if
     /// there is something new.
-    pub(super) async fn read<T, M>(
+    pub(super) async fn read<R, T, M>(
         &self,
-        rows: Vec<Row>,
+        rows: Vec<R>,
         make: M,
         damaged: fn(&T) -> bool,
     ) -> Result<T, StoreError>
     where
+        R: Send + Sync + 'static,
         T: Send + 'static,
-        M: Fn(&[Row], &Interned) -> T + Send + Sync + 'static,
+        M: Fn(&[R], &Interned) -> T + Send + Sync + 'static,
     {
         let work = Arc::new((rows, make));
         let made = run(work.clone(), self.known.clone()).await?;
-        if damaged(&made) && self.load(&*self.link.session().await?).await? {
+        if damaged(&made) && self.load(&mut self.pool.lend().await?).await? {
             return run(work, self.known.clone()).await;
         }
         Ok(made)
     }
 
     /// A packer that goes on from the texts that are committed.
-    pub(super) async fn packer(&self, session: &Session) -> Result<Packer, StoreError> {
-        self.load(session).await?;
+    pub(super) async fn packer(&self, connection: &mut Lent) -> Result<Packer, StoreError> {
+        self.load(connection).await?;
         Ok(Packer::new(self.known.clone()))
     }
 
     /// Loads what is new in the table; true if there was something.
-    async fn load(&self, session: &Session) -> Result<bool, StoreError> {
+    async fn load(&self, connection: &mut Lent) -> Result<bool, StoreError> {
         let first = i32::try_from(self.known.len()).unwrap_or(i32::MAX);
-        let rows = session.query(INTERNED_FROM, &[&first]).await?;
-        for row in &rows {
-            let number: i32 = rows::column("interned", row, 0)?;
-            let text = rows::text("interned", row, 1)?;
+        let new = sqlx::query!("SELECT id, text FROM interned WHERE id >= $1 ORDER BY id", first);
+        let rows = connection.all(new).await?;
+        let found = !rows.is_empty();
+        for row in rows {
+            let text = text("interned", row.text)?;
             // A negative number is refused as one that is never given.
-            self.known.insert(number as u32, &text).map_err(|damage| StoreError::Damaged {
-                place: format!("table interned, number {number}"),
+            self.known.insert(row.id as u32, &text).map_err(|damage| StoreError::Damaged {
+                place: format!("table interned, number {}", row.id),
                 reason: damage.to_string(),
             })?;
         }
-        Ok(!rows.is_empty())
+        Ok(found)
     }
 }
 
-async fn run<T, M>(work: Arc<(Vec<Row>, M)>, known: Interned) -> Result<T, StoreError>
+async fn run<R, T, M>(work: Arc<(Vec<R>, M)>, known: Interned) -> Result<T, StoreError>
 where
+    R: Send + Sync + 'static,
     T: Send + 'static,
-    M: Fn(&[Row], &Interned) -> T + Send + Sync + 'static,
+    M: Fn(&[R], &Interned) -> T + Send + Sync + 'static,
 {
     if work.0.len() <= READ_INLINE {
         return Ok(work.1(&work.0, &known));

@@ -10,11 +10,9 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use crate::store::StoreError;
 
-/// The steps from an empty file to the tables of today; `user_version` counts those taken.
-const MIGRATIONS: &[&str] = &[
-    include_str!("../../../migrations/sqlite/0001_log.sql"),
-    include_str!("../../../migrations/sqlite/0002_cursor_cid.sql"),
-];
+/// The steps from an empty file to the tables of today; `user_version` counts those taken. A released
+/// one is never edited.
+pub(super) const MIGRATIONS: &[&str] = &[include_str!("../../../migrations/sqlite/0001_log.sql")];
 
 /// Bytes of a page, fixed when the file is created. A row takes some 180 bytes, so of every page a
 /// few hundredths are wasted at its end.
@@ -39,7 +37,7 @@ const STATEMENTS: usize = 64;
 const MAX_IDLE: usize = 16;
 
 /// Opens the connection that writes, creating the database and its tables where they are missing.
-pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
+pub(super) fn open_writer(path: &Path, migrations: &[&str]) -> Result<Connection, StoreError> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     if let Some(missing) = folder.filter(|folder| !folder.is_dir()) {
         return Err(StoreError::Unusable(format!(
@@ -57,7 +55,7 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     connection.pragma_update(None, "journal_size_limit", LOG_SIZE)?;
     set_durability(&connection, true)?;
-    migrate(&mut connection, path)?;
+    migrate(&mut connection, path, migrations)?;
     Ok(connection)
 }
 
@@ -109,14 +107,18 @@ fn open(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
 }
 
 /// Takes the steps that are missing, all in one transaction: a crash leaves the tables of before.
-fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
+fn migrate(
+    connection: &mut Connection,
+    path: &Path,
+    migrations: &[&str],
+) -> Result<(), StoreError> {
     let steps = |taken: usize| {
-        MIGRATIONS.get(taken..).ok_or_else(|| {
+        migrations.get(taken..).ok_or_else(|| {
             StoreError::Unusable(format!(
                 "the database {} was written by a newer version of this program \
                  (its tables are version {taken}, this one knows {})",
                 path.display(),
-                MIGRATIONS.len()
+                migrations.len()
             ))
         })
     };
@@ -128,7 +130,7 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     for step in steps(version(&transaction)?)? {
         transaction.execute_batch(step)?;
     }
-    transaction.pragma_update(None, "user_version", MIGRATIONS.len() as i64)?;
+    transaction.pragma_update(None, "user_version", migrations.len() as i64)?;
     transaction.commit()?;
     Ok(())
 }

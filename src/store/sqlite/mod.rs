@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Semaphore;
 
-use self::connection::Readers;
+use self::connection::{MIGRATIONS, Readers};
 use self::recent::Recent;
 use self::write::Writer;
 use super::StoreError;
@@ -67,9 +67,17 @@ impl Sqlite {
     ///
     /// [`StoreError::Unusable`] when it is of a newer version of this program.
     pub async fn open(path: &Path) -> Result<Sqlite, StoreError> {
+        Sqlite::open_at(path, MIGRATIONS).await
+    }
+
+    /// The same, with the tables where `migrations` leave them.
+    async fn open_at(
+        path: &Path,
+        migrations: &'static [&'static str],
+    ) -> Result<Sqlite, StoreError> {
         let path = path.to_owned();
         blocking::run("opening the database", move || {
-            let writer = Writer::open(&path)?;
+            let writer = Writer::open(&path, migrations)?;
             let interned = Interned::default();
             rows::load_interned(writer.connection(), &interned)?;
             Ok(Sqlite {

@@ -330,3 +330,41 @@ async fn a_panic_is_logged_as_a_bug_and_the_store_goes_on() {
     assert_holds(&store, &operations).await;
     assert_eq!((store.load().busy, store.load().waiting), (0, 0));
 }
+
+/// What this version of the program has made, a later one finds whole, and this one leaves alone what
+/// a later one has made.
+#[tokio::test]
+async fn a_full_database_is_migrated_and_keeps_every_row() {
+    const LATER: &[&str] = &[
+        MIGRATIONS[0],
+        "ALTER TABLE operations ADD COLUMN size INTEGER;
+         UPDATE operations SET size = length(operation);
+         CREATE INDEX operations_size ON operations (size);",
+    ];
+    const BROKEN: &[&str] = &[MIGRATIONS[0], "DELETE FROM operations; SELECT * FROM absent;"];
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("plc.db");
+    let operations = log(100);
+    let store = open(&folder).await;
+    let (lease, _) = store.follow(UPSTREAM).await.unwrap();
+    commit(&store, &lease, &operations[..200]).await;
+    drop((store, lease));
+
+    // Opened again there is nothing to do; what fails leaves what was there.
+    assert_holds(&open(&folder).await, &operations[..200]).await;
+    assert!(Sqlite::open_at(&path, BROKEN).await.is_err());
+    assert_holds(&open(&folder).await, &operations[..200]).await;
+
+    let store = Sqlite::open_at(&path, LATER).await.unwrap();
+    assert_holds(&store, &operations[..200]).await;
+    let sized = "SELECT count(size) FROM operations";
+    let sized: i64 =
+        store.shared.writer().connection().query_one(sized, [], |row| row.get(0)).unwrap();
+    assert_eq!(sized, 200);
+    let (lease, _) = store.follow(UPSTREAM).await.unwrap();
+    commit(&store, &lease, &operations[200..]).await;
+    assert_holds(&store, &operations).await;
+    drop((store, lease));
+    let older = Sqlite::open(&path).await;
+    assert!(matches!(older, Err(StoreError::Unusable(_))), "{older:?}");
+}

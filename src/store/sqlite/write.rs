@@ -61,8 +61,8 @@ pub(super) struct Held {
 }
 
 impl Writer {
-    pub(super) fn open(path: &Path) -> Result<Writer, StoreError> {
-        let connection = connection::open_writer(path)?;
+    pub(super) fn open(path: &Path, migrations: &[&str]) -> Result<Writer, StoreError> {
+        let connection = connection::open_writer(path, migrations)?;
         let file = FileIdentity::of(path)?;
         Ok(Writer { connection, path: path.to_owned(), file, held: None })
     }

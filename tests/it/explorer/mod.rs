@@ -109,6 +109,29 @@ async fn recoveries_are_seen_with_what_they_undid() {
     assert_eq!(page.matches("Can still be undone").count(), 1);
 }
 
+/// The highest key can nullify the first update, and the second with it, though it has signed the
+/// second itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_builds_on_something_contestable_is_shown_to_be_contestable_with_it() {
+    let told = Told::followed().await;
+    let did = &told.stories.built_on.did;
+    let page = told.page(&format!("/explore/{did}")).await;
+    let [second, first, genesis] = shown_entries(&page)[..] else { panic!("three operations") };
+    let until = |entry: &str| {
+        let open = entry.split("Can still be undone").nth(1)?;
+        Some(open.split("datetime=\"").nth(1)?.split('"').next()?.to_owned())
+    };
+    let verdicts = told.page(&format!("/{did}/log/verdicts")).await;
+    let verdicts: serde_json::Value = serde_json::from_str(&verdicts).unwrap();
+    for (index, entry) in [genesis, first, second].into_iter().enumerate() {
+        let verdict = verdicts["verdicts"][index]["contestableUntil"].as_str();
+        assert_eq!(until(entry).as_deref(), verdict, "{entry}");
+        assert_eq!(verdict.is_some(), index > 0);
+    }
+    assert_eq!(until(first), until(second));
+    assert!(second.contains("which it builds on"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_history_is_turned_page_by_page_and_links_stay() {
     let told = Told::followed().await;

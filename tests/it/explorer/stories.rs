@@ -20,6 +20,8 @@ pub struct Stories {
     pub hostile: Told,
     /// The last operation was signed by its second key an hour ago.
     pub contested: Told,
+    /// The same, and half an hour ago its first key has built on that.
+    pub built_on: Told,
 }
 
 impl Stories {
@@ -35,7 +37,14 @@ impl Stories {
         let contested = story.create().handle("carol.example.com").accepted();
         let an_hour_ago = (now() - Duration::from_secs(3600)).to_string();
         story.update(&contested).handle("carol.example.net").at(&an_hour_ago).accepted();
-        Stories { story, plain, recovered, untombstoned, ended, long, hostile, contested }
+        let two_hours_ago = (now() - Duration::from_secs(7200)).to_string();
+        let built_on = story.create().handle("erin.example.com").at(&two_hours_ago).accepted();
+        story.update(&built_on).handle("erin.example.net").at(&an_hour_ago).accepted();
+        let half_an_hour_ago = (now() - Duration::from_secs(1800)).to_string();
+        let recovery = story.recovery.clone();
+        let by_the_first = story.update(&built_on).signed_by(&recovery);
+        by_the_first.handle("erin.example.org").at(&half_an_hour_ago).accepted();
+        Stories { story, plain, recovered, untombstoned, ended, long, hostile, contested, built_on }
     }
 }
 

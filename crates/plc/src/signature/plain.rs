@@ -1,52 +1,50 @@
-//! The verifier that everything else is compared with.
+//! The verifier that every other one is compared with.
 
-use super::{Signature, Signed, UnsupportedKey, Verifier};
-use crate::key::{Curve, PublicKey};
+use super::compact::Signed;
+use super::verifier::{UnsupportedKey, Verifier};
+use crate::key::{Curve, POINT_LENGTH, PublicKey};
 
-/// The second opinion: the pure-Rust crates, nothing kept, nothing clever.
+/// Verifies with the pure-Rust crates `k256` and `p256`, one key after the other, and remembers
+/// nothing.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PlainVerifier;
 
 impl Verifier for PlainVerifier {
-    fn verify(&self, key: &str, signed: &Signed) -> Result<bool, UnsupportedKey> {
-        let Signed { digest, signature, .. } = signed;
-        let key = PublicKey::parse(key).ok_or(UnsupportedKey)?;
-        match key.curve {
-            Curve::K256 => plain_k256(&key, digest, signature),
-            Curve::P256 => plain_p256(&key, digest, signature),
+    fn find_signer(&self, keys: &[&str], signed: &Signed) -> Result<Option<usize>, UnsupportedKey> {
+        for (index, key) in keys.iter().enumerate() {
+            if made_by(key, signed).ok_or(UnsupportedKey { index })? {
+                return Ok(Some(index));
+            }
         }
-    }
-
-    /// It has no experience: the keys are tried in their order.
-    fn likeliest(&self, _: &[&str]) -> Option<usize> {
-        None
+        Ok(None)
     }
 }
 
-fn plain_k256(
-    key: &PublicKey,
-    digest: &[u8; 32],
-    signature: &Signature,
-) -> Result<bool, UnsupportedKey> {
+/// Whether the key made the signature; `None` if it is no key.
+fn made_by(key: &str, signed: &Signed) -> Option<bool> {
+    let key: PublicKey = key.parse().ok()?;
+    match key.curve {
+        Curve::K256 => made_by_k256(&key.point, signed),
+        Curve::P256 => made_by_p256(&key.point, signed),
+    }
+}
+
+fn made_by_k256(point: &[u8; POINT_LENGTH], signed: &Signed) -> Option<bool> {
     use k256::ecdsa::signature::hazmat::PrehashVerifier;
-    let key = k256::ecdsa::VerifyingKey::from_sec1_bytes(&key.point).map_err(|_| UnsupportedKey)?;
-    let Ok(signature) = k256::ecdsa::Signature::from_slice(&signature.0) else {
-        return Ok(false);
+    let key = k256::ecdsa::VerifyingKey::from_sec1_bytes(point).ok()?;
+    let Ok(signature) = k256::ecdsa::Signature::from_slice(&signed.signature.0) else {
+        return Some(false);
     };
     let low = signature.normalize_s() == signature;
-    Ok(low && key.verify_prehash(digest, &signature).is_ok())
+    Some(low && key.verify_prehash(&signed.digest, &signature).is_ok())
 }
 
-fn plain_p256(
-    key: &PublicKey,
-    digest: &[u8; 32],
-    signature: &Signature,
-) -> Result<bool, UnsupportedKey> {
+fn made_by_p256(point: &[u8; POINT_LENGTH], signed: &Signed) -> Option<bool> {
     use p256::ecdsa::signature::hazmat::PrehashVerifier;
-    let key = p256::ecdsa::VerifyingKey::from_sec1_bytes(&key.point).map_err(|_| UnsupportedKey)?;
-    let Ok(signature) = p256::ecdsa::Signature::from_slice(&signature.0) else {
-        return Ok(false);
+    let key = p256::ecdsa::VerifyingKey::from_sec1_bytes(point).ok()?;
+    let Ok(signature) = p256::ecdsa::Signature::from_slice(&signed.signature.0) else {
+        return Some(false);
     };
     let low = signature.normalize_s() == signature;
-    Ok(low && key.verify_prehash(digest, &signature).is_ok())
+    Some(low && key.verify_prehash(&signed.digest, &signature).is_ok())
 }

@@ -1,0 +1,154 @@
+//! The ways to a [`History`].
+
+use serde_json::value::RawValue;
+
+use super::{History, HistoryEntry, Judgement};
+use crate::chain::{Acceptance, Chain, Verdict};
+use crate::cid::Cid;
+use crate::did::Did;
+use crate::entry::{Received, Undecodable};
+use crate::operation::{Malformed, Operation};
+use crate::refusal::Refusal;
+use crate::signature::Verifier;
+use crate::timestamp::Timestamp;
+
+/// An operation that was verified before, and what came of that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldOperation {
+    /// The operation.
+    pub received: Received,
+    /// Index of the rotation key that signed it, in the list that was in force.
+    pub signer: u16,
+    /// `created_at` of the operation that nullified it.
+    pub nullified_by: Option<Timestamp>,
+}
+
+/// The body is no audit log.
+#[derive(Debug, thiserror::Error)]
+#[error("not an audit log: {0}")]
+pub struct NotALog(#[from] serde_json::Error);
+
+impl History {
+    /// Judges the operations of one identity in their order.
+    pub fn verified(
+        did: Did,
+        log: impl IntoIterator<Item = Received>,
+        verifier: &dyn Verifier,
+    ) -> History {
+        let mut history = History { did, entries: Vec::new(), unreadable: Vec::new() };
+        let mut chain = Chain::default();
+        for received in log {
+            // A number that two operations claim says nothing about either.
+            let (judgement, nullifies) = match chain.take(&received, verifier, || None) {
+                Verdict::Accepted(Acceptance { signer, nullifies }) => {
+                    (Judgement::Accepted { signer }, history.nullify(&nullifies))
+                }
+                Verdict::Known(_) => (Judgement::Repeated, Vec::new()),
+                Verdict::Refused(refusal) => (Judgement::Refused(refusal), Vec::new()),
+            };
+            let entry = HistoryEntry::new(received, judgement);
+            history.entries.push(HistoryEntry { nullifies, ..entry });
+        }
+        history.find_prevs();
+        history
+    }
+
+    /// Judges lines or elements in any envelope. Those of other identities and those that carry no
+    /// operation are left out; what cannot be read is in [`History::unreadable`].
+    pub fn of_lines<'a>(
+        did: Did,
+        lines: impl IntoIterator<Item = &'a [u8]>,
+        verifier: &dyn Verifier,
+    ) -> History {
+        let mut log = Vec::new();
+        let mut unreadable = Vec::new();
+        for line in lines {
+            match Received::decode(line) {
+                Ok(received) if received.did == did => log.push(received),
+                Ok(_) | Err(Undecodable { refusal: Refusal::UnknownType { .. }, .. }) => {}
+                Err(undecodable) => unreadable.push(undecodable),
+            }
+        }
+        History { unreadable, ..History::verified(did, log, verifier) }
+    }
+
+    /// Judges the body of `/{did}/log/audit`.
+    ///
+    /// # Errors
+    ///
+    /// When it is not a JSON array.
+    pub fn of_audit_log(
+        did: Did,
+        body: &[u8],
+        verifier: &dyn Verifier,
+    ) -> Result<History, NotALog> {
+        let elements: Vec<&RawValue> = serde_json::from_slice(body)?;
+        let lines = elements.iter().map(|element| element.get().as_bytes());
+        Ok(History::of_lines(did, lines, verifier))
+    }
+
+    /// Puts operations of one identity that were verified before, ordered by `created_at`, in their
+    /// places. No signature is checked.
+    ///
+    /// # Errors
+    ///
+    /// [`Malformed`] when the bytes of one are no operation: they are not what was verified.
+    pub fn as_held(
+        did: Did,
+        log: impl IntoIterator<Item = HeldOperation>,
+    ) -> Result<History, Malformed> {
+        let mut history = History { did, entries: Vec::new(), unreadable: Vec::new() };
+        let mut nullified = Vec::new();
+        for (index, held) in log.into_iter().enumerate() {
+            Operation::read(&held.received.signed)?;
+            nullified.extend(held.nullified_by.map(|by| (index, by)));
+            let judgement = Judgement::Accepted { signer: held.signer };
+            history.entries.push(HistoryEntry::new(held.received, judgement));
+        }
+        for (index, by) in nullified {
+            let entries = &mut history.entries;
+            let by = entries.binary_search_by_key(&by, |entry| entry.received.created_at).ok();
+            entries[index].nullified_by = by;
+            if let Some(by) = by {
+                entries[by].nullifies.push(index);
+            }
+        }
+        history.find_prevs();
+        Ok(history)
+    }
+
+    /// Marks the accepted entries of these times, which are ascending, as nullified by the entry
+    /// that comes next. Their indices.
+    fn nullify(&mut self, times: &[Timestamp]) -> Vec<usize> {
+        let mut nullified = Vec::with_capacity(times.len());
+        if times.is_empty() {
+            return nullified;
+        }
+        let next = self.entries.len();
+        for (index, entry) in self.entries.iter_mut().enumerate() {
+            let is_nullified = times.binary_search(&entry.received.created_at).is_ok();
+            if is_nullified && entry.signer().is_some() {
+                entry.nullified_by = Some(next);
+                nullified.push(index);
+            }
+        }
+        nullified
+    }
+
+    fn find_prevs(&mut self) {
+        for index in 0..self.entries.len() {
+            self.entries[index].prev = self.find_prev(index);
+        }
+    }
+
+    /// Usually it is the entry before; in a log that is out of order it may stand behind.
+    fn find_prev(&self, index: usize) -> Option<usize> {
+        let prev: Cid = self.entries[index].operation()?.prev()?.parse().ok()?;
+        let is_prev = |entry: &HistoryEntry| {
+            entry.received.cid == prev && !matches!(entry.judgement, Judgement::Repeated)
+        };
+        let (before, behind) = self.entries.split_at(index);
+        let found = before.iter().rposition(is_prev);
+        found.or_else(|| Some(index + behind.iter().position(is_prev)?))
+    }
+}

@@ -1,0 +1,102 @@
+//! The lease, which gives one follower the right to write.
+
+use std::sync::atomic::Ordering;
+
+use super::open::Postgres;
+use super::rows::SourceRow;
+use super::writer::LEASE;
+use crate::store::{Lease, Source, StoreError};
+
+/// Durable whatever the connection's setting: an epoch that a crash of the server took back would
+/// be given out twice.
+const DURABLY: &str = "BEGIN; SET LOCAL synchronous_commit = on";
+
+impl Postgres {
+    /// See [`crate::store::Store::follow`].
+    pub async fn follow(&self, upstream: &str) -> Result<(Lease, Source), StoreError> {
+        let writer = &self.writer;
+        let mut packer = writer.turn.lock().await;
+        // Whoever wrote in between may have given numbers to texts.
+        *packer = None;
+        let mut connection = writer.pool.lend().await?;
+        // On its own: a crash after it leaves a source that nobody follows yet.
+        let create = sqlx::query!(
+            "INSERT INTO sources (upstream) VALUES ($1) ON CONFLICT DO NOTHING",
+            upstream
+        );
+        connection.execute(create).await?;
+        connection.begin(DURABLY).await?;
+        let take = sqlx::query_as!(
+            SourceRow,
+            "UPDATE sources
+             SET epoch = epoch + 1, lease_until = clock_timestamp() + make_interval(secs => $1)
+             WHERE lease_until IS NULL OR lease_until < clock_timestamp()
+             RETURNING upstream, cursor, epoch, caught_up_at, cursor_cid",
+            LEASE.as_secs_f64()
+        );
+        let Some(source) = connection.first(take).await? else {
+            let left = sqlx::query!(
+                r#"SELECT extract(epoch FROM lease_until - clock_timestamp())::float8 AS seconds
+                   FROM sources"#
+            );
+            let left = connection.first(left).await?.and_then(|row| row.seconds);
+            return Err(StoreError::LostLease(format!(
+                "its lease runs for another {:.0} s",
+                left.unwrap_or_default().max(0.0).ceil()
+            )));
+        };
+        // The row was waited for: whatever was under way on it is over.
+        writer.in_doubt.store(false, Ordering::Release);
+        writer.end(connection).await?;
+        let source = Source::try_from(source)?;
+        Ok((Lease { epoch: source.epoch }, source))
+    }
+
+    /// See [`crate::store::Store::renew`].
+    pub async fn renew(&self, lease: &Lease) -> Result<(), StoreError> {
+        let _turn = self.writer.turn.lock().await;
+        let renew = sqlx::query!(
+            "UPDATE sources SET lease_until = clock_timestamp() + make_interval(secs => $2)
+             WHERE epoch = $1",
+            lease.epoch,
+            LEASE.as_secs_f64()
+        );
+        match self.writer.pool.lend().await?.execute(renew).await? {
+            0 => Err(over(lease)),
+            _ => Ok(()),
+        }
+    }
+
+    /// See [`crate::store::Store::release`].
+    pub async fn release(&self, lease: Lease) -> Result<(), StoreError> {
+        let _turn = self.writer.turn.lock().await;
+        let release =
+            sqlx::query!("UPDATE sources SET lease_until = NULL WHERE epoch = $1", lease.epoch);
+        self.writer.pool.lend().await?.execute(release).await?;
+        Ok(())
+    }
+
+    /// See [`crate::store::Store::set_upstream`].
+    pub async fn set_upstream(&self, lease: &Lease, upstream: &str) -> Result<(), StoreError> {
+        let _turn = self.writer.turn.lock().await;
+        let set = sqlx::query!(
+            "UPDATE sources SET upstream = $2 WHERE epoch = $1",
+            lease.epoch,
+            upstream
+        );
+        match self.writer.pool.lend().await?.execute(set).await? {
+            0 => Err(over(lease)),
+            _ => Ok(()),
+        }
+    }
+
+    /// See [`crate::store::Store::set_durability`].
+    pub async fn set_durability(&self, live: bool) -> Result<(), StoreError> {
+        self.writer.live.store(live, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+fn over(lease: &Lease) -> StoreError {
+    StoreError::LostLease(format!("epoch {} is over", lease.epoch))
+}

@@ -1,0 +1,110 @@
+//! What a store on Postgres consists of, and how it is opened.
+
+use std::sync::Arc;
+
+use sqlx::migrate::Migrator;
+
+use super::gather::Gatherer;
+use super::lookup::{Chains, Heads, Lookups};
+use super::migrations::{self, MIGRATIONS};
+use super::pool::{self, Pool};
+use super::server::Server;
+use super::strings::Strings;
+use super::writer::Writer;
+use crate::store::{Load, StoreError, StoredOperation};
+
+/// Connections for each kind of lookup, each with one query of gathered lookups at a time. Two keep a
+/// core of the server busy while the answers of the other are taken apart.
+const LOOKUP_CONNECTIONS: u32 = 2;
+/// Connections for pages and everything else: a page is milliseconds of work, and a lookup must
+/// not queue behind it.
+const PAGE_CONNECTIONS: u32 = 3;
+/// Connections for what ingest asks: one, and one for who meets a text that is not known here.
+const INGEST_CONNECTIONS: u32 = 2;
+/// Connections that write: one for commits, and one for the builder of the index of claims.
+const WRITE_CONNECTIONS: u32 = 2;
+
+/// A store on Postgres. Clones share their connections.
+#[derive(Clone)]
+pub struct Postgres {
+    pub(super) writer: Arc<Writer>,
+    /// Chains, numbers and refusals for the batch that is about to be judged.
+    pub(super) ingest: Arc<Pool>,
+    /// Everything else that is read, but lookups.
+    pub(super) pages: Arc<Pool>,
+    /// The connections of the two that follow.
+    pub(super) lookups: Arc<Pool>,
+    pub(super) heads: Arc<Gatherer<Option<StoredOperation>>>,
+    pub(super) chains: Arc<Gatherer<Vec<StoredOperation>>>,
+    pub(super) strings: Arc<Strings>,
+}
+
+impl std::fmt::Debug for Postgres {
+    /// Without where it is: a URL may hold a password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Postgres").finish_non_exhaustive()
+    }
+}
+
+impl Postgres {
+    /// Connects to a database that has our tables already.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unusable`] when it has not.
+    pub async fn open_existing(url: &str) -> Result<Postgres, StoreError> {
+        let mut connection = Server::new(url)?.connect().await?;
+        if !migrations::is_migrated(&mut connection).await? {
+            return Err(StoreError::Unusable(
+                "there is no log in the database that --database names; \
+                 `serve` and `import` create one"
+                    .to_owned(),
+            ));
+        }
+        Postgres::open(url).await
+    }
+
+    /// Connects, and brings the schema up to date.
+    pub async fn open(url: &str) -> Result<Postgres, StoreError> {
+        Postgres::open_at(url, &MIGRATIONS).await
+    }
+
+    /// Connects, and brings the schema to where `migrations` leave it.
+    pub(super) async fn open_at(url: &str, migrations: &Migrator) -> Result<Postgres, StoreError> {
+        let server = Arc::new(Server::new(url)?);
+        migrations::migrate(server.connect().await?, migrations).await?;
+
+        let pool = |settings, size| Arc::new(Pool::new(&server, settings, size));
+        let ingest = pool(pool::READING, INGEST_CONNECTIONS);
+        let lookups = pool(pool::READING, 2 * LOOKUP_CONNECTIONS);
+        let strings = Arc::new(Strings::new(ingest.clone()));
+        let of_kind = || (0..LOOKUP_CONNECTIONS).map(|_| Lookups::new(&lookups, &strings));
+        let heads = Gatherer::start(of_kind().map(Heads).collect());
+        let chains = Gatherer::start(of_kind().map(Chains).collect());
+        let writing = pool(pool::WRITING, WRITE_CONNECTIONS);
+        Ok(Postgres {
+            writer: Arc::new(Writer::new(writing, strings.clone())),
+            pages: pool(pool::READING, PAGE_CONNECTIONS),
+            heads: Arc::new(heads),
+            chains: Arc::new(chains),
+            ingest,
+            lookups,
+            strings,
+        })
+    }
+
+    /// See [`crate::store::Store::load`].
+    pub fn load(&self) -> Load {
+        // Those for lookups are kept by who asks, also while there is nothing to ask.
+        let mut busy = self.heads.asking() + self.chains.asking();
+        let (mut open, _) = self.lookups.open_and_idle();
+        let mut waiting = self.heads.waiting() + self.chains.waiting();
+        for pool in [&self.pages, &self.ingest, &self.writer.pool] {
+            let (of_pool, idle) = pool.open_and_idle();
+            open += of_pool;
+            busy += of_pool.saturating_sub(idle);
+            waiting += pool.waiting();
+        }
+        Load { busy, idle: open.saturating_sub(busy), waiting }
+    }
+}

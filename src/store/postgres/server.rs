@@ -1,0 +1,151 @@
+//! Where the server is, and whether it is there.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{ConnectOptions, Connection};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout};
+use url::Url;
+
+use super::error::connect_error;
+use crate::store::StoreError;
+
+/// How long a request may wait for a connection to be made; more and its client is better told.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Wait after the first failed attempt, doubled up to [`LONGEST_BACK_OFF`]. Requests in between
+/// are told at once that the database is away.
+const FIRST_BACK_OFF: Duration = Duration::from_millis(100);
+/// So that a database that is back is noticed within seconds.
+const LONGEST_BACK_OFF: Duration = Duration::from_secs(5);
+
+/// What `sslmode` may say, from no encryption to a server that has proved its name.
+const SSL_MODES: [&str; 5] = ["disable", "prefer", "require", "verify-ca", "verify-full"];
+
+/// A Postgres server, and whether it was there when last asked.
+pub(super) struct Server {
+    options: PgConnectOptions,
+    /// A connection has broken or could not be made, and none has been made since.
+    suspected: AtomicBool,
+    absence: Mutex<Absence>,
+}
+
+#[derive(Default)]
+struct Absence {
+    /// Attempts that have failed since the last one that did not.
+    failures: u32,
+    /// No attempt before this time, and why the last one failed.
+    pause: Option<(Instant, StoreError)>,
+}
+
+impl Server {
+    /// Reads a `postgres://` URL.
+    pub(super) fn new(url: &str) -> Result<Server, StoreError> {
+        let options = options(url)?
+            .disable_statement_logging()
+            // A pooler between us and the server may not know this setting; we read no such numbers.
+            .extra_float_digits(None);
+        let options = match options.get_application_name() {
+            Some(_) => options,
+            None => options.application_name("plc-replica"),
+        };
+        Ok(Server { options, suspected: AtomicBool::new(false), absence: Mutex::default() })
+    }
+
+    /// How connections are made.
+    pub(super) fn options(&self) -> &PgConnectOptions {
+        &self.options
+    }
+
+    /// One attempt to connect.
+    pub(super) async fn connect(&self) -> Result<PgConnection, StoreError> {
+        match timeout(CONNECT_TIMEOUT, self.options.connect()).await {
+            Ok(connection) => connection.map_err(connect_error),
+            Err(_) => {
+                let seconds = CONNECT_TIMEOUT.as_secs();
+                Err(StoreError::Unavailable(format!("no connection within {seconds} s")))
+            }
+        }
+    }
+
+    /// To be called when a connection broke or could not be made: before anybody waits for another one
+    /// it is found out whether the server is there.
+    pub(super) fn suspect(&self) {
+        self.suspected.store(true, Ordering::Release);
+    }
+
+    /// Fails at once while the server is away; one caller in each back-off makes an attempt. That the
+    /// server is away, and that it is back, is logged once.
+    pub(super) async fn is_there(&self) -> Result<(), StoreError> {
+        if !self.suspected.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let mut absence = self.absence.lock().await;
+        if !self.suspected.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        if let Some((until, reason)) = &absence.pause
+            && Instant::now() < *until
+        {
+            return Err(reason.clone());
+        }
+        match self.connect().await {
+            Ok(connection) => {
+                if absence.failures > 0 {
+                    tracing::info!("the database is back");
+                }
+                *absence = Absence::default();
+                self.suspected.store(false, Ordering::Release);
+                // Whether it hears that we leave makes no difference.
+                let _ = connection.close().await;
+                Ok(())
+            }
+            Err(error) => {
+                if absence.failures == 0 {
+                    tracing::warn!("{error}; trying again until it is back");
+                }
+                let doubled = FIRST_BACK_OFF.saturating_mul(1 << absence.failures.min(10));
+                absence.failures += 1;
+                absence.pause =
+                    Some((Instant::now() + doubled.min(LONGEST_BACK_OFF), error.clone()));
+                Err(error)
+            }
+        }
+    }
+}
+
+/// What the URL says; what the environment (`PGHOST` and others) and `~/.pgpass` say where it says
+/// nothing.
+fn options(url: &str) -> Result<PgConnectOptions, StoreError> {
+    let not_a_url = |reason: String| {
+        StoreError::Unusable(format!(
+            "the setting --database is not a Postgres URL: {reason}; \
+             it looks like postgres://USER:PASSWORD@HOST:5432/NAME"
+        ))
+    };
+    let parsed = Url::parse(url).map_err(|error| not_a_url(error.to_string()))?;
+    for (key, value) in parsed.query_pairs() {
+        match &*key {
+            "sslmode" if !SSL_MODES.contains(&&*value) => {
+                return Err(StoreError::Unusable(format!(
+                    "the setting --database has sslmode={value}; it takes {}",
+                    SSL_MODES.join(", ")
+                )));
+            }
+            // Otherwise the first connection would say that something was not found, but not what.
+            "sslrootcert" => {
+                if let Err(error) = std::fs::File::open(&*value) {
+                    return Err(StoreError::Unusable(format!(
+                        "the setting --database has sslrootcert={value}: {error}"
+                    )));
+                }
+            }
+            _ => {}
+        }
+    }
+    PgConnectOptions::from_url(&parsed).map_err(|error| match error {
+        sqlx::Error::Configuration(reason) => not_a_url(reason.to_string()),
+        error => not_a_url(error.to_string()),
+    })
+}

@@ -1,0 +1,144 @@
+//! A database that is migrated while it is full.
+
+use bytes::Bytes;
+use did_plc::Timestamp;
+use plc_testkit::builder::Story;
+use plc_testkit::postgres::Database;
+use sqlx::SqlSafeStr;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+
+use super::migrations::MIGRATIONS;
+use super::open::Postgres;
+use crate::store::{
+    Commit, Lease, NewDivergence, NewRefusal, Source, StoreError, StoredDivergence,
+    StoredOperation, StoredRefusal,
+};
+
+/// The migrations of this program, and one more, as a later version will have.
+fn with_one_more(sql: &'static str) -> Migrator {
+    let later = Migration::new(2, "later".into(), MigrationType::Simple, sql.into_sql_str(), false);
+    Migrator::with_migrations(MIGRATIONS.iter().cloned().chain([later]).collect())
+}
+
+/// Identities with two operations each.
+fn log(identities: usize) -> Vec<StoredOperation> {
+    let mut story = Story::seeded(3);
+    for _ in 0..identities {
+        let identity = story.create().accepted();
+        story.update(&identity).accepted();
+    }
+    let stored = |entry: &plc_testkit::Generated| StoredOperation {
+        did: entry.did.parse().unwrap(),
+        created_at: entry.created_at.parse().unwrap(),
+        sequence: Some(entry.seq),
+        signed: Bytes::from(entry.signed.clone()),
+        signer: 0,
+        nullified_by: None,
+        received_at: Timestamp::from_millis(1),
+    };
+    story.log().iter().map(stored).collect()
+}
+
+fn commit_of(cursor_before: i64, operations: &[StoredOperation]) -> Commit {
+    let last = operations.iter().filter_map(|operation| operation.sequence).max();
+    Commit {
+        cursor_before,
+        cursor_after: last.unwrap_or(cursor_before),
+        operations: operations.to_vec(),
+        refusals: vec![NewRefusal {
+            did: "did:plc:\0".to_owned(),
+            sequence: Some(7),
+            cid: None,
+            kind: "malformed".to_owned(),
+            detail: "no JSON".to_owned(),
+            awaits: None,
+            line: Bytes::from(format!("after {cursor_before}")),
+        }],
+        divergences: vec![NewDivergence {
+            source: "https://plc.example".to_owned(),
+            did: operations[0].did.to_string(),
+            kind: "restated-created-at".to_owned(),
+            subject: operations[0].cid().to_string(),
+            ours: Some("[]".to_owned()),
+            theirs: None,
+        }],
+        ..Commit::default()
+    }
+}
+
+/// What a store reads of everything that it holds.
+#[derive(Debug, PartialEq)]
+struct Contents {
+    operations: Vec<StoredOperation>,
+    refusals: Vec<StoredRefusal>,
+    divergences: Vec<StoredDivergence>,
+    source: Option<Source>,
+}
+
+async fn contents(store: &Postgres) -> Contents {
+    Contents {
+        operations: store.export_by_sequence(0, 1000).await.unwrap(),
+        refusals: store.refusals(None, 0, 1000).await.unwrap(),
+        divergences: store.divergences(None, None, None, 0, 1000).await.unwrap(),
+        source: store.source().await.unwrap(),
+    }
+}
+
+async fn filled(database: &Database, log: &[StoredOperation]) -> (Postgres, Lease) {
+    let store = Postgres::open(&database.url).await.unwrap();
+    let (lease, _) = store.follow("https://plc.example").await.unwrap();
+    store.commit(&lease, &commit_of(0, log)).await.unwrap();
+    (store, lease)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_database_is_migrated_and_keeps_every_row() {
+    let Some(database) = Database::create().await else { return };
+    let log = log(150);
+    let (store, lease) = filled(&database, &log[..200]).await;
+    let before = contents(&store).await;
+    drop(store);
+
+    // Opened again there is nothing to do.
+    let store = Postgres::open(&database.url).await.unwrap();
+    assert_eq!(contents(&store).await, before);
+
+    let later = with_one_more(
+        "ALTER TABLE operations ADD COLUMN size int4;
+         UPDATE operations SET size = octet_length(operation);
+         CREATE INDEX operations_size ON operations (size);
+         DROP INDEX divergences_open;
+         CREATE INDEX divergences_open ON divergences (id) WHERE closed_at IS NULL",
+    );
+    let store = Postgres::open_at(&database.url, &later).await.unwrap();
+    assert_eq!(contents(&store).await, before);
+    let mut client = database.client().await;
+    let sized = client.value("SELECT count(size) FROM operations").await;
+    assert_eq!(sized.as_deref(), Some("200"));
+
+    // And it goes on from there.
+    store.commit(&lease, &commit_of(200, &log[200..])).await.unwrap();
+    assert_eq!(store.export_by_sequence(0, 1000).await.unwrap(), log);
+    assert_eq!(store.head(&log[0].did).await.unwrap().as_ref(), Some(&log[1]));
+
+    // This version does not touch what a later one has made.
+    match Postgres::open(&database.url).await {
+        Err(StoreError::Unusable(sentence)) => assert!(sentence.contains("newer"), "{sentence}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_that_fails_leaves_what_was_there() {
+    let Some(database) = Database::create().await else { return };
+    let log = log(10);
+    let (store, lease) = filled(&database, &log[..10]).await;
+    let before = contents(&store).await;
+    let broken =
+        with_one_more("DELETE FROM refusals; ALTER TABLE operations ADD CHECK (signer > 0)");
+    assert!(Postgres::open_at(&database.url, &broken).await.is_err());
+    let store = Postgres::open(&database.url).await.unwrap();
+    assert_eq!(contents(&store).await, before);
+    store.commit(&lease, &commit_of(10, &log[10..])).await.unwrap();
+    assert_eq!(store.export_by_sequence(0, 1000).await.unwrap(), log);
+}

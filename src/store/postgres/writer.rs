@@ -1,0 +1,95 @@
+//! Who writes, one at a time, and what is remembered between commits.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+
+use super::pool::{Lent, Pool};
+use super::rows::SourceRow;
+use super::strings::Strings;
+use crate::store::codec::Packer;
+use crate::store::{Source, StoreError};
+
+/// How long a follower that says nothing is believed to be alive. Several renewals, which come
+/// every few seconds, have to fail; an operator who restarts one that crashed waits this long.
+pub(super) const LEASE: Duration = Duration::from_secs(15);
+
+/// Who writes, and what is remembered between commits.
+pub(super) struct Writer {
+    strings: Arc<Strings>,
+    pub(super) pool: Arc<Pool>,
+    /// Held by whoever writes: one at a time. The packer is there when everything that it
+    /// has packed is committed; otherwise the next commit makes one from what is.
+    pub(super) turn: Mutex<Option<Packer>>,
+    /// What COMMIT waits for: the disk (live), or nothing.
+    pub(super) live: AtomicBool,
+    /// Whether commits keep the index of claims when it is complete.
+    pub(super) keeps_claims: AtomicBool,
+    /// A COMMIT was sent and nobody knows what became of it.
+    pub(super) in_doubt: AtomicBool,
+}
+
+/// Leaves a mark behind unless the outcome became known, also when its future is dropped.
+struct Doubt<'a>(Option<&'a AtomicBool>);
+
+impl Drop for Doubt<'_> {
+    fn drop(&mut self) {
+        if let Some(in_doubt) = self.0 {
+            in_doubt.store(true, Ordering::Release);
+        }
+    }
+}
+
+impl Writer {
+    pub(super) fn new(pool: Arc<Pool>, strings: Arc<Strings>) -> Writer {
+        Writer {
+            strings,
+            pool,
+            turn: Mutex::default(),
+            live: AtomicBool::new(true),
+            keeps_claims: AtomicBool::new(false),
+            in_doubt: AtomicBool::new(false),
+        }
+    }
+
+    /// The source, read so that a commit of unknown outcome is over; `None` when there is none in
+    /// doubt and any connection will do.
+    pub(super) async fn source_after_doubt(&self) -> Result<Option<Option<Source>>, StoreError> {
+        if !self.in_doubt.load(Ordering::Acquire) {
+            return Ok(None);
+        }
+        let _turn = self.turn.lock().await;
+        let source = settled_source(&mut self.pool.lend().await?).await?;
+        self.in_doubt.store(false, Ordering::Release);
+        Ok(Some(source))
+    }
+
+    /// A packer that knows every text that is committed, also by a transaction of unknown outcome.
+    pub(super) async fn packer(&self, connection: &mut Lent) -> Result<Packer, StoreError> {
+        settled_source(connection).await?;
+        self.strings.packer(connection).await
+    }
+
+    /// COMMIT.
+    pub(super) async fn end(&self, connection: Lent) -> Result<(), StoreError> {
+        let mut doubt = Doubt(Some(&self.in_doubt));
+        // A crash of ours from here on leaves all of the transaction behind, or nothing.
+        let ended = connection.commit().await;
+        if !matches!(ended, Err(StoreError::OutcomeUnknown(_))) {
+            doubt.0 = None;
+        }
+        ended
+    }
+}
+
+/// The source. Waits for a transaction on its row that may still be under way on a connection that
+/// broke.
+async fn settled_source(connection: &mut Lent) -> Result<Option<Source>, StoreError> {
+    let source = sqlx::query_as!(
+        SourceRow,
+        "SELECT upstream, cursor, epoch, caught_up_at, cursor_cid FROM sources FOR UPDATE"
+    );
+    connection.first(source).await?.map(Source::try_from).transpose()
+}
