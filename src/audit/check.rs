@@ -41,10 +41,10 @@ pub enum Depth {
 
 /// What was found about one identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
-    /// The identity.
+pub struct CheckedIdentity {
+    /// Whose logs were compared.
     pub did: Did,
-    /// The differences.
+    /// What is not the same in them.
     pub comparison: Comparison,
     /// Our side: an audit log.
     pub ours: String,
@@ -77,7 +77,7 @@ impl Checker {
         did: Did,
         depth: Depth,
         horizon: Timestamp,
-    ) -> Result<Found, CheckError> {
+    ) -> Result<CheckedIdentity, CheckError> {
         let mut theirs = peer.ask(did, &self.verifier).await?;
         if depth == Depth::Everything {
             peer.ask_further(&mut theirs).await?;
@@ -95,7 +95,7 @@ impl Checker {
         theirs: &PeerLog,
         horizon: Timestamp,
         depth: Depth,
-    ) -> Result<Found, CheckError> {
+    ) -> Result<CheckedIdentity, CheckError> {
         let stored = self.store.history(&theirs.history.did).await?;
         Ok(self.compare_stored(theirs, &stored, horizon, depth))
     }
@@ -107,11 +107,11 @@ impl Checker {
         stored: &[StoredOperation],
         horizon: Timestamp,
         depth: Depth,
-    ) -> Found {
+    ) -> CheckedIdentity {
         let did = theirs.history.did;
         let received = stored.iter().map(StoredOperation::as_received);
         let history = History::verified(did, received, &*self.verifier);
-        Found {
+        CheckedIdentity {
             did,
             comparison: compare(&history, &theirs.as_theirs(latest()), horizon),
             ours: audit_log(stored),
@@ -125,7 +125,7 @@ impl Checker {
     /// # Errors
     ///
     /// Those of the store.
-    pub async fn note(&self, source: &str, found: &Found) -> Result<Noted, StoreError> {
+    pub async fn note(&self, source: &str, found: &CheckedIdentity) -> Result<Noted, StoreError> {
         let seen = found.divergences(source);
         let covered = found.covered();
         let did = found.did.to_string();
@@ -180,7 +180,7 @@ impl Checker {
     }
 }
 
-impl Found {
+impl CheckedIdentity {
     /// As they are recorded.
     pub fn divergences(&self, source: &str) -> Vec<NewDivergence> {
         let evidence = |text: &String| (text.len() <= MAX_EVIDENCE).then(|| text.clone());

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
-use super::check::{CheckError, Checker, Depth, Found};
+use super::check::{CheckError, CheckedIdentity, Checker, Depth};
 use super::peer::{PeerError, PeerLog};
 use super::suspect::{Order, Suspicion};
 use crate::store::{DivergenceKind, StoredOperation};
@@ -36,10 +36,10 @@ impl SweptExport {
     pub async fn check(
         &self,
         checker: &Checker,
-        found: &Found,
+        found: &CheckedIdentity,
         suspicions: &[Suspicion],
         horizon: Timestamp,
-    ) -> Result<Option<Found>, CheckError> {
+    ) -> Result<Option<CheckedIdentity>, CheckError> {
         // These two are about other answers than a log.
         let of_log =
             |kind| !matches!(kind, DivergenceKind::OtherHead | DivergenceKind::OtherDocument);
@@ -103,7 +103,7 @@ impl SweptExport {
         cids: &BTreeSet<&str>,
         lines: &[Bytes],
         horizon: Timestamp,
-    ) -> Result<Found, CheckError> {
+    ) -> Result<CheckedIdentity, CheckError> {
         let verifier = &*checker.verifier;
         let mut theirs = PeerLog::of_lines(did, lines, verifier);
         let stored = checker.store.history(&did).await?;

@@ -16,7 +16,7 @@ const REFUSALS: usize = 1_000;
 
 /// A damaged row.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Damage {
+pub struct StoreDamage {
     /// Where: an identity and `createdAt`, or what the store says.
     pub place: String,
     /// What is wrong.
@@ -45,7 +45,7 @@ pub struct Checked {
 pub async fn check(
     store: &Store,
     verifier: &dyn Verifier,
-    mut found: impl FnMut(Damage),
+    mut found: impl FnMut(StoreDamage),
     mut progress: impl FnMut(u64),
 ) -> Result<Checked, StoreError> {
     let mut checked = Checked::default();
@@ -90,18 +90,18 @@ pub async fn check(
 }
 
 /// A run of whole identities.
-struct Block {
+struct WholeIdentities {
     operations: Vec<StoredOperation>,
-    damaged: Option<Damage>,
+    damaged: Option<StoreDamage>,
     /// Where the next block begins; none when this is the last.
     after: Option<Did>,
 }
 
-async fn read(store: &Store, after: Option<Did>) -> Result<Option<Block>, StoreError> {
+async fn read(store: &Store, after: Option<Did>) -> Result<Option<WholeIdentities>, StoreError> {
     match store.next_histories(after, BLOCK).await {
         Ok(operations) => {
             let after = operations.last().map(|operation| operation.did);
-            Ok(after.map(|_| Block { operations, damaged: None, after }))
+            Ok(after.map(|_| WholeIdentities { operations, damaged: None, after }))
         }
         Err(StoreError::Damaged { .. }) => read_around_damage(store, after).await,
         Err(error) => Err(error),
@@ -113,14 +113,14 @@ async fn read(store: &Store, after: Option<Did>) -> Result<Option<Block>, StoreE
 async fn read_around_damage(
     store: &Store,
     mut after: Option<Did>,
-) -> Result<Option<Block>, StoreError> {
-    let mut block = Block { operations: Vec::new(), damaged: None, after };
+) -> Result<Option<WholeIdentities>, StoreError> {
+    let mut block = WholeIdentities { operations: Vec::new(), damaged: None, after };
     while block.operations.len() < BLOCK {
         let Some(did) = store.next_identity(after).await? else { break };
         match store.history(&did).await {
             Ok(history) => block.operations.extend(history),
             Err(StoreError::Damaged { place, reason }) => {
-                block.damaged = Some(Damage { place: format!("{did} ({place})"), reason });
+                block.damaged = Some(StoreDamage { place: format!("{did} ({place})"), reason });
             }
             Err(error) => return Err(error),
         }
@@ -134,7 +134,7 @@ async fn read_around_damage(
     Ok((!nothing).then_some(block))
 }
 
-fn check_block(operations: &[StoredOperation], verifier: &dyn Verifier) -> Vec<Damage> {
+fn check_block(operations: &[StoredOperation], verifier: &dyn Verifier) -> Vec<StoreDamage> {
     let histories: Vec<&[StoredOperation]> = operations.chunk_by(|a, b| a.did == b.did).collect();
     histories
         .par_iter()
@@ -147,7 +147,7 @@ fn check_block(operations: &[StoredOperation], verifier: &dyn Verifier) -> Vec<D
 const HISTORIES: usize = 8;
 
 /// Judges one identity again from its genesis on.
-fn check_history(history: &[StoredOperation], verifier: &dyn Verifier) -> Vec<Damage> {
+fn check_history(history: &[StoredOperation], verifier: &dyn Verifier) -> Vec<StoreDamage> {
     let mut chain = Chain::default();
     let mut damages = Vec::new();
     for stored in history {
@@ -163,7 +163,7 @@ fn check_history(history: &[StoredOperation], verifier: &dyn Verifier) -> Vec<Da
     damages
 }
 
-fn check_flag(stored: &StoredOperation, link: &Link) -> Option<Damage> {
+fn check_flag(stored: &StoredOperation, link: &Link) -> Option<StoreDamage> {
     if stored.nullified_by == link.nullified_by {
         return None;
     }
@@ -197,7 +197,7 @@ async fn check_claims(
     store: &Store,
     index: &ClaimsIndex,
     operations: &[StoredOperation],
-) -> Result<Vec<Damage>, StoreError> {
+) -> Result<Vec<StoreDamage>, StoreError> {
     let has = |of: &&StoredOperation| of.sequence.map_or(index.begun, |at| at <= index.sequence);
     let of_each: Vec<(&StoredOperation, Vec<i64>)> = operations
         .iter()
@@ -214,12 +214,12 @@ async fn check_claims(
     Ok(lacking.map(|(stored, _)| damage(stored, reason())).collect())
 }
 
-fn damage(stored: &StoredOperation, reason: String) -> Damage {
-    Damage { place: format!("{} at {}", stored.did, stored.created_at), reason }
+fn damage(stored: &StoredOperation, reason: String) -> StoreDamage {
+    StoreDamage { place: format!("{} at {}", stored.did, stored.created_at), reason }
 }
 
 /// A cursor beyond everything that was received would mean that something was passed over.
-async fn check_cursor(store: &Store, highest: i64) -> Result<Option<Damage>, StoreError> {
+async fn check_cursor(store: &Store, highest: i64) -> Result<Option<StoreDamage>, StoreError> {
     let Some(source) = store.source().await? else { return Ok(None) };
     let mut received = highest;
     let mut after = 0;
@@ -230,7 +230,7 @@ async fn check_cursor(store: &Store, highest: i64) -> Result<Option<Damage>, Sto
         let numbers = refusals.iter().filter_map(|kept| kept.refusal.sequence);
         received = numbers.fold(received, i64::max);
     }
-    Ok((received < source.cursor).then(|| Damage {
+    Ok((received < source.cursor).then(|| StoreDamage {
         place: format!("the cursor of {}", source.upstream),
         reason: format!("it is {}, and nothing beyond {received} was ever received", source.cursor),
     }))

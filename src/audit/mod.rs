@@ -25,7 +25,7 @@ pub mod verdict;
 pub mod verify;
 pub mod watch;
 
-pub use check::{CheckError, Checker, Depth, Found};
+pub use check::{CheckError, CheckedIdentity, Checker, Depth};
 pub use diff::{Comparison, Difference, Said, Theirs, compare};
 pub use export_check::SweptExport;
 pub use finding::{Finding, Summary};

@@ -43,7 +43,7 @@ pub enum Pages {
     Server(ExportClient),
     /// A dump that is read on a thread of its own.
     Dump {
-        /// The blocks.
+        /// Blocks of lines, each line with its number.
         blocks: DumpReader,
         /// Lines at the end of the stretch before: more with the same key may follow.
         carried: Vec<NumberedLine>,

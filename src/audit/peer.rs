@@ -57,7 +57,7 @@ pub enum PeerError {
     /// It answers something else.
     #[error("{did}: {source}")]
     NotALog {
-        /// The identity.
+        /// Whose log was asked for.
         did: Did,
         /// What is wrong with it.
         source: NotALog,
@@ -155,10 +155,10 @@ fn said(answer: Answer) -> Said<Bytes> {
 /// `DID not registered: …` or `DID not available: …`, as the directory has it.
 fn is_about_identity(body: &[u8]) -> bool {
     #[derive(serde::Deserialize)]
-    struct Refusal {
+    struct ErrorMessage {
         message: String,
     }
-    serde_json::from_slice::<Refusal>(body)
+    serde_json::from_slice::<ErrorMessage>(body)
         .is_ok_and(|refusal| refusal.message.starts_with("DID not "))
 }
 
@@ -202,7 +202,7 @@ pub struct Dumped {
 pub fn look_up(path: &Path, dids: &[Did]) -> Result<Dumped, DumpError> {
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "camelCase")]
-    struct Named<'a> {
+    struct NamedLine<'a> {
         #[serde(borrow)]
         did: Cow<'a, str>,
         #[serde(borrow)]
@@ -213,7 +213,7 @@ pub fn look_up(path: &Path, dids: &[Did]) -> Result<Dumped, DumpError> {
     let mut blocks = DumpReader::start(Dump::open(path)?);
     while let Some(block) = blocks.next_blocking() {
         for (_, line) in block? {
-            let Ok(named) = serde_json::from_slice::<Named>(&line) else { continue };
+            let Ok(named) = serde_json::from_slice::<NamedLine>(&line) else { continue };
             dumped.latest = dumped.latest.max(named.created_at.parse().ok());
             let did = named.did.parse::<Did>().ok();
             if let Some(lines) = did.and_then(|did| dumped.lines.get_mut(&did)) {

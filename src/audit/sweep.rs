@@ -26,7 +26,7 @@ const PAGE: usize = 1000;
 /// Where a sweep is and what it has found: all that is needed to go on with it later.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sweep {
-    /// The order.
+    /// How both sides are read.
     pub order: Order,
     /// Where it began: what is not after this is not asked for.
     pub from: i64,

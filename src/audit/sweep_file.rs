@@ -14,7 +14,7 @@ use did_plc::Timestamp;
 /// What a sweep was asked to compare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SweepScope {
-    /// The order.
+    /// How both sides are read.
     pub order: Order,
     /// Everything after this time, in milliseconds since 1970.
     pub since: Option<i64>,
@@ -41,12 +41,12 @@ impl fmt::Display for SweepScope {
 /// A state that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SweepFileError {
-    /// The file.
+    /// The file cannot be read or written.
     #[error("{}: {source}", path.display())]
     File {
-        /// Which.
+        /// Name of the file.
         path: PathBuf,
-        /// Why.
+        /// What the system says.
         source: io::Error,
     },
     /// It holds something else.
@@ -55,9 +55,9 @@ pub enum SweepFileError {
         path.display()
     )]
     NotAState {
-        /// Which.
+        /// Name of the file.
         path: PathBuf,
-        /// Why.
+        /// Where its JSON is not that of sweeps.
         source: serde_json::Error,
     },
     /// It is of another sweep.
@@ -67,7 +67,7 @@ pub enum SweepFileError {
         path.display()
     )]
     OfOtherOptions {
-        /// Which.
+        /// Name of the file.
         path: PathBuf,
         /// With whom.
         peer: String,
@@ -82,12 +82,12 @@ pub enum SweepFileError {
 #[derive(Debug)]
 pub struct SweepFile {
     path: PathBuf,
-    sweeps: BTreeMap<String, Part>,
+    sweeps: BTreeMap<String, KeptSweep>,
 }
 
 /// The sweep of one peer.
 #[derive(Debug, Serialize, Deserialize)]
-struct Part {
+struct KeptSweep {
     asked: SweepScope,
     sweep: Sweep,
 }
@@ -139,7 +139,7 @@ impl SweepFile {
         asked: SweepScope,
         sweep: &Sweep,
     ) -> Result<(), SweepFileError> {
-        self.sweeps.insert(peer.to_owned(), Part { asked, sweep: sweep.clone() });
+        self.sweeps.insert(peer.to_owned(), KeptSweep { asked, sweep: sweep.clone() });
         self.write()
     }
 

@@ -9,7 +9,7 @@ use did_plc::{History, Refusal, Timestamp};
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct OperationVerdict {
-    /// The operation.
+    /// The CID of the operation.
     pub cid: String,
     /// When the directory accepted it.
     pub created_at: String,
@@ -33,7 +33,7 @@ pub struct OperationVerdict {
     /// What it changed of what its `prev` left.
     pub changes: Vec<Changed>,
     /// Why it is refused, if it is.
-    pub refused: Option<Refused>,
+    pub refused: Option<VerdictRefusal>,
 }
 
 /// The rotation key that made a signature.
@@ -50,13 +50,13 @@ pub struct SignedBy {
 pub struct Changed {
     /// What changed ([`did_plc::Change::kind`]).
     pub what: &'static str,
-    /// In words.
+    /// The change in words, with the values of before and after.
     pub text: String,
 }
 
 /// Why an operation is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Refused {
+pub struct VerdictRefusal {
     /// The refusal's name.
     pub kind: &'static str,
     /// What was expected.
@@ -86,7 +86,7 @@ impl OperationVerdict {
             changes: changes
                 .map(|change| Changed { what: change.kind(), text: change.to_string() })
                 .collect(),
-            refused: entry.refusal().map(Refused::for_reason),
+            refused: entry.refusal().map(VerdictRefusal::for_reason),
         }
     }
 
@@ -103,9 +103,9 @@ impl SignedBy {
     }
 }
 
-impl Refused {
-    fn for_reason(refusal: &Refusal) -> Refused {
-        Refused { kind: refusal.kind(), expected: refusal.to_string() }
+impl VerdictRefusal {
+    fn for_reason(refusal: &Refusal) -> VerdictRefusal {
+        VerdictRefusal { kind: refusal.kind(), expected: refusal.to_string() }
     }
 }
 

@@ -10,7 +10,7 @@ use metrics::{counter, gauge};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::check::{CheckError, Checker, Depth, Found, settled};
+use super::check::{CheckError, CheckedIdentity, Checker, Depth, settled};
 use super::peer::{Peer, PeerError};
 use super::recheck::{is_of_export, is_still_stated};
 use crate::live::{Mode, Status};
@@ -31,10 +31,10 @@ const READ: usize = 1000;
 const MAX_WAITING: usize = 200_000;
 /// What comes first in one comparison after the other: nothing that waits keeps the rest waiting
 /// for ever, however much of it there is.
-const TURNS: [&[Waiting]; 4] = [
-    &[Waiting::Changed, Waiting::Again, Waiting::Recorded],
-    &[Waiting::Again, Waiting::Changed, Waiting::Recorded],
-    &[Waiting::Recorded, Waiting::Changed, Waiting::Again],
+const TURNS: [&[Queue]; 4] = [
+    &[Queue::Changed, Queue::Again, Queue::Recorded],
+    &[Queue::Again, Queue::Changed, Queue::Recorded],
+    &[Queue::Recorded, Queue::Changed, Queue::Again],
     // The sample's.
     &[],
 ];
@@ -115,13 +115,13 @@ struct Again {
 struct Chosen {
     did: Did,
     /// What was found the time before, or is on record.
-    before: Option<Vec<Named>>,
+    before: Option<Vec<DifferenceName>>,
     /// How often in a row nobody answered for it.
     failures: u32,
 }
 
 /// Kind and subject of a difference.
-type Named = (String, String);
+type DifferenceName = (String, String);
 
 impl Chosen {
     fn new(did: Did) -> Chosen {
@@ -131,7 +131,7 @@ impl Chosen {
 
 /// What the next identity may have waited in; the sample is always there.
 #[derive(Clone, Copy)]
-enum Waiting {
+enum Queue {
     Changed,
     Again,
     Recorded,
@@ -241,11 +241,11 @@ impl Watch {
     /// again.
     async fn conclude(
         &mut self,
-        found: Found,
-        before: Option<Vec<Named>>,
+        found: CheckedIdentity,
+        before: Option<Vec<DifferenceName>>,
     ) -> Result<(), StoreError> {
         let differences = &found.comparison.differences;
-        let seen: Vec<Named> = differences
+        let seen: Vec<DifferenceName> = differences
             .iter()
             .map(|difference| (difference.kind.name().to_owned(), difference.subject.clone()))
             .collect();
@@ -323,7 +323,7 @@ impl Watch {
         let (of_export, others): (Vec<_>, Vec<_>) =
             open.into_iter().partition(|record| is_of_export(&record.divergence.kind));
         self.of_export.extend(of_export);
-        let mut recorded: BTreeMap<Did, Vec<Named>> = BTreeMap::new();
+        let mut recorded: BTreeMap<Did, Vec<DifferenceName>> = BTreeMap::new();
         for NewDivergence { did, kind, subject, .. } in
             others.into_iter().map(|record| record.divergence)
         {
@@ -365,14 +365,14 @@ impl Watch {
     }
 
     /// What has waited long enough in one of the queues.
-    fn take_due(&mut self, waiting: Waiting) -> Option<Chosen> {
+    fn take_due(&mut self, waiting: Queue) -> Option<Chosen> {
         let now = Instant::now();
         match waiting {
-            Waiting::Again => {
+            Queue::Again => {
                 self.again.pop_front_if(|again| again.at <= now).map(|again| again.chosen)
             }
-            Waiting::Recorded => self.recorded.pop_front(),
-            Waiting::Changed => {
+            Queue::Recorded => self.recorded.pop_front(),
+            Queue::Changed => {
                 let (_, did) = self.changed.pop_front_if(|(at, _)| *at <= now)?;
                 self.waiting.remove(&did);
                 Some(Chosen::new(did))

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use crate::audit::check::GRACE;
 use crate::audit::peer::{Dumped, look_up};
 use crate::audit::{
-    CheckError, Checker, Depth, Found, NewestOperations, Order, Pages, Peer, PeerError, PeerLog,
-    Suspicion, Sweep, SweepError, SweepFile, SweepScope, SweptExport,
+    CheckError, CheckedIdentity, Checker, Depth, NewestOperations, Order, Pages, Peer, PeerError,
+    PeerLog, Suspicion, Sweep, SweepError, SweepFile, SweepScope, SweptExport,
 };
 use crate::blocking;
 use crate::escape::printable;
@@ -380,7 +380,7 @@ impl Auditor {
         found.export.iter().try_for_each(|found| self.report(found, summary))
     }
 
-    fn report(&mut self, found: &Found, summary: &mut Summary) -> anyhow::Result<()> {
+    fn report(&mut self, found: &CheckedIdentity, summary: &mut Summary) -> anyhow::Result<()> {
         for (difference, record) in
             found.comparison.differences.iter().zip(found.divergences(&summary.against))
         {
@@ -459,9 +459,9 @@ struct Questions<'a> {
 
 /// What was found about an identity.
 struct Answered {
-    log: Found,
+    log: CheckedIdentity,
     /// What only their export says.
-    export: Option<Found>,
+    export: Option<CheckedIdentity>,
 }
 
 impl Questions<'_> {

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use crate::audit::fsck::{self, Damage};
+use crate::audit::fsck::{self, StoreDamage};
 use crate::store::Store;
 
 use super::progress::Meter;
@@ -36,7 +36,7 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let total = store.statistics().await?.operations;
     let meter = Meter::operations("checking", Some(total));
     let begun = Instant::now();
-    let print = |damage: Damage| {
+    let print = |damage: StoreDamage| {
         let printed = meter.suspend(|| match serde_json::to_string(&damage) {
             Ok(json) if args.json => writeln!(io::stdout(), "{json}"),
             _ => writeln!(io::stdout(), "damaged: {}: {}", damage.place, damage.reason),

@@ -106,10 +106,8 @@ fn link(stored: &StoredOperation) -> Result<Link, StoreError> {
         place: format!("{} at {}", stored.did, stored.created_at),
         reason: error.to_string(),
     })?;
-    let cid = stored.cid();
-    let mut link = Link::new(&operation, cid, stored.created_at, stored.sequence, stored.signer);
-    link.nullified_by = stored.nullified_by;
-    Ok(link)
+    let link = Link::new(&stored.as_received(), &operation, stored.signer);
+    Ok(Link { nullified_by: stored.nullified_by, ..link })
 }
 
 #[cfg(test)]

@@ -112,7 +112,7 @@ impl fmt::Display for DivergenceKind {
 pub struct NewDivergence {
     /// Who says otherwise: the URL of an upstream, or the name of a file.
     pub source: String,
-    /// The identity.
+    /// The DID of the identity that it is about.
     pub did: String,
     /// What differs: the name of a [`DivergenceKind`].
     pub kind: String,
@@ -167,5 +167,26 @@ impl Noted {
         let closed: Vec<i64> = gone.map(|(id, _, _)| *id).collect();
         let opened = seen.iter().filter(|new| !was_open(new)).cloned().collect();
         (Noted { opened, closed: closed.len() }, closed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_a_name_of_its_own() {
+        for kind in DivergenceKind::ALL {
+            assert_eq!(DivergenceKind::of_name(kind.name()), Some(kind));
+        }
+        assert_eq!(DivergenceKind::of_name("another"), None);
+    }
+
+    #[test]
+    fn a_restatement_is_of_each_kind_that_differs() {
+        let at = Some(Timestamp::from_millis(1));
+        let restated = Restated { created_at: at, sequence: Some(1), ..Restated::default() };
+        let kinds: Vec<_> = DivergenceKind::of_restated(&restated).collect();
+        assert_eq!(kinds, [DivergenceKind::RestatedCreatedAt, DivergenceKind::RestatedSequence]);
     }
 }

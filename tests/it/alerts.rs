@@ -344,10 +344,15 @@ async fn clients_do_not_read_their_stream() -> Provoked {
     assert!(clients.iter().all(Result::is_ok));
     let first = (Instant::now(), replica.scrape().await);
     let now = Timestamp::from(SystemTime::now()).to_string();
-    // More than the system keeps for a client that does not read.
-    for _ in 0..120 {
-        story.create().also_known_as([&*"long ".repeat(20_000)]).at(&now).accepted();
-    }
+    // More than the system keeps for a client that does not read. Writing so much takes seconds, in
+    // which the other replicas are not kept waiting.
+    let writing = tokio::task::spawn_blocking(move || {
+        for _ in 0..120 {
+            story.create().also_known_as([&*"long ".repeat(20_000)]).at(&now).accepted();
+        }
+        story
+    });
+    let story = writing.await.unwrap();
     upstream.append_all(story.log()[3..].iter().map(LogEntry::from));
     let ended = "plc_stream_ended_total{reason=\"too-slow\"}";
     replica.until(ended, |ended| ended == 8.0).await;

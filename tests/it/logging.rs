@@ -36,3 +36,46 @@ async fn the_log_is_an_object_a_line_when_it_is_to_be_json() {
     assert!(lines.iter().any(|line| line["level"] == "WARN"), "{log}");
     assert_eq!(lines.last().unwrap()["message"], "ended in order");
 }
+
+#[tokio::test]
+async fn a_request_is_logged_with_its_route_status_time_and_did() {
+    let mut story = Story::seeded(82);
+    let alice = story.create().accepted().did;
+    let upstream = FakeUpstream::start(story.log().iter().map(LogEntry::from)).await;
+    let folder = TempDir::new().unwrap();
+    let levels = ("PLC_LOG", "warn,plc_replica::serve=debug");
+    let replica =
+        Served::start(folder.path(), &upstream.url(), &[levels, ("PLC_LOG_FORMAT", "json")]);
+    replica.reaches(1).await;
+    let alice = &*alice;
+    let encoded = format!("/{}/log/", alice.replace(':', "%3A"));
+    let requests = [
+        (format!("/{alice}"), "/{did}", 200, Some(alice)),
+        (encoded, "/{did}/log", 200, Some(alice)),
+        ("/export?count=0".to_owned(), "/export", 400, None),
+        (format!("/1.0/identifiers/{alice}"), "/1.0/identifiers/{did}", 200, Some(alice)),
+        ("/did:web:a.example/data".to_owned(), "/{did}/data", 400, Some("did:web:a.example")),
+    ];
+    for (path, _, status, _) in &requests {
+        assert_eq!(replica.get(path).await, *status, "{path}");
+    }
+    let log = replica.end();
+    let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let answered = lines.filter(|line| line["message"] == "answered");
+    // The first ones are those of waiting.
+    let answered: Vec<Value> =
+        answered.filter(|line| line["span"]["route"] != "/_health").collect();
+    assert_eq!(answered.len(), requests.len(), "{log}");
+    for (line, (_, route, status, did)) in answered.iter().zip(&requests) {
+        let span = &line["span"];
+        assert_eq!((&line["level"], &span["name"]), (&"DEBUG".into(), &"request".into()), "{line}");
+        assert_eq!(
+            (&span["route"], &span["status"]),
+            (&(*route).into(), &(*status).into()),
+            "{line}"
+        );
+        assert_eq!(span["did"].as_str(), *did, "{line}");
+        assert_eq!(span["method"], "GET", "{line}");
+        assert!(span["microseconds"].is_u64(), "{line}");
+    }
+}

@@ -13,7 +13,6 @@ mod follow;
 mod import;
 mod limits;
 mod logging;
-mod logs;
 mod ops;
 mod postgres;
 mod process;

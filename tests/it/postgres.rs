@@ -324,6 +324,35 @@ async fn a_database_that_cannot_be_used_is_named_in_a_sentence() {
     assert!(sentence(&database.url).await.contains("newer version"));
 }
 
+/// A role that may do everything with the tables, but make none, opens what another has made.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_needs_no_right_to_create_tables() {
+    let Some(database) = Database::create().await else { return };
+    Store::open(&database.url).await.unwrap();
+    let role = url::Url::parse(&database.url).unwrap().path().replace('/', "role_of_");
+    let mut client = database.client().await;
+    let grant = format!(
+        "CREATE ROLE {role} LOGIN PASSWORD 'secret';
+        REVOKE CREATE ON SCHEMA public FROM PUBLIC;
+        GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO {role}"
+    );
+    client.run(&grant).await;
+    let mut url = url::Url::parse(&database.url).unwrap();
+    url.set_username(&role).unwrap();
+    url.set_password(Some("secret")).unwrap();
+    let store = Store::open(url.as_str()).await.unwrap();
+    let log = operations(10);
+    let (lease, _) = store.follow(UPSTREAM).await.unwrap();
+    store.commit(&lease, &commit(0, &log)).await.unwrap();
+    assert_eq!(store.export_by_sequence(0, 100).await.unwrap(), log);
+
+    // What it may not, may be granted any moment: nothing is damaged.
+    client.run(&format!("REVOKE SELECT ON operations FROM {role}")).await;
+    let error = store.export_by_sequence(0, 100).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+    client.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+}
+
 /// The lease runs on the server's clock, and one follower at a time has it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_follower_is_kept_out() {
@@ -349,7 +378,7 @@ async fn a_second_follower_is_kept_out() {
 }
 
 /// A certificate authority, and a way to have it sign for `localhost`.
-fn authority() -> (String, rcgen::Issuer<'static, rcgen::KeyPair>) {
+pub fn authority() -> (String, rcgen::Issuer<'static, rcgen::KeyPair>) {
     let key = rcgen::KeyPair::generate().unwrap();
     let mut parameters = rcgen::CertificateParams::default();
     parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);

@@ -40,6 +40,12 @@ impl Served {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
+    /// Asks it for a path; the status.
+    pub async fn get(&self, path: &str) -> u16 {
+        let answer = reqwest::get(format!("http://{}{path}", self.address)).await.unwrap();
+        answer.status().as_u16()
+    }
+
     /// Waits until this number is committed.
     pub async fn reaches(&self, sequence: i64) {
         let health = format!("http://{}/_health", self.address);

@@ -56,7 +56,7 @@ fn accepted(folder: &Path) -> Vec<StoredOperation> {
             did: received.did,
             created_at: received.created_at,
             sequence: received.sequence,
-            signed: received.signed.into(),
+            signed: received.signed,
             signer: 0,
             nullified_by: expected
                 .nullified

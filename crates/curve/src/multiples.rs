@@ -178,7 +178,7 @@ impl Slope {
 #[cfg(test)]
 mod tests {
     use k256::FieldBytes;
-    use k256::elliptic_curve::ff::Field as _;
+    use k256::elliptic_curve::ff::{Field as _, PrimeField};
     use k256::elliptic_curve::ops::Reduce;
 
     use super::*;

@@ -22,7 +22,9 @@ pub struct Reader<'a> {
 /// A value that an operation can hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Item<'a> {
+    /// The value null.
     Null,
+    /// A text, whole.
     Text(&'a str),
     /// An array with this number of items to follow.
     Array(usize),
@@ -31,6 +33,7 @@ pub enum Item<'a> {
 }
 
 impl<'a> Reader<'a> {
+    /// Stands before the first item of these bytes.
     pub fn new(bytes: &'a [u8]) -> Reader<'a> {
         Reader { bytes }
     }
@@ -41,6 +44,10 @@ impl<'a> Reader<'a> {
     }
 
     /// The next item: a text or null whole, of an array or a map its head.
+    ///
+    /// # Errors
+    ///
+    /// [`Malformed`] when the bytes end or are not canonical, or are no such item.
     pub fn item(&mut self) -> Result<Item<'a>, Malformed> {
         let first = *self.bytes.first().ok_or_else(ends_early)?;
         if first == NULL {
@@ -86,6 +93,11 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
+    /// The text that must stand here.
+    ///
+    /// # Errors
+    ///
+    /// [`Malformed`] when something else does.
     pub fn text(&mut self) -> Result<&'a str, Malformed> {
         match self.item()? {
             Item::Text(text) => Ok(text),
@@ -93,6 +105,11 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// The text or null that must stand here.
+    ///
+    /// # Errors
+    ///
+    /// [`Malformed`] when something else does.
     pub fn text_or_null(&mut self) -> Result<Option<&'a str>, Malformed> {
         match self.item()? {
             Item::Text(text) => Ok(Some(text)),
@@ -101,6 +118,11 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// The number of items of the array that must begin here; they are to follow.
+    ///
+    /// # Errors
+    ///
+    /// [`Malformed`] when something else does.
     pub fn array(&mut self) -> Result<usize, Malformed> {
         match self.item()? {
             Item::Array(length) => Ok(length),
@@ -108,6 +130,11 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// The number of entries of the map that must begin here; they are to follow.
+    ///
+    /// # Errors
+    ///
+    /// [`Malformed`] when something else does.
     pub fn map(&mut self) -> Result<usize, Malformed> {
         match self.item()? {
             Item::Map(length) => Ok(length),
@@ -116,6 +143,10 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads the key that must stand here.
+    ///
+    /// # Errors
+    ///
+    /// [`Malformed`] when something else does.
     pub fn key(&mut self, expected: &str) -> Result<(), Malformed> {
         if self.text()? == expected {
             return Ok(());
@@ -134,24 +165,28 @@ pub fn key_order(a: &str, b: &str) -> std::cmp::Ordering {
     a.len().cmp(&b.len()).then_with(|| a.as_bytes().cmp(b.as_bytes()))
 }
 
+/// Appends null.
 pub fn write_null(out: &mut Vec<u8>) {
     out.push(NULL);
 }
 
+/// Appends a text, whole.
 pub fn write_text(text: &str, out: &mut Vec<u8>) {
     write_text_head(text.len(), out);
     out.extend_from_slice(text.as_bytes());
 }
 
-/// The head of a text of this many bytes, which are to follow.
+/// Appends the head of a text of this many bytes, which are to follow.
 pub fn write_text_head(length: usize, out: &mut Vec<u8>) {
     write_head(TEXT, length, out);
 }
 
+/// Appends the head of an array of this many items, which are to follow.
 pub fn write_array(length: usize, out: &mut Vec<u8>) {
     write_head(ARRAY, length, out);
 }
 
+/// Appends the head of a map of this many entries, which are to follow.
 pub fn write_map(length: usize, out: &mut Vec<u8>) {
     write_head(MAP, length, out);
 }

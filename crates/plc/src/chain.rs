@@ -39,18 +39,12 @@ pub struct Link {
 }
 
 impl Link {
-    /// The link that an operation makes.
-    pub fn new(
-        operation: &Operation<'_>,
-        cid: Cid,
-        created_at: Timestamp,
-        sequence: Option<i64>,
-        signer: u16,
-    ) -> Link {
+    /// The link that an operation makes whose content is `operation` and which this key signed.
+    pub fn new(received: &Received, operation: &Operation<'_>, signer: u16) -> Link {
         Link {
-            cid,
-            created_at,
-            sequence,
+            cid: received.cid,
+            created_at: received.created_at,
+            sequence: received.sequence,
             rotation_keys: operation.rotation_keys().into_iter().map(Box::from).collect(),
             tombstone: operation.kind() == OperationKind::Tombstone,
             signer,
@@ -292,8 +286,7 @@ impl Chain {
         if self.links.len() < FEW {
             self.links.reserve_exact(1);
         }
-        let Received { cid, created_at, sequence, .. } = *received;
-        self.links.push(Link::new(operation, cid, created_at, sequence, acceptance.signer));
+        self.links.push(Link::new(received, operation, acceptance.signer));
     }
 }
 

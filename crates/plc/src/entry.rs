@@ -22,7 +22,7 @@ pub const SEQUENCED_OPERATION: &str = "sequenced_op";
 #[derive(Debug, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Entry<'a> {
-    /// The identity.
+    /// The DID that it is said to belong to.
     #[serde(borrow)]
     pub did: Cow<'a, str>,
     /// The CID.
@@ -65,7 +65,7 @@ impl<'a> Entry<'a> {
 /// operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Received {
-    /// The identity.
+    /// The identity that it is said to belong to.
     pub did: Did,
     /// The CID, computed from the signed bytes.
     pub cid: Cid,
@@ -188,7 +188,7 @@ fn undecodable(line: &str, error: &serde_json::Error) -> Undecodable {
 /// An operation of the log, to be written into an envelope.
 #[derive(Debug, Clone, Copy)]
 pub struct Logged<'a> {
-    /// The identity.
+    /// The identity that it belongs to.
     pub did: &'a Did,
     /// The CID of `signed`.
     pub cid: &'a Cid,

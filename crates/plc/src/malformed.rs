@@ -10,7 +10,8 @@ pub struct Malformed {
 }
 
 impl Malformed {
-    pub(crate) fn new(reason: impl Into<Cow<'static, str>>) -> Malformed {
+    /// With what is wrong, for a person.
+    pub fn new(reason: impl Into<Cow<'static, str>>) -> Malformed {
         Malformed { reason: reason.into() }
     }
 }

@@ -17,7 +17,7 @@ pub enum Refusal {
     /// The line is of a `type` that this program does not know, and carries no operation.
     #[error("expected the type `sequenced_op`, not `{stated}`")]
     UnknownType {
-        /// The type.
+        /// The `type` of the line.
         stated: String,
     },
     /// The DID is not `did:plc:` and 24 characters of base32.
@@ -70,7 +70,7 @@ pub enum Refusal {
     /// `prev` is a tombstone.
     #[error("`prev` names {prev}, a tombstone, which nothing follows")]
     PrevTombstone {
-        /// The tombstone.
+        /// CID of the tombstone.
         prev: Cid,
     },
     /// The signature's text is not strict base64url of 64 bytes.
@@ -114,7 +114,7 @@ pub enum Refusal {
     /// The sequence number belongs to another operation.
     #[error("sequence number {sequence} belongs to {holder}")]
     SequenceConflict {
-        /// The number.
+        /// The number that was stated for it.
         sequence: i64,
         /// The operation that holds it.
         holder: Cid,

@@ -15,24 +15,15 @@
 //!
 //! What is not said is plausible: keys of the story's own host, a minute after the entry before.
 
-use std::time::Duration;
-
 use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
 use serde_json::{Map, Value, json};
 
 pub use super::draft::Draft;
 use super::keys::SigningKey;
+pub use super::so_far::{RECOVERY_WINDOW, Told};
+use super::so_far::{SoFar, told};
 use super::{Expected, Generated};
-use did_plc::Timestamp;
-
-/// How long an operation can be overruled, the last millisecond included. Said a second time, so
-/// that a story checks what the rules say.
-pub const RECOVERY_WINDOW: Duration = Duration::from_secs(72 * 3600);
-/// 2024-01-01T00:00:00.000Z, when stories begin.
-pub(super) const BEGINNING: Timestamp = Timestamp::from_millis(1_704_067_200_000);
-/// Between an entry and the next when nothing is said.
-const PAUSE: Duration = Duration::from_secs(60);
 
 /// A log that is being told.
 #[derive(Debug)]
@@ -42,21 +33,7 @@ pub struct Story {
     /// Second rotation key of identities that name no others; signs when nobody is named.
     pub signing: SigningKey,
     random: ChaCha20Rng,
-    now: Timestamp,
-    log: Vec<Generated>,
-    /// The operation of each entry of `log`, without its signature.
-    operations: Vec<Map<String, Value>>,
-}
-
-/// An entry that was told: of which identity, which operation, when.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Told {
-    /// The identity.
-    pub did: String,
-    /// The operation.
-    pub cid: String,
-    /// Its `createdAt`.
-    pub created_at: Timestamp,
+    so_far: SoFar,
 }
 
 impl Story {
@@ -65,8 +42,7 @@ impl Story {
         let mut random = ChaCha20Rng::seed_from_u64(seed);
         let recovery = SigningKey::k256(&mut random);
         let signing = SigningKey::k256(&mut random);
-        let (log, operations) = (Vec::new(), Vec::new());
-        Story { recovery, signing, random, now: BEGINNING, log, operations }
+        Story { recovery, signing, random, so_far: SoFar::default() }
     }
 
     /// A fresh secp256k1 key.
@@ -83,7 +59,7 @@ impl Story {
     pub fn create(&mut self) -> Draft<'_> {
         let atproto = self.k256();
         let operation = regular(
-            &format!("user{}.example.com", self.log.len()),
+            &format!("user{}.example.com", self.so_far.log.len()),
             "https://pds.example.com",
             [self.recovery.did_key(), self.signing.did_key()],
             atproto.did_key(),
@@ -97,7 +73,7 @@ impl Story {
         let operation = object(json!({
             "type": "create",
             "prev": null,
-            "handle": format!("user{}.example.com", self.log.len()),
+            "handle": format!("user{}.example.com", self.so_far.log.len()),
             "service": "https://pds.example.com",
             "recoveryKey": self.recovery.did_key(),
             "signingKey": self.signing.did_key(),
@@ -137,24 +113,24 @@ impl Story {
                 && entry.expected == Expected::Accepted
                 && !entry.nullified_in_the_end
         };
-        self.log.iter().rfind(standing).map_or_else(|| identity.clone(), told)
+        self.so_far.log.iter().rfind(standing).map_or_else(|| identity.clone(), told)
     }
 
     /// Everything told so far, numbered from 1 in the order of telling.
     pub fn log(&self) -> &[Generated] {
-        &self.log
+        &self.so_far.log
     }
 
     /// The accepted entries of one identity, as its audit log has them.
     pub fn accepted<'a>(&'a self, identity: &'a Told) -> impl Iterator<Item = &'a Generated> {
-        self.log
+        self.so_far
+            .log
             .iter()
             .filter(|entry| entry.did == identity.did && entry.expected == Expected::Accepted)
     }
 
     fn draft(&mut self, did: Option<String>, operation: Map<String, Value>) -> Draft<'_> {
-        let at = self.now + PAUSE;
-        Draft::new(self, did, operation, at)
+        Draft::new(&mut self.so_far, did, operation, &self.signing)
     }
 
     /// What an update starts from: the operation as a regular one, of a tombstone what was before.
@@ -163,8 +139,8 @@ impl Story {
             operation.get(name).and_then(Value::as_str).unwrap_or_default().to_string()
         };
         let mut cid = entry.cid.clone();
-        while let Some(index) = self.log.iter().rposition(|other| other.cid == cid) {
-            let operation = &self.operations[index];
+        while let Some(index) = self.so_far.log.iter().rposition(|other| other.cid == cid) {
+            let operation = &self.so_far.operations[index];
             match &*field(operation, "type") {
                 "plc_tombstone" => cid = field(operation, "prev"),
                 "create" => {
@@ -181,32 +157,6 @@ impl Story {
         }
         Map::new()
     }
-
-    /// Adds an entry, and what it means for those before it.
-    pub(super) fn tell(&mut self, entry: Generated, operation: Map<String, Value>, at: Timestamp) {
-        self.now = self.now.max(at);
-        if entry.expected == Expected::Accepted {
-            let prev = operation.get("prev").and_then(Value::as_str);
-            let chain =
-                |other: &Generated| other.did == entry.did && other.expected == Expected::Accepted;
-            // From the end: what is told next mostly follows something recent.
-            let index = prev.and_then(|prev| {
-                self.log.iter().rposition(|other| other.cid == prev && chain(other))
-            });
-            let since = index.map_or(self.log.len(), |index| index + 1);
-            // Whatever the identity did since `prev` is overruled.
-            for other in self.log[since..].iter_mut().filter(|other| chain(other)) {
-                other.nullified_in_the_end = true;
-            }
-        }
-        self.log.push(entry);
-        self.operations.push(operation);
-    }
-}
-
-pub(super) fn told(entry: &Generated) -> Told {
-    let created_at = entry.created_at.parse().unwrap_or(BEGINNING);
-    Told { did: entry.did.clone(), cid: entry.cid.clone(), created_at }
 }
 
 /// A regular operation without `prev`.

@@ -7,17 +7,20 @@ use data_encoding::{BASE64URL, BASE64URL_NOPAD};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::builder::{BEGINNING, RECOVERY_WINDOW, Story, Told, told};
 use super::keys::{SigningKey, der};
+use super::so_far::{BEGINNING, RECOVERY_WINDOW, SoFar, Told, told};
 use super::wire::{dag_cbor, wire_json};
 use super::{Expected, Generated};
 use did_plc::{Cid, Did, Timestamp};
+
+/// Between an entry and the next when nothing is said.
+const PAUSE: Duration = Duration::from_secs(60);
 
 /// An operation that is being put together; [`Draft::accepted`] or [`Draft::refused`] signs it and
 /// adds it to the log.
 #[must_use = "an operation is told by `accepted` or `refused`"]
 pub struct Draft<'a> {
-    story: &'a mut Story,
+    so_far: &'a mut SoFar,
     /// None: the one that the operation creates.
     did: Option<String>,
     operation: Map<String, Value>,
@@ -53,15 +56,16 @@ enum SignatureForm {
 
 impl<'a> Draft<'a> {
     pub(super) fn new(
-        story: &'a mut Story,
+        so_far: &'a mut SoFar,
         did: Option<String>,
         operation: Map<String, Value>,
-        at: Timestamp,
+        signer: &SigningKey,
     ) -> Draft<'a> {
-        let signer = story.signing.clone();
+        let signer = signer.clone();
+        let at = so_far.now + PAUSE;
         let signature = SignatureForm::Strict;
         let (tamper, spoil, stated_cid) = (None, None, None);
-        Draft { story, did, operation, signer, at, signature, tamper, spoil, stated_cid }
+        Draft { so_far, did, operation, signer, at, signature, tamper, spoil, stated_cid }
     }
 }
 
@@ -308,7 +312,7 @@ impl Draft<'_> {
         let bytes = dag_cbor(&signed);
         let json = wire_json(&signed);
         let entry = Generated {
-            seq: self.story.log().len() as i64 + 1,
+            seq: self.so_far.log.len() as i64 + 1,
             did: self.did.unwrap_or_else(|| Did::of_genesis(&bytes).to_string()),
             cid: self.stated_cid.unwrap_or_else(|| Cid::of(&bytes).to_string()),
             created_at: self.at.to_string(),
@@ -321,7 +325,7 @@ impl Draft<'_> {
             expected,
         };
         let told = told(&entry);
-        self.story.tell(entry, self.operation, self.at);
+        self.so_far.tell(entry, self.operation, self.at);
         told
     }
 

@@ -9,6 +9,7 @@ pub mod keys;
 pub mod postgres;
 pub mod profile;
 mod shape;
+mod so_far;
 pub mod wire;
 
 use wire::json_string;

@@ -27,7 +27,7 @@ pub const FOUND_BY_COMPARISON: [DivergenceKind; 10] = [
 /// One difference.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
-    /// Which.
+    /// In what they differ.
     pub kind: DivergenceKind,
     /// The CID that it is about, as text, since theirs need not be one.
     pub subject: String,
@@ -57,7 +57,7 @@ pub enum Said<T> {
     Unknown,
     /// That there is nothing.
     Nothing,
-    /// This.
+    /// What they answered.
     This(T),
 }
 
@@ -84,7 +84,7 @@ impl<T> Said<T> {
 /// What a comparison found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Comparison {
-    /// The differences.
+    /// What is not the same, each thing once.
     pub differences: Vec<Difference>,
     /// Operations that one side lacks and that are newer than the horizon: to be looked at again.
     pub set_aside: usize,

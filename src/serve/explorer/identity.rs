@@ -21,8 +21,8 @@ const RECOVERY: &str = "recovery";
 
 /// Everything that is held about one identity.
 #[derive(Debug, Clone)]
-pub struct Held {
-    /// The identity.
+pub struct IdentityRecords {
+    /// Whose page it is.
     pub did: Did,
     /// Its operations by `created_at`, nullified ones included.
     pub operations: Vec<StoredOperation>,
@@ -55,7 +55,7 @@ impl Selection {
 ///
 /// [`Malformed`] when stored bytes are no operation: the store is damaged.
 pub fn identity_page(
-    held: &Held,
+    held: &IdentityRecords,
     selection: &Selection,
     now: Timestamp,
 ) -> Result<String, Malformed> {
@@ -139,7 +139,6 @@ fn facts(operation: &Operation<'_>, history: &History, now: Timestamp) -> Markup
         .map(std::borrow::Cow::into_owned)
         .partition(|alias| alias.starts_with("at://"));
     let services = operation.services();
-    let nullified = history.entries.iter().filter(|entry| entry.nullified_by.is_some()).count();
     let since = |at: Option<Timestamp>| {
         html! { @if let Some(at) = at { span.since { "since " (time_ago(at, now)) } } }
     };
@@ -182,15 +181,21 @@ fn facts(operation: &Operation<'_>, history: &History, now: Timestamp) -> Markup
                 (since(history.since(Operation::rotation_keys)))
             }
             dt { "History" }
-            dd {
-                (plural(history.entries.len() as u64, "operation"))
-                @if nullified > 0 { ", " (nullified) " of them nullified" }
-                @if let Some(first) = history.entries.first() {
-                    "; begun " (time_ago(first.received.created_at, now))
-                }
-                ". " span.tag.good { "every one verified here" }
-            }
+            dd { (length(history, now)) }
         }
+    }
+}
+
+/// How many operations there are, and since when.
+fn length(history: &History, now: Timestamp) -> Markup {
+    let nullified = history.entries.iter().filter(|entry| entry.nullified_by.is_some()).count();
+    html! {
+        (plural(history.entries.len() as u64, "operation"))
+        @if nullified > 0 { ", " (nullified) " of them nullified" }
+        @if let Some(first) = history.entries.first() {
+            "; begun " (time_ago(first.received.created_at, now))
+        }
+        ". " span.tag.good { "every one verified here" }
     }
 }
 

@@ -1,10 +1,10 @@
 //! Pages for people: the status of this server, and the history of each identity.
 //!
 //! ```text
-//! store ──▶ Held ──▶ History (what follows what, what changed) ──▶ HTML
+//! store ──▶ IdentityRecords ──▶ History (what follows what, what changed) ──▶ HTML
 //! ```
 //!
-//! Everything from [`Held`] on is pure. Every text that comes from an operation is hostile input
+//! Everything from [`IdentityRecords`] on is pure. Every text that comes from an operation is hostile input
 //! and goes through [`text`]; nothing is sent that a browser would have to fetch elsewhere, and
 //! nothing that it would run.
 
@@ -27,7 +27,7 @@ use maud::html;
 
 use self::claimants::Search;
 pub use self::home::{Report, home_page};
-pub use self::identity::{Held, Selection, identity_page};
+pub use self::identity::{IdentityRecords, Selection, identity_page};
 pub(super) use self::layout::{icon, style};
 
 use did_plc::Did;
@@ -133,7 +133,7 @@ async fn show(server: &Server, did: &str, query: &str) -> Result<String, ServeEr
     let (store, text) = (&server.state.store, did.to_string());
     // One more than is shown, to know that there are more.
     let records = records::MAX_RECORDS + 1;
-    let held = Held {
+    let held = IdentityRecords {
         did,
         operations: store.history(&did).await?,
         refusals: store.refusals(Some(&text), 0, records).await?,

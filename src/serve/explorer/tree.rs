@@ -25,7 +25,7 @@ const WORDS: usize = 32;
 
 /// A row of the drawing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Row {
+enum TreeRow {
     Entry(usize),
     /// So many entries of the chain in force between which nothing forks.
     Stretch(usize),
@@ -64,7 +64,7 @@ pub fn tree(history: &History, changes: &[Vec<Change>], href: impl Fn(usize) -> 
 }
 
 /// The rows, newest first.
-fn rows(entries: &[HistoryEntry]) -> Vec<Row> {
+fn rows(entries: &[HistoryEntry]) -> Vec<TreeRow> {
     let mut forks = vec![false; entries.len()];
     for entry in entries.iter().filter(|entry| entry.nullified_by.is_some()) {
         if let Some(prev) = entry.prev {
@@ -79,9 +79,9 @@ fn rows(entries: &[HistoryEntry]) -> Vec<Row> {
     let mut rows = Vec::new();
     for index in (0..entries.len()).rev() {
         match rows.last_mut() {
-            _ if told(index) => rows.push(Row::Entry(index)),
-            Some(Row::Stretch(count)) => *count += 1,
-            _ => rows.push(Row::Stretch(1)),
+            _ if told(index) => rows.push(TreeRow::Entry(index)),
+            Some(TreeRow::Stretch(count)) => *count += 1,
+            _ => rows.push(TreeRow::Stretch(1)),
         }
     }
     rows
@@ -116,20 +116,20 @@ fn lanes(entries: &[HistoryEntry]) -> Vec<usize> {
 struct Drawing<'a> {
     entries: &'a [HistoryEntry],
     changes: &'a [Vec<Change>],
-    rows: &'a [Row],
+    rows: &'a [TreeRow],
     lanes: &'a [usize],
 }
 
 impl Drawing<'_> {
-    fn lane(&self, row: Row) -> usize {
+    fn lane(&self, row: TreeRow) -> usize {
         match row {
-            Row::Entry(index) => self.lanes[index],
-            Row::Stretch(_) => 0,
+            TreeRow::Entry(index) => self.lanes[index],
+            TreeRow::Stretch(_) => 0,
         }
     }
 
     fn place(&self, index: usize) -> Option<(usize, usize)> {
-        let at = self.rows.iter().position(|row| *row == Row::Entry(index))?;
+        let at = self.rows.iter().position(|row| *row == TreeRow::Entry(index))?;
         Some((self.lanes[index] * LANE + LANE / 2, at * ROW + ROW / 2))
     }
 
@@ -172,15 +172,21 @@ impl Drawing<'_> {
         })
     }
 
-    fn row(&self, at: usize, row: Row, lanes: usize, href: &impl Fn(usize) -> String) -> Markup {
+    fn row(
+        &self,
+        at: usize,
+        row: TreeRow,
+        lanes: usize,
+        href: &impl Fn(usize) -> String,
+    ) -> Markup {
         let (x, y) = (self.lane(row) * LANE + LANE / 2, at * ROW + ROW / 2);
         let (text_x, text_y) = (lanes * LANE + 4, y + 5);
         match row {
-            Row::Stretch(count) => html! {
+            TreeRow::Stretch(count) => html! {
                 circle.stretch cx=(x) cy=(y) r=(RADIUS / 2) {}
                 text.note x=(text_x) y=(text_y) { (plural(count as u64, "more operation")) }
             },
-            Row::Entry(index) => {
+            TreeRow::Entry(index) => {
                 let entry = &self.entries[index];
                 let date = entry.received.created_at.to_string();
                 let nullified = entry.nullified_by.is_some();

@@ -46,7 +46,7 @@ use super::timestamp::Timestamp;
 /// A whole log of one identity, and what is to be made of it. Its entries are known by their index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct History {
-    /// The identity.
+    /// Whose history it is.
     pub did: Did,
     /// The operations in the order of the log.
     pub entries: Vec<HistoryEntry>,

@@ -15,7 +15,7 @@ use crate::timestamp::Timestamp;
 /// An operation that was verified before, and what came of that.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeldOperation {
-    /// The operation.
+    /// The operation as it was received.
     pub received: Received,
     /// Index of the rotation key that signed it, in the list that was in force.
     pub signer: u16,
