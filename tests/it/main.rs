@@ -10,6 +10,7 @@ mod crash;
 mod explorer;
 mod export;
 mod follow;
+mod import;
 mod limits;
 mod logging;
 mod ops;

@@ -31,6 +31,7 @@ use self::recent::Recent;
 use self::write::Writer;
 use super::StoreError;
 use super::codec::Interned;
+use crate::blocking;
 
 /// Reads of many rows that run at a time; more wait. Each has a connection with its own cache.
 const MAX_LONG_READS: usize = 8;
@@ -75,7 +76,7 @@ impl Sqlite {
         migrations: &'static [&'static str],
     ) -> Result<Sqlite, StoreError> {
         let path = path.to_owned();
-        blocking(move || {
+        blocking::run("opening the database", move || {
             let writer = Writer::open(&path, migrations)?;
             let interned = Interned::default();
             rows::load_interned(writer.connection(), &interned)?;
@@ -104,7 +105,8 @@ impl Sqlite {
     /// [`StoreError::Unusable`] when it is not.
     pub async fn open_existing(path: &Path) -> Result<Sqlite, StoreError> {
         let existing = path.to_owned();
-        blocking(move || connection::check_existing(&existing)).await?;
+        blocking::run("looking for the database", move || connection::check_existing(&existing))
+            .await?;
         Sqlite::open(path).await
     }
 }
@@ -122,17 +124,4 @@ fn beside(path: &Path, addition: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(addition);
     name.into()
-}
-
-/// Runs what takes longer than the threads of the server may be kept.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, StoreError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(error) => Err(StoreError::Unavailable(error.to_string())),
-        },
-    }
 }

@@ -12,7 +12,8 @@ use std::sync::atomic::Ordering;
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
-use super::{Shared, Sqlite, beside, blocking, connection, read, rows};
+use super::{Shared, Sqlite, beside, connection, read, rows};
+use crate::blocking;
 use crate::store::codec::Packer;
 use crate::store::{Commit, Lease, NewDivergence, Noted, Source, StoreError};
 use did_plc::Timestamp;
@@ -166,25 +167,27 @@ impl Shared {
 }
 
 impl Sqlite {
+    /// Does something with the connection that writes. `doing` is what a panic in it is logged with.
     pub(super) async fn write<T: Send + 'static>(
         &self,
+        doing: &'static str,
         work: impl FnOnce(&Shared) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let shared = Arc::clone(&self.shared);
-        blocking(move || work(&shared)).await
+        blocking::run(doing, move || work(&shared)).await
     }
 
     /// See [`crate::store::Store::follow`].
     pub async fn follow(&self, upstream: &str) -> Result<(Lease, Source), StoreError> {
         let upstream = upstream.to_owned();
-        self.write(move |shared| shared.follow(&upstream)).await
+        self.write("taking the lease", move |shared| shared.follow(&upstream)).await
     }
 
     /// See [`crate::store::Store::renew`]. The lock needs no renewal; a lease that was given up
     /// does not come back.
     pub async fn renew(&self, lease: &Lease) -> Result<(), StoreError> {
         let lease = lease.clone();
-        self.write(move |shared| {
+        self.write("renewing the lease", move |shared| {
             let writer = shared.writer();
             match &writer.held {
                 Some(held) if held.epoch == lease.epoch => writer.check_file(),
@@ -196,7 +199,7 @@ impl Sqlite {
 
     /// See [`crate::store::Store::release`].
     pub async fn release(&self, lease: Lease) -> Result<(), StoreError> {
-        self.write(move |shared| {
+        self.write("giving the lease back", move |shared| {
             shared.release(&lease);
             Ok(())
         })
@@ -206,7 +209,7 @@ impl Sqlite {
     /// See [`crate::store::Store::set_upstream`].
     pub async fn set_upstream(&self, lease: &Lease, upstream: &str) -> Result<(), StoreError> {
         let (lease, upstream) = (lease.clone(), upstream.to_owned());
-        self.write(move |shared| {
+        self.write("remembering an upstream", move |shared| {
             let mut writer = shared.writer();
             let (transaction, _) = writer.transaction(&lease)?;
             transaction.execute(SET_UPSTREAM, [upstream])?;
@@ -217,7 +220,7 @@ impl Sqlite {
 
     /// See [`crate::store::Store::set_durability`].
     pub async fn set_durability(&self, live: bool) -> Result<(), StoreError> {
-        self.write(move |shared| {
+        self.write("setting the durability", move |shared| {
             shared.live.store(live, Ordering::Release);
             connection::set_durability(shared.writer().connection(), live)
         })
@@ -227,7 +230,7 @@ impl Sqlite {
     /// See [`crate::store::Store::commit`].
     pub async fn commit(&self, lease: &Lease, commit: &Commit) -> Result<(), StoreError> {
         let (lease, commit) = (lease.clone(), commit.clone());
-        self.write(move |shared| shared.commit(&lease, &commit)).await
+        self.write("committing", move |shared| shared.commit(&lease, &commit)).await
     }
 
     /// See [`crate::store::Store::note_divergences`].
@@ -241,7 +244,7 @@ impl Sqlite {
     ) -> Result<Noted, StoreError> {
         let (source, did, seen) = (source.to_owned(), did.to_owned(), seen.to_vec());
         let covered: Vec<String> = covered.iter().map(|&kind| kind.to_owned()).collect();
-        self.write(move |shared| {
+        self.write("recording divergences", move |shared| {
             let covered: Vec<&str> = covered.iter().map(String::as_str).collect();
             shared.note_divergences(&source, &did, &covered, &seen, now)
         })
@@ -250,6 +253,6 @@ impl Sqlite {
 
     /// See [`crate::store::Store::close_divergence`].
     pub async fn close_divergence(&self, id: i64, now: Timestamp) -> Result<(), StoreError> {
-        self.write(move |shared| shared.close_divergence(id, now)).await
+        self.write("closing a divergence", move |shared| shared.close_divergence(id, now)).await
     }
 }
