@@ -7,9 +7,11 @@
 //!  dump files
 //! ```
 //!
-//! The modules stand in the order of the flow; each may use those before it, never those after.
+//! The modules stand in the order of the flow; each may use those before it, never those after,
+//! which a test makes sure of. `docs/ARCHITECTURE.md` says more.
 
 pub mod blocking;
+
 pub mod escape;
 
 pub mod upstream;

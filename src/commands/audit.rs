@@ -1,25 +1,28 @@
 //! `plc-replica audit`: compare our log with others.
 
-use std::collections::BTreeMap;
-use std::io::{self, Write};
+mod questions;
+mod report;
+
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::audit::check::GRACE;
 use crate::audit::peer::{Dumped, look_up};
 use crate::audit::{
-    CheckError, CheckedIdentity, Checker, Depth, NewestOperations, Order, Pages, Peer, PeerError,
-    PeerLog, Suspicion, Sweep, SweepError, SweepFile, SweepScope, SweptExport,
+    CheckError, Checker, Depth, NewestOperations, Order, Pages, Peer, PeerError, PeerLog,
+    Suspicion, Sweep, SweepError, SweepFile, SweepScope, SweptExport,
 };
 use crate::blocking;
-use crate::escape::printable;
 use crate::store::Store;
 use anyhow::{Context, bail};
 use did_plc::{Did, Timestamp};
 use tokio::time::sleep;
 
+use self::questions::{Answered, Patience, Questions};
+use self::report::{Report, Summary};
 use super::progress::Meter;
 use super::settings::without_password;
 
@@ -99,40 +102,8 @@ fn time(text: &str) -> Result<Timestamp, String> {
         .map_err(|_| "expected 2024-01-31T12:00:00.000Z or 2024-01-31".to_owned())
 }
 
-/// How often in a row a peer may fail before the comparison ends.
-const ATTEMPTS: u32 = 5;
-/// First pause after a fault; doubled by each that follows.
-const PAUSE: Duration = Duration::from_secs(1);
-/// How many identities in a row a peer may leave unanswered before the comparison ends: one may
-/// be damaged there, several mean that the peer is.
-const UNANSWERED: u32 = 3;
 /// Stretches of a sweep between two writings of its state.
 const STATE_EVERY: u32 = 20;
-
-/// What came of the comparison with one peer.
-#[derive(Debug, Default, serde::Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Summary {
-    against: String,
-    /// Compared in full.
-    identities: u64,
-    /// Compared side by side.
-    operations: u64,
-    differences: BTreeMap<&'static str, u64>,
-    /// Identities with something that the other side cannot have yet, or we.
-    set_aside: u64,
-    /// Operations that one side alone has in a sweep and that are newer than the last word of the
-    /// other; of theirs, as far as they were read.
-    too_new: u64,
-    /// What both sides had said last, when something is newer than that.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    last_words: Option<NewestOperations>,
-    /// Lines of theirs that name no identity.
-    unreadable: u64,
-    /// Identities that they failed to answer for, however often they were asked.
-    unanswered: u64,
-    seconds: f64,
-}
 
 /// Runs the command.
 pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
@@ -160,8 +131,7 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut auditor = Auditor {
         checker: Checker { store, verifier: Arc::clone(&verifier) },
         state,
-        json: args.json,
-        out: io::stdout(),
+        report: Report { json: args.json, out: io::stdout() },
     };
     let (mut same, mut complete) = (true, true);
     for peer in peers {
@@ -169,7 +139,7 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let mut summary = Summary { against: peer.name(), ..Summary::default() };
         auditor.compare(args, &peer, &mut summary).await.with_context(|| peer.name())?;
         summary.seconds = begun.elapsed().as_secs_f64();
-        auditor.print_summary(&summary)?;
+        auditor.report.end(&summary)?;
         if let Some(state) = &mut auditor.state {
             state.forget(&summary.against)?;
         }
@@ -193,8 +163,7 @@ type Suspects = Vec<(Did, Vec<Suspicion>)>;
 struct Auditor {
     checker: Checker,
     state: Option<SweepFile>,
-    json: bool,
-    out: io::Stdout,
+    report: Report,
 }
 
 impl Auditor {
@@ -369,163 +338,14 @@ impl Auditor {
             let found = self.checker.compare(&theirs, newest.horizon(), Depth::Log).await?;
             summary.set_aside += u64::from(found.comparison.set_aside > 0);
             summary.identities += 1;
-            self.report(&found, summary)?;
+            self.report.differences(&found, summary)?;
         }
         Ok(())
     }
 
     fn report_all(&mut self, found: &Answered, summary: &mut Summary) -> anyhow::Result<()> {
         summary.identities += 1;
-        self.report(&found.log, summary)?;
-        found.export.iter().try_for_each(|found| self.report(found, summary))
-    }
-
-    fn report(&mut self, found: &CheckedIdentity, summary: &mut Summary) -> anyhow::Result<()> {
-        for (difference, record) in
-            found.comparison.differences.iter().zip(found.divergences(&summary.against))
-        {
-            *summary.differences.entry(difference.kind.name()).or_default() += 1;
-            let (kind, subject, detail) =
-                (difference.kind, &difference.subject, &difference.detail);
-            if !self.json {
-                let (subject, detail) = (printable(subject), printable(detail));
-                writeln!(self.out, "{} {kind} {subject}: {detail}", found.did)?;
-                continue;
-            }
-            let side = |text: Option<String>| {
-                text.and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok())
-            };
-            let line = serde_json::json!({
-                "against": summary.against,
-                "did": found.did.to_string(),
-                "kind": kind.name(),
-                "subject": subject,
-                "detail": detail,
-                "ours": side(record.ours),
-                "theirs": side(record.theirs),
-            });
-            writeln!(self.out, "{line}")?;
-        }
-        Ok(())
-    }
-
-    fn print_summary(&mut self, summary: &Summary) -> anyhow::Result<()> {
-        if self.json {
-            writeln!(self.out, "{}", serde_json::json!({ "summary": summary }))?;
-            return Ok(());
-        }
-        let Summary { against, identities, operations, differences, set_aside, .. } = summary;
-        let out = &mut self.out;
-        writeln!(out, "against {against}:")?;
-        if *operations > 0 {
-            writeln!(out, "  {operations} operations side by side")?;
-        }
-        writeln!(out, "  {identities} identities in full")?;
-        if *set_aside > 0 {
-            writeln!(out, "  {set_aside} of them with what is too new for one side")?;
-        }
-        if summary.too_new > 0 {
-            let count = summary.too_new;
-            writeln!(out, "  {count} operations set aside: newer than the other's last word")?;
-        }
-        if let Some(NewestOperations { ours, theirs, .. }) = summary.last_words {
-            let name = |at: Option<Timestamp>| at.map_or("not known".into(), |at| at.to_string());
-            writeln!(out, "  last word: ours {}, theirs {}", name(ours), name(theirs))?;
-        }
-        if summary.unreadable > 0 {
-            writeln!(out, "  {} lines of theirs that name no identity", summary.unreadable)?;
-        }
-        if summary.unanswered > 0 {
-            writeln!(out, "  {} that they did not answer for", summary.unanswered)?;
-        }
-        let total: u64 = differences.values().sum();
-        writeln!(out, "  {total} differences")?;
-        for (kind, count) in differences {
-            writeln!(out, "    {kind}  {count}")?;
-        }
-        writeln!(out, "  {:.1} s", summary.seconds)?;
-        Ok(())
-    }
-}
-
-/// Identities that one peer is asked about, one after the other.
-struct Questions<'a> {
-    checker: Checker,
-    peer: &'a Peer,
-    export: SweptExport,
-    /// Left without an answer since the last one that was answered.
-    unanswered: u32,
-}
-
-/// What was found about an identity.
-struct Answered {
-    log: CheckedIdentity,
-    /// What only their export says.
-    export: Option<CheckedIdentity>,
-}
-
-impl Questions<'_> {
-    /// What was found about an identity; none when the peer fails to answer for it.
-    async fn ask(
-        &mut self,
-        did: Did,
-        suspicions: &[Suspicion],
-        horizon: Timestamp,
-        summary: &mut Summary,
-    ) -> anyhow::Result<Option<Answered>> {
-        let mut patience = Patience::default();
-        let error = loop {
-            match self.ask_once(did, suspicions, horizon).await {
-                Ok(found) => {
-                    self.unanswered = 0;
-                    return Ok(Some(found));
-                }
-                Err(CheckError::Peer(error)) => {
-                    if let Err(error) = patience.wait(error).await {
-                        break error;
-                    }
-                }
-                Err(error) => return Err(error.into()),
-            }
-        };
-        self.unanswered += 1;
-        if self.unanswered == UNANSWERED {
-            return Err(error);
-        }
-        summary.unanswered += 1;
-        tracing::warn!(%did, "not compared: {error}");
-        Ok(None)
-    }
-
-    async fn ask_once(
-        &self,
-        did: Did,
-        suspicions: &[Suspicion],
-        horizon: Timestamp,
-    ) -> Result<Answered, CheckError> {
-        let log = self.checker.check(self.peer, did, Depth::Everything, horizon).await?;
-        let export = self.export.check(&self.checker, &log, suspicions, horizon).await?;
-        Ok(Answered { log, export })
-    }
-}
-
-/// Waits out what may pass, for a while.
-#[derive(Debug, Default)]
-struct Patience {
-    failures: u32,
-}
-
-impl Patience {
-    async fn wait(&mut self, error: PeerError) -> anyhow::Result<()> {
-        let PeerError::Upstream(fault) = &error else { return Err(error.into()) };
-        self.failures += 1;
-        if self.failures == ATTEMPTS {
-            return Err(error.into());
-        }
-        let pause = PAUSE * 2u32.pow(self.failures - 1);
-        let pause = fault.retry_after().map_or(pause, |wish| wish.max(pause));
-        tracing::warn!(?pause, "{fault}: tried again");
-        sleep(pause).await;
-        Ok(())
+        self.report.differences(&found.log, summary)?;
+        found.export.iter().try_for_each(|found| self.report.differences(found, summary))
     }
 }
