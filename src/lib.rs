@@ -9,23 +9,23 @@
 //!
 //! The modules stand in the order of the flow; each may use those before it, never those after.
 
-mod cores;
-pub mod printable;
+pub mod blocking;
+pub mod escape;
 
-pub mod judge;
 pub mod upstream;
 
 pub mod store;
 
-pub mod index;
-pub mod live;
 pub mod metrics;
-pub mod sync;
+
+pub mod judge;
+
+pub mod live;
+
+pub mod follow;
 
 pub mod audit;
-pub mod serve;
 
-pub mod fsck;
-pub mod offline;
+pub mod serve;
 
 pub mod commands;

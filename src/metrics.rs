@@ -9,10 +9,6 @@ use ::metrics::{describe_counter, describe_gauge, describe_histogram};
 use ahash::AHashMap;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
-use crate::live::{Mode, Status};
-use crate::store::{Load, Statistics};
-use did_plc::Timestamp;
-
 /// What a metric is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -119,49 +115,6 @@ pub fn install(builder: PrometheusBuilder) -> Result<PrometheusHandle, BuildErro
         counter!(unlabelled).absolute(0);
     }
     Ok(handle)
-}
-
-/// States how far the follower is.
-pub fn follow(status: &Status, now: Timestamp) {
-    let (received, committed) = (status.received_sequence(), status.sequence());
-    gauge!("plc_received_cursor").set(received as f64);
-    gauge!("plc_cursor").set(committed as f64);
-    gauge!("plc_lag_operations").set((received - committed).max(0) as f64);
-    gauge!("plc_caught_up").set(f64::from(u8::from(status.caught_up())));
-    if let Some(lag) = status.lag(now) {
-        gauge!("plc_lag_seconds").set(lag.as_secs_f64());
-    }
-    if let Some(silence) = status.upstream_age(now) {
-        gauge!("plc_upstream_silence_seconds").set(silence.as_secs_f64());
-    }
-    let doing = status.mode();
-    for mode in [Mode::CatchingUp, Mode::Live, Mode::Waiting, Mode::Idle] {
-        let is = f64::from(u8::from(mode == doing));
-        gauge!("plc_mode", "mode" => mode.name()).set(is);
-    }
-}
-
-/// States what the store holds.
-pub fn store(statistics: &Statistics) {
-    let &Statistics { operations, identities, refusals, open_divergences, bytes, .. } = statistics;
-    gauge!("plc_store_operations").set(operations as f64);
-    gauge!("plc_store_identities").set(identities as f64);
-    gauge!("plc_store_refusals").set(refusals as f64);
-    gauge!("plc_store_open_divergences").set(open_divergences as f64);
-    gauge!("plc_store_bytes").set(bytes as f64);
-    if let Some(index) = statistics.claims {
-        gauge!("plc_index_bytes").set(statistics.claims_bytes as f64);
-        gauge!("plc_index_behind_operations").set((index.highest - index.sequence) as f64);
-    }
-}
-
-/// States what the store's connections are doing.
-pub fn load(load: Load) {
-    let Load { busy, idle, waiting } = load;
-    for (state, connections) in [("busy", busy), ("idle", idle)] {
-        gauge!("plc_store_connections", "state" => state).set(connections as f64);
-    }
-    gauge!("plc_store_waiting").set(waiting as f64);
 }
 
 /// Counts lookups in a cache.

@@ -12,6 +12,8 @@
 pub mod check;
 pub mod diff;
 pub mod export_check;
+pub mod finding;
+pub mod fsck;
 mod newest;
 mod pages;
 pub mod peer;
@@ -20,11 +22,13 @@ mod suspect;
 pub mod sweep;
 pub mod sweep_file;
 pub mod verdict;
+pub mod verify;
 pub mod watch;
 
 pub use check::{CheckError, CheckedIdentity, Checker, Depth};
 pub use diff::{Comparison, Difference, Said, Theirs, compare};
 pub use export_check::SweptExport;
+pub use finding::{Finding, Summary};
 pub use newest::NewestOperations;
 pub use pages::{Pages, SweepError};
 pub use peer::{Peer, PeerError, PeerLog};
@@ -32,4 +36,5 @@ pub use suspect::{Order, Suspicion};
 pub use sweep::Sweep;
 pub use sweep_file::{SweepFile, SweepScope};
 pub use verdict::OperationVerdict;
+pub use verify::DumpJudge;
 pub use watch::{Watch, WatchSettings};

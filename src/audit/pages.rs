@@ -1,20 +1,15 @@
 //! The other side's log, stretch by stretch: pages of a server's export, or blocks of a dump.
 
-use std::path::Path;
-use std::sync::mpsc;
-
 use bytes::Bytes;
 
 use super::peer::{Peer, PeerError};
 use super::suspect::Order;
 use crate::store::StoreError;
-use crate::upstream::{Dump, DumpError, ExportClient, Priority, UpstreamFault};
+use crate::upstream::{Dump, DumpError, DumpReader, ExportClient, Priority, UpstreamFault};
 use did_plc::Timestamp;
 
 /// Lines of a page: the most that the directory gives.
 const PAGE: usize = 1000;
-/// Blocks of a dump that wait while others are compared; a block is about a megabyte.
-const BLOCKS_AHEAD: usize = 2;
 
 /// A sweep that cannot go on (yet).
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +44,7 @@ pub enum Pages {
     /// A dump that is read on a thread of its own.
     Dump {
         /// Blocks of lines, each line with its number.
-        blocks: mpsc::Receiver<Result<Vec<NumberedLine>, DumpError>>,
+        blocks: DumpReader,
         /// Lines at the end of the stretch before: more with the same key may follow.
         carried: Vec<NumberedLine>,
     },
@@ -64,7 +59,10 @@ impl Pages {
     pub fn of(peer: &Peer) -> Result<Pages, DumpError> {
         match peer {
             Peer::Server(client) => Ok(Pages::Server(client.clone())),
-            Peer::File(path) => Ok(Pages::Dump { blocks: read(path)?, carried: Vec::new() }),
+            Peer::File(path) => {
+                let blocks = DumpReader::start(Dump::open(path)?);
+                Ok(Pages::Dump { blocks, carried: Vec::new() })
+            }
         }
     }
 
@@ -87,14 +85,9 @@ impl Pages {
             }
             Pages::Dump { blocks, carried } => {
                 let mut lines = std::mem::take(carried);
-                // The thread that reads is ahead most of the time; the wait is that of a disk.
-                match tokio::task::block_in_place(|| blocks.recv()) {
-                    Ok(block) => {
-                        lines.extend(block?);
-                        Ok((lines, true))
-                    }
-                    Err(_) => Ok((lines, false)),
-                }
+                let Some(block) = blocks.next().await else { return Ok((lines, false)) };
+                lines.extend(block?.into_iter().map(|(number, line)| (Some(number), line)));
+                Ok((lines, true))
             }
         }
     }
@@ -109,20 +102,4 @@ impl Pages {
             carried.extend(lines);
         }
     }
-}
-
-fn read(path: &Path) -> Result<mpsc::Receiver<Result<Vec<NumberedLine>, DumpError>>, DumpError> {
-    let dump = Dump::open(path)?;
-    let (sender, blocks) = mpsc::sync_channel(BLOCKS_AHEAD);
-    std::thread::spawn(move || {
-        for block in dump {
-            let lines = block.map(|block| {
-                block.into_iter().map(|(number, line)| (Some(number), line)).collect()
-            });
-            if sender.send(lines).is_err() {
-                break;
-            }
-        }
-    });
-    Ok(blocks)
 }

@@ -8,9 +8,10 @@ use ahash::AHashMap;
 use bytes::Bytes;
 
 use super::diff::{Said, Theirs};
-use crate::cores::on_cores;
+use crate::blocking;
 use crate::upstream::{
-    ASIDE_SHARE, Answer, Dump, DumpError, ExportClient, Limits, UnusableUpstream, UpstreamFault,
+    ASIDE_SHARE, Answer, Dump, DumpError, DumpReader, ExportClient, Limits, UnusableUpstream,
+    UpstreamFault,
 };
 use did_plc::history::{History, NotALog};
 use did_plc::signature::Verifier;
@@ -106,11 +107,14 @@ impl Peer {
                 let Some(log) = client.audit_log(&did).await? else {
                     return Ok(PeerLog::of_lines(did, &[], &*verifier));
                 };
-                on_cores(move || PeerLog::of_audit_log(did, log, &*verifier)).await
+                blocking::run("judging an audit log", move || {
+                    PeerLog::of_audit_log(did, log, &*verifier)
+                })
+                .await
             }
             Peer::File(path) => {
                 let path = path.clone();
-                on_cores(move || {
+                blocking::run("looking an identity up in a dump", move || {
                     let lines = look_up(&path, &[did])?.lines.remove(&did).unwrap_or_default();
                     Ok(PeerLog::of_lines(did, &lines, &*verifier))
                 })
@@ -206,7 +210,8 @@ pub fn look_up(path: &Path, dids: &[Did]) -> Result<Dumped, DumpError> {
     }
     let mut dumped = Dumped::default();
     dumped.lines.extend(dids.iter().map(|did| (*did, Vec::new())));
-    for block in Dump::open(path)? {
+    let mut blocks = DumpReader::start(Dump::open(path)?);
+    while let Some(block) = blocks.next_blocking() {
         for (_, line) in block? {
             let Ok(named) = serde_json::from_slice::<NamedLine>(&line) else { continue };
             dumped.latest = dumped.latest.max(named.created_at.parse().ok());

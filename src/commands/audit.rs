@@ -13,7 +13,8 @@ use crate::audit::{
     CheckError, CheckedIdentity, Checker, Depth, NewestOperations, Order, Pages, Peer, PeerError,
     PeerLog, Suspicion, Sweep, SweepError, SweepFile, SweepScope, SweptExport,
 };
-use crate::printable::printable;
+use crate::blocking;
+use crate::escape::printable;
 use crate::store::Store;
 use anyhow::{Context, bail};
 use did_plc::{Did, Timestamp};
@@ -355,7 +356,9 @@ impl Auditor {
         newest: &mut NewestOperations,
         summary: &mut Summary,
     ) -> anyhow::Result<()> {
-        let Dumped { mut lines, latest } = tokio::task::block_in_place(|| look_up(path, &dids))?;
+        let look_up = || look_up(path, &dids);
+        let Dumped { mut lines, latest } =
+            blocking::run_here("looking identities up in a dump", look_up)?;
         if latest.is_none() {
             bail!("there is no entry of a log in it");
         }

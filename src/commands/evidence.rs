@@ -3,8 +3,8 @@
 
 use std::io::Write;
 
-use crate::offline::{Finding, OfflineJudge};
-use crate::printable::printable;
+use crate::audit::{DumpJudge, Finding};
+use crate::escape::printable;
 use anyhow::Context;
 use bytes::Bytes;
 use did_plc::entry::Received;
@@ -135,7 +135,7 @@ fn judge_log(log: &[&RawValue], verifier: &dyn Verifier) -> anyhow::Result<(u64,
         .zip(log)
         .map(|(number, entry)| (number, Bytes::copy_from_slice(entry.get().as_bytes())))
         .collect();
-    let mut judge = OfflineJudge::new(verifier);
+    let mut judge = DumpJudge::new(verifier);
     let mut findings = judge.judge(&block).context("judging the evidence")?;
     let (flags, summary) = judge.finish();
     findings.extend(flags);

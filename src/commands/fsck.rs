@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use crate::fsck::{self, StoreDamage};
+use crate::audit::fsck::{self, StoreDamage};
 use crate::store::Store;
 
 use super::progress::Meter;

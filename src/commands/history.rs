@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use crate::audit::{OperationVerdict, Peer};
-use crate::printable::printable;
+use crate::escape::printable;
 use crate::store::{Store, StoredOperation};
 use anyhow::Context;
 use did_plc::history::{History, HistoryEntry, Judgement};

@@ -3,15 +3,12 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
+use crate::blocking;
+use crate::follow::{Import, Imported};
 use crate::store::Store;
-use crate::sync::{BatchJudge, Lines, NotJson, Parts};
-use crate::upstream::{Block, Dump, DumpError};
-use did_plc::Timestamp;
-use did_plc::signature::Verifier;
-use tokio::sync::{mpsc, watch};
+use crate::upstream::Dump;
 
 use super::progress::Meter;
 
@@ -40,22 +37,22 @@ pub struct Args {
     signatures: super::Signatures,
 }
 
-/// Blocks that wait while others are judged and written.
-const BLOCKS_AHEAD: usize = 4;
-
 /// Runs the command.
 pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let dump = Dump::open(&args.file)?;
+    let file = args.file.clone();
+    let dump = blocking::run("opening a dump", move || Dump::open(&file)).await?;
     let name = dump.name().to_owned();
     let store = Store::open(&args.database.url).await?;
-    let upstream = args.upstream.trim_end_matches('/');
-    let (lease, source) = store.follow(upstream).await?;
-    store.set_durability(false).await?;
+    let progress = dump.progress();
+    let meter = Meter::bytes(&format!("importing {name}"), progress.total);
     let begun = Instant::now();
-    let result = import(&store, &lease, source.cursor, upstream, args.signatures.verifier(), dump);
-    let imported = result.await;
-    store.set_durability(true).await?;
-    store.release(lease).await?;
+    let import = Import {
+        store: &store,
+        upstream: args.upstream.trim_end_matches('/'),
+        verifier: args.signatures.verifier(),
+    };
+    let imported = import.run(dump, || meter.set(progress.read())).await;
+    meter.finish();
     let Imported { lines, accepted, known, refused } = imported?;
     writeln!(
         std::io::stdout(),
@@ -63,88 +60,4 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
         begun.elapsed().as_secs_f64()
     )?;
     Ok(ExitCode::SUCCESS)
-}
-
-#[derive(Default)]
-struct Imported {
-    lines: usize,
-    accepted: usize,
-    known: usize,
-    refused: usize,
-}
-
-async fn import(
-    store: &Store,
-    lease: &crate::store::Lease,
-    stored_cursor: i64,
-    upstream: &str,
-    verifier: Arc<dyn Verifier>,
-    dump: Dump,
-) -> anyhow::Result<Imported> {
-    let progress = dump.progress();
-    let meter = Meter::bytes(&format!("importing {}", dump.name()), progress.total);
-    let (committed, committed_rx) = watch::channel(0);
-    let mut judge =
-        BatchJudge::new(store.clone(), verifier, upstream.to_owned(), committed_rx).await?;
-    let mut blocks = read_ahead(dump);
-    let mut imported = Imported::default();
-    let mut cursor = stored_cursor;
-    let mut continues = None;
-    while let Some(block) = blocks.recv().await {
-        let block = block?;
-        let lines: Vec<_> = block.into_iter().map(|(_, line)| line).collect();
-        imported.lines += lines.len();
-        let continues = *continues.get_or_insert_with(|| continues_from(&lines, stored_cursor));
-        let Parts { parts, cursor: after, .. } = judge
-            .split(Lines {
-                lines,
-                received_at: Timestamp::from(SystemTime::now()),
-                cursor,
-                caught_up: false,
-                live: false,
-                not_json: NotJson::Keep,
-            })
-            .await;
-        for part in parts {
-            let mut prepared = judge.judge(part).await?;
-            if !continues {
-                prepared.commit.cursor_before = stored_cursor;
-                prepared.commit.cursor_after = stored_cursor;
-            }
-            store.commit(lease, &prepared.commit).await?;
-            committed.send_replace(prepared.batch);
-            imported.accepted += prepared.commit.operations.len();
-            imported.known += prepared.known;
-            imported.refused += prepared.commit.refusals.len();
-        }
-        if continues {
-            cursor = after;
-        }
-        meter.set(progress.read());
-    }
-    meter.finish();
-    Ok(imported)
-}
-
-/// Whether a dump leaves no gap after the stored cursor.
-fn continues_from(lines: &[bytes::Bytes], cursor: i64) -> bool {
-    #[derive(serde::Deserialize)]
-    struct Numbered {
-        seq: i64,
-    }
-    let first = lines.first().and_then(|line| serde_json::from_slice::<Numbered>(line).ok());
-    first.is_some_and(|Numbered { seq }| seq <= cursor.saturating_add(1))
-}
-
-/// Reads the dump on a thread of its own.
-fn read_ahead(dump: Dump) -> mpsc::Receiver<Result<Block, DumpError>> {
-    let (sender, blocks) = mpsc::channel(BLOCKS_AHEAD);
-    std::thread::spawn(move || {
-        for block in dump {
-            if sender.blocking_send(block).is_err() {
-                break;
-            }
-        }
-    });
-    blocks
 }

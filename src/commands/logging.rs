@@ -13,7 +13,7 @@ const QUIET: &str = "warn,crate::commands::progress=info";
 /// How the log looks.
 #[derive(Debug, clap::Args)]
 pub struct Logging {
-    /// Levels, as `info` or by module as `warn,crate::sync=debug`.
+    /// Levels, as `info` or by module as `warn,plc_replica::follow=debug`.
     #[arg(long, env = "PLC_LOG", value_name = "LEVELS", default_value = "info", value_parser = levels)]
     log: String,
     /// Form of the log: `human`, or `json` with an object a line.
@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn what_is_no_level_is_refused() {
-        for text in ["info", "WARN", "off", "warn,crate::sync=debug", "", QUIET] {
+        for text in ["info", "WARN", "off", "warn,plc_replica::follow=debug", "", QUIET] {
             assert_eq!(levels(text).as_deref(), Ok(text));
         }
         for text in ["verbos", "info,plc_replica", "plc_replica=verbos"] {

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use crate::printable::printable;
+use crate::escape::printable;
 use crate::store::{Store, StoredRefusal};
 
 /// List the operations that were refused, with the reason and what was received.

@@ -6,11 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::audit::{Checker, Peer, Watch, WatchSettings};
-use crate::index;
+use crate::follow::{Follower, keep_claims_index};
 use crate::live::{Feed, Status};
 use crate::serve::{self, ReadThrough, ServeSettings, ServeState};
 use crate::store::{Store, StoreError};
-use crate::sync::Follower;
 use crate::upstream::{ExportClient, Limits};
 use anyhow::Context;
 use tokio::net::TcpListener;
@@ -176,7 +175,7 @@ async fn work(
     beside.spawn(watch(&follower, settings).run(shutdown.clone()));
     if args.index == "on" {
         let (store, status) = (follower.store.clone(), Arc::clone(&follower.status));
-        beside.spawn(index::keep(store, status, shutdown.clone()));
+        beside.spawn(keep_claims_index(store, status, shutdown.clone()));
     }
     beside.spawn(serve::run(listener, state(args, &follower), shutdown.clone()));
     let followed = follower.run(shutdown.clone()).await;

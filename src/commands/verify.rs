@@ -3,12 +3,11 @@
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::mpsc;
 use std::time::Instant;
 
-use crate::offline::{Finding, OfflineJudge, Summary};
-use crate::printable::printable;
-use crate::upstream::{Block, Dump, DumpError, MAX_ENTRY, Progress};
+use crate::audit::{DumpJudge, Finding, Summary};
+use crate::escape::printable;
+use crate::upstream::{Block, Dump, DumpReader, MAX_ENTRY};
 use anyhow::Context;
 use bytes::Bytes;
 use did_plc::signature::Verifier;
@@ -37,9 +36,6 @@ pub struct Args {
     signatures: super::Signatures,
 }
 
-/// Blocks that wait while others are judged; a block is at most some megabytes.
-const BLOCKS_AHEAD: usize = 4;
-
 /// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let verifier = args.signatures.verifier();
@@ -62,24 +58,22 @@ fn verify(
     let name = dump.name().to_owned();
     let progress = dump.progress();
     let begun = Instant::now();
-    let mut judge = OfflineJudge::new(verifier);
+    let mut judge = DumpJudge::new(verifier);
     let meter = Meter::bytes(&format!("verifying {name}"), progress.total);
     let (mut is_evidence, mut records, mut records_verify) = (false, 0_u64, true);
-    read_ahead(dump, |blocks| -> anyhow::Result<()> {
-        for block in blocks {
-            let (entries, found) = tell_apart(block?);
-            is_evidence |= found.is_some();
-            for record in found.into_iter().flatten() {
-                records += 1;
-                records_verify &= meter.suspend(|| record.verify(json, verifier, out))?;
-            }
-            for finding in judge.judge(&entries)? {
-                meter.suspend(|| print_finding(&finding, json, out))?;
-            }
-            meter.set(Progress::read(&progress));
+    let mut blocks = DumpReader::start(dump);
+    while let Some(block) = blocks.next_blocking() {
+        let (entries, found) = tell_apart(block?);
+        is_evidence |= found.is_some();
+        for record in found.into_iter().flatten() {
+            records += 1;
+            records_verify &= meter.suspend(|| record.verify(json, verifier, out))?;
         }
-        Ok(())
-    })?;
+        for finding in judge.judge(&entries)? {
+            meter.suspend(|| print_finding(&finding, json, out))?;
+        }
+        meter.set(progress.read());
+    }
     meter.finish();
     let (findings, summary) = judge.finish();
     for finding in findings {
@@ -111,24 +105,6 @@ fn tell_apart(block: Block) -> (Block, Option<Vec<evidence::Record>>) {
     };
     let entries = block.into_iter().filter_map(&mut entry).collect();
     (entries, records)
-}
-
-/// Reads and decompresses on a thread of its own, ahead of what is done with it.
-fn read_ahead<T>(
-    dump: Dump,
-    work: impl FnOnce(mpsc::Receiver<Result<Block, DumpError>>) -> T,
-) -> T {
-    let (sender, blocks) = mpsc::sync_channel(BLOCKS_AHEAD);
-    std::thread::scope(|scope| {
-        scope.spawn(move || {
-            for block in dump {
-                if sender.send(block).is_err() {
-                    break;
-                }
-            }
-        });
-        work(blocks)
-    })
 }
 
 fn print_finding(finding: &Finding, json: bool, out: &mut impl Write) -> anyhow::Result<()> {

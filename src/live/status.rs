@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, Ordering};
 use std::time::Duration;
 
+use metrics::gauge;
+
 use crate::store::Source;
 use did_plc::Timestamp;
 
@@ -69,13 +71,13 @@ impl Status {
 
     /// The upstream has sent everything up to this sequence number. Less than before when it is read
     /// again from where the store is.
-    pub fn received(&self, sequence: i64) {
+    pub fn set_received(&self, sequence: i64) {
         self.received.store(sequence, Ordering::Release);
     }
 
     /// A batch that was received at this time was committed: the cursor afterwards, and the latest
     /// `createdAt` in it.
-    pub fn committed(&self, sequence: i64, latest: Option<Timestamp>, received_at: Timestamp) {
+    pub fn set_committed(&self, sequence: i64, latest: Option<Timestamp>, received_at: Timestamp) {
         self.sequence.fetch_max(sequence, Ordering::Release);
         // One that is dated into the future does not make the picture any newer.
         if let Some(latest) = latest.map(|latest| latest.min(received_at)) {
@@ -90,12 +92,12 @@ impl Status {
     }
 
     /// The upstream said something, if only that it is there.
-    pub fn heard(&self, at: Timestamp) {
+    pub fn set_heard(&self, at: Timestamp) {
         self.last_word.fetch_max(at.millis(), Ordering::Release);
     }
 
     /// Everything that the upstream had at this time is committed.
-    pub fn current(&self, at: Timestamp) {
+    pub fn set_complete_at(&self, at: Timestamp) {
         self.as_of.fetch_max(at.millis(), Ordering::Release);
         self.caught_up.store(true, Ordering::Release);
     }
@@ -142,6 +144,26 @@ impl Status {
         self.as_of().map(|at| now.since(at))
     }
 
+    /// States all of this as metrics.
+    pub fn state_metrics(&self, now: Timestamp) {
+        let (received, committed) = (self.received_sequence(), self.sequence());
+        gauge!("plc_received_cursor").set(received as f64);
+        gauge!("plc_cursor").set(committed as f64);
+        gauge!("plc_lag_operations").set((received - committed).max(0) as f64);
+        gauge!("plc_caught_up").set(f64::from(u8::from(self.caught_up())));
+        if let Some(lag) = self.lag(now) {
+            gauge!("plc_lag_seconds").set(lag.as_secs_f64());
+        }
+        if let Some(silence) = self.upstream_age(now) {
+            gauge!("plc_upstream_silence_seconds").set(silence.as_secs_f64());
+        }
+        let doing = self.mode();
+        for mode in [Mode::CatchingUp, Mode::Live, Mode::Waiting, Mode::Idle] {
+            let is = f64::from(u8::from(mode == doing));
+            gauge!("plc_mode", "mode" => mode.name()).set(is);
+        }
+    }
+
     /// What the follower is doing.
     pub fn mode(&self) -> Mode {
         [Mode::CatchingUp, Mode::Live, Mode::Waiting]
@@ -175,22 +197,22 @@ mod tests {
         assert_eq!(status.upstream(), "https://plc.example");
         assert_eq!((status.sequence(), status.as_of(), status.caught_up()), (0, None, false));
 
-        status.committed(7, Some(at(1_000)), at(2_000));
-        status.heard(at(90_000));
+        status.set_committed(7, Some(at(1_000)), at(2_000));
+        status.set_heard(at(90_000));
         assert_eq!((status.sequence(), status.as_of()), (7, Some(at(1_000))));
         assert_eq!(status.lag(at(91_000)), Some(Duration::from_secs(90)));
         assert_eq!(status.upstream_age(at(91_000)), Some(Duration::from_secs(1)));
 
-        status.current(at(90_000));
+        status.set_complete_at(at(90_000));
         // An operation that was accepted late changes nothing about how far we are.
-        status.committed(5, Some(at(500)), at(90_000));
+        status.set_committed(5, Some(at(500)), at(90_000));
         assert_eq!((status.sequence(), status.as_of()), (7, Some(at(90_000))));
         assert_eq!(status.last_operation(), Some(at(1_000)));
         assert!(status.caught_up());
         status.set_back(6);
         assert_eq!((status.sequence(), status.as_of()), (6, Some(at(90_000))));
 
-        status.committed(8, Some(at(4_000_000_000_000)), at(95_000));
+        status.set_committed(8, Some(at(4_000_000_000_000)), at(95_000));
         assert_eq!(status.lag(at(100_000)), Some(Duration::from_secs(5)));
     }
 

@@ -10,7 +10,7 @@ use tower_http::CompressionLevel;
 use tower_http::compression::predicate::SizeAbove;
 use tower_http::compression::{CompressionBody, CompressionLayer};
 
-use crate::cores::on_cores;
+use crate::blocking;
 
 use super::error::ServeError;
 
@@ -37,7 +37,8 @@ pub async fn gather(answer: Response<CompressionBody<Body>>) -> Result<Response,
     let compressed = if body.get_ref().size_hint().lower() < LARGE {
         body.collect().await
     } else {
-        on_cores(move || futures::executor::block_on(body.collect())).await
+        let compress = move || futures::executor::block_on(body.collect());
+        blocking::run("compressing an answer", compress).await
     };
     Ok(match compressed {
         Ok(body) => Response::from_parts(parts, body.to_bytes().into()),

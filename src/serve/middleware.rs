@@ -169,7 +169,7 @@ fn panicked(panic: Box<dyn Any + Send>) -> Answer {
         .downcast_ref::<String>()
         .map(String::as_str)
         .or_else(|| panic.downcast_ref::<&str>().copied());
-    tracing::error!(message = message.unwrap_or("no message"), "a request panicked");
+    tracing::error!(panic = message.unwrap_or_default(), "a request panicked");
     ServeError::Bug.into_response()
 }
 
@@ -206,10 +206,11 @@ mod tests {
         async fn panics() -> &'static str {
             panic!("a bug")
         }
-        async fn panics_on_cores() -> &'static str {
-            crate::cores::on_cores(|| panic!("a bug")).await
+        async fn panics_while_blocking() -> &'static str {
+            crate::blocking::run("testing", || panic!("a bug")).await
         }
-        let routes = || Router::new().route("/a", get(panics)).route("/b", get(panics_on_cores));
+        let routes =
+            || Router::new().route("/a", get(panics)).route("/b", get(panics_while_blocking));
         for path in ["/a", "/b"] {
             let (status, answer) = ask(routes(), path).await;
             assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);

@@ -25,7 +25,7 @@ use did_plc::history::{History, HistoryEntry};
 use did_plc::signature::Verifier;
 use did_plc::{Did, Timestamp};
 
-use crate::cores::on_cores;
+use crate::blocking;
 use crate::metrics;
 
 /// Requests to the upstream, sent or waiting for their turn. With the usual budget a turn comes
@@ -223,7 +223,7 @@ impl ReadThrough {
         };
         let verifier = Arc::clone(&self.verifier);
         let judged = move || History::of_audit_log(did, &log, &*verifier);
-        match on_cores(judged).await {
+        match blocking::run("judging an audit log", judged).await {
             Ok(history) if history.is_empty() => Fetched::Unknown,
             Ok(history) => match operations(&history) {
                 Some(operations) => Fetched::Known(Arc::new(operations)),

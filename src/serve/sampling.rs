@@ -9,7 +9,6 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::live::Status;
-use crate::metrics;
 use crate::store::{Statistics, Store};
 
 use super::clock::now;
@@ -81,8 +80,8 @@ impl Sampling<'_> {
         let mut count = 0u32;
         let mut quick = false;
         while self.shutdown.run_until_cancelled(intervals.tick()).await.is_some() {
-            metrics::follow(self.status, now());
-            metrics::load(self.store.load());
+            self.status.state_metrics(now());
+            self.store.load().state_metrics();
             let is_minute = count.is_multiple_of(SAMPLES_A_MINUTE);
             if is_minute {
                 self.samples.add_minute(self.status.sequence());
@@ -101,7 +100,7 @@ impl Sampling<'_> {
         let read = timeout(STATISTICS_TIMEOUT, self.store.statistics());
         let read = self.shutdown.run_until_cancelled(read).await;
         if let Some(Ok(Ok(statistics))) = read {
-            metrics::store(&statistics);
+            statistics.state_metrics();
             self.samples.change(|latest| latest.statistics = Some(statistics));
         }
     }

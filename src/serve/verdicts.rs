@@ -7,7 +7,7 @@ use http::HeaderMap;
 use serde::Serialize;
 
 use crate::audit::OperationVerdict;
-use crate::cores::on_cores;
+use crate::blocking;
 use crate::store::StoredOperation;
 use did_plc::{Did, History, Timestamp};
 
@@ -59,5 +59,5 @@ async fn body(server: &Server, did: Did, history: Vec<StoredOperation>) -> Vec<u
         serde_json::to_vec(&body).unwrap_or_default()
     };
     // A panic of the rules is not this server's end; the connection's guard answers 500.
-    on_cores(judged).await
+    blocking::run("judging a history", judged).await
 }

@@ -1,8 +1,8 @@
 //! The store: every accepted operation, every refused one, and the position of the follower, on
 //! Postgres or SQLite.
 //!
-//! The store decides nothing about operations. [`crate::sync`] judges a batch and hands over a
-//! [`Commit`] with everything that follows from it; the store writes all of it in one
+//! The store decides nothing about operations. Who follows hands over a [`Commit`] with
+//! everything that follows from the verdicts on a batch; the store writes all of it in one
 //! transaction or nothing, and only for the follower that holds the lease at the position that
 //! the commit starts from.
 

@@ -1,5 +1,7 @@
 //! Figures about a store.
 
+use metrics::gauge;
+
 use super::claims::ClaimsIndex;
 
 /// What the store holds, for a status page and for metrics.
@@ -21,6 +23,21 @@ pub struct Statistics {
     pub claims_bytes: u64,
 }
 
+impl Statistics {
+    /// States all of this as metrics.
+    pub fn state_metrics(&self) {
+        gauge!("plc_store_operations").set(self.operations as f64);
+        gauge!("plc_store_identities").set(self.identities as f64);
+        gauge!("plc_store_refusals").set(self.refusals as f64);
+        gauge!("plc_store_open_divergences").set(self.open_divergences as f64);
+        gauge!("plc_store_bytes").set(self.bytes as f64);
+        if let Some(index) = self.claims {
+            gauge!("plc_index_bytes").set(self.claims_bytes as f64);
+            gauge!("plc_index_behind_operations").set((index.highest - index.sequence) as f64);
+        }
+    }
+}
+
 /// What a store's connections are doing, for metrics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Load {
@@ -30,4 +47,14 @@ pub struct Load {
     pub idle: usize,
     /// Reads that wait for a connection.
     pub waiting: usize,
+}
+
+impl Load {
+    /// States all of this as metrics.
+    pub fn state_metrics(&self) {
+        for (state, connections) in [("busy", self.busy), ("idle", self.idle)] {
+            gauge!("plc_store_connections", "state" => state).set(connections as f64);
+        }
+        gauge!("plc_store_waiting").set(self.waiting as f64);
+    }
 }

@@ -1,6 +1,6 @@
 //! The live stream of an upstream, over a WebSocket.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
@@ -13,7 +13,12 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
 
-use super::{Batch, ExportClient, Limits, Origin, Priority, UpstreamFault, now};
+use super::batch::{Batch, Origin};
+use super::budget::Priority;
+use super::client::ExportClient;
+use super::fault::UpstreamFault;
+use super::limits::Limits;
+use did_plc::Timestamp;
 
 /// An open `/export/stream`. It is read only while somebody waits in [`Stream::next`]: for a
 /// consumer that is busy the operating system holds the messages, and after that the upstream.
@@ -146,7 +151,8 @@ impl Stream {
     fn take(&mut self) -> Batch {
         self.gathered_bytes = 0;
         let lines = std::mem::take(&mut self.gathered);
-        Batch { lines, received_at: now(), origin: Origin::Stream }
+        let received_at = Timestamp::from(SystemTime::now());
+        Batch { lines, received_at, origin: Origin::Stream }
     }
 }
 

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use did_plc::Timestamp;
 use did_plc::signature::{PlainVerifier, Signed, UnsupportedKey, Verifier};
+use plc_replica::audit::DumpJudge;
 use plc_replica::audit::{
     Checker, NewestOperations, Order, Pages, Peer, Sweep, Watch, WatchSettings,
 };
+use plc_replica::follow::Follower;
 use plc_replica::live::{Feed, Mode, Status};
-use plc_replica::offline::OfflineJudge;
 use plc_replica::serve::{self, ReadThrough, ServeSettings, ServeState};
 use plc_replica::store::{Store, StoredDivergence};
-use plc_replica::sync::Follower;
 use plc_replica::upstream::{ExportClient, Limits};
 use plc_testkit::builder::{Story, Told};
 use tokio::net::TcpListener;
@@ -172,7 +172,7 @@ fn verify(log: &str) -> Vec<String> {
         .enumerate()
         .map(|(index, entry)| (index as u64 + 1, entry.get().to_owned().into()))
         .collect();
-    let mut judge = OfflineJudge::new(&PlainVerifier);
+    let mut judge = DumpJudge::new(&PlainVerifier);
     let mut findings = judge.judge(&block).unwrap();
     findings.extend(judge.finish().0);
     findings.into_iter().map(|finding| finding.kind).collect()

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use did_plc::claim::{Kind, Value, claims};
 use did_plc::signature::PlainVerifier;
 use did_plc::{Did, Operation};
-use plc_replica::fsck;
+use plc_replica::audit::fsck;
 use plc_replica::live::Feed;
 use plc_replica::serve::ServeSettings;
 use plc_replica::store::claims::pairs;

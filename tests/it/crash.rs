@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use did_plc::signature::PlainVerifier;
-use plc_replica::fsck;
+use plc_replica::audit::fsck;
 use plc_replica::store::{Store, StoredOperation, StoredRefusal};
 
 use crate::follow::{Place, lives_with_attacks, places};
@@ -25,7 +25,7 @@ fn start(place: &Place, upstream: &str) -> Child {
         .args(["serve", "--listen", "127.0.0.1:0", "--upstream-requests-per-minute", "0"])
         .args(["--audit-requests-per-minute", "0", "--read-through", "off"])
         .args(["--database", &place.url, "--upstream", upstream])
-        .env("PLC_LOG", "warn,plc_replica::sync=debug")
+        .env("PLC_LOG", "warn,plc_replica::follow=debug")
         .stderr(Stdio::piped())
         .spawn()
         .unwrap()

@@ -1,6 +1,7 @@
 //! Integration tests, one binary with a module a theme.
 
 mod alerts;
+mod architecture;
 mod audit;
 mod audit_command;
 mod claims;
@@ -10,6 +11,7 @@ mod crash;
 mod explorer;
 mod export;
 mod follow;
+mod import;
 mod limits;
 mod logging;
 mod ops;

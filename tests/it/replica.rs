@@ -136,15 +136,15 @@ impl Replica {
         self.state.store.commit(&self.lease, &commit).await.unwrap();
         self.cursor = commit.cursor_after;
         let latest = commit.operations.iter().map(|operation| operation.created_at).max();
-        self.state.status.committed(self.cursor, latest, now());
+        self.state.status.set_committed(self.cursor, latest, now());
         commit.operations
     }
 
     /// The log has been read to its end.
     pub fn caught_up(&self) {
         self.state.status.set_mode(Mode::Live);
-        self.state.status.heard(now());
-        self.state.status.current(now());
+        self.state.status.set_heard(now());
+        self.state.status.set_complete_at(now());
     }
 
     pub async fn get(&self, path: &str) -> Answer {

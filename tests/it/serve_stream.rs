@@ -265,7 +265,7 @@ async fn cursors_that_cannot_be_followed_are_told_why() {
         assert_eq!(closed(&mut client).await, (1000, "FutureCursor".to_owned()));
     }
     // The last number may be that of an operation that was refused.
-    replica.state.status.committed(3, None, now());
+    replica.state.status.set_committed(3, None, now());
     hears_nothing(&mut connect(&replica, "?cursor=3").await).await;
 
     let week = ServeSettings::default().stream_catch_up;

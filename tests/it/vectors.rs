@@ -7,7 +7,7 @@ use bytes::Bytes;
 use did_plc::entry::Undecodable;
 use did_plc::signature::{PlainVerifier, Verifier};
 use did_plc::{Did, Refusal, Verdict};
-use plc_replica::judge::{self, Candidate, Group, Place};
+use plc_replica::judge::{self, Candidate, Group, LineRef};
 
 use crate::shared;
 
@@ -21,18 +21,14 @@ pub fn judge_log(
     let mut candidates = Vec::new();
     for (index, result) in decoded.iter().enumerate() {
         match result {
-            Ok(received) => candidates.push(Candidate {
-                place: Place::Line(index),
-                received: received.clone(),
-                number_held_by: None,
-            }),
+            Ok(received) => candidates.push(Candidate::new(index, received.clone())),
             Err(other) if other.refusal.is_of_line() => panic!("line {index}: {other:?}"),
             Err(Undecodable { refusal, .. }) => verdicts[index] = Some(refusal.kind()),
         }
     }
     let mut groups = judge::group(candidates.into_iter());
     for judged in judge::judge(&mut groups, verifier) {
-        let Place::Line(index) = judged.candidate.place else { unreachable!() };
+        let LineRef::New(index) = judged.candidate.line else { unreachable!() };
         if let Verdict::Refused(refusal) = judged.verdict {
             verdicts[index] = Some(Refusal::kind(&refusal));
         }

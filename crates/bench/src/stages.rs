@@ -10,7 +10,7 @@ use bytes::Bytes;
 use did_plc::entry::Received;
 use did_plc::signature::{Signed, UnsupportedKey, Verifier};
 use did_plc::{Cid, Operation, Verdict};
-use plc_replica::judge::{self, Candidate, Place};
+use plc_replica::judge::{self, Candidate};
 use plc_replica::store::codec::{Interned, Packer};
 use plc_replica::upstream::{ExportClient, Limits};
 
@@ -119,9 +119,8 @@ fn judge_all(received: Vec<Received>, verifier: &dyn Verifier) -> anyhow::Result
     let mut chains = ahash::AHashMap::new();
     let mut received = received.into_iter().peekable();
     while received.peek().is_some() {
-        let candidates = received.by_ref().take(BATCH).enumerate().map(|(index, received)| {
-            Candidate { place: Place::Line(index), received, number_held_by: None }
-        });
+        let batch = received.by_ref().take(BATCH).enumerate();
+        let candidates = batch.map(|(index, received)| Candidate::new(index, received));
         let mut groups = judge::group(candidates);
         for (did, group) in &mut groups {
             group.chain = chains.remove(did).unwrap_or_default();

@@ -106,7 +106,7 @@ impl Received {
         let line = str::from_utf8(line).map_err(|error| Undecodable::not_json(&error))?;
         let entry = Entry::read(line).map_err(|error| undecodable(line, &error))?;
         if let Some(kind) = entry.kind.as_deref().filter(|&kind| kind != SEQUENCED_OPERATION) {
-            return Err(Undecodable::of_unknown_type(kind, entry.seq));
+            return Err(Undecodable::of_unknown_type(kind, entry.cid.to_string(), entry.seq));
         }
         Received::from_entry(&entry).map_err(|refusal| Undecodable {
             did: entry.did.to_string(),
@@ -144,16 +144,14 @@ impl Received {
 }
 
 impl Undecodable {
-    fn of_line(sequence: Option<i64>, refusal: Refusal) -> Undecodable {
-        Undecodable { did: String::new(), cid: String::new(), sequence, refusal }
-    }
-
     fn not_json(error: &impl ToString) -> Undecodable {
-        Undecodable::of_line(None, Refusal::NotJson { reason: error.to_string() })
+        let refusal = Refusal::NotJson { reason: error.to_string() };
+        Undecodable { did: String::new(), cid: String::new(), sequence: None, refusal }
     }
 
-    fn of_unknown_type(stated: &str, sequence: Option<i64>) -> Undecodable {
-        Undecodable::of_line(sequence, Refusal::UnknownType { stated: stated.to_owned() })
+    fn of_unknown_type(stated: &str, cid: String, sequence: Option<i64>) -> Undecodable {
+        let refusal = Refusal::UnknownType { stated: stated.to_owned() };
+        Undecodable { did: String::new(), cid, sequence, refusal }
     }
 }
 
@@ -176,7 +174,7 @@ fn undecodable(line: &str, error: &serde_json::Error) -> Undecodable {
     let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
     match envelope.r#type.as_str() {
         Some(stated) if stated != SEQUENCED_OPERATION => {
-            Undecodable::of_unknown_type(stated, envelope.seq.as_i64())
+            Undecodable::of_unknown_type(stated, text(&envelope.cid), envelope.seq.as_i64())
         }
         _ => Undecodable {
             did: text(&envelope.did),

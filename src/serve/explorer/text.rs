@@ -6,7 +6,7 @@
 
 use maud::{Markup, Render, html};
 
-use crate::printable::is_hidden;
+use crate::escape::is_hidden;
 
 /// Characters of a text that are shown at once: a key, a host and most URLs are shorter.
 const SHOWN: usize = 160;

@@ -193,7 +193,7 @@ impl Shared {
 impl Sqlite {
     /// See [`crate::store::Store::keep_claims`].
     pub async fn keep_claims(&self) -> Result<(), StoreError> {
-        self.write(Shared::keep_claims).await
+        self.write("beginning the index of claims", Shared::keep_claims).await
     }
 
     /// See [`crate::store::Store::build_claims`]. A crash leaves pairs behind that are written
@@ -202,7 +202,9 @@ impl Sqlite {
         let Some((from, ..)) = self.shared.readers.with(index)? else { return Ok(()) };
         let (mut to, mut read, mut pairs) = (from, 0, Vec::new());
         while read < limit {
-            let page = self.long_read(move |shared| shared.pairs_after(to)).await?;
+            let page = self
+                .long_read("reading what operations claim", move |shared| shared.pairs_after(to))
+                .await?;
             let Some((last, rows, page)) = page else { break };
             to = last;
             read += rows;
@@ -212,9 +214,10 @@ impl Sqlite {
         pairs.dedup();
         for piece in pairs.chunks(ADDED_AT_ONCE) {
             let piece = piece.to_vec();
-            self.write(move |shared| shared.add_claims(&piece)).await?;
+            self.write("building the index of claims", move |shared| shared.add_claims(&piece))
+                .await?;
         }
-        self.write(move |shared| shared.move_claims(from, to)).await
+        self.write("building the index of claims", move |shared| shared.move_claims(from, to)).await
     }
 
     /// See [`crate::store::Store::claims_index`].
@@ -230,13 +233,14 @@ impl Sqlite {
         limit: usize,
     ) -> Result<Claimants, StoreError> {
         let range = claims::range(value, after.as_ref());
-        self.long_read(move |shared| shared.claimants(range, after, limit)).await
+        self.long_read("looking claimants up", move |shared| shared.claimants(range, after, limit))
+            .await
     }
 
     /// See [`crate::store::Store::absent_claims`].
     pub async fn absent_claims(&self, pairs: &[i64]) -> Result<Vec<i64>, StoreError> {
         let pairs = pairs.to_vec();
-        self.long_read(move |shared| {
+        self.long_read("checking the index of claims", move |shared| {
             shared.readers.with(|connection| {
                 let mut has = connection.prepare_cached(HAS)?;
                 let mut absent = Vec::new();

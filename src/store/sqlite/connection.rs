@@ -164,10 +164,11 @@ impl Readers {
             Some(connection) => connection,
             None => self.connect()?,
         };
-        self.lent.fetch_add(1, Ordering::Relaxed);
+        let lent = Lent::one_of(&self.lent);
         let result = read(&connection);
-        self.lent.fetch_sub(1, Ordering::Relaxed);
-        // One that failed may have hit a file that was replaced: a new one sees what is there now.
+        drop(lent);
+        // One that failed may have hit a file that was replaced: a new one sees what is there now. One whose
+        // reader panicked is closed with it.
         if result.is_ok() {
             let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
             if idle.len() < MAX_IDLE {
@@ -187,5 +188,21 @@ impl Readers {
         let connection = open(&self.path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         connection.pragma_update(None, "cache_size", -i64::from(READER_CACHE_KIB))?;
         Ok(connection)
+    }
+}
+
+/// A connection that is lent until this is dropped, by a panic too.
+struct Lent<'a>(&'a AtomicUsize);
+
+impl<'a> Lent<'a> {
+    fn one_of(all: &'a AtomicUsize) -> Lent<'a> {
+        all.fetch_add(1, Ordering::Relaxed);
+        Lent(all)
+    }
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -64,7 +64,7 @@ impl Sqlite {
             sequences.iter().copied().filter(|&sequence| sequence > 0).collect();
         sequences.sort_unstable();
         sequences.dedup();
-        self.long_read(move |shared| {
+        self.long_read("looking numbers up", move |shared| {
             shared.readers.with(|connection| {
                 let mut operations = Vec::new();
                 for sequence in sequences {
@@ -87,7 +87,7 @@ impl Sqlite {
         after: Option<Timestamp>,
         limit: usize,
     ) -> Result<Vec<StoredOperation>, StoreError> {
-        self.long_read(move |shared| {
+        self.long_read("reading the log by time", move |shared| {
             shared.readers.with(|connection| {
                 let after = after.map_or(i64::MIN, Timestamp::millis);
                 let parameters = (after, limit as i64);
@@ -114,7 +114,7 @@ impl Sqlite {
         sql: &'static str,
         parameters: impl Params + Send + 'static,
     ) -> Result<Vec<StoredOperation>, StoreError> {
-        self.long_read(move |shared| {
+        self.long_read("reading the log by number", move |shared| {
             shared.readers.with(|connection| select(connection, &shared.interned, sql, parameters))
         })
         .await

@@ -19,6 +19,7 @@ mod rows;
 #[cfg(test)]
 mod tests;
 mod write;
+mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize};
@@ -28,9 +29,10 @@ use tokio::sync::Semaphore;
 
 use self::connection::{MIGRATIONS, Readers};
 use self::recent::Recent;
-use self::write::Writer;
+use self::writer::Writer;
 use super::StoreError;
 use super::codec::Interned;
+use crate::blocking;
 
 /// Reads of many rows that run at a time; more wait. Each has a connection with its own cache.
 const MAX_LONG_READS: usize = 8;
@@ -75,7 +77,7 @@ impl Sqlite {
         migrations: &'static [&'static str],
     ) -> Result<Sqlite, StoreError> {
         let path = path.to_owned();
-        blocking(move || {
+        blocking::run("opening the database", move || {
             let writer = Writer::open(&path, migrations)?;
             let interned = Interned::default();
             rows::load_interned(writer.connection(), &interned)?;
@@ -104,7 +106,8 @@ impl Sqlite {
     /// [`StoreError::Unusable`] when it is not.
     pub async fn open_existing(path: &Path) -> Result<Sqlite, StoreError> {
         let existing = path.to_owned();
-        blocking(move || connection::check_existing(&existing)).await?;
+        blocking::run("looking for the database", move || connection::check_existing(&existing))
+            .await?;
         Sqlite::open(path).await
     }
 }
@@ -114,25 +117,5 @@ impl Shared {
     /// that rolled back, and a writer that looks after what it remembers at its next commit.
     fn writer(&self) -> MutexGuard<'_, Writer> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The file whose name is that of the database with an addition.
-fn beside(path: &Path, addition: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(addition);
-    name.into()
-}
-
-/// Runs what takes longer than the threads of the server may be kept.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, StoreError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(error) => Err(StoreError::Unavailable(error.to_string())),
-        },
     }
 }

@@ -1,7 +1,7 @@
 //! Lookups: of identities, and of what is kept beside them.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, TryLockError};
 
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Params, Row};
@@ -9,7 +9,9 @@ use rusqlite::{Connection, OptionalExtension, Params, Row};
 use super::error::damaged;
 use super::recent::{Entry, Prefix, Recent};
 use super::rows::{self, divergence_columns, operation_columns, refusal_columns};
-use super::{Shared, Sqlite, blocking};
+use super::writer::beside;
+use super::{Shared, Sqlite};
+use crate::blocking;
 use crate::store::{
     Load, Source, Statistics, StoreError, StoredDivergence, StoredOperation, StoredRefusal,
 };
@@ -264,9 +266,10 @@ impl Drop for Waiting<'_> {
 }
 
 impl Sqlite {
-    /// Runs a read of many rows apart from the server's threads.
+    /// Runs a read of many rows apart from the server's threads. `doing` is what a panic in it is logged with.
     pub(super) async fn long_read<T: Send + 'static>(
         &self,
+        doing: &'static str,
         read: impl FnOnce(&Shared) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let shared = Arc::clone(&self.shared);
@@ -274,14 +277,15 @@ impl Sqlite {
         let waiting = Waiting::new(&self.shared.waiting);
         let _turn = self.shared.long_reads.acquire().await.ok();
         drop(waiting);
-        blocking(move || read(&shared)).await
+        blocking::run(doing, move || read(&shared)).await
     }
 
     /// See [`crate::store::Store::load`].
     pub fn load(&self) -> Load {
         let (lent, idle) = self.shared.readers.lent_and_idle();
         // The connection that writes is always open.
-        let writing = usize::from(self.shared.writer.try_lock().is_err());
+        let writer = self.shared.writer.try_lock();
+        let writing = usize::from(matches!(writer, Err(TryLockError::WouldBlock)));
         Load {
             busy: lent + writing,
             idle: idle + 1 - writing,
@@ -303,7 +307,7 @@ impl Sqlite {
         // Neighbours in the index one after the other.
         dids.sort_unstable();
         dids.dedup();
-        self.long_read(move |shared| {
+        self.long_read("reading histories", move |shared| {
             let mut prefixes: Vec<Prefix> = dids.iter().map(Prefix::of).collect();
             prefixes.dedup();
             shared.with_recent(
@@ -355,7 +359,7 @@ impl Sqlite {
 
     /// See [`crate::store::Store::next_identity`].
     pub async fn next_identity(&self, after: Option<Did>) -> Result<Option<Did>, StoreError> {
-        self.long_read(move |shared| {
+        self.long_read("looking for the next identity", move |shared| {
             let mut first = after.map_or(Prefix::FIRST, |did| Prefix::of(&did));
             loop {
                 let (entries, next) = shared.with_recent(
@@ -386,7 +390,7 @@ impl Sqlite {
         operations: usize,
     ) -> Result<Vec<StoredOperation>, StoreError> {
         let limit = operations.max(1);
-        self.long_read(move |shared| {
+        self.long_read("reading the next histories", move |shared| {
             let mut first = after.map_or(Prefix::FIRST, |did| Prefix::of(&did));
             loop {
                 let (entries, mut operations) = shared.with_recent(
@@ -416,7 +420,7 @@ impl Sqlite {
     ) -> Result<Vec<StoredRefusal>, StoreError> {
         let did = did.map(str::to_owned);
         let limit = limit as i64;
-        self.long_read(move |shared| {
+        self.long_read("reading refusals", move |shared| {
             shared.readers.with(|connection| match did {
                 None => all(connection, REFUSALS, (after_id, limit), rows::refusal),
                 Some(did) => all(connection, REFUSALS_OF, (after_id, limit, did), rows::refusal),
@@ -428,7 +432,7 @@ impl Sqlite {
     /// See [`crate::store::Store::refusals_awaiting`].
     pub async fn refusals_awaiting(&self, cids: &[Cid]) -> Result<Vec<StoredRefusal>, StoreError> {
         let cids = cids.to_vec();
-        self.long_read(move |shared| {
+        self.long_read("reading refusals that wait", move |shared| {
             shared.readers.with(|connection| {
                 let mut refusals = Vec::new();
                 for cid in &cids {
@@ -450,7 +454,7 @@ impl Sqlite {
     /// See [`crate::store::Store::awaited`].
     pub async fn awaited(&self, limit: usize) -> Result<Vec<Cid>, StoreError> {
         let limit = limit as i64;
-        self.long_read(move |shared| {
+        self.long_read("reading what refusals wait for", move |shared| {
             shared.readers.with(|connection| {
                 all(connection, AWAITED, [limit], |row| row.get(0).map(Cid::from_digest))
             })
@@ -469,7 +473,7 @@ impl Sqlite {
     ) -> Result<Vec<StoredDivergence>, StoreError> {
         let (did, kind) = (did.map(str::to_owned), kind.map(str::to_owned));
         let limit = limit as i64;
-        self.long_read(move |shared| {
+        self.long_read("reading divergences", move |shared| {
             shared.readers.with(|connection| match (did, open) {
                 (Some(did), _) => all(
                     connection,
@@ -490,7 +494,7 @@ impl Sqlite {
 
     /// See [`crate::store::Store::statistics`].
     pub async fn statistics(&self) -> Result<Statistics, StoreError> {
-        self.long_read(|shared| {
+        self.long_read("counting rows", |shared| {
             let counted = shared.readers.with(|connection| {
                 let mut statement = connection.prepare_cached(STATISTICS)?;
                 let count = |row: &Row, at| row.get::<_, i64>(at).map(i64::unsigned_abs);
@@ -504,7 +508,7 @@ impl Sqlite {
                     })
                 })?)
             })?;
-            let files = [shared.path.clone(), super::beside(&shared.path, "-wal")];
+            let files = [shared.path.clone(), beside(&shared.path, "-wal")];
             let sizes = files.iter().filter_map(|file| Some(file.metadata().ok()?.len()));
             let claims = shared.claims_index()?;
             let claims_bytes = claims.map_or(0, |index| index.pairs * BYTES_OF_A_PAIR);

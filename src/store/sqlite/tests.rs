@@ -51,7 +51,7 @@ async fn commit(store: &Sqlite, lease: &Lease, operations: &[StoredOperation]) {
 
 async fn index(store: &Sqlite, lease: &Lease) {
     let lease = lease.clone();
-    store.write(move |shared| shared.index_recent(&lease)).await.unwrap();
+    store.write("indexing", move |shared| shared.index_recent(&lease)).await.unwrap();
 }
 
 async fn assert_holds(store: &Sqlite, operations: &[StoredOperation]) {
@@ -285,6 +285,50 @@ async fn a_file_that_is_taken_away_is_missed() {
         assert!(reason.contains("plc.db"), "{reason}");
     }
     assert_eq!(std::fs::read(&file).unwrap(), b"", "nothing is written to the other one");
+}
+
+/// A bug in this program must not be waited out like a database that is away.
+#[tokio::test]
+async fn a_panic_is_logged_as_a_bug_and_the_store_goes_on() {
+    let folder = TempDir::new().unwrap();
+    let said = folder.path().join("log");
+    let file = Arc::new(std::fs::File::create(&said).unwrap());
+    let subscriber = tracing_subscriber::fmt().with_writer(file).with_ansi(false).finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let store = open(&folder).await;
+    let (lease, _) = store.follow(UPSTREAM).await.unwrap();
+
+    let (writing, of) = (store.clone(), lease.clone());
+    let written = tokio::spawn(async move {
+        writing
+            .write("testing the writer", move |shared| -> Result<(), StoreError> {
+                let mut writer = shared.writer();
+                let (_transaction, _) = writer.transaction(&of)?;
+                panic!("a bug in the middle of a transaction")
+            })
+            .await
+    });
+    assert!(written.await.unwrap_err().is_panic());
+    let reading = store.clone();
+    let read = tokio::spawn(async move {
+        reading
+            .long_read("testing a reader", |shared| -> Result<(), StoreError> {
+                shared.readers.with(|_| panic!("a bug while reading"))
+            })
+            .await
+    });
+    assert!(read.await.unwrap_err().is_panic());
+
+    let logged = std::fs::read_to_string(&said).unwrap();
+    for said in ["ERROR", "panicked while testing the writer", "in the middle of a transaction"] {
+        assert!(logged.contains(said), "{said}: {logged}");
+    }
+    assert!(logged.contains("panicked while testing a reader"), "{logged}");
+    assert!(!logged.contains("unavailable"), "{logged}");
+    let operations = super::tests::log(3);
+    commit(&store, &lease, &operations).await;
+    assert_holds(&store, &operations).await;
+    assert_eq!((store.load().busy, store.load().waiting), (0, 0));
 }
 
 /// What this version of the program has made, a later one finds whole, and this one leaves alone what

@@ -3,10 +3,11 @@
 use ahash::{AHashMap, AHashSet};
 use bytes::Bytes;
 
-use crate::judge::{Candidate, Group, Judged, Place};
+use super::cut::Part;
+use super::verdict::{Candidate, Group, Judged, LineRef};
 use crate::store::{Commit, DivergenceKind, NewDivergence, NewRefusal, Rejudged, StoredOperation};
 use did_plc::chain::Restated;
-use did_plc::entry::{Received, Undecodable};
+use did_plc::entry::Undecodable;
 use did_plc::{Did, Refusal, Timestamp, Verdict};
 
 /// A batch that only has to be written.
@@ -20,18 +21,37 @@ pub struct Prepared {
     pub known: usize,
 }
 
-/// A run of lines of a batch that is judged and committed at once.
-#[derive(Debug)]
-pub struct Part {
-    pub(super) lines: Vec<Bytes>,
-    pub(super) decoded: Vec<Result<Received, Undecodable>>,
-    pub(super) received_at: Timestamp,
-    pub(super) cursor_before: i64,
-    pub(super) cursor_after: i64,
-    pub(super) cursor_cid: Option<String>,
-    pub(super) caught_up: bool,
-    /// All of it came by the stream.
-    pub(super) live: bool,
+impl Prepared {
+    /// Takes the batch that was judged after this one into the same transaction.
+    pub fn join(&mut self, next: Prepared) {
+        let Commit {
+            cursor_before: _,
+            cursor_after,
+            cursor_cid,
+            operations,
+            nullified,
+            numbered,
+            refusals,
+            rejudged,
+            divergences,
+            received_at_millis,
+            caught_up,
+        } = next.commit;
+        self.batch = next.batch;
+        self.known += next.known;
+        if cursor_after != self.commit.cursor_after {
+            self.commit.cursor_cid = cursor_cid;
+        }
+        self.commit.cursor_after = cursor_after;
+        self.commit.operations.extend(operations);
+        self.commit.nullified.extend(nullified);
+        self.commit.numbered.extend(numbered);
+        self.commit.refusals.extend(refusals);
+        self.commit.rejudged.extend(rejudged);
+        self.commit.divergences.extend(divergences);
+        self.commit.received_at_millis = received_at_millis;
+        self.commit.caught_up = caught_up;
+    }
 }
 
 /// Collects what a batch changes.
@@ -50,33 +70,44 @@ pub(super) struct Assembly {
 }
 
 impl Assembly {
-    pub(super) fn new(
+    /// Begins with the lines that cannot be judged, and returns the operations of the others. Operations that
+    /// came live should not be dated before `backdated_before`.
+    pub(super) fn begin(
         part: Part,
         upstream: String,
         backdated_before: Option<Timestamp>,
-    ) -> Assembly {
-        Assembly {
+    ) -> (Assembly, Vec<Candidate>) {
+        let (lines, entries) = part.decoded.into_lines_and_entries();
+        let commit = Commit {
+            cursor_before: part.cursor_before,
+            cursor_after: part.cursor_after,
+            cursor_cid: part.cursor_cid,
+            received_at_millis: part.received_at.millis(),
+            caught_up: part.caught_up,
+            operations: Vec::with_capacity(lines.len()),
+            ..Commit::default()
+        };
+        let mut assembly = Assembly {
+            lines,
             upstream,
             received_at: part.received_at,
             backdated_before,
-            commit: Commit {
-                cursor_before: part.cursor_before,
-                cursor_after: part.cursor_after,
-                cursor_cid: part.cursor_cid,
-                received_at_millis: part.received_at.millis(),
-                caught_up: part.caught_up,
-                operations: Vec::with_capacity(part.lines.len()),
-                ..Commit::default()
-            },
-            lines: part.lines,
+            commit,
             known: 0,
             added: AHashSet::new(),
             nullified: Vec::new(),
+        };
+        let mut candidates = Vec::with_capacity(entries.len());
+        for (index, entry) in entries.into_iter().enumerate() {
+            match entry {
+                Ok(received) => candidates.push(Candidate::new(index, received)),
+                Err(undecodable) => assembly.keep_undecodable(index, undecodable),
+            }
         }
+        (assembly, candidates)
     }
 
-    /// Keeps a line that could not be decoded.
-    pub(super) fn keep_undecodable(&mut self, index: usize, undecodable: Undecodable) {
+    fn keep_undecodable(&mut self, index: usize, undecodable: Undecodable) {
         let Undecodable { did, sequence, refusal, .. } = undecodable;
         self.commit.refusals.push(NewRefusal {
             did,
@@ -89,6 +120,7 @@ impl Assembly {
         });
     }
 
+    /// Takes in what follows from a verdict. `groups` have the chains as they are with all of the batch.
     pub(super) fn add(&mut self, judged: Judged, groups: &AHashMap<Did, &Group>) {
         let Judged { candidate, verdict } = judged;
         match verdict {
@@ -119,27 +151,18 @@ impl Assembly {
             nullified_by: link.and_then(|link| link.nullified_by),
             received_at: self.received_at,
         });
-        if let Place::Kept(id) = candidate.place {
+        if let LineRef::Kept(id) = candidate.line {
             self.commit.rejudged.push(Rejudged::Accepted { id });
         }
     }
 
-    /// Records an operation that came live with an old time. It is accepted all the same. Our side
-    /// of a record is the identity's whole log, which is added at the end.
+    /// Records an operation that came live with an old time. It is accepted all the same.
     fn note_backdated(&mut self, candidate: &Candidate) {
-        let received = &candidate.received;
-        let Place::Line(index) = candidate.place else { return };
-        if self.backdated_before.is_none_or(|before| received.created_at >= before) {
-            return;
+        let is_old = |before| candidate.received.created_at < before;
+        let is_new_line = matches!(candidate.line, LineRef::New(_));
+        if is_new_line && self.backdated_before.is_some_and(is_old) {
+            self.diverge(DivergenceKind::Backdated, candidate);
         }
-        self.commit.divergences.push(NewDivergence {
-            source: self.upstream.clone(),
-            did: received.did.to_string(),
-            kind: DivergenceKind::Backdated.name().to_owned(),
-            subject: received.cid.to_string(),
-            ours: None,
-            theirs: String::from_utf8(self.lines[index].to_vec()).ok(),
-        });
     }
 
     /// An operation that is here already: only what was stated otherwise is of interest.
@@ -155,46 +178,49 @@ impl Assembly {
         let Some(held) = held else { return };
         // What a line says of a number that another operation has stays refused, whether it has just
         // come or was kept earlier.
-        match (restated.numbered, restated.number_held_by, candidate.place) {
+        match (restated.numbered, restated.number_held_by, candidate.line) {
             (Some(sequence), Some(holder), _) => {
                 self.refuse(&candidate, &Refusal::SequenceConflict { sequence, holder });
             }
-            (numbered, _, place) => {
+            (numbered, _, line) => {
                 let numbered = numbered.map(|number| (received.did, held.created_at, number));
                 self.commit.numbered.extend(numbered);
-                if let Place::Kept(id) = place {
+                if let LineRef::Kept(id) = line {
                     self.commit.rejudged.push(Rejudged::Accepted { id });
                 }
             }
         }
-        if restated.agrees() {
-            return;
-        }
-        let theirs = match candidate.place {
-            Place::Line(index) => String::from_utf8(self.lines[index].to_vec()).ok(),
-            Place::Kept(_) => None,
-        };
         for kind in DivergenceKind::of_restated(&restated) {
-            self.commit.divergences.push(NewDivergence {
-                source: self.upstream.clone(),
-                did: received.did.to_string(),
-                kind: kind.name().to_owned(),
-                subject: received.cid.to_string(),
-                ours: None,
-                theirs: theirs.clone(),
-            });
+            self.diverge(kind, &candidate);
         }
+    }
+
+    /// Records that the line of a candidate does not agree with what is held. Our side of a record is the
+    /// identity's whole log, which is added at the end.
+    fn diverge(&mut self, kind: DivergenceKind, candidate: &Candidate) {
+        let theirs = match candidate.line {
+            LineRef::New(index) => String::from_utf8(self.lines[index].to_vec()).ok(),
+            LineRef::Kept(_) => None,
+        };
+        self.commit.divergences.push(NewDivergence {
+            source: self.upstream.clone(),
+            did: candidate.received.did.to_string(),
+            kind: kind.name().to_owned(),
+            subject: candidate.received.cid.to_string(),
+            ours: None,
+            theirs,
+        });
     }
 
     fn refuse(&mut self, candidate: &Candidate, refusal: &Refusal) {
         let kind = refusal.kind().to_owned();
         let detail = refusal.to_string();
         let awaits = refusal.awaits();
-        match candidate.place {
-            Place::Kept(id) => {
+        match candidate.line {
+            LineRef::Kept(id) => {
                 self.commit.rejudged.push(Rejudged::Refused { id, kind, detail, awaits });
             }
-            Place::Line(index) => self.commit.refusals.push(NewRefusal {
+            LineRef::New(index) => self.commit.refusals.push(NewRefusal {
                 did: candidate.received.did.to_string(),
                 sequence: candidate.received.sequence,
                 cid: Some(candidate.received.cid),
@@ -206,6 +232,7 @@ impl Assembly {
         }
     }
 
+    /// All that the batch with this number changes.
     pub(super) fn finish(mut self, batch: u64) -> Prepared {
         let added = &self.added;
         self.commit.nullified = self
@@ -225,7 +252,9 @@ fn kept_copy(line: &Bytes) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::judge::decode::Decoded;
     use did_plc::chain::Link;
+    use did_plc::entry::Received;
     use did_plc::{Chain, Cid};
 
     /// A line kept earlier with an operation that another line brought meanwhile.
@@ -246,7 +275,7 @@ mod tests {
         let groups = AHashMap::from_iter([(did, &group)]);
         let judged = |number_held_by| Judged {
             candidate: Candidate {
-                place: Place::Kept(7),
+                line: LineRef::Kept(7),
                 received: Received {
                     did,
                     cid,
@@ -268,15 +297,14 @@ mod tests {
         let commit = |number_held_by| {
             let part = Part {
                 cursor_cid: None,
-                lines: Vec::new(),
-                decoded: Vec::new(),
+                decoded: Decoded::default(),
                 received_at: created_at,
                 cursor_before: 0,
                 cursor_after: 0,
                 caught_up: false,
                 live: false,
             };
-            let mut assembly = Assembly::new(part, String::new(), None);
+            let (mut assembly, _) = Assembly::begin(part, String::new(), None);
             assembly.add(judged(number_held_by), &groups);
             assembly.finish(1).commit
         };

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use crate::blocking;
 use crate::store::claims::{ClaimsIndex, pairs};
 use crate::store::{Store, StoreError, StoredOperation};
 use did_plc::chain::{Acceptance, Chain, Link, Verdict};
@@ -60,7 +61,8 @@ pub async fn check(
             let store = store.clone();
             async move { read(&store, after).await }
         });
-        let damages = tokio::task::block_in_place(|| check_block(&block.operations, verifier));
+        let check = || check_block(&block.operations, verifier);
+        let damages = blocking::run_here("checking stored operations", check);
         let unclaimed = match &index {
             Some(index) => check_claims(store, index, &block.operations).await?,
             None => Vec::new(),

@@ -1,5 +1,6 @@
-//! The chains of identities met recently, in bounded memory. A chain with operations that are
-//! verified and not yet committed stays whatever else comes: the store does not know them yet.
+//! The chains of identities met recently, in bounded memory. What becomes of those that find no room any more
+//! is for the owner: the store has them, or they are spilled into a file
+//! ([`SpillingChains`](super::SpillingChains)).
 
 use ahash::RandomState;
 use lru::LruCache;
@@ -8,18 +9,16 @@ use crate::store::{StoreError, StoredOperation};
 use did_plc::chain::{Chain, Link};
 use did_plc::{Did, Operation};
 
-/// Memory of the chains that are kept. A link with two rotation keys takes about 300 bytes, so these
-/// are some 100,000 operations; most updates follow soon upon what they update.
-const MAX_BYTES: usize = 32 << 20;
 /// What an identity takes beside its chain: its place in the list and in the table, half of which
 /// may be empty.
 const IDENTITY: usize = 160;
 
 /// A bounded cache of chains.
 #[derive(Debug)]
-pub struct Chains {
+pub struct ChainCache {
     chains: LruCache<Did, Held, RandomState>,
     bytes: usize,
+    max_bytes: usize,
     /// Batches up to this number are committed.
     committed: u64,
 }
@@ -33,18 +32,18 @@ struct Held {
     changed_by: u64,
 }
 
-impl Default for Chains {
-    fn default() -> Chains {
-        Chains {
+impl ChainCache {
+    /// An empty one that is to take so many bytes of memory. A link with two rotation keys takes about 300.
+    pub fn with_room_for(max_bytes: usize) -> ChainCache {
+        ChainCache {
             chains: LruCache::unbounded_with_hasher(RandomState::new()),
             bytes: 0,
+            max_bytes,
             committed: 0,
         }
     }
-}
 
-impl Chains {
-    /// Takes a chain out, to be judged against and put back; `None` when the store must be asked.
+    /// Takes a chain out, to be judged against and put back; none when it is not here.
     pub fn take(&mut self, did: &Did) -> Option<Chain> {
         let held = self.chains.pop(did)?;
         self.bytes -= held.bytes;
@@ -58,27 +57,32 @@ impl Chains {
         if let Some((_, replaced)) = self.chains.push(did, Held { chain, bytes, changed_by }) {
             self.bytes -= replaced.bytes;
         }
-        self.evict();
     }
 
     /// Learns that the batches up to this one are in the store.
-    pub fn committed(&mut self, batch: u64) {
+    pub fn note_committed(&mut self, batch: u64) {
         self.committed = batch;
     }
 
-    /// Drops the chains not asked for longest. It stops at one that is not committed yet: those
-    /// asked for later have been changed later.
-    fn evict(&mut self) {
-        while self.bytes > MAX_BYTES {
-            match self.chains.peek_lru() {
-                Some((_, oldest)) if oldest.changed_by <= self.committed => {
-                    if let Some((_, oldest)) = self.chains.pop_lru() {
-                        self.bytes -= oldest.bytes;
-                    }
-                }
-                _ => break,
-            }
+    /// Whether it takes more room than it should.
+    pub fn is_over(&self) -> bool {
+        self.bytes > self.max_bytes
+    }
+
+    /// Takes out the chain not asked for longest while all take more than one `share`th of the room. It ends at
+    /// one with operations that are not committed yet: only this cache knows them, and those asked for later have
+    /// been changed later.
+    pub fn pop_beyond(&mut self, share: usize) -> Option<(Did, Chain)> {
+        if self.bytes <= self.max_bytes / share {
+            return None;
         }
+        let (_, oldest) = self.chains.peek_lru()?;
+        if oldest.changed_by > self.committed {
+            return None;
+        }
+        let (did, oldest) = self.chains.pop_lru()?;
+        self.bytes -= oldest.bytes;
+        Some((did, oldest.chain))
     }
 }
 
@@ -130,19 +134,24 @@ mod tests {
 
     #[test]
     fn the_oldest_go_first_and_uncommitted_ones_stay() {
-        let mut chains = Chains::default();
+        let max_bytes = 1 << 20;
+        let mut chains = ChainCache::with_room_for(max_bytes);
+        let put = |chains: &mut ChainCache, n, chain, changed_by| {
+            chains.put(did(n), chain, changed_by);
+            while chains.pop_beyond(1).is_some() {}
+        };
         // Keys without a letter count too.
-        let half = MAX_BYTES / 2 / (chain(1).bytes() - chain(0).bytes());
-        chains.put(did(1), chain(half), 1);
-        chains.put(did(2), chain(half), 2);
-        chains.put(did(3), chain(half), 3);
+        let half = max_bytes / 2 / (chain(1).bytes() - chain(0).bytes());
+        put(&mut chains, 1, chain(half), 1);
+        put(&mut chains, 2, chain(half), 2);
+        put(&mut chains, 3, chain(half), 3);
         assert_eq!(chains.chains.len(), 3, "nothing is committed");
-        chains.committed(1);
-        chains.put(did(4), chain(1), 3);
+        chains.note_committed(1);
+        put(&mut chains, 4, chain(1), 3);
         assert!(chains.take(&did(1)).is_none());
         assert!(chains.take(&did(2)).is_some());
-        chains.committed(3);
-        chains.put(did(2), chain(half), 3);
+        chains.note_committed(3);
+        put(&mut chains, 2, chain(half), 3);
         assert!(chains.take(&did(3)).is_none());
         assert!(chains.take(&did(2)).is_some());
         assert!(chains.take(&did(4)).is_some());

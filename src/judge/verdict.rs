@@ -1,24 +1,14 @@
-//! From received lines to verdicts, a batch at a time: decoded in parallel, grouped by identity,
-//! each group judged in parallel against its chain. CPU only; who calls brings the chains.
+//! Verdicts on a batch of operations: grouped by identity, each group judged in parallel against its
+//! chain. CPU only; who calls brings the chains.
 
 use std::collections::hash_map::Entry as MapEntry;
 
 use ahash::AHashMap;
-use bytes::Bytes;
 use rayon::prelude::*;
 
-use did_plc::entry::{Received, Undecodable};
+use did_plc::entry::Received;
 use did_plc::signature::Verifier;
 use did_plc::{Chain, Cid, Did, Operation, Verdict};
-
-/// Decodes lines on all cores, in their order.
-pub fn decode(lines: &[Bytes]) -> Vec<Result<Received, Undecodable>> {
-    lines.par_iter().with_min_len(DECODE_CHUNK).map(|line| Received::decode(line)).collect()
-}
-
-/// Lines that one thread decodes in a row: some tens of microseconds, so that handing out work
-/// costs little beside it.
-const DECODE_CHUNK: usize = 32;
 
 /// The operations of one identity in a batch, and its chain before them.
 #[derive(Debug, Default)]
@@ -32,21 +22,38 @@ pub struct Group {
 /// An operation to be judged.
 #[derive(Debug, Clone)]
 pub struct Candidate {
-    /// What the caller knows it by.
-    pub place: Place,
+    /// The line that brought it.
+    pub line: LineRef,
     /// The operation.
     pub received: Received,
     /// Another operation that holds the same sequence number.
     pub number_held_by: Option<Cid>,
 }
 
-/// Where a candidate comes from.
+/// Which line brought a candidate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
-    /// Index of the line in the batch.
-    Line(usize),
-    /// A refusal kept earlier, by its number, that is judged again when its `prev` is accepted.
+pub enum LineRef {
+    /// One of the batch, by its index there.
+    New(usize),
+    /// One that was refused earlier and kept, by the number of its record. It is judged again when its
+    /// `prev` is accepted.
     Kept(i64),
+}
+
+impl Candidate {
+    /// The operation of a line of the batch.
+    pub fn new(index: usize, received: Received) -> Candidate {
+        Candidate { line: LineRef::New(index), received, number_held_by: None }
+    }
+
+    /// The operation of a refusal that was kept earlier under this number.
+    pub fn kept(id: i64, received: Received) -> Candidate {
+        Candidate { line: LineRef::Kept(id), received, number_held_by: None }
+    }
+
+    fn is_kept(&self) -> bool {
+        matches!(self.line, LineRef::Kept(_))
+    }
 }
 
 /// A candidate and its verdict.
@@ -80,18 +87,18 @@ pub fn group(candidates: impl Iterator<Item = Candidate>) -> Vec<(Did, Group)> {
 /// its candidates move into the answer.
 pub fn judge(groups: &mut [(Did, Group)], verifier: &dyn Verifier) -> Vec<Judged> {
     let mut judged = Vec::new();
-    let mut claims = Claims::of(groups);
+    let mut numbers = ContestedNumbers::of(groups);
     for (_, group) in groups.iter_mut() {
         // One after the other: whether a claim stands depends on those before it.
-        if claims.concern(group) {
-            judged.extend(group.judge(verifier, &mut claims));
+        if numbers.concern(group) {
+            judged.extend(group.judge(verifier, &mut numbers));
         }
     }
     judged.par_extend(
         groups
             .par_iter_mut()
             .with_min_len(GROUP_CHUNK)
-            .flat_map_iter(|(_, group)| group.judge(verifier, &mut Claims::default())),
+            .flat_map_iter(|(_, group)| group.judge(verifier, &mut ContestedNumbers::default())),
     );
     judged
 }
@@ -101,13 +108,13 @@ pub fn judge(groups: &mut [(Did, Group)], verifier: &dyn Verifier) -> Vec<Judged
 /// Lines claim each number once, since a batch is cut where they do not; refusals that were kept
 /// earlier come to be judged with any lines.
 #[derive(Debug, Default)]
-struct Claims(AHashMap<i64, Option<(Did, Cid)>>);
+struct ContestedNumbers(AHashMap<i64, Option<(Did, Cid)>>);
 
-impl Claims {
-    fn of(groups: &[(Did, Group)]) -> Claims {
+impl ContestedNumbers {
+    fn of(groups: &[(Did, Group)]) -> ContestedNumbers {
         let candidates = || groups.iter().flat_map(|(_, group)| &group.candidates);
-        if !candidates().any(|candidate| matches!(candidate.place, Place::Kept(_))) {
-            return Claims::default();
+        if !candidates().any(|candidate| candidate.is_kept()) {
+            return ContestedNumbers::default();
         }
         let mut first = AHashMap::new();
         let mut contested = AHashMap::new();
@@ -118,7 +125,7 @@ impl Claims {
                 contested.insert(number, None);
             }
         }
-        Claims(contested)
+        ContestedNumbers(contested)
     }
 
     /// Whether one of these numbers is claimed in the group.
@@ -144,18 +151,18 @@ impl Group {
     /// Judges the candidates in turn. One that is refused because its `prev` is not here is
     /// judged again as soon as that `prev` is accepted, whether it came with this batch or was
     /// kept from an earlier one.
-    fn judge(&mut self, verifier: &dyn Verifier, claims: &mut Claims) -> Vec<Judged> {
+    fn judge(&mut self, verifier: &dyn Verifier, numbers: &mut ContestedNumbers) -> Vec<Judged> {
         let mut judged = Vec::with_capacity(self.candidates.len());
         let (kept, arriving): (Vec<_>, Vec<_>) = std::mem::take(&mut self.candidates)
             .into_iter()
-            .partition(|candidate| matches!(candidate.place, Place::Kept(_)));
+            .partition(|candidate| candidate.is_kept());
         // Each with the operation that it waits for.
         let mut waiting: Vec<(Cid, Candidate)> =
             kept.into_iter().filter_map(|kept| Some((prev(&kept.received)?, kept))).collect();
         for candidate in arriving {
             let mut next = Some(candidate);
             while let Some(candidate) = next.take() {
-                let verdict = self.take(&candidate, verifier, claims);
+                let verdict = self.take(&candidate, verifier, numbers);
                 let awaited = match &verdict {
                     Verdict::Refused(refusal) => refusal.awaits(),
                     _ => None,
@@ -173,8 +180,8 @@ impl Group {
         // What still waits has been judged for the last time here. A kept one that nothing freed
         // stays as it is on record.
         let left = waiting.into_iter().map(|(_, left)| left);
-        for candidate in left.filter(|left| matches!(left.place, Place::Line(_))) {
-            let verdict = self.take(&candidate, verifier, claims);
+        for candidate in left.filter(|left| !left.is_kept()) {
+            let verdict = self.take(&candidate, verifier, numbers);
             judged.push(Judged { candidate, verdict });
         }
         judged
@@ -184,10 +191,10 @@ impl Group {
         &mut self,
         candidate: &Candidate,
         verifier: &dyn Verifier,
-        claims: &mut Claims,
+        numbers: &mut ContestedNumbers,
     ) -> Verdict {
         let received = &candidate.received;
-        let holder = || candidate.number_held_by.or_else(|| claims.claim(received));
+        let holder = || candidate.number_held_by.or_else(|| numbers.claim(received));
         self.chain.take(received, verifier, holder)
     }
 }

@@ -1,17 +1,16 @@
-//! Files of entries: exports in either format as JSON lines, audit logs as JSON arrays; plain or
-//! compressed, which the first bytes tell and not the name.
-//!
-//! Blocking, and bounded: whatever the file holds, one block and one entry are in memory.
+//! The entries of a file, in blocks.
 
 use std::fs::File;
-use std::io::{self, BufReader, Cursor, Read};
+use std::io::{self, Read};
 use std::mem;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Buf, Bytes, BytesMut};
+
+use super::entries::{Entries, Layout, Stray};
+use super::error::DumpError;
+use super::input::{Input, Progress};
 
 /// Bytes of one entry; a longer one is cut here and what remains of it is skipped, so that it
 /// comes out as JSON that is not complete, and the entries after it as if nothing had been. Far
@@ -21,50 +20,15 @@ pub const MAX_ENTRY: usize = 4 << 20;
 const BLOCK: usize = 1 << 20;
 /// Bytes to ask a decoder for at a time: what one zstd block holds at most.
 const PIECE: usize = 128 << 10;
-/// Bytes to ask the operating system for at a time.
-const READ: usize = 256 << 10;
 
 /// An entry of a dump with its number, counted from 1: of its line in a file of lines (empty
 /// lines count and do not come out), of the element in an array.
 pub type Block = Vec<(u64, Bytes)>;
 
-/// A dump that cannot be read (any further), with its name.
-#[derive(Debug, thiserror::Error)]
-pub enum DumpError {
-    /// No such file, no right to read it.
-    #[error("{name}: cannot be opened: {source}")]
-    Open { name: String, source: io::Error },
-    /// Broken compression, a disk error, a folder.
-    #[error("{name}: cannot be read after {read} bytes: {source}")]
-    Read { name: String, read: u64, source: io::Error },
-    /// The file ends inside of an array. What it held of it has come out.
-    #[error("{name}: ends before the `]` of its array, in or after entry {number}")]
-    CutArray { name: String, number: u64 },
-    /// Something that is not another array comes after one.
-    #[error("{name}: something other than an array follows the array, after entry {number}")]
-    AfterArray { name: String, number: u64 },
-}
-
-/// How far a dump has been read; a handle that stays valid while the dump is read elsewhere.
-#[derive(Debug, Clone)]
-pub struct Progress {
-    read: Arc<AtomicU64>,
-    /// Size of the file in bytes; none for standard input and other pipes.
-    pub total: Option<u64>,
-}
-
-impl Progress {
-    /// Bytes read so far, before decompression.
-    pub fn read(&self) -> u64 {
-        self.read.load(Ordering::Relaxed)
-    }
-}
-
 /// The entries of a dump, in blocks. After an error there is nothing more.
 pub struct Dump {
     name: String,
-    input: Box<dyn Read + Send>,
-    progress: Progress,
+    input: Input,
     /// Read and not yet handed over.
     buffer: BytesMut,
     entries: Entries,
@@ -98,19 +62,13 @@ impl Dump {
     }
 
     fn new(name: String, raw: Box<dyn Read + Send>, total: Option<u64>) -> Result<Dump, DumpError> {
-        let read = Arc::new(AtomicU64::new(0));
-        let counted = BufReader::with_capacity(READ, Counted { raw, read: Arc::clone(&read) });
-        let input = match decompressed(counted) {
+        let input = match Input::open(raw, total) {
             Ok(input) => input,
-            Err(source) => {
-                let read = read.load(Ordering::Relaxed);
-                return Err(DumpError::Read { name, read, source });
-            }
+            Err((read, source)) => return Err(DumpError::Read { name, read, source }),
         };
         Ok(Dump {
             name,
             input,
-            progress: Progress { read, total },
             buffer: BytesMut::new(),
             entries: Entries::new(),
             number: 0,
@@ -134,7 +92,7 @@ impl Dump {
 
     /// How far it has been read.
     pub fn progress(&self) -> Progress {
-        self.progress.clone()
+        self.input.progress().clone()
     }
 
     /// The next entries; none at the end of the input, or where it fails.
@@ -214,7 +172,7 @@ impl Dump {
 
     fn fail(&mut self, error: impl FnOnce(String, u64, u64) -> DumpError) {
         self.ended = true;
-        self.failed = Some(error(self.name.clone(), self.number, self.progress.read()));
+        self.failed = Some(error(self.name.clone(), self.number, self.input.progress().read()));
     }
 
     /// Reads a piece; 0 bytes at the end.
@@ -243,171 +201,9 @@ impl Iterator for Dump {
     }
 }
 
-/// What the first character of a dump says about the rest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Layout {
-    /// Nothing has been read yet.
-    Unknown,
-    Lines,
-    /// Arrays, one after another.
-    Arrays,
-}
-
-/// Finds where entries begin and end in a buffer that grows at its end and is consumed at its
-/// beginning. Positions are those of the buffer.
-#[derive(Debug)]
-struct Entries {
-    layout: Layout,
-    /// Where the entry begins that is being looked at. All before it is done with.
-    begin: usize,
-    /// All before this has been looked at.
-    at: usize,
-    inside_array: bool,
-    /// Of objects and arrays, inside of the entry.
-    depth: usize,
-    inside_string: bool,
-    /// The character before was a backslash, inside of a string.
-    escaped: bool,
-}
-
-/// Something between two arrays.
-struct Stray;
-
-impl Entries {
-    fn new() -> Entries {
-        Entries {
-            layout: Layout::Unknown,
-            begin: 0,
-            at: 0,
-            inside_array: false,
-            depth: 0,
-            inside_string: false,
-            escaped: false,
-        }
-    }
-
-    /// The next complete entry, white space around it included; none before more has been read.
-    fn next(&mut self, buffer: &[u8]) -> Result<Option<Range<usize>>, Stray> {
-        if self.layout == Layout::Unknown && !buffer.is_empty() {
-            let is_array = buffer.trim_ascii_start().starts_with(b"[");
-            self.layout = if is_array { Layout::Arrays } else { Layout::Lines };
-        }
-        match self.layout {
-            Layout::Unknown => Ok(None),
-            Layout::Lines => Ok(self.next_line(buffer)),
-            Layout::Arrays => self.next_element(buffer),
-        }
-    }
-
-    fn next_line(&mut self, buffer: &[u8]) -> Option<Range<usize>> {
-        match memchr::memchr(b'\n', &buffer[self.at..]) {
-            Some(offset) => Some(self.entry_ends(self.at + offset)),
-            None => {
-                self.at = buffer.len();
-                None
-            }
-        }
-    }
-
-    /// Elements are told apart by the commas between them, without a look at what they are.
-    fn next_element(&mut self, buffer: &[u8]) -> Result<Option<Range<usize>>, Stray> {
-        while let Some(&byte) = buffer.get(self.at) {
-            if self.inside_string {
-                self.leave_string(buffer);
-                continue;
-            }
-            let before_entry = self.begin == self.at;
-            match byte {
-                // Between arrays and before an entry, white space takes no room.
-                _ if byte.is_ascii_whitespace() && before_entry => self.begin += 1,
-                b'[' if !self.inside_array => {
-                    self.inside_array = true;
-                    self.begin += 1;
-                }
-                _ if !self.inside_array => return Err(Stray),
-                b',' | b']' if self.depth == 0 => {
-                    self.inside_array = byte == b',';
-                    return Ok(Some(self.entry_ends(self.at)));
-                }
-                b'"' => self.inside_string = true,
-                b'{' | b'[' => self.depth += 1,
-                b'}' | b']' => self.depth = self.depth.saturating_sub(1),
-                _ => {}
-            }
-            self.at += 1;
-        }
-        Ok(None)
-    }
-
-    /// Goes on to the end of the string, or of what there is of it.
-    fn leave_string(&mut self, buffer: &[u8]) {
-        if mem::take(&mut self.escaped) {
-            self.at += 1;
-            return;
-        }
-        match memchr::memchr2(b'"', b'\\', &buffer[self.at..]) {
-            Some(offset) => {
-                self.at += offset + 1;
-                self.escaped = buffer[self.at - 1] == b'\\';
-                self.inside_string = self.escaped;
-            }
-            None => self.at = buffer.len(),
-        }
-    }
-
-    /// The entry ends before the separator at this position.
-    fn entry_ends(&mut self, end: usize) -> Range<usize> {
-        let entry = self.begin..end;
-        self.at = end + 1;
-        self.begin = end + 1;
-        entry
-    }
-
-    /// What there is of an entry that is not complete.
-    fn begun(&self) -> Range<usize> {
-        self.begin..self.at
-    }
-
-    /// Positions begin anew after so many bytes, which are then taken from the buffer.
-    fn forget_before_begin(&mut self) -> usize {
-        self.at -= self.begin;
-        mem::take(&mut self.begin)
-    }
-}
-
-/// The input as it was before compression; its first bytes say which one it was.
-fn decompressed(mut raw: BufReader<Counted>) -> io::Result<Box<dyn Read + Send>> {
-    let mut magic = Vec::new();
-    (&mut raw).take(4).read_to_end(&mut magic)?;
-    let kind = magic.clone();
-    let raw = BufReader::with_capacity(READ, Read::chain(Cursor::new(magic), raw));
-    Ok(match kind[..] {
-        [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(raw)),
-        // A frame, or a skippable one as parallel compressors write it first (RFC 8878, 3.1).
-        [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => {
-            Box::new(zstd::stream::read::Decoder::with_buffer(raw)?)
-        }
-        _ => Box::new(raw),
-    })
-}
-
-/// Counts what is read.
-struct Counted {
-    raw: Box<dyn Read + Send>,
-    read: Arc<AtomicU64>,
-}
-
-impl Read for Counted {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.raw.read(buffer)?;
-        self.read.fetch_add(read as u64, Ordering::Relaxed);
-        Ok(read)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{Cursor, Write};
 
     use super::*;
 

@@ -1,5 +1,8 @@
-//! Where batches come from: pages of the export until the present is near, then the stream, and
+//! Where lines come from: pages of the export until the present is near, then the stream, and
 //! back whenever the stream says so.
+//!
+//! What is read is decoded here, beside the judging of what came before: its numbers and CIDs lead the
+//! reading on.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -7,13 +10,13 @@ use std::time::{Duration, SystemTime};
 use futures::future::OptionFuture;
 use metrics::counter;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::batch;
-use super::stated::Stated;
+use super::continuity::{Continuity, REWINDS, Shared};
+use crate::judge::{Lines, Position};
 use crate::live::{Mode, Status};
 use crate::upstream::{
-    Backoff, Batch, ExportClient, Fetched, Origin, PagesAhead, Priority, Stream, UpstreamFault,
+    Backoff, Batch, ExportClient, Fetched, Origin, PagesAhead, Stream, UpstreamFault,
 };
 use did_plc::Timestamp;
 
@@ -26,17 +29,12 @@ const ASK_FOR_STREAM: Duration = Duration::from_secs(600);
 /// upstream's last word is known.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 
-/// How often in a row an upstream has to say that our cursor is in its future, or that the last
-/// operation it gave us is not there: one of several servers behind one name may be some operations
-/// behind the others.
-const REWINDS: u32 = 3;
-
-/// What the source tells the follower.
+/// What the reader tells.
 #[derive(Debug)]
 pub enum Event {
     /// Lines, in the order in which they follow one another.
-    Batch(Batch),
-    /// From here on this is where batches come from.
+    Lines(Lines),
+    /// From here on this is where lines come from.
     Mode(Mode),
     /// The upstream was heard at this time and had nothing new to say.
     Quiet(Timestamp),
@@ -45,7 +43,7 @@ pub enum Event {
     Rewound { from: i64 },
 }
 
-/// The follower has gone.
+/// Nobody listens any more.
 #[derive(Debug)]
 pub struct Gone;
 
@@ -61,19 +59,10 @@ pub struct Reader {
     said: Option<&'static str>,
     /// Until when the upstream is only paged, since it has no stream.
     streamless_until: Option<Instant>,
-    /// What the upstream stated for the cursor's number.
-    last: Option<Stated>,
-    /// What that was when the upstream was asked for it last. What took the place of the log
-    /// unnoticed since then, without a fault in between, does not have it.
-    anchor: Option<Stated>,
-    /// When the upstream was asked last whether it still has what it gave us; none while that is in
-    /// doubt, as it is after every fault.
-    checked: Option<Instant>,
-    /// Between two such questions while the answer is not the one that is hoped for.
-    check_again: Backoff,
-    /// How often in a row the upstream did not have what it gave us.
-    missing: u32,
-    /// How often in a row its stream did not know our cursor.
+    continuity: Continuity,
+    /// Between two questions about continuity while the answer is not the one that is hoped for.
+    ask_again: Backoff,
+    /// How often in a row the stream did not know our cursor.
     unknown: u32,
 }
 
@@ -82,23 +71,20 @@ impl Reader {
     pub fn new(
         client: ExportClient,
         cursor: i64,
-        last: Option<Stated>,
+        last: Option<Position>,
         events: mpsc::Sender<Event>,
         status: Arc<Status>,
     ) -> Reader {
         Reader {
             backoff: Backoff::new(client.limits()),
-            check_again: Backoff::new(client.limits()),
+            ask_again: Backoff::new(client.limits()),
+            continuity: Continuity::from_position(client.clone(), last),
             client,
             events,
             status,
             cursor,
             said: None,
             streamless_until: None,
-            anchor: last.clone(),
-            last,
-            checked: None,
-            missing: 0,
             unknown: 0,
         }
     }
@@ -126,61 +112,6 @@ impl Reader {
         self.after_stream(fault).await
     }
 
-    /// Whether what was fetched comes after what we have read. A log that was restored from a backup
-    /// and has grown past the cursor since cannot be told by its numbers. It is asked after the
-    /// fetching: a log that still has what it gave us had it when the page was made.
-    async fn check(&mut self) -> Result<bool, Gone> {
-        if !self.check_is_due() {
-            return Ok(true);
-        }
-        let mut stated: Vec<Stated> = self.anchor.iter().chain(&self.last).cloned().collect();
-        stated.dedup();
-        for stated in stated {
-            let fault = UpstreamFault::GoneBack { sequence: stated.sequence };
-            let from = stated.sequence;
-            match still_has(self.client.clone(), stated).await {
-                Ok(true) => continue,
-                Ok(false) => self.missing += 1,
-                // Nothing is taken before it is known: who was away may come back from a backup.
-                Err(fault) => return self.put_off_check(&fault).await,
-            }
-            if self.missing < REWINDS {
-                return self.put_off_check(&fault).await;
-            }
-            self.say(&fault, Duration::ZERO);
-            self.send(Event::Rewound { from }).await?;
-            return Ok(false);
-        }
-        self.is_the_same();
-        Ok(true)
-    }
-
-    /// Whether it is in doubt, or nothing was wrong for so long that it is to be asked.
-    fn check_is_due(&self) -> bool {
-        self.checked.is_none_or(|at| at.elapsed() >= self.client.limits().check_shared)
-    }
-
-    /// The upstream still has what it gave us.
-    fn is_the_same(&mut self) {
-        self.checked = Some(Instant::now());
-        self.anchor = self.last.clone();
-        self.missing = 0;
-        self.check_again.reset();
-    }
-
-    /// False, since nothing is known yet.
-    async fn put_off_check(&mut self, fault: &UpstreamFault) -> Result<bool, Gone> {
-        let pause = self.check_again.after(fault);
-        self.send(Event::Mode(Mode::Waiting)).await?;
-        self.rest(fault, pause).await?;
-        Ok(false)
-    }
-
-    /// What reading pages means: of an upstream without a stream they are its present.
-    fn paging(&self) -> Mode {
-        if self.streamless_until.is_some() { Mode::Live } else { Mode::CatchingUp }
-    }
-
     /// Pages until one says that the end was near. False when it cannot be told (yet) whether they
     /// come after what we hold.
     async fn read_pages(&mut self) -> Result<bool, Gone> {
@@ -188,7 +119,7 @@ impl Reader {
         let mut resumed = true;
         while let Some(fetched) = pages.next().await {
             match fetched {
-                Fetched::Batch(batch) => {
+                Fetched::Batch(page) => {
                     if !self.check().await? {
                         return Ok(false);
                     }
@@ -196,20 +127,58 @@ impl Reader {
                         self.said = None;
                         self.send(Event::Mode(self.paging())).await?;
                     }
-                    if let Origin::Page { next, .. } = batch.origin {
-                        self.cursor = self.cursor.max(next);
-                    }
-                    self.last = Stated::among(&batch.lines, self.cursor).or(self.last.take());
-                    self.send(Event::Batch(batch)).await?;
+                    self.hand_over(page).await?;
                 }
                 Fetched::Fault { fault, retry_in } => {
-                    (self.checked, resumed) = (None, true);
+                    resumed = true;
+                    self.continuity.put_in_doubt();
                     self.say(&fault, retry_in);
                     self.send(Event::Mode(Mode::Waiting)).await?;
                 }
             }
         }
         Ok(true)
+    }
+
+    /// Whether what was fetched comes after what we have read.
+    async fn check(&mut self) -> Result<bool, Gone> {
+        if !self.continuity.is_due() {
+            return Ok(true);
+        }
+        match self.continuity.ask().await {
+            Shared::All => {
+                self.ask_again.reset();
+                Ok(true)
+            }
+            Shared::Unknown(fault) => {
+                let pause = self.ask_again.after(&fault);
+                self.send(Event::Mode(Mode::Waiting)).await?;
+                self.rest(&fault, pause).await?;
+                Ok(false)
+            }
+            Shared::Before(from) => {
+                self.say(&UpstreamFault::GoneBack { sequence: from }, Duration::ZERO);
+                self.send(Event::Rewound { from }).await?;
+                Ok(false)
+            }
+        }
+    }
+
+    /// What reading pages means: of an upstream without a stream they are its present.
+    fn paging(&self) -> Mode {
+        if self.streamless_until.is_some() { Mode::Live } else { Mode::CatchingUp }
+    }
+
+    /// Decodes what came and hands it over.
+    async fn hand_over(&mut self, batch: Batch) -> Result<(), Gone> {
+        let origin = batch.origin;
+        let lines = Lines::from_batch(batch).await;
+        self.cursor = match origin {
+            Origin::Page { next, .. } => self.cursor.max(next),
+            Origin::Stream => lines.decoded.cursor_after(self.cursor),
+        };
+        self.continuity.remember(&lines.decoded, self.cursor);
+        self.send(Event::Lines(lines)).await
     }
 
     /// Follows the stream until it ends, and says why it did.
@@ -225,38 +194,21 @@ impl Reader {
         // is asked.
         let mut question = OptionFuture::default();
         loop {
-            if self.check_is_due() {
-                match self.anchor.clone() {
-                    Some(anchor) => {
-                        self.checked = Some(Instant::now());
-                        let asking = still_has(self.client.clone(), anchor);
-                        question = Some(Box::pin(asking)).into();
-                    }
-                    None => self.is_the_same(),
-                }
+            if self.continuity.is_due() {
+                question = self.continuity.question().map(Box::pin).into();
             }
             tokio::select! {
                 Some(answer) = &mut question => {
                     question = OptionFuture::default();
-                    match answer {
-                        Ok(true) => self.is_the_same(),
-                        // What came since is of the other log.
-                        Ok(false) => {
-                            self.last = self.anchor.clone();
-                            let sequence = self.last.as_ref().map_or(0, |last| last.sequence);
-                            return Ok(UpstreamFault::GoneBack { sequence });
-                        }
-                        // The stream goes on, and it is asked again when it is due the next time.
-                        Err(fault) => self.say(&fault, self.client.limits().check_shared),
+                    if let Some(fault) = self.take_answer(answer) {
+                        return Ok(fault);
                     }
                 }
-                next = tokio::time::timeout(SIGN_OF_LIFE, stream.next()) => match next {
+                next = timeout(SIGN_OF_LIFE, stream.next()) => match next {
                     Ok(Ok(batch)) => {
                         self.backoff.reset();
                         (self.said, self.unknown) = (None, 0);
-                        self.cursor = cursor_after(self.cursor, &batch);
-                        self.last = Stated::among(&batch.lines, self.cursor).or(self.last.take());
-                        self.send(Event::Batch(batch)).await?;
+                        self.hand_over(batch).await?;
                     }
                     Ok(Err(fault)) => return Ok(fault),
                     Err(_) => {
@@ -268,9 +220,26 @@ impl Reader {
         }
     }
 
+    /// Whether the log is still there on which the stream goes on; why the stream is over when it is not.
+    fn take_answer(&mut self, answer: Result<bool, UpstreamFault>) -> Option<UpstreamFault> {
+        match answer {
+            Ok(true) => {
+                self.continuity.set_confirmed();
+                self.ask_again.reset();
+                None
+            }
+            Ok(false) => Some(self.continuity.fall_back_to_anchor()),
+            // The stream goes on, and it is asked again when it is due the next time.
+            Err(fault) => {
+                self.say(&fault, self.client.limits().check_shared);
+                None
+            }
+        }
+    }
+
     /// What to do when the stream has ended: always pages next, sooner or later.
     async fn after_stream(&mut self, fault: UpstreamFault) -> Result<(), Gone> {
-        self.checked = None;
+        self.continuity.put_in_doubt();
         if matches!(fault, UpstreamFault::FutureCursor) {
             self.unknown += 1;
             if self.unknown == REWINDS {
@@ -326,20 +295,7 @@ impl Reader {
     }
 
     async fn send(&self, event: Event) -> Result<(), Gone> {
-        self.status.received(self.cursor);
+        self.status.set_received(self.cursor);
         self.events.send(event).await.map_err(|_| Gone)
     }
-}
-
-/// Whether the upstream has this line, which it stated before, still.
-async fn still_has(client: ExportClient, stated: Stated) -> Result<bool, UpstreamFault> {
-    let line = client.first_from(stated.sequence, Priority::Following).await?;
-    Ok(line.and_then(|line| Stated::of(&line)) == Some(stated))
-}
-
-/// The cursor after messages of the stream.
-fn cursor_after(cursor: i64, batch: &Batch) -> i64 {
-    let numbers =
-        || batch.lines.iter().filter_map(|line| Stated::of(line)).map(|line| line.sequence);
-    batch::cursor_after(cursor, numbers())
 }

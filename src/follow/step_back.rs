@@ -5,7 +5,7 @@
 
 use std::time::SystemTime;
 
-use super::cid_at;
+use crate::judge::Position;
 use crate::store::{
     Commit, DivergenceKind, NewDivergence, Store, StoreError, StoredOperation, audit_log,
 };
@@ -14,7 +14,7 @@ use did_plc::Timestamp;
 
 /// Why the place could not be found (yet).
 #[derive(Debug, thiserror::Error)]
-pub enum RewindError {
+pub enum StepBackError {
     /// Because of the upstream.
     #[error(transparent)]
     Upstream(#[from] UpstreamFault),
@@ -31,7 +31,7 @@ async fn last_shared(
     store: &Store,
     upstream: &ExportClient,
     from: i64,
-) -> Result<Option<StoredOperation>, RewindError> {
+) -> Result<Option<StoredOperation>, StepBackError> {
     let (mut low, mut high) = (0, from);
     let (mut shared, mut step) = (None, 0_i64);
     while low < high {
@@ -49,7 +49,9 @@ async fn last_shared(
             continue;
         };
         let line = upstream.first_from(number, Priority::Following).await?;
-        if cid_at(line.as_slice(), number) == Some(held.cid().to_string()) {
+        let there = line.and_then(|line| Position::of_line(&line));
+        let here = Position { sequence: number, cid: Some(held.cid().to_string()) };
+        if there == Some(here) {
             low = number;
             shared = Some(held);
         } else {
@@ -68,13 +70,13 @@ async fn last_shared(
 ///
 /// # Errors
 ///
-/// [`RewindError`].
+/// [`StepBackError`].
 pub async fn step_back(
     store: &Store,
     upstream: &ExportClient,
     cursor: i64,
     from: i64,
-) -> Result<Option<Commit>, RewindError> {
+) -> Result<Option<Commit>, StepBackError> {
     let shared = last_shared(store, upstream, from).await?;
     let number = shared.as_ref().and_then(|shared| shared.sequence).unwrap_or(0);
     if number == from {
@@ -117,7 +119,7 @@ async fn record(
     upstream: &ExportClient,
     shared: &StoredOperation,
     lost: &StoredOperation,
-) -> Result<NewDivergence, RewindError> {
+) -> Result<NewDivergence, StepBackError> {
     let number = shared.sequence.unwrap_or(0);
     let theirs = upstream.lines(number, 1, Priority::Following).await?.pop();
     Ok(NewDivergence {

@@ -1,4 +1,4 @@
-//! Whether the feed has told its subscribers everything that is committed.
+//! Whether everything that is committed has been published on the feed.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -10,7 +10,7 @@ const UNKNOWN: i64 = i64::MIN;
 /// What this process has committed and published. Whatever else is in the store was committed by
 /// another process, or by a commit whose outcome did not become known here, and subscribers miss it.
 #[derive(Debug)]
-pub struct Told {
+pub struct Published {
     /// Cursor up to which it is all published; unknown while a commit is under way, and from then
     /// on when it does not end in order.
     cursor: AtomicI64,
@@ -18,25 +18,25 @@ pub struct Told {
     epoch: AtomicI64,
 }
 
-impl Told {
+impl Published {
     /// For subscribers who come after the store was seen with this cursor.
-    pub fn up_to(cursor: i64) -> Told {
-        Told { cursor: AtomicI64::new(cursor), epoch: AtomicI64::new(UNKNOWN) }
+    pub fn up_to(cursor: i64) -> Published {
+        Published { cursor: AtomicI64::new(cursor), epoch: AtomicI64::new(UNKNOWN) }
     }
 
     /// A commit begins.
-    pub fn begin(&self) {
+    pub fn commit_begins(&self) {
         self.cursor.store(UNKNOWN, Ordering::Release);
     }
 
     /// The commit has ended with this cursor, and is published.
-    pub fn end(&self, cursor: i64) {
+    pub fn commit_published(&self, cursor: i64) {
         self.cursor.store(cursor, Ordering::Release);
     }
 
-    /// True when the store is as this process left it, now that it has taken the lease. From here
-    /// on it counts as told up to its cursor.
-    pub fn takes_up(&self, source: &Source) -> bool {
+    /// Takes up from a store whose lease this process has just taken: from here on it counts as published up to
+    /// its cursor. True when the store is as this process left it; otherwise subscribers miss something.
+    pub fn take_up(&self, source: &Source) -> bool {
         let cursor = self.cursor.swap(source.cursor, Ordering::AcqRel);
         let epoch = self.epoch.swap(source.epoch, Ordering::AcqRel);
         cursor == source.cursor && (epoch == UNKNOWN || epoch + 1 == source.epoch)
@@ -52,26 +52,26 @@ mod tests {
     }
 
     #[test]
-    fn what_another_has_committed_is_not_told() {
-        let told = Told::up_to(5);
-        assert!(told.takes_up(&source(3, 5)));
-        assert!(!told.takes_up(&source(4, 7)));
+    fn what_another_has_committed_is_not_published() {
+        let published = Published::up_to(5);
+        assert!(published.take_up(&source(3, 5)));
+        assert!(!published.take_up(&source(4, 7)));
         // Another had the lease, and went back to where it began.
-        assert!(!told.takes_up(&source(6, 7)));
-        assert!(told.takes_up(&source(7, 7)));
-        assert!(!Told::up_to(5).takes_up(&source(1, 6)));
+        assert!(!published.take_up(&source(6, 7)));
+        assert!(published.take_up(&source(7, 7)));
+        assert!(!Published::up_to(5).take_up(&source(1, 6)));
     }
 
     #[test]
-    fn a_commit_of_unknown_outcome_is_not_told() {
-        let told = Told::up_to(0);
-        assert!(told.takes_up(&source(1, 0)));
-        told.begin();
-        told.end(8);
-        assert!(told.takes_up(&source(2, 8)));
+    fn a_commit_of_unknown_outcome_is_not_published() {
+        let published = Published::up_to(0);
+        assert!(published.take_up(&source(1, 0)));
+        published.commit_begins();
+        published.commit_published(8);
+        assert!(published.take_up(&source(2, 8)));
         // One that does not move the cursor.
-        told.begin();
-        assert!(!told.takes_up(&source(3, 8)));
-        assert!(told.takes_up(&source(4, 8)));
+        published.commit_begins();
+        assert!(!published.take_up(&source(3, 8)));
+        assert!(published.take_up(&source(4, 8)));
     }
 }

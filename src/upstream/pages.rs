@@ -7,7 +7,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Backoff, Batch, ExportClient, Page, UpstreamFault};
+use super::backoff::Backoff;
+use super::batch::Batch;
+use super::client::ExportClient;
+use super::fault::UpstreamFault;
+use super::page::Page;
 
 /// What paging brings.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,8 +23,11 @@ pub enum Fetched {
     Fault { fault: UpstreamFault, retry_in: Duration },
 }
 
-/// Pages of the export from a cursor to its end, at most [`super::Limits::pages_ahead`] pages and
-/// [`super::Limits::bytes_ahead`] bytes ahead of the consumer. Dropping it ends the fetching.
+/// Pages of the export from a cursor to its end, at most [`pages_ahead`] pages and
+/// [`bytes_ahead`] bytes ahead of the consumer. Dropping it ends the fetching.
+///
+/// [`pages_ahead`]: super::Limits::pages_ahead
+/// [`bytes_ahead`]: super::Limits::bytes_ahead
 #[derive(Debug)]
 pub struct PagesAhead {
     fetched: mpsc::Receiver<(Fetched, Option<OwnedSemaphorePermit>)>,

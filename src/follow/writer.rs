@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use metrics::{counter, gauge, histogram};
 use tokio::sync::{mpsc, watch};
 
-use super::assembly::Prepared;
-use super::told::Told;
+use super::published::Published;
+use crate::judge::Prepared;
 use crate::live::{Feed, Status};
 use crate::store::{Commit, Lease, Store, StoreError};
 use did_plc::Timestamp;
@@ -27,7 +27,7 @@ pub enum Work {
     /// Whether the upstream's present is followed from here on.
     Live(bool),
     /// The upstream had nothing new at this time.
-    Current(Timestamp),
+    UpToDate(Timestamp),
 }
 
 /// Writes for one session.
@@ -38,8 +38,8 @@ pub struct Writer {
     pub lease: Lease,
     /// Who is told of new operations.
     pub feed: Arc<Feed>,
-    /// What they were told.
-    pub told: Arc<Told>,
+    /// What they were told of.
+    pub published: Arc<Published>,
     /// Where it is said how fresh we are.
     pub status: Arc<Status>,
     /// Number of the last batch that is committed.
@@ -73,18 +73,9 @@ impl Writer {
                     live = now_live;
                     self.store.set_durability(live).await?;
                 }
-                Some(Work::Current(at)) => self.status.current(at),
+                Some(Work::UpToDate(at)) => self.status.set_complete_at(at),
                 Some(Work::Commit(mut prepared)) => {
-                    while prepared.commit.operations.len() < MAX_COMMIT {
-                        match work.try_recv() {
-                            Ok(Work::Commit(next)) => prepared.join(*next),
-                            Ok(other) => {
-                                waiting = Some(other);
-                                break;
-                            }
-                            Err(_) => break,
-                        }
-                    }
+                    waiting = join_waiting(&mut prepared, &mut work);
                     totals.operations += prepared.commit.operations.len();
                     self.commit(*prepared).await?;
                     totals.say(&self.status, live);
@@ -93,13 +84,14 @@ impl Writer {
         }
     }
 
-    /// One transaction. A crash before it ends leaves what was there before it; after it, all
-    /// that follows here is told again by what the store holds.
+    /// One transaction, and then what others are told of it. A crash before the transaction ends leaves what
+    /// was there before it. After it, nobody may have been told: a process that starts takes its position from
+    /// the store, and stream clients come back for what they lack.
     async fn commit(&self, prepared: Prepared) -> Result<(), StoreError> {
         let Prepared { batch, commit, known } = prepared;
         let begun = Instant::now();
         tracing::debug!(cursor = commit.cursor_after, "committing");
-        self.told.begin();
+        self.published.commit_begins();
         let committing = self.feed.committing();
         self.store.commit(&self.lease, &commit).await?;
         tracing::debug!(cursor = commit.cursor_after, "committed");
@@ -108,9 +100,9 @@ impl Writer {
         self.committed.send_replace(batch);
         let latest = commit.operations.iter().map(|operation| operation.created_at).max();
         let received_at = Timestamp::from_millis(commit.received_at_millis);
-        self.status.committed(commit.cursor_after, latest, received_at);
+        self.status.set_committed(commit.cursor_after, latest, received_at);
         if commit.caught_up {
-            self.status.current(received_at);
+            self.status.set_complete_at(received_at);
         }
         self.feed.publish(&commit.operations);
         if !commit.numbered.is_empty() {
@@ -119,43 +111,23 @@ impl Writer {
             self.feed.publish(&self.store.sequences(&numbers).await?);
         }
         drop(committing);
-        self.told.end(commit.cursor_after);
+        self.published.commit_published(commit.cursor_after);
         count(&commit, known);
         Ok(())
     }
 }
 
-impl Prepared {
-    /// Takes the batch that was judged after this one into the same transaction.
-    fn join(&mut self, next: Prepared) {
-        let Commit {
-            cursor_before: _,
-            cursor_after,
-            cursor_cid,
-            operations,
-            nullified,
-            numbered,
-            refusals,
-            rejudged,
-            divergences,
-            received_at_millis,
-            caught_up,
-        } = next.commit;
-        self.batch = next.batch;
-        self.known += next.known;
-        if cursor_after != self.commit.cursor_after {
-            self.commit.cursor_cid = cursor_cid;
+/// Takes the batches that wait already into the same transaction, as far as it has room; the work that comes
+/// after them and is none.
+fn join_waiting(prepared: &mut Prepared, work: &mut mpsc::Receiver<Work>) -> Option<Work> {
+    while prepared.commit.operations.len() < MAX_COMMIT {
+        match work.try_recv() {
+            Ok(Work::Commit(next)) => prepared.join(*next),
+            Ok(other) => return Some(other),
+            Err(_) => break,
         }
-        self.commit.cursor_after = cursor_after;
-        self.commit.operations.extend(operations);
-        self.commit.nullified.extend(nullified);
-        self.commit.numbered.extend(numbered);
-        self.commit.refusals.extend(refusals);
-        self.commit.rejudged.extend(rejudged);
-        self.commit.divergences.extend(divergences);
-        self.commit.received_at_millis = received_at_millis;
-        self.commit.caught_up = caught_up;
     }
+    None
 }
 
 /// What happened, in numbers; what was refused or differs, in a line each.

@@ -1,6 +1,5 @@
 //! Requests and their answers: pages of the export, audit logs, any other path.
 
-use std::borrow::Cow;
 use std::fmt::Display;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -10,18 +9,17 @@ use data_encoding::BASE64;
 use percent_encoding::percent_decode_str;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use reqwest::{Response, StatusCode};
-use serde::Deserialize;
-use serde::de::IgnoredAny;
 use tokio::time::{Instant, timeout};
 use url::{Host, Url};
 
-use super::{Batch, Limits, Origin, Priority, RequestBudget, UpstreamFault, now};
-use did_plc::{Did, Timestamp};
+use super::budget::{Priority, RequestBudget};
+use super::fault::UpstreamFault;
+use super::limits::Limits;
+use super::page::{Page, number, quote, split_lines};
+use did_plc::Did;
 
 /// Redirects to follow. One for `http` to `https` and one for a moved host are plausible.
 const REDIRECTS: usize = 5;
-/// How much of a body that is no export is quoted.
-const QUOTED: usize = 60;
 
 /// The setting `--upstream` (or `--against`) cannot be used as it is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -55,29 +53,6 @@ pub struct Answer {
     pub status: u16,
     /// The whole body.
     pub body: Bytes,
-}
-
-/// A page of the export as far as it can be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Page {
-    /// The complete lines; see [`Batch::lines`].
-    pub lines: Vec<Bytes>,
-    /// The last line of a complete body when it is not JSON. It is cut, as far as one can tell, and
-    /// left to the next page; should it be all that there is, then there is nothing else to take.
-    pub tail: Option<Bytes>,
-    /// The cursor that was asked for.
-    pub after: i64,
-    /// The cursor of the next page: the number of the last line that has one above `after`;
-    /// `after` itself when there is none.
-    pub next: i64,
-    /// Lines asked for.
-    pub asked: usize,
-    /// Fewer lines than asked for, in a complete body.
-    pub near_end: bool,
-    /// Why the body is not complete. Its complete lines are as good as those of any other.
-    pub cut: Option<UpstreamFault>,
-    /// When its last byte arrived.
-    pub received_at: Timestamp,
 }
 
 impl ExportClient {
@@ -131,7 +106,7 @@ impl ExportClient {
     }
 
     /// The URL, without a slash at its end and without credentials, which nobody else is to see:
-    /// what [`crate::store::Source::upstream`] remembers.
+    /// what a store remembers of whom it follows.
     pub fn base(&self) -> &str {
         &self.base
     }
@@ -300,104 +275,6 @@ impl ExportClient {
     }
 }
 
-impl Page {
-    /// Takes a body apart. `cut` says why it is not complete.
-    fn read(
-        body: &Bytes,
-        after: i64,
-        asked: usize,
-        cut: Option<UpstreamFault>,
-    ) -> Result<Page, UpstreamFault> {
-        let mut split = split_lines(body);
-        // What was not asked for is not kept: millions of empty objects fit into a body.
-        let mut lines: Vec<Bytes> = split.by_ref().take(asked).collect();
-        let count = lines.len();
-        // Lines are joined by newlines, so that nothing but its JSON shows whether the last one
-        // is whole. All before it are, whatever they are.
-        let is_last = split.next().is_none();
-        let tail = lines.pop_if(|last| is_last && !is_json(last));
-        let next = lines.iter().rev().filter_map(number).find(|&number| number > after);
-        if let (Some(fault), None) = (&cut, next) {
-            return Err(fault.clone());
-        }
-        if count > 0 && !lines.iter().chain(&tail).any(is_object) {
-            return Err(UpstreamFault::NotAnExport { beginning: quote(body) });
-        }
-        Ok(Page {
-            tail: tail.filter(|_| cut.is_none()),
-            lines,
-            after,
-            next: next.unwrap_or(after),
-            asked,
-            near_end: cut.is_none() && count < asked,
-            cut,
-            received_at: now(),
-        })
-    }
-
-    /// What to give as the reason when the next page would be this one again: there is something
-    /// in it, and nothing that moves the cursor.
-    pub fn stuck(&self) -> Option<UpstreamFault> {
-        match (&self.tail, self.lines.is_empty()) {
-            _ if self.next > self.after => None,
-            (Some(_), true) => {
-                let reason = "its only line is not JSON".to_owned();
-                Some(UpstreamFault::Truncated { reason })
-            }
-            (None, true) => None,
-            (_, false) => Some(UpstreamFault::NotAdvancing { after: self.after }),
-        }
-    }
-
-    /// The page as a batch. The tail is part of it only when the page is [`stuck`](Page::stuck):
-    /// it would be the first line of the next page, and there is none.
-    pub fn into_batch(self) -> Batch {
-        let Page { mut lines, tail, after, next, asked, near_end, received_at, .. } = self;
-        let stuck = next == after;
-        // With the last line still to be fetched, it is not the end.
-        let near_end = near_end && (stuck || tail.is_none());
-        lines.extend(tail.filter(|_| stuck));
-        Batch { lines, received_at, origin: Origin::Page { after, next, asked, near_end } }
-    }
-}
-
-/// The lines of a body, without copying; empty ones are left out.
-fn split_lines(body: &Bytes) -> impl Iterator<Item = Bytes> {
-    let ends = memchr::memchr_iter(b'\n', body).chain([body.len()]);
-    ends.scan(0, |start, end| {
-        let line = *start..end;
-        *start = end + 1;
-        Some(line)
-    })
-    .filter(|line| !body[line.clone()].trim_ascii().is_empty())
-    .map(|line| body.slice(line))
-}
-
-/// Whether this is JSON, which a line that was cut on its way is not.
-pub fn is_json(line: &[u8]) -> bool {
-    serde_json::from_slice::<IgnoredAny>(line).is_ok()
-}
-
-/// Looks like a JSON object from its beginning.
-fn is_object(line: &Bytes) -> bool {
-    line.trim_ascii_start().starts_with(b"{")
-}
-
-/// The sequence number that a line states. Parsed, not searched for: an operation may hold any
-/// text, `"seq":7` included.
-fn number(line: &Bytes) -> Option<i64> {
-    #[derive(Deserialize)]
-    struct Numbered {
-        seq: i64,
-    }
-    serde_json::from_slice::<Numbered>(line).ok().map(|line| line.seq)
-}
-
-fn quote(body: &Bytes) -> String {
-    let beginning: Cow<'_, str> = String::from_utf8_lossy(&body[..body.len().min(QUOTED)]);
-    beginning.into_owned()
-}
-
 /// Seconds, or a date (RFC 9110, "Retry-After"). A date that is past is no delay.
 fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     match value.trim().parse() {
@@ -444,94 +321,6 @@ fn is_loopback(url: &Url) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn cut() -> Option<UpstreamFault> {
-        Some(UpstreamFault::Truncated { reason: "as a test".to_owned() })
-    }
-
-    fn read(body: &str, after: i64, cut: Option<UpstreamFault>) -> Result<Page, UpstreamFault> {
-        Page::read(&Bytes::copy_from_slice(body.as_bytes()), after, 3, cut)
-    }
-
-    #[test]
-    fn a_page_leads_to_the_number_of_its_last_line() {
-        let page = read("{\"seq\":1}\n{\"seq\":2,\"operation\":{\"seq\":7}}", 0, None).unwrap();
-        assert_eq!((page.lines.len(), page.next, page.near_end), (2, 2, true));
-        assert_eq!(page.stuck(), None);
-        let full = read("{\"seq\":1}\n\n{\"seq\":2}\r\n{\"seq\":5}\n", 0, None).unwrap();
-        assert_eq!((full.lines.len(), full.next, full.near_end), (3, 5, false));
-    }
-
-    #[test]
-    fn what_was_not_asked_for_is_left_to_the_next_page() {
-        let page = read("{\"seq\":1}\n{\"seq\":2}\nnonsense\n{\"seq\":4}\n{", 0, None).unwrap();
-        assert_eq!((page.lines.len(), page.next, page.near_end), (3, 2, false));
-        assert_eq!((page.tail.clone(), page.cut.clone()), (None, None));
-        assert_eq!(page.into_batch().lines.len(), 3);
-        let many = read(&"{}\n".repeat(1_000), 0, None).unwrap();
-        assert_eq!(many.lines.len(), 3);
-        assert!(many.stuck().is_some());
-    }
-
-    #[test]
-    fn an_empty_page_is_the_end() {
-        let page = read("", 9, None).unwrap();
-        assert_eq!((page.next, page.near_end, page.stuck()), (9, true, None));
-        assert!(page.into_batch().reached_end());
-    }
-
-    #[test]
-    fn numbers_out_of_order_never_lead_back() {
-        assert_eq!(read("{\"seq\":8}\n{\"seq\":9}\n{\"seq\":3}", 7, None).unwrap().next, 9);
-        assert_eq!(read("{\"seq\":9}\n{\"seq\":8}", 7, None).unwrap().next, 8);
-    }
-
-    #[test]
-    fn a_last_line_that_is_not_json_is_left_to_the_next_page() {
-        let page = read("{\"seq\":1}\n{\"seq\":2,", 0, None).unwrap();
-        assert_eq!((page.lines.len(), page.next), (1, 1));
-        assert_eq!(page.tail.as_deref(), Some(&b"{\"seq\":2,"[..]));
-        let batch = page.into_batch();
-        assert_eq!(batch.lines.len(), 1);
-        assert!(!batch.reached_end());
-    }
-
-    #[test]
-    fn one_in_the_middle_is_handed_over() {
-        let page = read("{\"seq\":1}\nnonsense\n{\"seq\":3}", 0, None).unwrap();
-        assert_eq!((page.lines.len(), page.next), (3, 3));
-    }
-
-    #[test]
-    fn the_complete_lines_of_a_cut_body_count() {
-        let page = read("{\"seq\":1}\n{\"se", 0, cut()).unwrap();
-        assert_eq!((page.next, page.near_end, page.tail.is_none()), (1, false, true));
-        assert_eq!(read("{\"se", 0, cut()), Err(cut().unwrap()));
-        assert_eq!(read("{\"seq\":1}\n{\"seq\":2", 1, cut()), Err(cut().unwrap()));
-        assert_eq!(read("", 0, cut()), Err(cut().unwrap()));
-    }
-
-    #[test]
-    fn a_page_that_does_not_move_the_cursor_is_stuck() {
-        let old = read("{\"seq\":1}\n{\"seq\":2}\n{\"seq\":3}", 3, None).unwrap();
-        assert_eq!(old.stuck(), Some(UpstreamFault::NotAdvancing { after: 3 }));
-        let unnumbered = read("{\"type\":\"news\"}", 3, None).unwrap();
-        assert!(unnumbered.stuck().is_some());
-        let batch = unnumbered.into_batch();
-        assert!(matches!(batch.origin, Origin::Page { near_end: true, .. }));
-        assert!(!batch.reached_end());
-        let damaged = read("{\"seq\":4", 3, None).unwrap();
-        assert!(matches!(damaged.stuck(), Some(UpstreamFault::Truncated { .. })));
-        assert_eq!(damaged.into_batch().lines.len(), 1);
-    }
-
-    #[test]
-    fn what_has_no_object_is_no_export() {
-        for body in ["<html>\n<body>", "Busy, try again", "[]"] {
-            let fault = read(body, 0, None).unwrap_err();
-            assert_eq!(fault.kind(), "not-an-export", "{body}");
-        }
-    }
 
     #[test]
     fn retry_after_is_seconds_or_a_date() {

@@ -1,4 +1,5 @@
-//! Text that anybody can write, for a terminal or a page: it must not pretend to be anything else.
+//! Text that anybody can write, made safe to show on a terminal or a page: characters that cannot be seen, or
+//! that change what is around them, are escaped.
 
 use std::borrow::Cow;
 use std::fmt::Write;

@@ -1,0 +1,134 @@
+//! What is found in a log, line by line, and what it comes to.
+
+use std::collections::BTreeMap;
+
+use crate::store::DivergenceKind;
+use did_plc::chain::Restated;
+use did_plc::entry::{Received, Undecodable};
+use did_plc::{Cid, Did, Refusal, Timestamp};
+
+/// A line that was not accepted, that says otherwise than an earlier one, or whose flag is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Finding {
+    /// Number of the line, or of the element of an audit log, from 1.
+    pub line: u64,
+    /// The DID as stated.
+    pub did: String,
+    /// The CID, computed where it could be.
+    pub cid: String,
+    /// The refusal's name, that of a restated [`DivergenceKind`], or `nullified-flag`.
+    pub kind: String,
+    /// What was expected.
+    pub expected: String,
+}
+
+/// What came of a whole log.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Summary {
+    /// Lines that were read.
+    pub operations: u64,
+    /// Different identities with an accepted operation.
+    pub identities: u64,
+    /// Operations that were accepted.
+    pub accepted: u64,
+    /// Lines with an operation that was there before.
+    pub repeated: u64,
+    /// Those of them that say otherwise than the line before.
+    pub restated: u64,
+    /// Lines that were refused, by the refusal's name.
+    pub refused: BTreeMap<String, u64>,
+    /// Operations whose stated `nullified` flag is not what the log leads to.
+    pub wrong_flags: u64,
+}
+
+impl Summary {
+    /// Adds what came of another part of the log.
+    pub(super) fn add(&mut self, part: &Summary) {
+        self.operations += part.operations;
+        self.identities += part.identities;
+        self.accepted += part.accepted;
+        self.repeated += part.repeated;
+        self.restated += part.restated;
+        self.wrong_flags += part.wrong_flags;
+        for (kind, count) in &part.refused {
+            *self.refused.entry(kind.clone()).or_default() += count;
+        }
+    }
+
+    /// Whether everything was accepted and every statement agrees.
+    pub fn is_clean(&self) -> bool {
+        self.refused.is_empty() && self.restated == 0 && self.wrong_flags == 0
+    }
+}
+
+/// Name of the finding of a flag that the log does not lead to.
+const WRONG_FLAG: &str = "nullified-flag";
+
+impl Finding {
+    fn new(line: u64, did: &Did, cid: &Cid, (kind, expected): (&str, String)) -> Finding {
+        let (did, cid) = (did.to_string(), cid.to_string());
+        Finding { line, did, cid, kind: kind.to_owned(), expected }
+    }
+
+    /// A line that cannot be judged.
+    pub(super) fn undecodable(line: u64, undecodable: Undecodable) -> Finding {
+        let Undecodable { did, cid, refusal, .. } = undecodable;
+        Finding { line, did, cid, kind: refusal.kind().to_owned(), expected: refusal.to_string() }
+    }
+
+    /// An operation that is refused.
+    pub(super) fn refused(line: u64, received: &Received, refusal: &Refusal) -> Finding {
+        Finding::new(line, &received.did, &received.cid, (refusal.kind(), refusal.to_string()))
+    }
+
+    /// What a line says otherwise than the one that brought its operation.
+    pub(super) fn restated(
+        line: u64,
+        received: &Received,
+        restated: &Restated,
+    ) -> impl Iterator<Item = Finding> {
+        let expected = |kind| match kind {
+            DivergenceKind::RestatedCid => {
+                let stated = restated.cid.as_ref();
+                stated.map(|stated| format!("the CID of this operation, not {stated}"))
+            }
+            DivergenceKind::RestatedCreatedAt => {
+                let held = restated.created_at;
+                held.map(|held| format!("{held} as before, not {}", received.created_at))
+            }
+            _ => restated
+                .sequence
+                .zip(received.sequence)
+                .map(|(held, stated)| format!("sequence number {held} as before, not {stated}")),
+        };
+        DivergenceKind::of_restated(restated).filter_map(move |kind| {
+            let named = (kind.name(), expected(kind)?);
+            Some(Finding::new(line, &received.did, &received.cid, named))
+        })
+    }
+
+    /// An operation that nullifies others which are stated not to be nullified.
+    pub(super) fn nullifies_unstated(
+        line: u64,
+        received: &Received,
+        unstated: &[Timestamp],
+    ) -> Finding {
+        let times: Vec<String> = unstated.iter().map(Timestamp::to_string).collect();
+        let expected = format!(
+            "this operation nullifies what was accepted at {}, stated not to be",
+            times.join(" and ")
+        );
+        Finding::new(line, &received.did, &received.cid, (WRONG_FLAG, expected))
+    }
+
+    /// An operation that is stated to be nullified, of a log in which nothing does so.
+    pub(super) fn nothing_nullifies(line: u64, did: &Did, cid: &Cid) -> Finding {
+        let expected = "stated to be nullified, and nothing in the log nullifies it".to_owned();
+        Finding::new(line, did, cid, (WRONG_FLAG, expected))
+    }
+
+    /// Whether its line was refused.
+    pub(super) fn is_refusal(&self) -> bool {
+        self.kind != WRONG_FLAG && DivergenceKind::of_name(&self.kind).is_none()
+    }
+}

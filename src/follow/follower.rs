@@ -1,0 +1,212 @@
+//! The follower: one session after the other, each under the lease, from the cursor that is read back.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::error::FollowError;
+use super::intake::End;
+use super::lease::while_renewing;
+use super::pauses::Pauses;
+use super::published::Published;
+use super::same_log::SameLog;
+use super::session::Session;
+use super::step_back::{StepBackError, step_back};
+use crate::judge::{BatchJudge, NotJson};
+use crate::live::{Feed, Mode, Status};
+use crate::store::{Lease, Source, Store, StoreError};
+use crate::upstream::ExportClient;
+use did_plc::signature::Verifier;
+
+/// How often a line that is not JSON is fetched before it is kept as it is.
+const NOT_JSON_ATTEMPTS: u32 = 3;
+
+/// Follows one upstream into one store.
+pub struct Follower {
+    /// Where operations go.
+    pub store: Store,
+    /// Where they come from.
+    pub client: ExportClient,
+    /// Who checks signatures.
+    pub verifier: Arc<dyn Verifier>,
+    /// Who is told of new operations.
+    pub feed: Arc<Feed>,
+    /// Where it is said how fresh we are.
+    pub status: Arc<Status>,
+}
+
+/// What a follower remembers from one session to the next.
+struct Memory {
+    published: Arc<Published>,
+    pauses: Pauses,
+    damaged_line: DamagedLine,
+}
+
+/// A line that is not JSON, which may have been damaged on its way.
+#[derive(Debug, Default)]
+struct DamagedLine {
+    /// The cursor before it.
+    cursor: i64,
+    /// How often it was fetched.
+    attempts: u32,
+}
+
+/// How it goes on after a session.
+#[derive(Debug)]
+enum Next {
+    /// Not at all: the shutdown.
+    End,
+    /// At once.
+    Session,
+    /// After a short pause.
+    Pause,
+    /// After the longest pause that an upstream which cannot be followed is left alone for.
+    Rest,
+}
+
+impl Follower {
+    /// Follows until `shutdown`.
+    ///
+    /// # Errors
+    ///
+    /// [`FollowError`]; everything that may pass is waited out.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), FollowError> {
+        let mut memory = Memory {
+            // Made from the store before the first subscriber could come.
+            published: Arc::new(Published::up_to(self.status.sequence())),
+            pauses: Pauses::until(shutdown.clone()),
+            damaged_line: DamagedLine::default(),
+        };
+        while !shutdown.is_cancelled() {
+            let (lease, source) = match self.store.follow(self.client.base()).await {
+                Ok(following) => following,
+                Err(error) => {
+                    memory.pauses.wait_out(error).await?;
+                    continue;
+                }
+            };
+            // Nobody else can commit from here on, and what others have committed can be read.
+            if !memory.published.take_up(&source) {
+                self.feed.interrupt();
+            }
+            let next = self.follow_under(&lease, &source, &mut memory, &shutdown).await;
+            // Kept, it would keep us out ourselves. One that cannot be given back runs out by itself.
+            self.store.release(lease).await.ok();
+            match next {
+                Ok(Next::End) => return Ok(()),
+                Ok(Next::Session) => {}
+                Ok(Next::Pause) => memory.pauses.sleep().await,
+                Ok(Next::Rest) => {
+                    memory.pauses.sleep_for(self.client.limits().backoff_longest).await;
+                }
+                Err(FollowError::Store(error)) => memory.pauses.wait_out(error).await?,
+                Err(other) => return Err(other),
+            }
+        }
+        Ok(())
+    }
+
+    /// One session under a lease, and what its end calls for.
+    async fn follow_under(
+        &self,
+        lease: &Lease,
+        source: &Source,
+        memory: &mut Memory,
+        shutdown: &CancellationToken,
+    ) -> Result<Next, FollowError> {
+        let (store, client, status) = (&self.store, &self.client, &*self.status);
+        let same_log = SameLog { store, client, status, shutdown };
+        if !while_renewing(store, lease, same_log.ensure(lease, source)).await? {
+            return Ok(Next::End);
+        }
+        let not_json = memory.damaged_line.what_to_do_at(source.cursor);
+        let session = self.session(lease, source, memory, not_json, shutdown);
+        let end = while_renewing(store, lease, session).await;
+        if end.is_err() {
+            self.status.set_mode(Mode::Waiting);
+        }
+        match end? {
+            End::Shutdown => Ok(Next::End),
+            End::NotJson { cursor } => {
+                let tries = memory.damaged_line.add_attempt(cursor);
+                tracing::warn!(cursor, tries, "a line that is not JSON: it is fetched again");
+                Ok(Next::Pause)
+            }
+            End::Rewound { cursor, from } => {
+                let stepping = self.step_back(lease, &memory.published, cursor, from);
+                match while_renewing(store, lease, stepping).await? {
+                    true => Ok(Next::Session),
+                    // It takes dozens of requests each time.
+                    false => Ok(Next::Rest),
+                }
+            }
+        }
+    }
+
+    /// Reads, judges and commits from the cursor of the source on.
+    async fn session(
+        &self,
+        lease: &Lease,
+        source: &Source,
+        memory: &mut Memory,
+        not_json: NotJson,
+        shutdown: &CancellationToken,
+    ) -> Result<End, StoreError> {
+        let (committed_sender, committed) = watch::channel(0);
+        let (store, verifier) = (self.store.clone(), Arc::clone(&self.verifier));
+        let upstream = self.client.base().to_owned();
+        let judge = BatchJudge::new(store, verifier, upstream, committed).await?;
+        memory.pauses.reset();
+        let session = Session {
+            store: &self.store,
+            client: &self.client,
+            lease,
+            feed: &self.feed,
+            published: &memory.published,
+            status: &self.status,
+        };
+        session.run(source, (judge, committed_sender), not_json, shutdown).await
+    }
+
+    /// Puts the cursor back to what the upstream still has. Whatever fails is tried again at the
+    /// upstream's next refusal of the cursor. False when it stays where it is.
+    async fn step_back(
+        &self,
+        lease: &Lease,
+        published: &Published,
+        cursor: i64,
+        from: i64,
+    ) -> Result<bool, FollowError> {
+        let commit = match step_back(&self.store, &self.client, cursor, from).await {
+            Ok(Some(commit)) => commit,
+            Ok(None) => return Ok(false),
+            Err(StepBackError::Upstream(fault)) => {
+                tracing::warn!("to find what the upstream still has: {fault}");
+                return Ok(false);
+            }
+            Err(StepBackError::Store(error)) => return Err(error.into()),
+        };
+        // A crash before the commit has ended leaves the cursor where it was, and the record unwritten.
+        published.commit_begins();
+        self.store.commit(lease, &commit).await?;
+        published.commit_published(commit.cursor_after);
+        self.status.set_back(commit.cursor_after);
+        Ok(true)
+    }
+}
+
+impl DamagedLine {
+    /// What to do about a line after this cursor that is not JSON.
+    fn what_to_do_at(&self, cursor: i64) -> NotJson {
+        let often_enough = self.cursor == cursor && self.attempts >= NOT_JSON_ATTEMPTS;
+        if often_enough { NotJson::Keep } else { NotJson::StopBefore }
+    }
+
+    /// Counts one after this cursor; how often it was fetched by now.
+    fn add_attempt(&mut self, cursor: i64) -> u32 {
+        let attempts = if self.cursor == cursor { self.attempts + 1 } else { 1 };
+        *self = DamagedLine { cursor, attempts };
+        attempts
+    }
+}

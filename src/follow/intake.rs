@@ -1,0 +1,133 @@
+//! The middle of a session: what the reader brings is judged and handed to the writer, until it is time to
+//! stop.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::reader::Event;
+use super::writer::Work;
+use crate::judge::{BatchJudge, Lines, NotJson, Parts};
+use crate::live::{Mode, Status};
+use crate::store::StoreError;
+
+/// Lines that are judged at once, at most: what one commit can take in a fraction of a second.
+/// With the pages on their way this bounds the memory of following to some tens of megabytes.
+const MAX_BATCH: usize = 4_000;
+/// Bytes of the lines that are judged at once, at most, apart from those of the last page: ten times
+/// what ordinary lines have.
+const MAX_BATCH_BYTES: usize = 32 << 20;
+
+/// Why a session ended in order.
+#[derive(Debug)]
+pub enum End {
+    /// Somebody asked for it; everything in hand is committed.
+    Shutdown,
+    /// A line that is not JSON is to be fetched again.
+    NotJson { cursor: i64 },
+    /// The upstream has gone back to before the number `from`.
+    Rewound { cursor: i64, from: i64 },
+}
+
+/// Judges the lines of one session.
+pub struct Intake {
+    /// What knows the chains.
+    pub judge: BatchJudge,
+    /// Everything up to this number is judged.
+    pub cursor: i64,
+    /// What to do about the next line that is not JSON.
+    pub not_json: NotJson,
+    /// Where it is said what the follower does.
+    pub status: Arc<Status>,
+    /// What the reader brings.
+    pub events: mpsc::Receiver<Event>,
+    /// An event that was taken and has to wait for its turn.
+    pub waiting: Option<Event>,
+    /// Who commits.
+    pub writer: mpsc::Sender<Work>,
+}
+
+impl Intake {
+    /// Judges until it is time to stop. When the writer has ended before, it says itself why.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store; what was judged and is not committed yet must not be relied on then.
+    pub async fn run(mut self, shutdown: &CancellationToken) -> Result<End, StoreError> {
+        loop {
+            let Some(event) = self.next_event(shutdown).await else { return Ok(End::Shutdown) };
+            let end = match event {
+                Event::Mode(mode) => {
+                    self.status.set_mode(mode);
+                    self.hand_over(Work::Live(mode == Mode::Live)).await
+                }
+                Event::Quiet(at) => {
+                    self.status.set_heard(at);
+                    self.hand_over(Work::UpToDate(at)).await
+                }
+                Event::Rewound { from } => Some(End::Rewound { cursor: self.cursor, from }),
+                Event::Lines(mut lines) => {
+                    self.join_waiting(&mut lines);
+                    self.take_in(lines).await?
+                }
+            };
+            if let Some(end) = end {
+                return Ok(end);
+            }
+        }
+    }
+
+    async fn next_event(&mut self, shutdown: &CancellationToken) -> Option<Event> {
+        match self.waiting.take() {
+            Some(event) => Some(event),
+            None => shutdown.run_until_cancelled(self.events.recv()).await.flatten(),
+        }
+    }
+
+    /// What has come meanwhile is judged with it: larger commits cost less a line.
+    fn join_waiting(&mut self, lines: &mut Lines) {
+        let mut bytes = lines.decoded.bytes();
+        while lines.decoded.len() < MAX_BATCH && bytes < MAX_BATCH_BYTES {
+            match self.events.try_recv() {
+                Ok(Event::Lines(next)) => {
+                    bytes += next.decoded.bytes();
+                    lines.join(next);
+                }
+                Ok(other) => {
+                    self.waiting = Some(other);
+                    break;
+                }
+                Err(_) => break,
+            }
+        }
+    }
+
+    /// Judges lines and hands over what is to be committed.
+    async fn take_in(&mut self, lines: Lines) -> Result<Option<End>, StoreError> {
+        self.status.set_heard(lines.received_at);
+        let begun = Instant::now();
+        let Parts { parts, cursor, stopped, kept_damaged } =
+            Parts::of(lines, self.cursor, self.not_json);
+        for part in parts {
+            let prepared = Box::new(self.judge.judge(part).await?);
+            if let Some(end) = self.hand_over(Work::Commit(prepared)).await {
+                return Ok(Some(end));
+            }
+        }
+        metrics::histogram!("plc_ingest_stage_seconds", "stage" => "judge")
+            .record(begun.elapsed().as_secs_f64());
+        // Until then it is still to come: a message of the stream is after an empty page.
+        if kept_damaged || cursor != self.cursor {
+            self.not_json = NotJson::StopBefore;
+        }
+        self.cursor = cursor;
+        Ok(stopped.then_some(End::NotJson { cursor }))
+    }
+
+    /// The end where there is no writer any more.
+    async fn hand_over(&self, work: Work) -> Option<End> {
+        self.writer.send(work).await.is_err().then_some(End::Shutdown)
+    }
+}

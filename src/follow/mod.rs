@@ -1,0 +1,38 @@
+//! Following an upstream, and taking in what others have dumped of it: lines → verdicts → commit, from the
+//! committed cursor on.
+//!
+//! ```text
+//! reader ──lines──▶ intake ──batches──▶ writer ──▶ store
+//!  pages, stream     verdicts            one transaction at a time, then Feed and Status
+//! ```
+//!
+//! Three tasks work at once: the reader fetches and decodes, the intake judges ([`crate::judge`]), and the
+//! writer commits what was judged. A session begins at the cursor that the store holds; when anything about the
+//! store is in doubt the session ends, with everything that was verified on top, and the next one begins
+//! at the cursor that is read back.
+//!
+//! What a crash leaves behind: until a commit has ended, what the commit before it left, since nothing else is
+//! written; all that was fetched and judged since is fetched again from the stored cursor on. After it, the
+//! operations and the cursor that goes with them. Who reads the stream is told after the commit: a crash in
+//! between is made good by the store, where every client that comes back finds what it was not sent. The lease
+//! of a process that is gone runs out by itself.
+
+mod claims_index;
+mod continuity;
+mod error;
+mod follower;
+mod import;
+mod intake;
+mod lease;
+mod pauses;
+mod published;
+mod reader;
+mod same_log;
+mod session;
+mod step_back;
+mod writer;
+
+pub use claims_index::keep as keep_claims_index;
+pub use error::FollowError;
+pub use follower::Follower;
+pub use import::{Import, ImportError, Imported};

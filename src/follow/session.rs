@@ -1,0 +1,111 @@
+//! One session: reader, intake and writer from the stored cursor on, under one lease.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinError;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::intake::{End, Intake};
+use super::published::Published;
+use super::reader::Reader;
+use super::writer::Writer;
+use crate::judge::{BatchJudge, NotJson, Position};
+use crate::live::{Feed, Status};
+use crate::store::{Lease, Source, Store, StoreError};
+use crate::upstream::ExportClient;
+
+/// Events between reader and intake; the reader itself holds a few pages more.
+const EVENTS: usize = 4;
+/// Judged batches that wait for the writer.
+const PREPARED: usize = 2;
+
+/// What a session works with.
+pub struct Session<'a> {
+    /// Where operations go.
+    pub store: &'a Store,
+    /// Where they come from.
+    pub client: &'a ExportClient,
+    /// By which right they are written.
+    pub lease: &'a Lease,
+    /// Who is told of new operations.
+    pub feed: &'a Arc<Feed>,
+    /// What they were told of.
+    pub published: &'a Arc<Published>,
+    /// Where it is said how fresh we are.
+    pub status: &'a Arc<Status>,
+}
+
+impl Session<'_> {
+    /// Reads, judges and commits from the cursor of the source on. `judge` looks at `committed` to see what was
+    /// committed. Dropping it, as a crash does, leaves what the last commit left.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    pub async fn run(
+        &self,
+        source: &Source,
+        (judge, committed): (BatchJudge, watch::Sender<u64>),
+        not_json: NotJson,
+        shutdown: &CancellationToken,
+    ) -> Result<End, StoreError> {
+        let (work, prepared) = mpsc::channel(PREPARED);
+        let (sender, events) = mpsc::channel(EVENTS);
+        let (client, status) = (self.client.clone(), Arc::clone(self.status));
+        let last = position(source);
+        let reader = Reader::new(client, source.cursor, last, sender, Arc::clone(&status));
+        let reader = AbortOnDropHandle::new(tokio::spawn(reader.run()));
+        let writer = self.writer(committed).run(prepared);
+        let mut writer = AbortOnDropHandle::new(tokio::spawn(writer));
+        let cursor = source.cursor;
+        let intake =
+            Intake { judge, cursor, not_json, status, events, waiting: None, writer: work };
+        let end = tokio::select! {
+            end = intake.run(shutdown) => end?,
+            written = &mut writer => return Err(unexpected_end(written)),
+        };
+        // A reader that panicked is an end of the events like any other.
+        if reader.is_finished()
+            && let Err(error) = reader.await
+            && let Ok(panic) = error.try_into_panic()
+        {
+            std::panic::resume_unwind(panic);
+        }
+        // Everything that was judged is written before the session ends in order.
+        match writer.await {
+            Ok(Ok(())) => Ok(end),
+            written => Err(unexpected_end(written)),
+        }
+    }
+
+    fn writer(&self, committed: watch::Sender<u64>) -> Writer {
+        Writer {
+            store: self.store.clone(),
+            lease: self.lease.clone(),
+            feed: Arc::clone(self.feed),
+            published: Arc::clone(self.published),
+            status: Arc::clone(self.status),
+            committed,
+        }
+    }
+}
+
+/// Where the upstream's log was read up to, as it stated it then.
+fn position(source: &Source) -> Option<Position> {
+    let cid = source.cursor_cid.clone()?;
+    Some(Position { sequence: source.cursor, cid: Some(cid) })
+}
+
+/// Why the writer ended before it was told to.
+fn unexpected_end(written: Result<Result<(), StoreError>, JoinError>) -> StoreError {
+    match written {
+        Ok(Ok(())) => StoreError::Unavailable("the writer ended".to_owned()),
+        Ok(Err(error)) => error,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(error) => StoreError::Unavailable(error.to_string()),
+        },
+    }
+}

@@ -1,0 +1,180 @@
+//! Lines and what they say: each is parsed here, once, and whoever asks for its number or its CID asks what
+//! came of that.
+
+use bytes::Bytes;
+use rayon::prelude::*;
+
+use crate::blocking;
+use did_plc::Refusal;
+use did_plc::entry::{Received, Undecodable};
+
+/// Lines that one thread decodes in a row: some tens of microseconds, so that handing out work
+/// costs little beside it.
+const DECODE_CHUNK: usize = 32;
+/// Characters of a CID that is remembered: twice those of the directory's.
+const MAX_CID: usize = 118;
+
+/// Decodes lines on all cores, in their order.
+pub fn decode(lines: &[Bytes]) -> Vec<Result<Received, Undecodable>> {
+    lines.par_iter().with_min_len(DECODE_CHUNK).map(|line| Received::decode(line)).collect()
+}
+
+/// Lines, and beside each what came of decoding it.
+#[derive(Debug, Default)]
+pub struct Decoded {
+    lines: Vec<Bytes>,
+    entries: Vec<Result<Received, Undecodable>>,
+}
+
+/// A place in an upstream's log, as it states it: by this it is told whether it still has the log that
+/// was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Position {
+    /// The sequence number.
+    pub sequence: i64,
+    /// The CID that was stated under it, as long as it may be one; none where none was.
+    pub cid: Option<String>,
+}
+
+impl Decoded {
+    /// Decodes lines on all cores while the caller waits.
+    pub async fn from_lines(lines: Vec<Bytes>) -> Decoded {
+        blocking::run("decoding lines", move || {
+            let entries = decode(&lines);
+            Decoded { lines, entries }
+        })
+        .await
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    /// Bytes of the lines as received.
+    pub fn bytes(&self) -> usize {
+        self.lines.iter().map(Bytes::len).sum()
+    }
+
+    /// Takes those that came after these.
+    pub fn extend(&mut self, next: Decoded) {
+        self.lines.extend(next.lines);
+        self.entries.extend(next.entries);
+    }
+
+    /// What came of each line.
+    pub fn entries(&self) -> &[Result<Received, Undecodable>] {
+        &self.entries
+    }
+
+    /// The lines as received, and what came of each.
+    pub fn into_lines_and_entries(self) -> (Vec<Bytes>, Vec<Result<Received, Undecodable>>) {
+        (self.lines, self.entries)
+    }
+
+    /// The first line that is not JSON.
+    pub fn first_damaged(&self) -> Option<usize> {
+        let is_damaged = |entry: &Result<Received, Undecodable>| {
+            matches!(entry, Err(Undecodable { refusal: Refusal::NotJson { .. }, .. }))
+        };
+        self.entries.iter().position(is_damaged)
+    }
+
+    /// Forgets all lines from this one on.
+    pub fn truncate(&mut self, length: usize) {
+        self.lines.truncate(length);
+        self.entries.truncate(length);
+    }
+
+    /// Splits off the lines before this one.
+    pub fn split_before(&mut self, end: usize) -> Decoded {
+        let (rest, entries) = (self.lines.split_off(end), self.entries.split_off(end));
+        std::mem::replace(self, Decoded { lines: rest, entries })
+    }
+
+    /// The number that the first line states.
+    pub fn first_number(&self) -> Option<i64> {
+        self.entries.first().and_then(stated_number)
+    }
+
+    /// The cursor after these lines.
+    pub fn cursor_after(&self, before: i64) -> i64 {
+        cursor_after(before, self.entries.iter().filter_map(stated_number))
+    }
+
+    /// What is stated for this number, usually by the last line.
+    pub fn position_at(&self, sequence: i64) -> Option<Position> {
+        let is_it = |entry: &&Result<Received, Undecodable>| stated_number(entry) == Some(sequence);
+        self.entries.iter().rev().find(is_it).and_then(Position::of_entry)
+    }
+}
+
+impl Position {
+    /// What a line states; none when it has no number that could be a cursor.
+    pub fn of_line(line: &[u8]) -> Option<Position> {
+        Position::of_entry(&Received::decode(line))
+    }
+
+    fn of_entry(entry: &Result<Received, Undecodable>) -> Option<Position> {
+        let sequence = stated_number(entry).filter(|&number| number > 0)?;
+        let cid = match entry {
+            Ok(received) => received.stated_cid.clone().unwrap_or_else(|| received.cid.to_string()),
+            Err(undecodable) => undecodable.cid.clone(),
+        };
+        let cid = Some(cid).filter(|cid| !cid.is_empty() && cid.len() <= MAX_CID);
+        Some(Position { sequence, cid })
+    }
+}
+
+/// The number that a line states.
+fn stated_number(entry: &Result<Received, Undecodable>) -> Option<i64> {
+    match entry {
+        Ok(received) => received.sequence,
+        Err(undecodable) => undecodable.sequence,
+    }
+}
+
+/// The cursor after lines with these numbers: the last one, where that is further than before, since
+/// an upstream sends them in order; should it not, the highest one rather than none at all.
+fn cursor_after(before: i64, numbers: impl Iterator<Item = i64>) -> i64 {
+    let (last, highest) =
+        numbers.fold((before, before), |(_, highest), number| (number, highest.max(number)));
+    if last > before { last } else { highest }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cursor_follows_the_last_line_that_leads_further() {
+        let cursor = |before, numbers: &[i64]| cursor_after(before, numbers.iter().copied());
+        assert_eq!(cursor(4, &[]), 4);
+        assert_eq!(cursor(4, &[5, 6, 7]), 7);
+        // A number far ahead does not make us skip what comes after it.
+        assert_eq!(cursor(4, &[5, 1_000_000, 6, 7]), 7);
+        // An operation that was accepted late, at the end of a burst.
+        assert_eq!(cursor(99, &[100, 101, 57]), 101);
+        assert_eq!(cursor(99, &[57]), 99);
+    }
+
+    #[test]
+    fn a_line_is_known_by_its_number_and_its_cid() {
+        let position =
+            |sequence, cid: Option<&str>| Some(Position { sequence, cid: cid.map(str::to_owned) });
+        let of = |line: &str| Position::of_line(line.as_bytes());
+        assert_eq!(of(r#"{"seq":7,"cid":"bafy","did":"x"}"#), position(7, Some("bafy")));
+        assert_eq!(of(r#"{"type":"notice","seq":7}"#), position(7, None));
+        assert_eq!(of(r#"{"type":"notice","seq":7,"cid":"bafy"}"#), position(7, Some("bafy")));
+        assert_eq!(of(r#"{"seq":7,"cid":["bafy"]}"#), position(7, None));
+        assert_eq!(of(&format!(r#"{{"seq":7,"cid":"{}"}}"#, "b".repeat(119))), position(7, None));
+        assert_eq!(of(r#"{"seq":0,"cid":"bafy"}"#), None);
+        assert_eq!(of(r#"{"seq":"7"}"#), None);
+        assert_eq!(of("{"), None);
+    }
+}

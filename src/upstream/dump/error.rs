@@ -1,0 +1,20 @@
+//! What is wrong with a dump.
+
+use std::io;
+
+/// A dump that cannot be read (any further), with its name.
+#[derive(Debug, thiserror::Error)]
+pub enum DumpError {
+    /// No such file, no right to read it.
+    #[error("{name}: cannot be opened: {source}")]
+    Open { name: String, source: io::Error },
+    /// Broken compression, a disk error, a folder.
+    #[error("{name}: cannot be read after {read} bytes: {source}")]
+    Read { name: String, read: u64, source: io::Error },
+    /// The file ends inside of an array. What it held of it has come out.
+    #[error("{name}: ends before the `]` of its array, in or after entry {number}")]
+    CutArray { name: String, number: u64 },
+    /// Something that is not another array comes after one.
+    #[error("{name}: something other than an array follows the array, after entry {number}")]
+    AfterArray { name: String, number: u64 },
+}

@@ -1,0 +1,87 @@
+//! The bytes of a dump, decompressed.
+
+use std::io::{self, BufReader, Cursor, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Bytes to ask the operating system for at a time.
+const READ: usize = 256 << 10;
+
+/// How far a dump has been read; a handle that stays valid while the dump is read elsewhere.
+#[derive(Debug, Clone)]
+pub struct Progress {
+    read: Arc<AtomicU64>,
+    /// Size of the file in bytes; none for standard input and other pipes.
+    pub total: Option<u64>,
+}
+
+impl Progress {
+    /// Bytes read so far, before decompression.
+    pub fn read(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+}
+
+/// A file as it was before compression.
+pub struct Input {
+    plain: Box<dyn Read + Send>,
+    progress: Progress,
+}
+
+impl Input {
+    /// Looks at the first bytes of a file of this size, where that is known.
+    ///
+    /// # Errors
+    ///
+    /// With the bytes that were read until then.
+    pub fn open(raw: Box<dyn Read + Send>, total: Option<u64>) -> Result<Input, (u64, io::Error)> {
+        let read = Arc::new(AtomicU64::new(0));
+        let counted = BufReader::with_capacity(READ, Counted { raw, read: Arc::clone(&read) });
+        let progress = Progress { read, total };
+        match decompressed(counted) {
+            Ok(plain) => Ok(Input { plain, progress }),
+            Err(error) => Err((progress.read(), error)),
+        }
+    }
+
+    /// How far it has been read.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+}
+
+impl Read for Input {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.plain.read(buffer)
+    }
+}
+
+/// The input as it was before compression; its first bytes say which one it was.
+fn decompressed(mut raw: BufReader<Counted>) -> io::Result<Box<dyn Read + Send>> {
+    let mut magic = Vec::new();
+    (&mut raw).take(4).read_to_end(&mut magic)?;
+    let kind = magic.clone();
+    let raw = BufReader::with_capacity(READ, Read::chain(Cursor::new(magic), raw));
+    Ok(match kind[..] {
+        [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(raw)),
+        // A frame, or a skippable one as parallel compressors write it first (RFC 8878, 3.1).
+        [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => {
+            Box::new(zstd::stream::read::Decoder::with_buffer(raw)?)
+        }
+        _ => Box::new(raw),
+    })
+}
+
+/// Counts what is read.
+struct Counted {
+    raw: Box<dyn Read + Send>,
+    read: Arc<AtomicU64>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.raw.read(buffer)?;
+        self.read.fetch_add(read as u64, Ordering::Relaxed);
+        Ok(read)
+    }
+}

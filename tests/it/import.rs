@@ -1,0 +1,68 @@
+//! `plc-replica import` of a dump that comes slowly.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use futures::future::join_all;
+use plc_replica::live::Mode;
+use plc_testkit::builder::Story;
+use plc_testkit::{Generated, lines};
+
+use crate::follow::{Place, Running, entries, places};
+use plc_testkit::fake_upstream::FakeUpstream;
+
+/// Longer than a lease runs that nobody renews.
+const STALL: Duration = Duration::from_secs(17);
+/// Identities of the first part of the dump: some more than a block of it, so that the import has begun to
+/// write when the dump stalls.
+const BEFORE: usize = 2_000;
+const AFTER: usize = 10;
+
+async fn nobody_takes_over_while_it_stalls(place: &Place) {
+    let mut story = Story::seeded(83);
+    for _ in 0..BEFORE + AFTER {
+        story.create().accepted();
+    }
+    let (before, after) = story.log().split_at(BEFORE);
+    let last = story.log().last().unwrap().seq;
+    let upstream = FakeUpstream::start(entries(&story)).await;
+    let mut import = Command::new(env!("CARGO_BIN_EXE_plc-replica"))
+        .args(["import", "-", "--upstream", &upstream.url(), "--database", &place.url])
+        .env_remove("PLC_CONFIG")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut dump = import.stdin.take().unwrap();
+    dump.write_all(lines(before, Generated::sequenced_line).as_bytes()).unwrap();
+    let store = plc_replica::store::Store::open(&place.url).await.unwrap();
+    let cursor = async || store.source().await.unwrap().map_or(0, |source| source.cursor);
+    while cursor().await == 0 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let written = cursor().await;
+
+    let other = Running::start(&place.url, &upstream.url()).await;
+    tokio::time::sleep(STALL).await;
+    assert_eq!(cursor().await, written, "somebody else has written");
+    assert_ne!(other.status.mode(), Mode::Live);
+
+    dump.write_all(lines(after, Generated::sequenced_line).as_bytes()).unwrap();
+    drop(dump);
+    let output = tokio::task::block_in_place(|| import.wait_with_output()).unwrap();
+    let [out, errors] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
+    assert!(output.status.success(), "{errors}");
+    let accepted = format!("{} operations accepted, 0 known before", BEFORE + AFTER);
+    assert!(out.contains(&accepted), "{out}");
+    // Once the dump is taken in, the other one goes on from there.
+    other.live_at(last).await;
+    other.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dump_that_stalls_keeps_the_lease() {
+    let places = places().await;
+    join_all(places.iter().map(nobody_takes_over_while_it_stalls)).await;
+}
