@@ -18,7 +18,7 @@ const FULL_COUNT: u32 = 1024;
 /// Whether tables of multiples are built for the k256 keys that are met most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tables {
-    /// They are: up to 19 MB, and a third of the time.
+    /// They are: up to 19 MB, and less than half of the time.
     On,
     /// Every k256 signature is verified by libsecp256k1.
     Off,
