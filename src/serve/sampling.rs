@@ -9,7 +9,6 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::live::Status;
-use crate::metrics;
 use crate::store::{Statistics, Store};
 
 use super::clock::now;
