@@ -169,7 +169,7 @@ fn panicked(panic: Box<dyn Any + Send>) -> Answer {
         .downcast_ref::<String>()
         .map(String::as_str)
         .or_else(|| panic.downcast_ref::<&str>().copied());
-    tracing::error!(message = message.unwrap_or("no message"), "a request panicked");
+    tracing::error!(panic = message.unwrap_or_default(), "a request panicked");
     ServeError::Bug.into_response()
 }
 

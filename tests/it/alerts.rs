@@ -31,6 +31,9 @@ const PINGS: Duration = Duration::from_millis(250);
 const SCRAPES: Duration = Duration::from_secs(5);
 /// Long enough for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Nobody can make a library compute wrongly from outside. `alerts_test.yml` fires it with series that
+/// are made up.
+const OUT_OF_REACH: &str = "PlcSignatureDisagreement";
 /// An upstream that always fails is asked again after so many minutes in the end, and not as often
 /// as in the first seconds.
 const MINUTES_BETWEEN_FAULTS: f64 = 1.0;
@@ -382,7 +385,7 @@ async fn each_alert_fires_when_its_cause_is_there() {
     let text = std::fs::read_to_string(&rules).unwrap();
     for alert in text.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
         let is_provoked = provoked.iter().any(|provoked| provoked.alerts.contains(&alert));
-        assert!(is_provoked, "nothing here provokes {alert}");
+        assert!(is_provoked != (alert == OUT_OF_REACH), "nothing here provokes {alert}");
     }
     let mut test =
         format!("rule_files: ['{}']\nevaluation_interval: 1m\ntests:\n", rules.display());

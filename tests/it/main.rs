@@ -1,6 +1,7 @@
 //! Integration tests, one binary with a module a theme.
 
 mod alerts;
+mod architecture;
 mod audit;
 mod audit_command;
 mod claims;

@@ -19,6 +19,7 @@ mod rows;
 #[cfg(test)]
 mod tests;
 mod write;
+mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize};
@@ -28,7 +29,7 @@ use tokio::sync::Semaphore;
 
 use self::connection::{MIGRATIONS, Readers};
 use self::recent::Recent;
-use self::write::Writer;
+use self::writer::Writer;
 use super::StoreError;
 use super::codec::Interned;
 use crate::blocking;
@@ -117,11 +118,4 @@ impl Shared {
     fn writer(&self) -> MutexGuard<'_, Writer> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The file whose name is that of the database with an addition.
-fn beside(path: &Path, addition: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(addition);
-    name.into()
 }

@@ -9,6 +9,7 @@ use rusqlite::{Connection, OptionalExtension, Params, Row};
 use super::error::damaged;
 use super::recent::{Entry, Prefix, Recent};
 use super::rows::{self, divergence_columns, operation_columns, refusal_columns};
+use super::writer::beside;
 use super::{Shared, Sqlite};
 use crate::blocking;
 use crate::store::{
@@ -507,7 +508,7 @@ impl Sqlite {
                     })
                 })?)
             })?;
-            let files = [shared.path.clone(), super::beside(&shared.path, "-wal")];
+            let files = [shared.path.clone(), beside(&shared.path, "-wal")];
             let sizes = files.iter().filter_map(|file| Some(file.metadata().ok()?.len()));
             let claims = shared.claims_index()?;
             let claims_bytes = claims.map_or(0, |index| index.pairs * BYTES_OF_A_PAIR);
