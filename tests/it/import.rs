@@ -36,7 +36,8 @@ async fn nobody_takes_over_while_it_stalls(place: &Place) {
         .spawn()
         .unwrap();
     let mut dump = import.stdin.take().unwrap();
-    dump.write_all(lines(before, Generated::sequenced_line).as_bytes()).unwrap();
+    let before = lines(before, Generated::sequenced_line) + "\n";
+    dump.write_all(before.as_bytes()).unwrap();
     let store = plc_replica::store::Store::open(&place.url).await.unwrap();
     let cursor = async || store.source().await.unwrap().map_or(0, |source| source.cursor);
     while cursor().await == 0 {
