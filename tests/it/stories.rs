@@ -8,7 +8,6 @@ use bytes::Bytes;
 use data_encoding::BASE64URL_NOPAD;
 use did_plc::json::{read_operation, write_operation};
 use did_plc::key::{Curve, POINT_LENGTH, PublicKey};
-use did_plc::signature::PlainVerifier;
 use plc_testkit::builder::Story;
 use plc_testkit::profile::write_log;
 use plc_testkit::{Expected, Generated, audit_log};
@@ -22,7 +21,7 @@ use crate::vectors::judge_log;
 fn ends_as_told(story: &Story) {
     let lines: Vec<Bytes> =
         story.log().iter().map(|entry| Bytes::from(entry.sequenced_line())).collect();
-    let (verdicts, nullified) = judge_log(&lines, &PlainVerifier);
+    let (verdicts, nullified) = judge_log(&lines);
     for (index, entry) in story.log().iter().enumerate() {
         let expected = match entry.expected {
             Expected::Accepted => None,
@@ -45,7 +44,7 @@ fn audit_log_verifies(story: &Story, did: &str) {
     let parsed: Vec<&RawValue> = serde_json::from_str(&audit_log).unwrap();
     let lines: Vec<Bytes> =
         parsed.iter().map(|entry| Bytes::copy_from_slice(entry.get().as_bytes())).collect();
-    let (verdicts, nullified) = judge_log(&lines, &PlainVerifier);
+    let (verdicts, nullified) = judge_log(&lines);
     assert!(verdicts.iter().all(Option::is_none), "{did}: {verdicts:?}");
     let stated: Vec<bool> = entries.iter().map(|entry| entry.nullified_in_the_end).collect();
     assert_eq!(nullified, stated, "{did}");
@@ -314,7 +313,7 @@ fn the_measured_log_is_honest_and_of_its_profile() {
     assert!(end[0].is_empty(), "every line ends with a newline");
     assert_eq!(lines.len() as u64, OPERATIONS);
 
-    let (verdicts, nullified) = judge_log(lines, &PlainVerifier);
+    let (verdicts, nullified) = judge_log(lines);
     assert!(verdicts.iter().all(Option::is_none));
     let overruled = nullified.iter().filter(|&&nullified| nullified).count() as u64;
     assert_eq!(overruled, profile.recoveries);

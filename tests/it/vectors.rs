@@ -2,19 +2,35 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use bytes::Bytes;
 use did_plc::entry::Undecodable;
 use did_plc::signature::{PlainVerifier, Verifier};
 use did_plc::{Did, Refusal, Verdict};
+use plc_curve::{FastVerifier, Tables};
 use plc_replica::judge::{self, Candidate, Group, LineRef};
 
 use crate::shared;
 
-/// Judges the lines of a whole log; the name of each refusal, and the flags in the end.
-pub fn judge_log(
-    lines: &[Bytes],
+/// Every verifier that the program can be told to use. The fast ones live as long as the tests, so
+/// that keys become known to them.
+static FAST: LazyLock<[FastVerifier; 2]> =
+    LazyLock::new(|| [Tables::On, Tables::Off].map(FastVerifier::new));
+
+/// Judges the lines of a whole log by each verifier, which must agree; the name of each refusal, and
+/// the flags in the end.
+pub fn judge_log(lines: &[Bytes]) -> (Vec<Option<&'static str>>, Vec<bool>) {
+    let plain = judge_log_by(&PlainVerifier, lines);
+    for fast in FAST.iter() {
+        assert_eq!(judge_log_by(fast, lines), plain);
+    }
+    plain
+}
+
+fn judge_log_by(
     verifier: &dyn Verifier,
+    lines: &[Bytes],
 ) -> (Vec<Option<&'static str>>, Vec<bool>) {
     let decoded = judge::decode(lines);
     let mut verdicts = vec![None; lines.len()];
@@ -66,7 +82,7 @@ fn the_published_valid_logs_verify() {
     let Some(folder) = shared::folder("vectors/valid") else { return };
     for path in files(&folder) {
         let (lines, stated) = audit_log(&path);
-        let (verdicts, nullified) = judge_log(&lines, &PlainVerifier);
+        let (verdicts, nullified) = judge_log(&lines);
         assert!(verdicts.iter().all(Option::is_none), "{}: {verdicts:?}", path.display());
         assert_eq!(nullified, stated, "{}", path.display());
     }
@@ -90,7 +106,7 @@ fn the_published_invalid_logs_do_not() {
     ]);
     for path in files(&folder) {
         let name = path.file_name().unwrap().to_str().unwrap();
-        let (verdicts, _) = judge_log(&audit_log(&path).0, &PlainVerifier);
+        let (verdicts, _) = judge_log(&audit_log(&path).0);
         let refused: Vec<_> = verdicts.into_iter().flatten().collect();
         assert_eq!(refused.first(), expected.get(name), "{name}: {refused:?}");
     }
@@ -101,7 +117,7 @@ fn the_real_audit_logs_verify() {
     let Some(folder) = shared::folder("real/audit") else { return };
     for path in files(&folder) {
         let (lines, stated) = audit_log(&path);
-        let (verdicts, nullified) = judge_log(&lines, &PlainVerifier);
+        let (verdicts, nullified) = judge_log(&lines);
         assert!(verdicts.iter().all(Option::is_none), "{}: {verdicts:?}", path.display());
         assert_eq!(nullified, stated, "{}", path.display());
     }
@@ -137,7 +153,7 @@ fn the_recorded_exports_are_judged_as_the_reference_does() {
             .map(|line| export.slice_ref(line))
             .collect();
         let expected = std::fs::read_to_string(folder.join("expected.jsonl")).unwrap();
-        let (verdicts, nullified) = judge_log(&lines, &PlainVerifier);
+        let (verdicts, nullified) = judge_log(&lines);
         for (index, line) in expected.lines().enumerate() {
             let expected: serde_json::Value = serde_json::from_str(line).unwrap();
             let verdict = expected["verdict"].as_str().unwrap();
