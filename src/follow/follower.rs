@@ -120,8 +120,7 @@ impl Follower {
         if !while_renewing(store, lease, same_log.ensure(lease, source)).await? {
             return Ok(Next::End);
         }
-        let not_json = memory.damaged_line.what_to_do_at(source.cursor);
-        let session = self.session(lease, source, memory, not_json, shutdown);
+        let session = self.session(lease, source, memory, shutdown);
         let end = while_renewing(store, lease, session).await;
         if end.is_err() {
             self.status.set_mode(Mode::Waiting);
@@ -150,7 +149,6 @@ impl Follower {
         lease: &Lease,
         source: &Source,
         memory: &mut Memory,
-        not_json: NotJson,
         shutdown: &CancellationToken,
     ) -> Result<End, StoreError> {
         let (committed_sender, committed) = watch::channel(0);
@@ -158,6 +156,7 @@ impl Follower {
         let upstream = self.client.base().to_owned();
         let judge = BatchJudge::new(store, verifier, upstream, committed).await?;
         memory.pauses.reset();
+        let not_json = memory.damaged_line.what_to_do_at(source.cursor);
         let session = Session {
             store: &self.store,
             client: &self.client,

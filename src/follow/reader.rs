@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::continuity::{Continuity, REWINDS, Shared};
 use crate::judge::{Lines, Position};
 use crate::live::{Mode, Status};
+use crate::store::Source;
 use crate::upstream::{
     Backoff, Batch, ExportClient, Fetched, Origin, PagesAhead, Stream, UpstreamFault,
 };
@@ -67,14 +68,16 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// A reader of what comes after this sequence number, for which the upstream stated this.
+    /// A reader of what comes after what is stored.
     pub fn new(
         client: ExportClient,
-        cursor: i64,
-        last: Option<Position>,
+        source: &Source,
         events: mpsc::Sender<Event>,
         status: Arc<Status>,
     ) -> Reader {
+        let cursor = source.cursor;
+        let last = source.cursor_cid.clone();
+        let last = last.map(|cid| Position { sequence: cursor, cid: Some(cid) });
         Reader {
             backoff: Backoff::new(client.limits()),
             ask_again: Backoff::new(client.limits()),

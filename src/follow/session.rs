@@ -11,7 +11,7 @@ use super::intake::{End, Intake};
 use super::published::Published;
 use super::reader::Reader;
 use super::writer::Writer;
-use crate::judge::{BatchJudge, NotJson, Position};
+use crate::judge::{BatchJudge, NotJson};
 use crate::live::{Feed, Status};
 use crate::store::{Lease, Source, Store, StoreError};
 use crate::upstream::ExportClient;
@@ -54,8 +54,7 @@ impl Session<'_> {
         let (work, prepared) = mpsc::channel(PREPARED);
         let (sender, events) = mpsc::channel(EVENTS);
         let (client, status) = (self.client.clone(), Arc::clone(self.status));
-        let last = position(source);
-        let reader = Reader::new(client, source.cursor, last, sender, Arc::clone(&status));
+        let reader = Reader::new(client, source, sender, Arc::clone(&status));
         let reader = AbortOnDropHandle::new(tokio::spawn(reader.run()));
         let writer = self.writer(committed).run(prepared);
         let mut writer = AbortOnDropHandle::new(tokio::spawn(writer));
@@ -90,12 +89,6 @@ impl Session<'_> {
             committed,
         }
     }
-}
-
-/// Where the upstream's log was read up to, as it stated it then.
-fn position(source: &Source) -> Option<Position> {
-    let cid = source.cursor_cid.clone()?;
-    Some(Position { sequence: source.cursor, cid: Some(cid) })
 }
 
 /// Why the writer ended before it was told to.

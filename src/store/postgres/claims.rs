@@ -8,6 +8,7 @@ use did_plc::{Did, Timestamp};
 use super::open::Postgres;
 use super::pool::Lent;
 use super::rows::{OfIdentity, operations};
+use crate::blocking;
 use crate::store::claims::{self, Claimants, ClaimsIndex};
 use crate::store::{Commit, StoreError, StoredOperation};
 
@@ -195,11 +196,5 @@ impl Postgres {
 
 /// The pairs of a page, on a thread that nobody else waits for.
 async fn pairs_of(operations: Vec<StoredOperation>) -> Result<Vec<i64>, StoreError> {
-    match tokio::task::spawn_blocking(move || claims::pairs(&operations)).await {
-        Ok(pairs) => pairs,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(error) => Err(StoreError::Unavailable(error.to_string())),
-        },
-    }
+    blocking::run("reading what operations claim", move || claims::pairs(&operations)).await
 }

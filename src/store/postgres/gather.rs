@@ -4,9 +4,11 @@
 //! message, plan or snapshot for each). Nothing waits for company: a lookup that finds a
 //! connection idle goes alone, and those that come while it is under way go together next.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use futures::FutureExt;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use crate::store::StoreError;
@@ -17,7 +19,10 @@ const LARGEST_GATHERING: usize = 256;
 /// Lookups that may wait. The answer to more is that the database does not keep up.
 const LONGEST_QUEUE: usize = 16_384;
 
-type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
+type Answer<T> = oneshot::Sender<Result<Result<T, StoreError>, Panicked>>;
+
+/// The task that was asking panicked: a bug, and none that passes.
+struct Panicked;
 
 /// What waits, for whichever task is idle.
 type Waiting<T> = Arc<Mutex<mpsc::Receiver<(Did, Answer<T>)>>>;
@@ -73,7 +78,12 @@ impl<T: Send + 'static> Gatherer<T> {
                 mpsc::error::TrySendError::Closed(_) => "it is being closed".to_owned(),
             })
         })?;
-        answered.await.unwrap_or_else(|_| Err(StoreError::Unavailable("a lookup failed".into())))
+        match answered.await {
+            Ok(Ok(answer)) => answer,
+            // Nobody waits out a bug as if the database were away.
+            Ok(Err(Panicked)) => panic!("a lookup panicked"),
+            Err(_) => Err(StoreError::Unavailable("it is being closed".to_owned())),
+        }
     }
 }
 
@@ -92,20 +102,56 @@ async fn serve<A: Ask>(mut asker: A, lookups: Waiting<A::Answer>, asking: Arc<At
             continue;
         }
         asking.fetch_add(1, Ordering::Relaxed);
-        let asked = asker.ask(&dids).await;
+        // The task goes on with the next ones: nothing of the question is kept.
+        let asked = AssertUnwindSafe(asker.ask(&dids)).catch_unwind().await;
         asking.fetch_sub(1, Ordering::Relaxed);
         match asked {
-            Ok(answers) => {
+            Ok(Ok(answers)) => {
                 for ((_, waiting), answer) in gathered.drain(..).zip(answers) {
                     // It fails when the client has gone: nobody to tell.
-                    let _ = waiting.send(answer);
+                    let _ = waiting.send(Ok(answer));
                 }
             }
-            Err(error) => {
+            Ok(Err(error)) => {
                 for (_, waiting) in gathered.drain(..) {
-                    let _ = waiting.send(Err(error.clone()));
+                    let _ = waiting.send(Ok(Err(error.clone())));
+                }
+            }
+            Err(_) => {
+                for (_, waiting) in gathered.drain(..) {
+                    let _ = waiting.send(Err(Panicked));
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Panics when it is first asked.
+    struct Faulty {
+        asked: bool,
+    }
+
+    impl Ask for Faulty {
+        type Answer = Did;
+
+        async fn ask(&mut self, dids: &[Did]) -> Result<Vec<Result<Did, StoreError>>, StoreError> {
+            assert!(std::mem::replace(&mut self.asked, true), "a bug");
+            Ok(dids.iter().map(|did| Ok(*did)).collect())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_that_of_who_waits_and_the_next_are_answered() {
+        let gatherer = Arc::new(Gatherer::start(vec![Faulty { asked: false }]));
+        let did = Did::from_bytes([7; 15]);
+        let first = Arc::clone(&gatherer);
+        let asked = tokio::spawn(async move { first.lookup(did).await });
+        assert!(asked.await.unwrap_err().is_panic());
+        assert_eq!(gatherer.lookup(did).await.unwrap(), did);
+        assert_eq!(gatherer.asking(), 0);
     }
 }

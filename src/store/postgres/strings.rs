@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::pool::{Lent, Pool};
 use super::rows::text;
+use crate::blocking;
 use crate::store::StoreError;
 use crate::store::codec::{Interned, Packer};
 
@@ -38,9 +39,9 @@ impl Strings {
         M: Fn(&[R], &Interned) -> T + Send + Sync + 'static,
     {
         let work = Arc::new((rows, make));
-        let made = run(work.clone(), self.known.clone()).await?;
+        let made = run(work.clone(), self.known.clone()).await;
         if damaged(&made) && self.load(&mut self.pool.lend().await?).await? {
-            return run(work, self.known.clone()).await;
+            return Ok(run(work, self.known.clone()).await);
         }
         Ok(made)
     }
@@ -69,16 +70,14 @@ impl Strings {
     }
 }
 
-async fn run<R, T, M>(work: Arc<(Vec<R>, M)>, known: Interned) -> Result<T, StoreError>
+async fn run<R, T, M>(work: Arc<(Vec<R>, M)>, known: Interned) -> T
 where
     R: Send + Sync + 'static,
     T: Send + 'static,
     M: Fn(&[R], &Interned) -> T + Send + Sync + 'static,
 {
     if work.0.len() <= READ_INLINE {
-        return Ok(work.1(&work.0, &known));
+        return work.1(&work.0, &known);
     }
-    tokio::task::spawn_blocking(move || work.1(&work.0, &known))
-        .await
-        .map_err(|error| StoreError::Unavailable(error.to_string()))
+    blocking::run("reading rows", move || work.1(&work.0, &known)).await
 }
