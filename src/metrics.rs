@@ -11,7 +11,7 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 
 /// What a metric is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum MetricKind {
     /// Only rises; its name ends with `_total`.
     Counter,
     /// Rises and falls.
@@ -21,64 +21,80 @@ pub enum Kind {
 }
 
 /// Every metric: its name, what it is, what it means.
-pub const METRICS: &[(&str, Kind, &str)] = &[
-    ("plc_operations_accepted_total", Kind::Counter, "Operations accepted and committed"),
-    ("plc_operations_known_total", Kind::Counter, "Operations that came again"),
-    ("plc_operations_refused_total", Kind::Counter, "Operations refused and kept, by kind"),
+pub const METRICS: &[(&str, MetricKind, &str)] = &[
+    ("plc_operations_accepted_total", MetricKind::Counter, "Operations accepted and committed"),
+    ("plc_operations_known_total", MetricKind::Counter, "Operations that came again"),
+    ("plc_operations_refused_total", MetricKind::Counter, "Operations refused and kept, by kind"),
     (
         "plc_signature_disagreements_total",
-        Kind::Counter,
+        MetricKind::Counter,
         "Signatures about which the fast and the plain library disagreed; the plain one is believed",
     ),
-    ("plc_divergences_total", Kind::Counter, "Differences noticed and recorded, by kind"),
-    ("plc_upstream_faults_total", Kind::Counter, "Faults of the upstream, by kind"),
-    ("plc_upstream_streams_total", Kind::Counter, "Times that the upstream's stream was joined"),
-    ("plc_received_cursor", Kind::Gauge, "Last sequence number that was received"),
-    ("plc_cursor", Kind::Gauge, "Last sequence number that is committed"),
-    ("plc_lag_seconds", Kind::Gauge, "How old the store's picture of the upstream is"),
+    ("plc_divergences_total", MetricKind::Counter, "Differences noticed and recorded, by kind"),
+    ("plc_upstream_faults_total", MetricKind::Counter, "Faults of the upstream, by kind"),
+    (
+        "plc_upstream_streams_total",
+        MetricKind::Counter,
+        "Times that the upstream's stream was joined",
+    ),
+    ("plc_received_cursor", MetricKind::Gauge, "Last sequence number that was received"),
+    ("plc_cursor", MetricKind::Gauge, "Last sequence number that is committed"),
+    ("plc_lag_seconds", MetricKind::Gauge, "How old the store's picture of the upstream is"),
     (
         "plc_lag_operations",
-        Kind::Gauge,
+        MetricKind::Gauge,
         "Sequence numbers that were received and are not committed; what the upstream has not sent yet is not known",
     ),
     (
         "plc_upstream_silence_seconds",
-        Kind::Gauge,
+        MetricKind::Gauge,
         "How long ago the upstream said something; absent before it has",
     ),
-    ("plc_mode", Kind::Gauge, "1 for what the follower is doing, 0 for what it is not, by mode"),
-    ("plc_caught_up", Kind::Gauge, "1 once the log was read to its end"),
-    ("plc_store_damaged", Kind::Gauge, "1 when a damaged row has stopped the intake"),
-    ("plc_ingest_batch_operations", Kind::Histogram, "Operations of a commit"),
-    ("plc_ingest_stage_seconds", Kind::Histogram, "Time of a batch in each stage"),
-    ("plc_store_operations", Kind::Gauge, "Operations in the store, nullified ones included"),
-    ("plc_store_identities", Kind::Gauge, "Identities in the store"),
-    ("plc_store_refusals", Kind::Gauge, "Kept refusals that were not accepted since"),
-    ("plc_store_open_divergences", Kind::Gauge, "Divergences that are not closed"),
-    ("plc_store_bytes", Kind::Gauge, "Bytes of the database on disk"),
-    ("plc_store_connections", Kind::Gauge, "Connections to the database, by state: busy or idle"),
-    ("plc_store_waiting", Kind::Gauge, "Reads that wait for a connection"),
+    (
+        "plc_mode",
+        MetricKind::Gauge,
+        "1 for what the follower is doing, 0 for what it is not, by mode",
+    ),
+    ("plc_caught_up", MetricKind::Gauge, "1 once the log was read to its end"),
+    ("plc_store_damaged", MetricKind::Gauge, "1 when a damaged row has stopped the intake"),
+    ("plc_ingest_batch_operations", MetricKind::Histogram, "Operations of a commit"),
+    ("plc_ingest_stage_seconds", MetricKind::Histogram, "Time of a batch in each stage"),
+    ("plc_store_operations", MetricKind::Gauge, "Operations in the store, nullified ones included"),
+    ("plc_store_identities", MetricKind::Gauge, "Identities in the store"),
+    ("plc_store_refusals", MetricKind::Gauge, "Kept refusals that were not accepted since"),
+    ("plc_store_open_divergences", MetricKind::Gauge, "Divergences that are not closed"),
+    ("plc_store_bytes", MetricKind::Gauge, "Bytes of the database on disk"),
+    (
+        "plc_store_connections",
+        MetricKind::Gauge,
+        "Connections to the database, by state: busy or idle",
+    ),
+    ("plc_store_waiting", MetricKind::Gauge, "Reads that wait for a connection"),
     (
         "plc_cache_lookups_total",
-        Kind::Counter,
+        MetricKind::Counter,
         "Lookups in caches, by cache and outcome: hit or miss",
     ),
-    ("plc_index_bytes", Kind::Gauge, "Bytes of the index of claims; absent without one"),
+    ("plc_index_bytes", MetricKind::Gauge, "Bytes of the index of claims; absent without one"),
     (
         "plc_index_behind_operations",
-        Kind::Gauge,
+        MetricKind::Gauge,
         "Sequence numbers that the index of claims does not have yet; absent without one",
     ),
-    ("plc_http_requests_total", Kind::Counter, "Requests answered, by route and status"),
-    ("plc_http_request_seconds", Kind::Histogram, "Time until an answer was ready, by route"),
-    ("plc_http_refused_total", Kind::Counter, "Requests that a limit refused, by limit"),
-    ("plc_stream_clients", Kind::Gauge, "Clients of the stream"),
-    ("plc_read_through_total", Kind::Counter, "Questions passed on to the upstream, by outcome"),
-    ("plc_audit_comparisons_total", Kind::Counter, "Identities compared with the upstream's"),
-    ("plc_audit_failures_total", Kind::Counter, "Comparisons that could not be made"),
-    ("plc_audit_waiting", Kind::Gauge, "Identities that changed and are to be compared"),
-    ("plc_divergences_closed_total", Kind::Counter, "Divergences that were found to be gone"),
-    ("plc_stream_ended_total", Kind::Counter, "Stream clients that left, by reason"),
+    ("plc_http_requests_total", MetricKind::Counter, "Requests answered, by route and status"),
+    ("plc_http_request_seconds", MetricKind::Histogram, "Time until an answer was ready, by route"),
+    ("plc_http_refused_total", MetricKind::Counter, "Requests that a limit refused, by limit"),
+    ("plc_stream_clients", MetricKind::Gauge, "Clients of the stream"),
+    (
+        "plc_read_through_total",
+        MetricKind::Counter,
+        "Questions passed on to the upstream, by outcome",
+    ),
+    ("plc_audit_comparisons_total", MetricKind::Counter, "Identities compared with the upstream's"),
+    ("plc_audit_failures_total", MetricKind::Counter, "Comparisons that could not be made"),
+    ("plc_audit_waiting", MetricKind::Gauge, "Identities that changed and are to be compared"),
+    ("plc_divergences_closed_total", MetricKind::Counter, "Divergences that were found to be gone"),
+    ("plc_stream_ended_total", MetricKind::Counter, "Stream clients that left, by reason"),
 ];
 
 /// Upper bounds of what is measured in seconds.
@@ -99,9 +115,9 @@ pub fn install(builder: PrometheusBuilder) -> Result<PrometheusHandle, BuildErro
         .install_recorder()?;
     for &(name, kind, meaning) in METRICS {
         match kind {
-            Kind::Counter => describe_counter!(name, meaning),
-            Kind::Gauge => describe_gauge!(name, meaning),
-            Kind::Histogram => describe_histogram!(name, meaning),
+            MetricKind::Counter => describe_counter!(name, meaning),
+            MetricKind::Gauge => describe_gauge!(name, meaning),
+            MetricKind::Histogram => describe_histogram!(name, meaning),
         }
     }
     // What alerts look at is there from the start: a metric that is absent alarms nobody.

@@ -102,12 +102,12 @@ impl Allowance {
 pub struct Limiter {
     rate: Option<Rate>,
     streams: Option<NonZeroU32>,
-    open_streams: Places,
-    waiting: Places,
+    open_streams: ClientPlaces,
+    waiting: ClientPlaces,
 }
 
 /// How many places each client has taken.
-type Places = Arc<Mutex<HashMap<IpAddr, u32>>>;
+type ClientPlaces = Arc<Mutex<HashMap<IpAddr, u32>>>;
 
 /// The generic cell rate algorithm: of each client only the time at which its allowance would be
 /// whole again is kept.
@@ -130,7 +130,12 @@ impl Limiter {
             whole_at: Mutex::new(LruCache::new(MAX_CLIENTS)),
         });
         let streams = NonZeroU32::new(limits.streams_per_address);
-        Limiter { rate, streams, open_streams: Places::default(), waiting: Places::default() }
+        Limiter {
+            rate,
+            streams,
+            open_streams: ClientPlaces::default(),
+            waiting: ClientPlaces::default(),
+        }
     }
 
     /// Counts a request of this client; none while there is no limit.
@@ -139,13 +144,13 @@ impl Limiter {
     }
 
     /// Takes the place of a stream client; `Err` when this client has as many as it may have.
-    pub fn stream(&self, client: IpAddr) -> Result<Option<Place>, TooMany> {
-        self.streams.map(|limit| Place::take(&self.open_streams, client, limit)).transpose()
+    pub fn stream(&self, client: IpAddr) -> Result<Option<ClientPlace>, TooMany> {
+        self.streams.map(|limit| ClientPlace::take(&self.open_streams, client, limit)).transpose()
     }
 
     /// Takes the place of a request that waits; `Err` when this client has [`MAX_OWN_WAITING`].
-    pub fn wait(&self, client: IpAddr) -> Result<Place, TooMany> {
-        Place::take(&self.waiting, client, MAX_OWN_WAITING)
+    pub fn wait(&self, client: IpAddr) -> Result<ClientPlace, TooMany> {
+        ClientPlace::take(&self.waiting, client, MAX_OWN_WAITING)
     }
 }
 
@@ -175,13 +180,17 @@ impl Rate {
 
 /// One client's place, given back when it is dropped.
 #[derive(Debug)]
-pub struct Place {
+pub struct ClientPlace {
     client: IpAddr,
-    among: Places,
+    among: ClientPlaces,
 }
 
-impl Place {
-    fn take(among: &Places, client: IpAddr, limit: NonZeroU32) -> Result<Place, TooMany> {
+impl ClientPlace {
+    fn take(
+        among: &ClientPlaces,
+        client: IpAddr,
+        limit: NonZeroU32,
+    ) -> Result<ClientPlace, TooMany> {
         let client = client_key(client);
         let mut taken = lock(among);
         let count = taken.entry(client).or_insert(0);
@@ -189,11 +198,11 @@ impl Place {
             return Err(TooMany);
         }
         *count += 1;
-        Ok(Place { client, among: Arc::clone(among) })
+        Ok(ClientPlace { client, among: Arc::clone(among) })
     }
 }
 
-impl Drop for Place {
+impl Drop for ClientPlace {
     fn drop(&mut self) {
         let mut taken = lock(&self.among);
         if let Some(count) = taken.get_mut(&self.client) {

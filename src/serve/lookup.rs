@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::store::claims::ClaimsIndex;
 use did_plc::Did;
-use did_plc::claim::{Kind, Span, Stated, Value, spans};
+use did_plc::claim::{ClaimKind, Span, Stated, Value, spans};
 
 use super::answer::{self, Answer};
 use super::error::ServeError;
@@ -152,9 +152,9 @@ pub async fn lookup(State(server): State<Arc<Server>>, query: Query) -> Result<A
 }
 
 /// The one thing that is asked for.
-fn asked(query: &str) -> Result<(Kind, Cow<'_, str>), ServeError> {
+fn asked(query: &str) -> Result<(ClaimKind, Cow<'_, str>), ServeError> {
     let mut asked = None;
-    for kind in Kind::ALL {
+    for kind in ClaimKind::ALL {
         if let Some(text) = parameter(query, kind.name())?
             && asked.replace((kind, text)).is_some()
         {

@@ -107,11 +107,11 @@ pub(super) fn end_of_page(pairs: &[i64], limit: usize) -> Option<Did> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use did_plc::claim::Kind;
+    use did_plc::claim::ClaimKind;
 
     #[test]
     fn a_pair_names_its_value_and_its_identity() {
-        let value = Value::asked(Kind::Handle, "alice.example.com").unwrap();
+        let value = Value::asked(ClaimKind::Handle, "alice.example.com").unwrap();
         for first in [0, 1, 0x7f, 0x80, 0xff] {
             let mut bytes = [7; 15];
             bytes[0] = first;

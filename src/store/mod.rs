@@ -26,7 +26,7 @@ pub use self::commit::{Commit, Lease, Source};
 pub use self::divergence::{DivergenceKind, NewDivergence, Noted, StoredDivergence};
 pub use self::error::StoreError;
 pub use self::operation::{StoredOperation, audit_log};
-use self::place::Place;
+use self::place::DatabasePlace;
 pub use self::postgres::Postgres;
 pub use self::refusal::{NewRefusal, Rejudged, StoredRefusal};
 pub use self::sqlite::Sqlite;
@@ -57,18 +57,18 @@ impl Store {
     /// Opens the store that `url` names, creating and migrating it as needed:
     /// `sqlite://PATH`, `postgres://…` or `postgresql://…`.
     pub async fn open(url: &str) -> Result<Store, StoreError> {
-        match Place::of(url)? {
-            Place::Sqlite(path) => Sqlite::open(path).await.map(Store::Sqlite),
-            Place::Postgres(url) => Postgres::open(url).await.map(Store::Postgres),
+        match DatabasePlace::of(url)? {
+            DatabasePlace::Sqlite(path) => Sqlite::open(path).await.map(Store::Sqlite),
+            DatabasePlace::Postgres(url) => Postgres::open(url).await.map(Store::Postgres),
         }
     }
 
     /// Opens the store that `url` names and that must be there already, for what has nothing to say
     /// of an empty one: a mistake in the name is [`StoreError::Unusable`] and creates nothing.
     pub async fn open_existing(url: &str) -> Result<Store, StoreError> {
-        match Place::of(url)? {
-            Place::Sqlite(path) => Sqlite::open_existing(path).await.map(Store::Sqlite),
-            Place::Postgres(url) => Postgres::open_existing(url).await.map(Store::Postgres),
+        match DatabasePlace::of(url)? {
+            DatabasePlace::Sqlite(path) => Sqlite::open_existing(path).await.map(Store::Sqlite),
+            DatabasePlace::Postgres(url) => Postgres::open_existing(url).await.map(Store::Postgres),
         }
     }
 

@@ -5,18 +5,18 @@ use std::path::Path;
 use super::error::StoreError;
 
 /// Which backend a URL names.
-pub(super) enum Place<'a> {
+pub(super) enum DatabasePlace<'a> {
     Sqlite(&'a Path),
     Postgres(&'a str),
 }
 
-impl Place<'_> {
-    pub(super) fn of(url: &str) -> Result<Place<'_>, StoreError> {
+impl DatabasePlace<'_> {
+    pub(super) fn of(url: &str) -> Result<DatabasePlace<'_>, StoreError> {
         if let Some(path) = url.strip_prefix("sqlite://").filter(|path| !path.is_empty()) {
-            return Ok(Place::Sqlite(path.as_ref()));
+            return Ok(DatabasePlace::Sqlite(path.as_ref()));
         }
         if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-            return Ok(Place::Postgres(url));
+            return Ok(DatabasePlace::Postgres(url));
         }
         // The beginning is enough to see the mistake; the rest may hold a password.
         let scheme = url.find("://").map(|at| at + "://".len());

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use did_plc::claim::{Kind, Value, claims};
+use did_plc::claim::{ClaimKind, Value, claims};
 use did_plc::signature::PlainVerifier;
 use did_plc::{Did, Operation};
 use plc_replica::audit::fsck;
@@ -86,7 +86,7 @@ async fn assert_found(store: &Store) {
         let found = BTreeSet::from_iter(found);
         assert!(dids.is_subset(&found), "{value:?}");
     }
-    let nobody = Value::asked(Kind::Handle, "nobody.example").unwrap();
+    let nobody = Value::asked(ClaimKind::Handle, "nobody.example").unwrap();
     assert_eq!(store.claimants(&nobody, None, 10).await.unwrap().dids, []);
 }
 

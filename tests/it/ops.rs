@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use plc_replica::metrics::{Kind, METRICS};
+use plc_replica::metrics::{METRICS, MetricKind};
 
 use crate::skip::skipped;
 
@@ -30,9 +30,11 @@ fn names(text: &str) -> BTreeSet<&str> {
 }
 
 /// The names under which a metric is scraped.
-fn scraped(name: &str, kind: Kind) -> Vec<String> {
+fn scraped(name: &str, kind: MetricKind) -> Vec<String> {
     match kind {
-        Kind::Histogram => ["bucket", "sum", "count"].map(|end| format!("{name}_{end}")).into(),
+        MetricKind::Histogram => {
+            ["bucket", "sum", "count"].map(|end| format!("{name}_{end}")).into()
+        }
         _ => vec![name.to_owned()],
     }
 }

@@ -16,7 +16,7 @@ use super::timestamp::Timestamp;
 /// What is claimed. The numbers are part of [`Value::hash`], which is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
-pub enum Kind {
+pub enum ClaimKind {
     /// An alias that begins with `at://`; the rest of it, in lower case.
     Handle = 1,
     /// The authority (host, and port where there is one) of a service's endpoint, in lower case.
@@ -25,16 +25,16 @@ pub enum Kind {
     Key = 3,
 }
 
-impl Kind {
+impl ClaimKind {
     /// All of them.
-    pub const ALL: [Kind; 3] = [Kind::Handle, Kind::Host, Kind::Key];
+    pub const ALL: [ClaimKind; 3] = [ClaimKind::Handle, ClaimKind::Host, ClaimKind::Key];
 
     /// Its name.
     pub const fn name(self) -> &'static str {
         match self {
-            Kind::Handle => "handle",
-            Kind::Host => "host",
-            Kind::Key => "key",
+            ClaimKind::Handle => "handle",
+            ClaimKind::Host => "host",
+            ClaimKind::Key => "key",
         }
     }
 }
@@ -44,11 +44,11 @@ impl Kind {
 #[error("claims are of a handle, a host or a key")]
 pub struct UnknownKind;
 
-impl FromStr for Kind {
+impl FromStr for ClaimKind {
     type Err = UnknownKind;
 
-    fn from_str(name: &str) -> Result<Kind, UnknownKind> {
-        Kind::ALL.into_iter().find(|kind| kind.name() == name).ok_or(UnknownKind)
+    fn from_str(name: &str) -> Result<ClaimKind, UnknownKind> {
+        ClaimKind::ALL.into_iter().find(|kind| kind.name() == name).ok_or(UnknownKind)
     }
 }
 
@@ -81,7 +81,7 @@ impl fmt::Display for Role<'_> {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Value<'a> {
     /// What it is.
-    pub kind: Kind,
+    pub kind: ClaimKind,
     /// Its text.
     pub text: Cow<'a, str>,
 }
@@ -89,21 +89,21 @@ pub struct Value<'a> {
 impl<'a> Value<'a> {
     /// What a person asks for: a handle also with `at://` or `@` before it, a host also as a URL, a
     /// key also without `did:key:`. None of an empty text.
-    pub fn asked(kind: Kind, text: &'a str) -> Option<Value<'a>> {
+    pub fn asked(kind: ClaimKind, text: &'a str) -> Option<Value<'a>> {
         let text = text.trim();
         match kind {
-            Kind::Handle => {
+            ClaimKind::Handle => {
                 let text = text.strip_prefix("at://").unwrap_or(text);
                 Value::lower(kind, Cow::Borrowed(text.strip_prefix('@').unwrap_or(text)))
             }
-            Kind::Host => Value::lower(kind, Cow::Borrowed(authority(text))),
-            Kind::Key if text.is_empty() => None,
-            Kind::Key if text.starts_with(DID_KEY) => Some(Value { kind, text: text.into() }),
-            Kind::Key => Some(Value { kind, text: format!("{DID_KEY}{text}").into() }),
+            ClaimKind::Host => Value::lower(kind, Cow::Borrowed(authority(text))),
+            ClaimKind::Key if text.is_empty() => None,
+            ClaimKind::Key if text.starts_with(DID_KEY) => Some(Value { kind, text: text.into() }),
+            ClaimKind::Key => Some(Value { kind, text: format!("{DID_KEY}{text}").into() }),
         }
     }
 
-    fn lower(kind: Kind, text: Cow<'a, str>) -> Option<Value<'a>> {
+    fn lower(kind: ClaimKind, text: Cow<'a, str>) -> Option<Value<'a>> {
         let text = match text.bytes().any(|byte| byte.is_ascii_uppercase()) {
             true => Cow::Owned(text.to_ascii_lowercase()),
             false => text,
@@ -117,7 +117,7 @@ impl<'a> Value<'a> {
             Cow::Borrowed(alias) => Cow::Borrowed(alias.strip_prefix(SCHEME)?),
             Cow::Owned(alias) => Cow::Owned(alias.strip_prefix(SCHEME)?.to_owned()),
         };
-        Value::lower(Kind::Handle, bare)
+        Value::lower(ClaimKind::Handle, bare)
     }
 
     fn host(endpoint: Cow<'a, str>) -> Option<Value<'a>> {
@@ -125,11 +125,11 @@ impl<'a> Value<'a> {
             Cow::Borrowed(endpoint) => Cow::Borrowed(authority(endpoint)),
             Cow::Owned(endpoint) => Cow::Owned(authority(&endpoint).to_owned()),
         };
-        Value::lower(Kind::Host, host)
+        Value::lower(ClaimKind::Host, host)
     }
 
     fn key(key: &'a str) -> Option<Value<'a>> {
-        let value = Value { kind: Kind::Key, text: Cow::Borrowed(key) };
+        let value = Value { kind: ClaimKind::Key, text: Cow::Borrowed(key) };
         key.starts_with(DID_KEY).then_some(value)
     }
 
@@ -270,22 +270,24 @@ mod tests {
     #[test]
     fn values_are_compared_in_one_form() {
         for (kind, asked, text) in [
-            (Kind::Handle, "at://Alice.Example.COM", "alice.example.com"),
-            (Kind::Handle, " @alice.example.com", "alice.example.com"),
-            (Kind::Host, "https://User@PDS.example.com:8443/x?y#z", "pds.example.com:8443"),
-            (Kind::Host, "pds.example.com", "pds.example.com"),
-            (Kind::Host, "pds.example.com/", "pds.example.com"),
-            (Kind::Key, "zQ3sh", "did:key:zQ3sh"),
-            (Kind::Key, "did:key:zQ3sh", "did:key:zQ3sh"),
+            (ClaimKind::Handle, "at://Alice.Example.COM", "alice.example.com"),
+            (ClaimKind::Handle, " @alice.example.com", "alice.example.com"),
+            (ClaimKind::Host, "https://User@PDS.example.com:8443/x?y#z", "pds.example.com:8443"),
+            (ClaimKind::Host, "pds.example.com", "pds.example.com"),
+            (ClaimKind::Host, "pds.example.com/", "pds.example.com"),
+            (ClaimKind::Key, "zQ3sh", "did:key:zQ3sh"),
+            (ClaimKind::Key, "did:key:zQ3sh", "did:key:zQ3sh"),
         ] {
             assert_eq!(Value::asked(kind, asked).unwrap().text, text, "{asked}");
         }
-        for (kind, asked) in [(Kind::Handle, "at://"), (Kind::Host, "https://"), (Kind::Key, " ")] {
+        for (kind, asked) in
+            [(ClaimKind::Handle, "at://"), (ClaimKind::Host, "https://"), (ClaimKind::Key, " ")]
+        {
             assert_eq!(Value::asked(kind, asked), None);
         }
         // The same text of another kind is another value.
         let of = |kind| Value { kind, text: "pds.example.com".into() }.hash();
-        assert_ne!(of(Kind::Handle), of(Kind::Host));
+        assert_ne!(of(ClaimKind::Handle), of(ClaimKind::Host));
     }
 
     #[test]

@@ -27,13 +27,13 @@ pub struct Draft<'a> {
     signer: SigningKey,
     at: Timestamp,
     signature: SignatureForm,
-    tamper: Option<Change<'a>>,
+    tamper: Option<Tampering<'a>>,
     spoil: Option<Box<dyn FnOnce(String) -> String + 'a>>,
     stated_cid: Option<String>,
 }
 
 /// A change to an operation that is signed already.
-type Change<'a> = Box<dyn FnOnce(&mut Map<String, Value>) + 'a>;
+type Tampering<'a> = Box<dyn FnOnce(&mut Map<String, Value>) + 'a>;
 
 /// How the 64 bytes of the signature become text.
 enum SignatureForm {

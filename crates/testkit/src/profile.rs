@@ -286,7 +286,7 @@ impl Shard {
             own_keys,
         };
         let signer = self.usual_signer();
-        self.write(world, &mut identity, Kind::Genesis, signer, sequence, at);
+        self.write(world, &mut identity, Act::Genesis, signer, sequence, at);
         self.profile.genesis += 1;
         self.profile.shared_identities += u64::from(shared);
         if self.identities.len() < REMEMBERED {
@@ -310,7 +310,7 @@ impl Shard {
             _ => identity.atproto = self.atproto_key(),
         }
         let signer = self.usual_signer();
-        self.write(world, &mut identity, Kind::Update, signer, sequence, at);
+        self.write(world, &mut identity, Act::Update, signer, sequence, at);
         self.profile.updates += 1;
         if signer == Signer::Second {
             if self.contested.len() == CONTESTED {
@@ -340,7 +340,7 @@ impl Shard {
     fn make_recovery(&mut self, world: &World, sequence: u64, at: Timestamp, contested: Contested) {
         let mut identity = contested.before;
         identity.atproto = self.atproto_key();
-        self.write(world, &mut identity, Kind::Update, Signer::First, sequence, at);
+        self.write(world, &mut identity, Act::Update, Signer::First, sequence, at);
         self.profile.recoveries += 1;
         self.identities[contested.slot] = identity;
     }
@@ -351,7 +351,7 @@ impl Shard {
         // Another identity has moved into the slot, and one slot is gone: a contested update is
         // looked up by its CID, so that this only loses candidates.
         let signer = self.usual_signer();
-        self.write(world, &mut identity, Kind::Tombstone, signer, sequence, at);
+        self.write(world, &mut identity, Act::Tombstone, signer, sequence, at);
         self.profile.tombstones += 1;
     }
 
@@ -379,7 +379,7 @@ impl Shard {
         &mut self,
         world: &World,
         identity: &mut Identity,
-        kind: Kind,
+        kind: Act,
         signer: Signer,
         sequence: u64,
         at: Timestamp,
@@ -387,15 +387,15 @@ impl Shard {
         let keys = identity.own_keys.as_deref().unwrap_or(&world.rotation_keys);
         let atproto = identity.atproto.to_string();
         let shape = match kind {
-            Kind::Tombstone => Shape::Tombstone,
-            Kind::Genesis | Kind::Update => Shape::Regular {
+            Act::Tombstone => Shape::Tombstone,
+            Act::Genesis | Act::Update => Shape::Regular {
                 handle: &identity.handle,
                 host: &world.hosts[identity.host],
                 rotation_keys: [keys[0].did_key(), keys[1].did_key()],
                 atproto: &atproto,
             },
         };
-        let prev = (kind != Kind::Genesis).then(|| identity.head.to_string());
+        let prev = (kind != Act::Genesis).then(|| identity.head.to_string());
         let prev = prev.as_deref();
 
         self.scratch.clear();
@@ -407,7 +407,7 @@ impl Shard {
         self.scratch.clear();
         shape.write_cbor(prev, Some(&sig), &mut self.scratch);
         let cid = Cid::of(&self.scratch);
-        if kind == Kind::Genesis {
+        if kind == Act::Genesis {
             identity.did = Did::of_genesis_digest(cid.digest());
         }
         identity.head = cid;
@@ -433,7 +433,7 @@ impl Shard {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum Act {
     Genesis,
     Update,
     Tombstone,

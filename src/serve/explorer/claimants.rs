@@ -8,7 +8,7 @@ use crate::serve::lookup::{Found, Wanted, find};
 use crate::serve::query::{flag, parameter};
 use crate::serve::state::Server;
 use did_plc::Did;
-use did_plc::claim::{Kind, Span, Value};
+use did_plc::claim::{ClaimKind, Span, Value};
 use did_plc::key::PublicKey;
 
 use super::layout;
@@ -20,7 +20,7 @@ const SHOWN: usize = 50;
 
 /// One list of the page.
 struct List {
-    kind: Kind,
+    kind: ClaimKind,
     /// Of what is claimed now, or of what is not any more.
     current: bool,
     found: Found,
@@ -66,16 +66,16 @@ pub async fn search(server: &Server, searched: &str, query: &str) -> Result<Sear
 }
 
 /// What a text can be.
-fn kinds(searched: &str) -> Vec<Kind> {
+fn kinds(searched: &str) -> Vec<ClaimKind> {
     let is_key = |text: &str| text.parse::<PublicKey>().is_ok();
     if searched.starts_with("did:key:") || is_key(&format!("did:key:{searched}")) {
-        vec![Kind::Key]
+        vec![ClaimKind::Key]
     } else if searched.starts_with("at://") || searched.starts_with('@') {
-        vec![Kind::Handle]
+        vec![ClaimKind::Handle]
     } else if searched.contains("://") {
-        vec![Kind::Host]
+        vec![ClaimKind::Host]
     } else {
-        vec![Kind::Handle, Kind::Host]
+        vec![ClaimKind::Handle, ClaimKind::Host]
     }
 }
 
@@ -103,12 +103,12 @@ fn render(searched: &str, lists: &[List]) -> String {
 
 fn section(searched: &str, list: &List) -> Markup {
     let title = match (list.kind, list.current) {
-        (Kind::Handle, true) => "Claimed as a handle",
-        (Kind::Handle, false) => "Once claimed as a handle",
-        (Kind::Host, true) => "Named as the host",
-        (Kind::Host, false) => "Once named as the host",
-        (Kind::Key, true) => "Named as a key",
-        (Kind::Key, false) => "Once named as a key",
+        (ClaimKind::Handle, true) => "Claimed as a handle",
+        (ClaimKind::Handle, false) => "Once claimed as a handle",
+        (ClaimKind::Host, true) => "Named as the host",
+        (ClaimKind::Host, false) => "Once named as the host",
+        (ClaimKind::Key, true) => "Named as a key",
+        (ClaimKind::Key, false) => "Once named as a key",
     };
     let id = format!("{}-{}", list.kind.name(), if list.current { "now" } else { "past" });
     html! {
@@ -159,12 +159,12 @@ mod tests {
     fn a_text_is_looked_for_as_what_it_can_be() {
         let key = "zQ3shunBKsXixLxKtC5qeSG9E4J5RkGN57im31pcTzbNQnm5w";
         for (text, expected) in [
-            ("alice.example.com", &[Kind::Handle, Kind::Host][..]),
-            ("@alice.example.com", &[Kind::Handle]),
-            ("at://alice.example.com", &[Kind::Handle]),
-            ("https://pds.example.com/x", &[Kind::Host]),
-            (key, &[Kind::Key]),
-            ("did:key:anything", &[Kind::Key]),
+            ("alice.example.com", &[ClaimKind::Handle, ClaimKind::Host][..]),
+            ("@alice.example.com", &[ClaimKind::Handle]),
+            ("at://alice.example.com", &[ClaimKind::Handle]),
+            ("https://pds.example.com/x", &[ClaimKind::Host]),
+            (key, &[ClaimKind::Key]),
+            ("did:key:anything", &[ClaimKind::Key]),
         ] {
             assert_eq!(kinds(text), expected, "{text}");
         }

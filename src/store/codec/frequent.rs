@@ -14,13 +14,13 @@ const PARTS: u32 = 8;
 /// frequent texts stay and rare ones wash out.
 #[derive(Debug)]
 pub(super) struct Frequent {
-    places: Box<[Place]>,
+    places: Box<[Counted]>,
     /// Keyed at random: nobody can aim at the place of a text.
     hasher: ahash::RandomState,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
-struct Place {
+struct Counted {
     /// Part of the hash that does not choose the place.
     fingerprint: u32,
     count: u32,
@@ -29,7 +29,7 @@ struct Place {
 impl Frequent {
     pub(super) fn new() -> Frequent {
         Frequent {
-            places: vec![Place::default(); PLACES].into(),
+            places: vec![Counted::default(); PLACES].into(),
             hasher: ahash::RandomState::new(),
         }
     }
@@ -45,7 +45,7 @@ impl Frequent {
         } else if place.count > 1 {
             place.count -= 1;
         } else {
-            *place = Place { fingerprint, count: 1 };
+            *place = Counted { fingerprint, count: 1 };
         }
         let parts_taken = (taken * PARTS as usize / most) as u32;
         place.fingerprint == fingerprint && place.count >= OFTEN << parts_taken

@@ -157,7 +157,7 @@ impl Pool {
 pub(super) type Rows<F> = Map<'static, Postgres, F, PgArguments>;
 
 /// A checked statement that returns none.
-pub(super) type Change = Query<'static, Postgres, PgArguments>;
+pub(super) type Statement = Query<'static, Postgres, PgArguments>;
 
 /// A connection that is lent. Dropped at rest it goes back to its pool. Dropped in the middle of
 /// something, of a transaction too, or after it has broken, it is closed, and the server rolls back.
@@ -210,7 +210,7 @@ impl Lent {
     }
 
     /// Number of rows that a statement changed.
-    pub(super) async fn execute(&mut self, change: Change) -> Result<u64, StoreError> {
+    pub(super) async fn execute(&mut self, change: Statement) -> Result<u64, StoreError> {
         let answer = within(change.execute(self.begun())).await;
         self.ended(answer).map(|done| done.rows_affected()).map_err(query_error)
     }

@@ -16,7 +16,7 @@ use crate::skip::skipped;
 use plc_testkit::fake_upstream::FakeUpstream;
 
 /// A replica that has followed all stories.
-struct Told {
+struct Explored {
     stories: Stories,
     replica: Running,
     client: reqwest::Client,
@@ -24,8 +24,8 @@ struct Told {
     _folder: TempDir,
 }
 
-impl Told {
-    async fn followed() -> Told {
+impl Explored {
+    async fn followed() -> Explored {
         let stories = Stories::told();
         let log = entries(&stories.story);
         let last = log.last().unwrap().seq;
@@ -35,7 +35,7 @@ impl Told {
         let replica = Running::start(&url, &upstream.url()).await;
         replica.live_at(last).await;
         let client = reqwest::Client::builder().redirect(Policy::none()).build().unwrap();
-        Told { stories, replica, client, upstream, _folder: folder }
+        Explored { stories, replica, client, upstream, _folder: folder }
     }
 
     /// Builds the index of claims.
@@ -65,7 +65,7 @@ fn shown_entries(page: &str) -> Vec<&str> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_history_says_what_each_operation_changed() {
-    let told = Told::followed().await;
+    let told = Explored::followed().await;
     let did = &told.stories.plain.did;
     let page = told.page(&format!("/explore/{did}")).await;
     assert!(page.contains("<title>alice.example.org — did:plc:"));
@@ -91,7 +91,7 @@ async fn a_history_says_what_each_operation_changed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn recoveries_are_seen_with_what_they_undid() {
-    let told = Told::followed().await;
+    let told = Explored::followed().await;
     let page = told.page(&format!("/explore/{}", told.stories.recovered.did)).await;
     assert!(page.contains("<svg class=\"tree\""));
     assert_eq!(page.matches(">nullified<").count(), 9);
@@ -113,7 +113,7 @@ async fn recoveries_are_seen_with_what_they_undid() {
 /// second itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_builds_on_something_contestable_is_shown_to_be_contestable_with_it() {
-    let told = Told::followed().await;
+    let told = Explored::followed().await;
     let did = &told.stories.built_on.did;
     let page = told.page(&format!("/explore/{did}")).await;
     let [second, first, genesis] = shown_entries(&page)[..] else { panic!("three operations") };
@@ -134,7 +134,7 @@ async fn what_builds_on_something_contestable_is_shown_to_be_contestable_with_it
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_history_is_turned_page_by_page_and_links_stay() {
-    let told = Told::followed().await;
+    let told = Explored::followed().await;
     let did = &told.stories.long.did;
     let mut path = format!("/explore/{did}");
     let mut seen = 0;
@@ -161,7 +161,7 @@ async fn a_long_history_is_turned_page_by_page_and_links_stay() {
 /// No text of an operation becomes markup, an attribute, a link or a direction.
 #[tokio::test(flavor = "multi_thread")]
 async fn hostile_texts_stay_texts() {
-    let told = Told::followed().await;
+    let told = Explored::followed().await;
     let did = &told.stories.hostile.did;
     for path in ["", "?change=aliases", "?change=%3Cscript%3E", "?until=2"] {
         let page = told.page(&format!("/explore/{did}{path}")).await;
@@ -181,7 +181,7 @@ async fn hostile_texts_stay_texts() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_page_forbids_everything_from_elsewhere() {
-    let told = Told::followed().await;
+    let told = Explored::followed().await;
     let plain = format!("/explore/{}", told.stories.plain.did);
     for (path, status) in [
         ("/", 200),
@@ -238,7 +238,7 @@ async fn a_browser_has_nothing_to_complain_about() {
         skipped("chromium", "there is no chromium here");
         return;
     };
-    let told = Told::followed().await;
+    let told = Explored::followed().await;
     told.index().await;
     let (stories, origin) = (&told.stories, told.replica.url());
     browser.look(1100, false).await;
@@ -256,7 +256,7 @@ async fn a_browser_has_nothing_to_complain_about() {
     let axe = std::env::var("AXE_CORE").ok().map(|file| std::fs::read_to_string(file).unwrap());
     let pictures = Path::new(env!("CARGO_TARGET_TMPDIR")).join("explorer");
     std::fs::create_dir_all(&pictures).unwrap();
-    let explore = |told: &plc_testkit::builder::Told| format!("/explore/{}", told.did);
+    let explore = |told: &plc_testkit::builder::Explored| format!("/explore/{}", told.did);
     for (name, path) in [
         ("home", "/".to_owned()),
         ("plain", explore(&stories.plain)),
