@@ -256,7 +256,7 @@ async fn a_browser_has_nothing_to_complain_about() {
     let axe = std::env::var("AXE_CORE").ok().map(|file| std::fs::read_to_string(file).unwrap());
     let pictures = Path::new(env!("CARGO_TARGET_TMPDIR")).join("explorer");
     std::fs::create_dir_all(&pictures).unwrap();
-    let explore = |told: &plc_testkit::builder::Explored| format!("/explore/{}", told.did);
+    let explore = |told: &plc_testkit::builder::Told| format!("/explore/{}", told.did);
     for (name, path) in [
         ("home", "/".to_owned()),
         ("plain", explore(&stories.plain)),
