@@ -6,21 +6,20 @@ use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use axum::error_handling::HandleErrorLayer;
+use axum::Router;
 use axum::extract::{MatchedPath, Request};
 use axum::response::{IntoResponse, Response};
-use axum::{BoxError, Router};
 use futures::TryFutureExt;
 use futures::future::{BoxFuture, Either, ready};
 use http::header::{
     ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ALLOW,
 };
 use http::{Method, StatusCode, Uri};
-use tower::timeout::TimeoutLayer;
 use tower::{Service, ServiceBuilder};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{self, CorsLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
+use tower_http::timeout::TimeoutLayer;
 use tower_http::trace::TraceLayer;
 use tracing::{Span, debug, debug_span, field};
 
@@ -35,6 +34,9 @@ use super::{compression, resolution};
 
 /// Seconds that a browser may keep the answer to `OPTIONS`; it never changes.
 const PREFLIGHT_AGE: Duration = Duration::from_secs(86_400);
+
+/// What the layer that times requests says of one that took too long. No handler answers with it.
+const TOO_LATE: StatusCode = StatusCode::REQUEST_TIMEOUT;
 
 /// Puts the middleware around routes: a request goes through it from the first to the last, its
 /// answer from the last to the first.
@@ -78,10 +80,11 @@ pub fn apply_middleware(routes: Router<Arc<Server>>, server: &Arc<Server>) -> Ro
         .map_response(IntoResponse::into_response)
         .layer(CatchPanicLayer::custom(panicked))
         // Last, so that only the work is timed.
-        .layer(HandleErrorLayer::new(
-            move |_: BoxError| async move { ServeError::TookTooLong(time) },
-        ))
-        .layer(TimeoutLayer::new(time));
+        .map_response(move |answer: Response| match answer.status() {
+            TOO_LATE => ServeError::TookTooLong(time).into_response(),
+            _ => answer,
+        })
+        .layer(TimeoutLayer::with_status_code(TOO_LATE, time));
     routes.method_not_allowed_fallback(method_not_allowed).layer(layers)
 }
 
