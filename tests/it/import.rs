@@ -12,8 +12,8 @@ use plc_testkit::{Generated, lines};
 use crate::follow::{Place, Running, entries, places};
 use plc_testkit::fake_upstream::FakeUpstream;
 
-/// Longer than a lease runs that nobody renews.
-const STALL: Duration = Duration::from_secs(17);
+/// Longer than a lease runs that nobody renews (15 s), and the longest pause of who waits for its end (5 s).
+const STALL: Duration = Duration::from_secs(22);
 /// Identities of the first part of the dump: some more than a block of it, so that the import has begun to
 /// write when the dump stalls.
 const BEFORE: usize = 2_000;
