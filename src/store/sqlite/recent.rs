@@ -129,7 +129,11 @@ impl Recent {
     /// The numbers of the operations of these identities, and of some others that share a prefix.
     pub(super) fn find(&self, prefixes: &[Prefix]) -> Vec<Entry> {
         let state = self.state();
-        let of = |&prefix| state.entries.range((prefix, i64::MIN)..=(prefix, i64::MAX)).copied();
+        // Without an upper bound, which would be searched for in the tree as well.
+        let of = |&prefix| {
+            let from = state.entries.range((prefix, i64::MIN)..);
+            from.take_while(move |entry| entry.0 == prefix).copied()
+        };
         prefixes.iter().flat_map(of).collect()
     }
 
