@@ -138,13 +138,8 @@ impl FastVerifier {
         if keys.len() < 2 {
             return None;
         }
-        let (mut likeliest, mut most) = (0, 0);
-        for (index, key) in keys.iter().enumerate() {
-            let signed = key_text(key).and_then(|text| self.keys.peek(text, Met::signed));
-            if let Some(signed) = signed.filter(|&signed| signed > most) {
-                (likeliest, most) = (index, signed);
-            }
-        }
+        let signed = |key: &str| self.keys.peek(key_text(key)?, Met::signed);
+        let likeliest = first_of_the_busiest(keys, signed)?;
         let is_key = |key: &&str| {
             key_text(key).is_some_and(|text| self.keys.with(text, || Met::new(text), Met::is_key))
         };
@@ -181,6 +176,18 @@ impl Verifier for FastVerifier {
         }
         plain
     }
+}
+
+/// The first index of the key with the highest count, if any has one. The counts are read while other
+/// threads count on, so that a key which a list names twice can have a higher one the second time.
+fn first_of_the_busiest(keys: &[&str], count: impl Fn(&str) -> Option<u32>) -> Option<usize> {
+    let (mut busiest, mut most) = (None, 0);
+    for key in keys {
+        if let Some(count) = count(key).filter(|&count| count > most) {
+            (busiest, most) = (Some(key), count);
+        }
+    }
+    keys.iter().position(|key| Some(key) == busiest)
 }
 
 /// The text of a key, perhaps; one of another length is no key.
@@ -233,6 +240,7 @@ impl Counts {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::sync::Arc;
     use std::sync::atomic::AtomicU64;
 
@@ -330,6 +338,19 @@ mod tests {
         assert_eq!(verifier.likeliest(&keys), None);
         (0..FULL_COUNT).for_each(|_| count(1));
         assert_eq!(verifier.likeliest(&keys), Some(1));
+    }
+
+    #[test]
+    fn a_key_that_is_named_twice_is_found_where_it_is_first() {
+        let counted = Cell::new(0);
+        let count = |key: &str| {
+            // Another thread counts a signature of "a" whenever we look.
+            counted.set(counted.get() + 1);
+            (key == "a").then(|| counted.get() - 1)
+        };
+        assert_eq!(first_of_the_busiest(&["a", "b", "a"], count), Some(0));
+        assert_eq!(first_of_the_busiest(&["b", "a", "b", "a"], count), Some(1));
+        assert_eq!(first_of_the_busiest(&["b"], count), None);
     }
 
     /// A verifier whose disagreements can be read.
