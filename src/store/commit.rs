@@ -4,7 +4,7 @@ use did_plc::{Did, Timestamp};
 
 use super::divergence::NewDivergence;
 use super::operation::StoredOperation;
-use super::refusal::{NewRefusal, Rejudged};
+use super::refusal::{NewRefusal, RefusalKey};
 
 /// Everything that one batch changes, written in one transaction.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -16,18 +16,22 @@ pub struct Commit {
     /// The CID that the upstream stated under that number; none when it stated none. What is
     /// stored stays where the cursor does not move.
     pub cursor_cid: Option<String>,
-    /// New operations, in any order. `nullified_by` may be set already when one operation of the
-    /// batch nullifies another.
+    /// New operations that come after everything stored of their identities, in any order.
+    /// `nullified_by` may be set already when one operation of the batch nullifies another.
     pub operations: Vec<StoredOperation>,
     /// Operations stored earlier that are now nullified: (identity, `created_at`, `created_at` of
-    /// the one that nullified it).
+    /// the one that nullified it). No other operation of the identity has this `created_at`.
     pub nullified: Vec<(Did, Timestamp, Timestamp)>,
-    /// Operations stored earlier without a sequence number that the upstream has now numbered.
+    /// Operations stored earlier without a sequence number that the upstream has now numbered. No
+    /// other operation of the identity has this `created_at`.
     pub numbered: Vec<(Did, Timestamp, i64)>,
-    /// Lines that were refused.
+    /// Identities whose stored operations are replaced: something came late, or a number went from one
+    /// operation to another. No identity is in here and in `operations`, `nullified` or `numbered`.
+    pub rewritten: Vec<Rewritten>,
+    /// What was refused, or is refused for another reason than the one on record.
     pub refusals: Vec<NewRefusal>,
-    /// Kept refusals that were judged again.
-    pub rejudged: Vec<Rejudged>,
+    /// Refusals on record that do not stand any more: what they are about is accepted.
+    pub lifted: Vec<RefusalKey>,
     /// Differences that were noticed while judging.
     pub divergences: Vec<NewDivergence>,
     /// When the batch arrived (milliseconds since 1970; zero in [`Commit::default`]).
@@ -35,6 +39,19 @@ pub struct Commit {
     /// True when the batch reached the upstream's present: from then on an identity that is not
     /// here does not exist.
     pub caught_up: bool,
+}
+
+/// All operations of an identity, in place of those that are stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rewritten {
+    /// The identity.
+    pub did: Did,
+    /// How many operations of it are stored.
+    pub stored: usize,
+    /// How many of them are genesis operations: none or one.
+    pub stored_geneses: usize,
+    /// What it consists of from now on. Those that were stored before are among them as they were received.
+    pub operations: Vec<StoredOperation>,
 }
 
 /// What the store knows about the upstream that it follows.
@@ -51,6 +68,21 @@ pub struct Source {
     pub epoch: i64,
     /// When the log was caught up for the first time.
     pub caught_up_at: Option<Timestamp>,
+    /// How far what was read is read again.
+    pub rereading: Rereading,
+}
+
+/// How far the log is read again, behind the follower.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rereading {
+    /// Everything up to this number was read twice.
+    pub second: i64,
+    /// Everything up to this number was read in the round through the whole log that is under way.
+    pub round: i64,
+    /// When that round began; none before the first.
+    pub round_began_at: Option<Timestamp>,
+    /// Rounds that were completed.
+    pub rounds: i64,
 }
 
 /// The right to write as the one follower, until somebody raises the epoch.

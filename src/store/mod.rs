@@ -22,13 +22,13 @@ use did_plc::claim::Value;
 use did_plc::{Cid, Did, Timestamp};
 
 use self::claims::{Claimants, ClaimsIndex};
-pub use self::commit::{Commit, Lease, Source};
+pub use self::commit::{Commit, Lease, Rereading, Rewritten, Source};
 pub use self::divergence::{DivergenceKind, NewDivergence, Noted, StoredDivergence};
 pub use self::error::StoreError;
 pub use self::operation::{StoredOperation, audit_log};
 use self::place::DatabasePlace;
 pub use self::postgres::Postgres;
-pub use self::refusal::{NewRefusal, Rejudged, StoredRefusal};
+pub use self::refusal::{Asked, NewRefusal, RefusalKey, RefusalLimits, StoredRefusal};
 pub use self::sqlite::Sqlite;
 pub use self::statistics::{Load, Statistics};
 
@@ -140,14 +140,28 @@ impl Store {
         backend!(self, store => store.refusals(did, after_id, limit))
     }
 
-    /// The refusals that are to be judged again once one of these operations is accepted, by id.
-    pub async fn refusals_awaiting(&self, cids: &[Cid]) -> Result<Vec<StoredRefusal>, StoreError> {
-        backend!(self, store => store.refusals_awaiting(cids))
+    /// The refusals of these identities that stand.
+    pub async fn standing_refusals(&self, dids: &[Did]) -> Result<Vec<StoredRefusal>, StoreError> {
+        backend!(self, store => store.standing_refusals(dids))
     }
 
-    /// At most `limit` of the operations that refusals wait for, each once.
-    pub async fn awaited(&self, limit: usize) -> Result<Vec<Cid>, StoreError> {
-        backend!(self, store => store.awaited(limit))
+    /// At most `limit` of the identities, as their lines stated them, of which a refusal stands, each once,
+    /// with an id above `after_id`. With them the highest id that was looked at.
+    pub async fn refused_identities(
+        &self,
+        after_id: i64,
+        limit: usize,
+    ) -> Result<(Vec<String>, i64), StoreError> {
+        backend!(self, store => store.refused_identities(after_id, limit))
+    }
+
+    /// At most `limit` standing refusals about which the upstream is to be asked by now, the longest due first.
+    pub async fn doubtful(
+        &self,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<StoredRefusal>, StoreError> {
+        backend!(self, store => store.doubtful(now, limit))
     }
 
     /// At most `limit` divergences with an id above `after_id`, ascending; those of a DID, of a
@@ -242,6 +256,33 @@ impl Store {
     /// lease is still the newest and the stored cursor the one that the commit starts from.
     pub async fn commit(&self, lease: &Lease, commit: &Commit) -> Result<(), StoreError> {
         backend!(self, store => store.commit(lease, commit))
+    }
+
+    /// Records what came of asking about refusals.
+    pub async fn note_asked(
+        &self,
+        lease: &Lease,
+        asked: &[Asked],
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        backend!(self, store => store.note_asked(lease, asked, now))
+    }
+
+    /// Records how far what was read is read again.
+    pub async fn set_rereading(
+        &self,
+        lease: &Lease,
+        rereading: Rereading,
+    ) -> Result<(), StoreError> {
+        backend!(self, store => store.set_rereading(lease, rereading))
+    }
+
+    /// How much of what is refused this process keeps, from now on.
+    pub fn limit_refusals(&self, limits: RefusalLimits) {
+        match self {
+            Store::Postgres(store) => store.limit_refusals(limits),
+            Store::Sqlite(store) => store.limit_refusals(limits),
+        }
     }
 
     /// Records what a comparison of one identity with one source found: `seen` is there now, and

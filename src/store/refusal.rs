@@ -1,11 +1,20 @@
 //! Refused operations, kept as they were received.
 
 use bytes::Bytes;
+use did_plc::entry::{Logged, Received};
 use did_plc::{Cid, Timestamp};
+use sha2::{Digest, Sha256};
 
-/// An operation that was refused, to be kept as it was received.
+/// What a kept refusal is known by: a SHA-256.
+pub type RefusalKey = [u8; 32];
+
+/// What was refused, to be kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewRefusal {
+    /// What it is known by: the same is kept once.
+    pub key: RefusalKey,
+    /// Who stated it: the URL of an upstream.
+    pub source: String,
     /// The DID as the line stated it, whatever it looks like; empty when it stated none.
     pub did: String,
     /// The sequence number that was stated.
@@ -16,11 +25,44 @@ pub struct NewRefusal {
     pub kind: String,
     /// What was expected and what came, for a person.
     pub detail: String,
-    /// The operation that has to be accepted before this one is judged again.
-    pub awaits: Option<Cid>,
-    /// The bytes as received: a line of an export, or a message of the stream. The same bytes are
-    /// kept once.
+    /// What was refused: of an operation that could be judged its line as the export has it, of
+    /// everything else the bytes as received.
     pub line: Bytes,
+}
+
+impl NewRefusal {
+    /// The key of a line that carries no operation that could be judged: that of its bytes.
+    pub fn key_of_line(line: &[u8]) -> RefusalKey {
+        Sha256::digest(line).into()
+    }
+
+    /// The key of an operation that was stated with this time, however it was stated: by whom, in which
+    /// envelope, under which number.
+    pub fn key_of_operation(received: &Received) -> RefusalKey {
+        let mut digest = Sha256::new();
+        digest.update(received.did.as_bytes());
+        digest.update(received.cid.digest());
+        digest.update(received.created_at.millis().to_be_bytes());
+        digest.finalize().into()
+    }
+
+    /// The line of an operation as the export has it, in one form however it came.
+    pub fn line_of_operation(received: &Received) -> Bytes {
+        let logged = Logged {
+            did: &received.did,
+            cid: &received.cid,
+            created_at: received.created_at,
+            sequence: received.sequence,
+            nullified: false,
+            signed: &received.signed,
+        };
+        let mut line = Vec::with_capacity(2 * received.signed.len());
+        // What was decoded can be written.
+        match logged.write_sequenced(&mut line) {
+            Ok(()) => line.into(),
+            Err(_) => received.signed.clone(),
+        }
+    }
 }
 
 /// A kept refusal.
@@ -34,32 +76,54 @@ pub struct StoredRefusal {
     pub received_at: Timestamp,
     /// When it was judged again and accepted after all.
     pub accepted_at: Option<Timestamp>,
+    /// How often the upstream was asked about it since.
+    pub asked: i32,
+    /// When it is to be asked (again); none when nothing is expected of that.
+    pub ask_at: Option<Timestamp>,
 }
 
 impl StoredRefusal {
     /// As it is listed for programs.
     pub fn to_json(&self) -> serde_json::Value {
-        let NewRefusal { did, sequence, cid, kind, detail, awaits, line } = &self.refusal;
+        let NewRefusal { key: _, source, did, sequence, cid, kind, detail, line } = &self.refusal;
         serde_json::json!({
             "id": self.id,
             "receivedAt": self.received_at.to_string(),
             "kind": kind,
             "expected": detail,
+            "source": source,
             "did": did,
             "sequence": sequence,
             "cid": cid.map(|cid| cid.to_string()),
-            "awaits": awaits.map(|cid| cid.to_string()),
             "acceptedAt": self.accepted_at.map(|at| at.to_string()),
             "received": String::from_utf8_lossy(line),
         })
     }
 }
 
-/// What became of a kept refusal that was judged again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Rejudged {
-    /// Accepted: its operation is among [`Commit::operations`].
-    Accepted { id: i64 },
-    /// Refused for another reason, which replaces the one on record.
-    Refused { id: i64, kind: String, detail: String, awaits: Option<Cid> },
+/// What came of asking about a kept refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asked {
+    /// Number of the record.
+    pub id: i64,
+    /// What it is about is accepted: the refusal does not stand any more.
+    pub accepted: bool,
+    /// When to ask again; none when nothing is expected of that.
+    pub ask_at: Option<Timestamp>,
+}
+
+/// How many bytes of refused lines are kept. What is beyond is forgotten with the commit that brings more:
+/// the oldest of the same source and kind first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RefusalLimits {
+    /// Of one identity, as its lines state it.
+    pub of_identity: u64,
+    /// In all.
+    pub in_all: u64,
+}
+
+impl Default for RefusalLimits {
+    fn default() -> RefusalLimits {
+        RefusalLimits { of_identity: 1 << 20, in_all: 256 << 20 }
+    }
 }

@@ -52,24 +52,16 @@ impl Link {
         }
     }
 
-    /// Compares with another statement of the same operation, which may give it its number.
-    fn restate(
-        &mut self,
-        received: &Received,
-        number_held_by: impl FnOnce() -> Option<Cid>,
-    ) -> Restated {
+    /// Compares with another statement of the same operation, whose number it has from now on.
+    fn restate(&mut self, received: &Received) -> Restated {
         let stated = received.sequence;
-        let mut restated = Restated {
+        let restated = Restated {
             cid: received.stated_cid.clone(),
             created_at: (self.created_at != received.created_at).then_some(self.created_at),
             sequence: self.sequence.filter(|held| stated.is_some_and(|stated| stated != *held)),
             numbered: stated.filter(|_| self.sequence.is_none()),
-            number_held_by: None,
         };
-        if restated.numbered.is_some() {
-            restated.number_held_by = number_held_by();
-            self.sequence = restated.numbered.filter(|_| restated.number_held_by.is_none());
-        }
+        self.sequence = stated.or(self.sequence);
         restated
     }
 }
@@ -91,8 +83,8 @@ pub struct Acceptance {
     /// First index of the rotation key that signed it, in the list in force: that of the operation
     /// which `prev` names, and of a genesis operation its own.
     pub signer: u16,
-    /// `created_at` of what it nullifies, ascending.
-    pub nullifies: Vec<Timestamp>,
+    /// What it nullifies, in the order of the chain.
+    pub nullifies: Vec<Cid>,
 }
 
 /// How a second statement of an operation differs from the first.
@@ -106,8 +98,6 @@ pub struct Restated {
     pub sequence: Option<i64>,
     /// The operation had no sequence number, and this one was stated.
     pub numbered: Option<i64>,
-    /// The other operation that has the number stated, which this one does not get then.
-    pub number_held_by: Option<Cid>,
 }
 
 impl Restated {
@@ -117,19 +107,20 @@ impl Restated {
     }
 }
 
-/// Every accepted operation of one identity, in the order of `created_at`.
+/// Every accepted operation of one identity, in the order in which they are judged
+/// ([`order`](super::order)).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Chain {
     links: Vec<Link>,
 }
 
 impl Chain {
-    /// A chain of links that were accepted before, ascending by `created_at`.
+    /// A chain of links that were accepted before, in the order in which they were judged.
     pub fn from_links(links: Vec<Link>) -> Chain {
         Chain { links }
     }
 
-    /// All links, nullified ones included, ascending by `created_at`.
+    /// All links, nullified ones included, in the order in which they were judged.
     pub fn links(&self) -> &[Link] {
         &self.links
     }
@@ -156,23 +147,22 @@ impl Chain {
 
     /// Judges an operation of this identity, as the reference directory does
     /// (`assureValidNextOp` of did-method-plc), and appends it when it is accepted. The checks
-    /// stand in the order of the design's table; the first that fails names the refusal.
-    ///
-    /// `number_held_by` says which other operation of the log has the sequence number that is
-    /// stated for this one, if any. It is asked once at most, and only when everything else is in
-    /// order.
-    pub fn take(
-        &mut self,
-        received: &Received,
-        verifier: &dyn Verifier,
-        number_held_by: impl FnOnce() -> Option<Cid>,
-    ) -> Verdict {
+    /// stand in the order of the design's table; the first that fails names the refusal. What is in the
+    /// chain already gets the sequence number that is stated for it now.
+    pub fn take(&mut self, received: &Received, verifier: &dyn Verifier) -> Verdict {
         if let Some(held) = self.links.iter_mut().find(|link| link.cid == received.cid) {
-            return Verdict::Known(held.restate(received, number_held_by));
+            return Verdict::Known(held.restate(received));
         }
-        match self.take_new(received, verifier, number_held_by) {
+        match self.take_new(received, verifier) {
             Ok(acceptance) => Verdict::Accepted(acceptance),
             Err(refusal) => Verdict::Refused(refusal),
+        }
+    }
+
+    /// Takes the number of an operation away, which belongs to another one.
+    pub fn lose_number(&mut self, cid: &Cid) {
+        if let Some(link) = self.links.iter_mut().find(|link| link.cid == *cid) {
+            link.sequence = None;
         }
     }
 
@@ -180,7 +170,6 @@ impl Chain {
         &mut self,
         received: &Received,
         verifier: &dyn Verifier,
-        number_held_by: impl FnOnce() -> Option<Cid>,
     ) -> Result<Acceptance, Refusal> {
         if let Some(stated) = &received.stated_cid {
             return Err(Refusal::CidMismatch { stated: stated.clone(), computed: received.cid });
@@ -188,11 +177,6 @@ impl Chain {
         let operation = Operation::read(&received.signed)
             .map_err(|error| Refusal::Malformed { reason: error.to_string() })?;
         let acceptance = self.judge(received, &operation, verifier)?;
-        if let Some(sequence) = received.sequence
-            && let Some(holder) = number_held_by()
-        {
-            return Err(Refusal::SequenceConflict { sequence, holder });
-        }
         self.append(received, &operation, &acceptance);
         Ok(acceptance)
     }
@@ -243,7 +227,7 @@ impl Chain {
             }
         })?;
         self.check_time(received.created_at, disputed)?;
-        let nullifies = nullified.iter().map(|link| link.created_at).collect();
+        let nullifies = nullified.iter().map(|link| link.cid).collect();
         Ok(Acceptance { signer: index_of(signer), nullifies })
     }
 
@@ -262,9 +246,9 @@ impl Chain {
     }
 
     fn check_time(&self, created_at: Timestamp, disputed: Option<&&Link>) -> Result<(), Refusal> {
-        // The last link is never nullified (what nullifies comes later), so it is the head; all
-        // links count, since `created_at` is what tells the operations of an identity apart.
-        if let Some(head) = self.links.last().filter(|last| last.created_at >= created_at) {
+        // The last link is never nullified (what nullifies comes later), so it is the head. The
+        // reference's commit can accept equal times.
+        if let Some(head) = self.links.last().filter(|last| last.created_at > created_at) {
             return Err(Refusal::TimestampOrder { created_at, head: head.created_at });
         }
         match disputed {
@@ -277,8 +261,10 @@ impl Chain {
 
     /// Appends an operation that was accepted, and marks what it nullifies.
     fn append(&mut self, received: &Received, operation: &Operation<'_>, acceptance: &Acceptance) {
+        // Both are in the order of the chain.
+        let mut nullified = acceptance.nullifies.iter().peekable();
         for link in &mut self.links {
-            if acceptance.nullifies.binary_search(&link.created_at).is_ok() {
+            if nullified.next_if(|cid| **cid == link.cid).is_some() {
                 link.nullified_by = Some(received.created_at);
             }
         }

@@ -28,6 +28,7 @@ pub mod json;
 pub mod key;
 mod malformed;
 pub mod operation;
+pub mod order;
 pub mod refusal;
 pub mod signature;
 pub mod timestamp;

@@ -111,14 +111,6 @@ pub enum Refusal {
         /// `createdAt` of the first operation that would be nullified.
         disputed_at: Timestamp,
     },
-    /// The sequence number belongs to another operation.
-    #[error("sequence number {sequence} belongs to {holder}")]
-    SequenceConflict {
-        /// The number that was stated for it.
-        sequence: i64,
-        /// The operation that holds it.
-        holder: Cid,
-    },
 }
 
 impl Refusal {
@@ -142,7 +134,6 @@ impl Refusal {
             Refusal::NotAuthorised { .. } => "not-authorised",
             Refusal::TimestampOrder { .. } => "timestamp-order",
             Refusal::RecoveryTooLate { .. } => "recovery-too-late",
-            Refusal::SequenceConflict { .. } => "sequence-conflict",
         }
     }
 
@@ -156,8 +147,8 @@ impl Refusal {
         matches!(self, Refusal::UnknownDid { .. } | Refusal::UnknownPrev { .. })
     }
 
-    /// The operation whose acceptance would change this verdict.
-    pub fn awaits(&self) -> Option<Cid> {
+    /// The operation that `prev` names, where it is not there.
+    pub fn lacking_prev(&self) -> Option<Cid> {
         match self {
             Refusal::UnknownDid { prev } | Refusal::UnknownPrev { prev } => prev.parse().ok(),
             _ => None,

@@ -29,17 +29,19 @@ pub struct HeldOperation {
 pub struct NotALog(#[from] serde_json::Error);
 
 impl History {
-    /// Judges the operations of one identity in their order.
+    /// Judges the operations of one identity in the order of their times ([`order`]), whatever the order in
+    /// which they are stated.
     pub fn verified(
         did: Did,
         log: impl IntoIterator<Item = Received>,
         verifier: &dyn Verifier,
     ) -> History {
         let mut history = History { did, entries: Vec::new(), unreadable: Vec::new() };
+        let mut log: Vec<Received> = log.into_iter().collect();
+        order::sort(&mut log, |received| received.created_at, |received| &received.signed);
         let mut chain = Chain::default();
         for received in log {
-            // A number that two operations claim says nothing about either.
-            let (judgement, nullifies) = match chain.take(&received, verifier, || None) {
+            let (judgement, nullifies) = match chain.take(&received, verifier) {
                 Verdict::Accepted(Acceptance { signer, nullifies }) => {
                     (Judgement::Accepted { signer }, history.nullify(&nullifies))
                 }
@@ -87,8 +89,8 @@ impl History {
         Ok(History::of_lines(did, lines, verifier))
     }
 
-    /// Puts operations of one identity that were verified before, ordered by `created_at`, in their
-    /// places. No signature is checked.
+    /// Puts operations of one identity that were verified before, and stand in the order in which they were
+    /// judged, in their places. No signature is checked.
     ///
     /// # Errors
     ///
@@ -105,29 +107,35 @@ impl History {
             let judgement = Judgement::Accepted { signer: held.signer };
             history.entries.push(HistoryEntry::new(held.received, judgement));
         }
+        history.find_prevs();
         for (index, by) in nullified {
-            let entries = &mut history.entries;
-            let by = entries.binary_search_by_key(&by, |entry| entry.received.created_at).ok();
-            entries[index].nullified_by = by;
+            let by = history.nullifier(index, by);
+            history.entries[index].nullified_by = by;
             if let Some(by) = by {
-                entries[by].nullifies.push(index);
+                history.entries[by].nullifies.push(index);
             }
         }
-        history.find_prevs();
         Ok(history)
     }
 
-    /// Marks the accepted entries of these times, which are ascending, as nullified by the entry
-    /// that comes next. Their indices.
-    fn nullify(&mut self, times: &[Timestamp]) -> Vec<usize> {
-        let mut nullified = Vec::with_capacity(times.len());
-        if times.is_empty() {
-            return nullified;
-        }
+    /// The entry of this time that nullified another one: it builds on what stands before that.
+    fn nullifier(&self, nullified: usize, time: Timestamp) -> Option<usize> {
+        let first = self.entries.partition_point(|entry| entry.received.created_at < time);
+        let after = first.max(nullified + 1)..self.entries.len();
+        let mut of_time =
+            after.take_while(|&index| self.entries[index].received.created_at == time);
+        of_time.find(|&index| self.entries[index].prev.is_some_and(|prev| prev < nullified))
+    }
+
+    /// Marks accepted entries, which are in their order, as nullified by the entry that comes next.
+    /// Their indices.
+    fn nullify(&mut self, cids: &[Cid]) -> Vec<usize> {
         let next = self.entries.len();
+        let mut nullified = Vec::with_capacity(cids.len());
+        let mut left = cids.iter().peekable();
         for (index, entry) in self.entries.iter_mut().enumerate() {
-            let is_nullified = times.binary_search(&entry.received.created_at).is_ok();
-            if is_nullified && entry.signer().is_some() {
+            let is_it = |cid: &&Cid| **cid == entry.received.cid;
+            if entry.signer().is_some() && left.next_if(is_it).is_some() {
                 entry.nullified_by = Some(next);
                 nullified.push(index);
             }
