@@ -16,10 +16,7 @@ CREATE TABLE operations (
     received_at  int8  NOT NULL,  -- when the batch that brought it arrived here
     signer       int2  NOT NULL,  -- index of the rotation key that signed it
     did          bytea NOT NULL,
-    operation    bytea NOT NULL,  -- the signed bytes, packed; the first byte names the codec
-    -- A chain is ordered by created_at, and its newest row that is not nullified is the head.
-    -- Serves lookups of one identity, the chains of a batch, and sweeps in the order of DIDs.
-    PRIMARY KEY (did, created_at)
+    operation    bytea NOT NULL   -- the signed bytes, packed; the first byte names the codec
 ) WITH (
     -- Rows hardly ever change (one in a hundred is nullified later), so pages are filled.
     fillfactor = 100,
@@ -32,6 +29,11 @@ CREATE TABLE operations (
 
 -- Already packed: trying to compress it again costs time and gains nothing.
 ALTER TABLE operations ALTER COLUMN operation SET STORAGE EXTERNAL;
+
+-- A chain is ordered by created_at, and its newest row that is not nullified is the head. Of equal times, which are
+-- rare, `prev` says which comes first.
+-- Serves lookups of one identity, the chains of a batch, and sweeps in the order of DIDs.
+CREATE INDEX operations_chain ON operations (did, created_at);
 
 -- Serves the export by number and the search for numbers that are taken. Numbers ascend, so
 -- pages are filled and left, but for some room: a row that is nullified gets a new entry beside its
@@ -70,6 +72,17 @@ CREATE TABLE sources (
     caught_up_at int8,                     -- when the log was caught up for the first time
     operations   int8 NOT NULL DEFAULT 0,  -- rows of `operations`, and how many of them are a
     identities   int8 NOT NULL DEFAULT 0,  -- genesis: counting them would read the whole log
+    -- The log is read again behind the follower: everything up to here was read twice, and everything up to there in
+    -- the round through the whole of it that is under way, which began then; and how many were completed.
+    second_reading int8 NOT NULL DEFAULT 0,
+    round          int8 NOT NULL DEFAULT 0,
+    round_began_at int8,
+    rounds         int8 NOT NULL DEFAULT 0,
+    -- Bytes of `line` and `detail` in `refusals`, and how many rows of it were deleted for being too many.
+    refused_bytes  int8 NOT NULL DEFAULT 0,
+    forgotten      int8 NOT NULL DEFAULT 0,
+    -- Commits that took a number out of the log: who has read ahead of `claimed` before reads it anew.
+    renumbered     int8 NOT NULL DEFAULT 0,
     -- The claims of operations up to this number are in `claims`, below zero not yet those of all
     -- operations without a number; null: there is no such index.
     claimed      int8,
@@ -90,7 +103,7 @@ CREATE TABLE claims (
     pair int8 PRIMARY KEY
 );
 
--- What the upstream sent and we refused, as it was received.
+-- What was sent and we refused, as it was received, within a bound.
 CREATE TABLE refusals (
     id          int8  GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     did         bytea NOT NULL,  -- as stated, whatever it looks like
@@ -98,19 +111,28 @@ CREATE TABLE refusals (
     cid         bytea,           -- digest computed from the operation, when it could be
     kind        text  NOT NULL,
     detail      bytea NOT NULL,  -- for a person; quotes what came
-    awaits      bytea,           -- digest of the operation after which it is judged again
+    source      text  NOT NULL,  -- who stated it first
     line        bytea NOT NULL,
-    line_digest bytea NOT NULL UNIQUE,  -- SHA-256 of `line`: the same bytes are kept once
+    key         bytea NOT NULL UNIQUE,    -- a SHA-256: the same is kept once
     received_at int8  NOT NULL,
-    accepted_at int8             -- when it was judged again and accepted after all
+    accepted_at int8,            -- when it was found to be accepted after all; null: it stands
+    asked       int4  NOT NULL DEFAULT 0, -- how often the upstream was asked about it since
+    ask_at      int8             -- when it is to be asked next; null: nothing is expected of that
 );
 
 -- Serves "what was refused of this identity". A hash index, because a stated DID can be longer
 -- than a B-tree takes.
 CREATE INDEX refusals_did ON refusals USING hash (did);
 
--- Serves the search for what waits for an operation that was just accepted.
-CREATE INDEX refusals_awaits ON refusals (awaits) WHERE awaits IS NOT NULL AND accepted_at IS NULL;
+-- Serve the choice of what is deleted when there are too many: the oldest of a source and kind, and of a source.
+CREATE INDEX refusals_kind ON refusals (source, kind, id);
+CREATE INDEX refusals_source ON refusals (source, id);
+
+-- Serves the search for what the upstream is to be asked about.
+CREATE INDEX refusals_ask_at ON refusals (ask_at, id) WHERE ask_at IS NOT NULL;
+
+-- Serves the number of those that still stand, and the walk through their identities.
+CREATE INDEX refusals_standing ON refusals (id) WHERE accepted_at IS NULL;
 
 -- Differences between this log and what somebody else says. Nothing in `operations` follows
 -- from them.

@@ -7,7 +7,7 @@
 -- Every accepted operation. The CID is not stored: it is the SHA-256 of what `operation` unpacks to.
 CREATE TABLE operations (
     -- The directory's number. Operations that only a legacy dump had, which have none, stand
-    -- below zero in the order in which they came.
+    -- below zero in the order in which they came, each at a place that no other identity is given later.
     sequence     INTEGER PRIMARY KEY,
     did          BLOB    NOT NULL,
     created_at   INTEGER NOT NULL,  -- when the directory accepted it
@@ -54,6 +54,19 @@ CREATE TABLE sources (
     -- Operations up to this one are in `chains`. Those above it are, when they came out of order;
     -- the others are known to whoever has read the end of the log.
     indexed      INTEGER NOT NULL DEFAULT -9223372036854775808,
+    -- Commits that took a number away from an identity: who has read the end of the log before reads it anew.
+    renumbered   INTEGER NOT NULL DEFAULT 0,
+    -- Where the next operation without a number is put: enough room below zero, and four bytes each.
+    unnumbered   INTEGER NOT NULL DEFAULT -2147483648,
+    -- The log is read again behind the follower: everything up to here was read twice, and everything up to there in
+    -- the round through the whole of it that is under way, which began then; and how many were completed.
+    second_reading INTEGER NOT NULL DEFAULT 0,
+    round          INTEGER NOT NULL DEFAULT 0,
+    round_began_at INTEGER,
+    rounds         INTEGER NOT NULL DEFAULT 0,
+    -- Bytes of `line` and `detail` in `refusals`, and how many rows of it were deleted for being too many.
+    refused_bytes  INTEGER NOT NULL DEFAULT 0,
+    forgotten      INTEGER NOT NULL DEFAULT 0,
     -- The claims of operations up to this row are in `claims`; null: there is no such index.
     claimed      INTEGER,
     claims       INTEGER NOT NULL DEFAULT 0   -- rows of `claims`
@@ -67,7 +80,7 @@ CREATE TABLE claims (
     pair INTEGER PRIMARY KEY
 ) STRICT;
 
--- What the upstream sent and we refused, as it was received.
+-- What was sent and we refused, as it was received, within a bound.
 CREATE TABLE refusals (
     id          INTEGER PRIMARY KEY,
     did         TEXT    NOT NULL,  -- as stated, whatever it looks like
@@ -75,20 +88,26 @@ CREATE TABLE refusals (
     cid         BLOB,              -- digest computed from the operation, when it could be
     kind        TEXT    NOT NULL,
     detail      TEXT    NOT NULL,  -- for a person; quotes what came
-    awaits      BLOB,              -- digest of the operation after which it is judged again
+    source      TEXT    NOT NULL,  -- who stated it first
     received_at INTEGER NOT NULL,
-    accepted_at INTEGER,           -- when it was judged again and accepted after all
-    line_digest BLOB    NOT NULL UNIQUE,  -- SHA-256 of `line`: the same bytes are kept once
+    accepted_at INTEGER,           -- when it was found to be accepted after all; null: it stands
+    asked       INTEGER NOT NULL DEFAULT 0,  -- how often the upstream was asked about it since
+    ask_at      INTEGER,           -- when it is to be asked next; null: nothing is expected of that
+    key         BLOB    NOT NULL UNIQUE,     -- a SHA-256: the same is kept once
     line        BLOB    NOT NULL
 ) STRICT;
 
 -- Serves "what was refused of this identity".
 CREATE INDEX refusals_did ON refusals (did);
 
--- Serves the search for what waits for an operation that was just accepted.
-CREATE INDEX refusals_awaits ON refusals (awaits) WHERE awaits IS NOT NULL AND accepted_at IS NULL;
+-- Serve the choice of what is deleted when there are too many: the oldest of a source and kind, and of a source.
+CREATE INDEX refusals_kind ON refusals (source, kind);
+CREATE INDEX refusals_source ON refusals (source);
 
--- Serves the number of those that still stand.
+-- Serves the search for what the upstream is to be asked about.
+CREATE INDEX refusals_ask_at ON refusals (ask_at) WHERE ask_at IS NOT NULL;
+
+-- Serves the number of those that still stand, and the walk through their identities.
 CREATE INDEX refusals_standing ON refusals (id) WHERE accepted_at IS NULL;
 
 -- Differences between this log and what somebody else says. Nothing in `operations` follows

@@ -12,8 +12,12 @@
 //! after the position are for the builder. It reads them without a lock, which is why
 //! a commit adds at once what does not come at the end of the log: the builder may have passed it.
 //! What comes at the end is added by its commit when the position is at the end, and moves it.
+//!
+//! A number can go from one operation to another, or away, and the end of the log with it. What gets a number up
+//! to the position is added by that commit like what is new. A builder that has read beyond the position meanwhile
+//! cannot know what has come behind it since: it leaves the position where it is, and the next step reads again.
 
-use super::{StoreError, StoredOperation};
+use super::{Commit, StoreError, StoredOperation};
 use did_plc::claim::{Value, claims};
 use did_plc::{Did, Operation};
 
@@ -37,6 +41,12 @@ impl ClaimsIndex {
     /// Whether it has every operation.
     pub fn is_complete(&self) -> bool {
         self.begun && self.sequence >= self.highest
+    }
+
+    /// Sequence numbers that it does not have yet.
+    pub fn behind(&self) -> i64 {
+        // The highest number can have gone away.
+        (self.highest - self.sequence).max(0)
     }
 }
 
@@ -72,8 +82,8 @@ pub fn pairs<'a>(
 
 /// The pairs of what a commit adds to the index by itself: of operations without a number, and of
 /// those up to one.
-pub(super) fn pairs_up_to(operations: &[StoredOperation], to: i64) -> Result<Vec<i64>, StoreError> {
-    pairs(operations.iter().filter(|new| new.sequence.is_none_or(|sequence| sequence <= to)))
+pub(super) fn pairs_up_to(commit: &Commit, to: i64) -> Result<Vec<i64>, StoreError> {
+    pairs(commit.written().filter(|new| new.sequence.is_none_or(|sequence| sequence <= to)))
 }
 
 /// The pairs of a value are all numbers between two; those after a DID begin with the one that it

@@ -2,6 +2,7 @@
 
 use did_plc::{Did, Timestamp};
 
+use super::codec::is_genesis;
 use super::divergence::NewDivergence;
 use super::operation::StoredOperation;
 use super::refusal::{NewRefusal, RefusalKey};
@@ -39,6 +40,28 @@ pub struct Commit {
     /// True when the batch reached the upstream's present: from then on an identity that is not
     /// here does not exist.
     pub caught_up: bool,
+}
+
+impl Commit {
+    /// Every operation that it writes.
+    pub(super) fn written(&self) -> impl Iterator<Item = &StoredOperation> {
+        let rewritten = self.rewritten.iter().flat_map(|rewritten| &rewritten.operations);
+        self.operations.iter().chain(rewritten)
+    }
+
+    /// How many operations more there are with it.
+    pub(super) fn more_operations(&self) -> i64 {
+        let replaced: usize = self.rewritten.iter().map(|rewritten| rewritten.stored).sum();
+        self.written().count() as i64 - replaced as i64
+    }
+
+    /// How many genesis operations more there are with it, which is how many identities.
+    pub(super) fn more_identities(&self) -> i64 {
+        let replaced: usize =
+            self.rewritten.iter().map(|rewritten| rewritten.stored_geneses).sum();
+        let written = self.written().filter(|new| is_genesis(&new.signed)).count();
+        written as i64 - replaced as i64
+    }
 }
 
 /// All operations of an identity, in place of those that are stored.

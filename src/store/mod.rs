@@ -15,6 +15,7 @@ mod operation;
 mod place;
 mod postgres;
 mod refusal;
+mod room;
 mod sqlite;
 mod statistics;
 

@@ -3,14 +3,14 @@
 use bytes::Bytes;
 use did_plc::entry::{Logged, Received};
 use did_plc::history::HeldOperation;
-use did_plc::{Cid, Did, Timestamp};
+use did_plc::{Cid, Did, Timestamp, order};
 
 /// An accepted operation, as it is written and as it is read back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredOperation {
     /// The identity that it belongs to.
     pub did: Did,
-    /// When the directory accepted it; unique within the identity.
+    /// When the directory accepted it.
     pub created_at: Timestamp,
     /// The directory's sequence number; none for operations that only a legacy dump had.
     pub sequence: Option<i64>,
@@ -62,6 +62,34 @@ impl StoredOperation {
             signed: &self.signed,
         }
     }
+}
+
+/// Puts whole histories in the order of their DIDs, and the operations of each in the order in which they are
+/// judged.
+pub(super) fn sort_histories(operations: &mut Vec<StoredOperation>) {
+    let place = |operation: &StoredOperation| (operation.did, operation.created_at);
+    if !operations.is_sorted_by_key(place) {
+        operations.sort_by_key(place);
+    }
+    if operations.is_sorted_by(|a, b| place(a) < place(b)) {
+        return;
+    }
+    // Some have equal times.
+    let mut rest = std::mem::take(operations).into_iter().peekable();
+    while let Some(first) = rest.next() {
+        let did = first.did;
+        let mut history = vec![first];
+        while let Some(next) = rest.next_if(|next| next.did == did) {
+            history.push(next);
+        }
+        order::sort(&mut history, |operation| operation.created_at, |operation| &operation.signed);
+        operations.append(&mut history);
+    }
+}
+
+/// The head of a history that stands in its order: the last operation that is not nullified.
+pub(super) fn head_of(history: Vec<StoredOperation>) -> Option<StoredOperation> {
+    history.into_iter().rfind(|operation| operation.nullified_by.is_none())
 }
 
 /// Operations of one identity as its audit log, JSON, which `verify` reads: our side of a difference.

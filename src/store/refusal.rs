@@ -1,5 +1,7 @@
 //! Refused operations, kept as they were received.
 
+use std::sync::{Mutex, PoisonError};
+
 use bytes::Bytes;
 use did_plc::entry::{Logged, Received};
 use did_plc::{Cid, Timestamp};
@@ -125,5 +127,19 @@ pub struct RefusalLimits {
 impl Default for RefusalLimits {
     fn default() -> RefusalLimits {
         RefusalLimits { of_identity: 1 << 20, in_all: 256 << 20 }
+    }
+}
+
+/// The limits of a process, which can be changed while it writes.
+#[derive(Debug, Default)]
+pub(super) struct SharedLimits(Mutex<RefusalLimits>);
+
+impl SharedLimits {
+    pub(super) fn set(&self, limits: RefusalLimits) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = limits;
+    }
+
+    pub(super) fn get(&self) -> RefusalLimits {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,6 +1,6 @@
 //! Figures about a store.
 
-use metrics::gauge;
+use metrics::{counter, gauge};
 
 use super::claims::ClaimsIndex;
 
@@ -13,6 +13,8 @@ pub struct Statistics {
     pub identities: u64,
     /// Kept refusals that were not accepted since.
     pub refusals: u64,
+    /// Refusals that were kept once and went for newer ones.
+    pub forgotten_refusals: u64,
     /// Divergences that are not closed.
     pub open_divergences: u64,
     /// Bytes that the database takes on disk, indexes included.
@@ -29,11 +31,12 @@ impl Statistics {
         gauge!("plc_store_operations").set(self.operations as f64);
         gauge!("plc_store_identities").set(self.identities as f64);
         gauge!("plc_store_refusals").set(self.refusals as f64);
+        counter!("plc_refusals_forgotten_total").absolute(self.forgotten_refusals);
         gauge!("plc_store_open_divergences").set(self.open_divergences as f64);
         gauge!("plc_store_bytes").set(self.bytes as f64);
         if let Some(index) = self.claims {
             gauge!("plc_index_bytes").set(self.claims_bytes as f64);
-            gauge!("plc_index_behind_operations").set((index.highest - index.sequence) as f64);
+            gauge!("plc_index_behind_operations").set(index.behind() as f64);
         }
     }
 }

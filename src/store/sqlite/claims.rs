@@ -23,6 +23,8 @@ const TAIL: usize = 1_024;
 
 const INDEX: &str = "SELECT claimed, (SELECT max(sequence) FROM operations), claims FROM sources";
 
+const PLACE: &str = "SELECT claimed, renumbered FROM sources WHERE claimed IS NOT NULL";
+
 /// Below the numbers of all operations.
 const BEGIN: &str = "UPDATE sources SET claimed = ?1 WHERE claimed IS NULL";
 
@@ -57,6 +59,23 @@ fn index(connection: &Connection) -> Result<Option<(i64, i64, i64)>, StoreError>
     Ok(found.and_then(|(claimed, highest, pairs)| Some((claimed?, highest, pairs))))
 }
 
+/// From where a builder reads on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct BuildPlace {
+    claimed: i64,
+    /// Commits that took a number away from an identity.
+    renumbered: i64,
+}
+
+impl BuildPlace {
+    /// None where there is no such index.
+    fn read(connection: &Connection) -> Result<Option<BuildPlace>, StoreError> {
+        let mut statement = connection.prepare_cached(PLACE)?;
+        let place = |row: &Row| Ok(BuildPlace { claimed: row.get(0)?, renumbered: row.get(1)? });
+        Ok(statement.query_row([], place).optional()?)
+    }
+}
+
 /// Adds pairs, which stand in their order.
 fn add(transaction: &Transaction, pairs: &[i64]) -> Result<(), StoreError> {
     let mut statement = transaction.prepare_cached(ADD)?;
@@ -84,7 +103,7 @@ impl Shared {
             && self.live.load(Ordering::Acquire)
             && claimed >= before;
         let to = if at_end { after.max(claimed) } else { before.max(claimed) };
-        let pairs = claims::pairs_up_to(&commit.operations, to)?;
+        let pairs = claims::pairs_up_to(commit, to)?;
         if !pairs.is_empty() {
             add(transaction, &pairs)?;
         }
@@ -128,13 +147,11 @@ impl Shared {
     }
 
     /// Moves the place of the index, with what has come behind it meanwhile.
-    fn move_claims(&self, from: i64, to: i64) -> Result<(), StoreError> {
+    fn move_claims(&self, from: BuildPlace, to: i64) -> Result<(), StoreError> {
         let mut writer = self.writer();
         let transaction = writer.bare_transaction()?;
-        let claimed: Option<i64> =
-            transaction.prepare_cached(CLAIMED)?.query_row([], |row| row.get(0))?;
-        if claimed != Some(from) {
-            // Another builder was here.
+        if BuildPlace::read(&transaction)? != Some(from) {
+            // Another builder was here, or what was read may have changed since.
             return Ok(());
         }
         let tail = self.rows(&transaction, to, TAIL)?;
@@ -199,8 +216,8 @@ impl Sqlite {
     /// See [`crate::store::Store::build_claims`]. A crash leaves pairs behind that are written
     /// again.
     pub async fn build_claims(&self, limit: usize) -> Result<(), StoreError> {
-        let Some((from, ..)) = self.shared.readers.with(index)? else { return Ok(()) };
-        let (mut to, mut read, mut pairs) = (from, 0, Vec::new());
+        let Some(from) = self.shared.readers.with(BuildPlace::read)? else { return Ok(()) };
+        let (mut to, mut read, mut pairs) = (from.claimed, 0, Vec::new());
         while read < limit {
             let page = self
                 .long_read("reading what operations claim", move |shared| shared.pairs_after(to))

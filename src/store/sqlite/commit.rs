@@ -1,13 +1,16 @@
 //! A commit: everything that follows from a batch, in one transaction.
 
-use rusqlite::{OptionalExtension, Transaction, params};
-use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
 
-use super::Shared;
+use rusqlite::{Transaction, params};
+
 use super::error::damaged;
-use super::recent::{Entry, Prefix, Recent};
-use crate::store::codec::{Packer, is_genesis};
-use crate::store::{Commit, Lease, NewDivergence, NewRefusal, Noted, Rejudged, StoreError};
+use super::recent::{Entry, Extent, Prefix, Recent};
+use super::{Shared, refusals};
+use crate::store::codec::Packer;
+use crate::store::{
+    Commit, Lease, NewDivergence, Noted, Rewritten, StoreError, StoredOperation,
+};
 use did_plc::{Did, Timestamp};
 
 /// Operations that wait for the index of identities before they are brought into it. Each page of
@@ -17,24 +20,24 @@ const MAX_RECENT: usize = 1 << 19;
 /// Operations that one transaction brings into the index: it is a few times what the write-ahead
 /// log holds before it is copied.
 const INDEXED_AT_ONCE: usize = 1 << 15;
-/// Where the numbers of operations without a number begin: enough of them below zero, and each in
-/// four bytes.
-const FIRST_UNNUMBERED: i64 = -(1 << 31);
 
-const CURSOR: &str = "SELECT cursor FROM sources";
+const POSITION: &str = "SELECT cursor, unnumbered FROM sources";
 
 const ADVANCE: &str = "UPDATE sources SET
     cursor = ?1,
     cursor_cid = CASE WHEN cursor = ?1 THEN cursor_cid ELSE ?6 END,
     caught_up_at = CASE WHEN ?2 THEN coalesce(caught_up_at, ?3) ELSE caught_up_at END,
     operations = operations + ?4,
-    identities = identities + ?5";
+    identities = identities + ?5,
+    unnumbered = ?7";
 
 const INSERT: &str = "INSERT INTO operations
     (sequence, did, created_at, signer, nullified_by, received_at, operation)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
 
-const LAST_UNNUMBERED: &str = "SELECT max(sequence) FROM operations WHERE sequence < 0";
+const DELETE: &str = "DELETE FROM operations WHERE sequence = ?1 AND did = ?2";
+
+const RENUMBERED: &str = "UPDATE sources SET renumbered = renumbered + 1";
 
 /// Those that came out of order are there already when a new process brings them in again.
 const INDEX: &str = "INSERT OR IGNORE INTO chains (prefix, sequence) VALUES (?1, ?2)";
@@ -52,14 +55,6 @@ const NULLIFY: &str = "UPDATE operations SET nullified_by = ?2 WHERE sequence = 
 const NUMBER: &str = "UPDATE operations SET sequence = ?2 WHERE sequence = ?1";
 
 const INTERN: &str = "INSERT INTO interned (id, text) VALUES (?1, ?2)";
-
-const REFUSE: &str = "INSERT INTO refusals
-    (did, sequence, cid, kind, detail, awaits, received_at, line_digest, line)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (line_digest) DO NOTHING";
-
-const ACCEPT_REFUSAL: &str = "UPDATE refusals SET accepted_at = ?2 WHERE id = ?1";
-
-const REFUSE_AGAIN: &str = "UPDATE refusals SET kind = ?2, detail = ?3, awaits = ?4 WHERE id = ?1";
 
 /// One that was closed and is seen again is open again, with what is seen now: what was seen then
 /// may be something else. One that is open keeps what it was opened with.
@@ -83,23 +78,72 @@ struct Effects<'a> {
     /// Entries at the end of the log, which wait for the index. They are there before the
     /// transaction is committed, and taken back if it is not.
     added: Vec<Entry>,
-    /// Entries of numbers that are not used any more.
-    removed: Vec<Entry>,
-    /// The highest number of an operation.
-    highest: i64,
+    /// Entries of places below zero that are not used any more, and never again by another identity.
+    left: Vec<Entry>,
+    /// Entries of numbers that went to another identity, or away.
+    taken: Vec<Entry>,
+    /// The log after it.
+    extent: Extent,
 }
 
-impl Effects<'_> {
-    fn committed(mut self) {
+impl<'a> Effects<'a> {
+    /// None yet.
+    fn on(recent: &'a Recent) -> Effects<'a> {
+        let (added, left, taken) = (Vec::new(), Vec::new(), Vec::new());
+        Effects { recent, added, left, taken, extent: recent.extent() }
+    }
+
+    /// COMMIT. If it fails, nothing has changed.
+    fn commit(mut self, transaction: Transaction) -> Result<(), StoreError> {
+        let recent = self.recent;
+        if self.taken.is_empty() {
+            transaction.commit()?;
+            recent.committed(self.extent.highest);
+        } else {
+            recent.take_away(&self.taken, self.extent, || Ok(transaction.commit()?))?;
+        }
         self.added.clear();
-        self.recent.remove(&self.removed);
-        self.recent.committed(self.highest);
+        recent.remove(&self.left);
+        Ok(())
     }
 }
 
 impl Drop for Effects<'_> {
     fn drop(&mut self) {
         self.recent.remove(&self.added);
+    }
+}
+
+/// An operation and the row that it is put in: its number, or a place below zero.
+type Placed<'a> = (i64, &'a StoredOperation);
+
+/// Gives rows to operations.
+struct Places {
+    /// The place of the next operation without a number.
+    unnumbered: i64,
+}
+
+impl Places {
+    /// The row of an operation. One without a number takes a place that its identity has given up, or else
+    /// a new one.
+    fn place<'a>(
+        &mut self,
+        operation: &'a StoredOperation,
+        given_up: &mut impl Iterator<Item = i64>,
+    ) -> Result<Placed<'a>, StoreError> {
+        let row = match operation.sequence {
+            Some(sequence) if sequence > 0 => sequence,
+            Some(other) => return Err(damaged("the commit", format!("the number {other}"))),
+            None => given_up.next().unwrap_or_else(|| {
+                self.unnumbered += 1;
+                self.unnumbered - 1
+            }),
+        };
+        if self.unnumbered > 0 {
+            let reason = "there are too many operations without a number";
+            return Err(damaged("table operations", reason));
+        }
+        Ok((row, operation))
     }
 }
 
@@ -114,17 +158,12 @@ impl Shared {
         let (transaction, packer) = writer.transaction(lease)?;
         // What a commit that panicked has left.
         packer.rolled_back();
-        let recent = &self.recent;
-        let highest = recent.extent().highest;
-        let mut effects = Effects { recent, added: Vec::new(), removed: Vec::new(), highest };
+        let mut effects = Effects::on(&self.recent);
         let committed = self
             .write_commit(&transaction, packer, commit, &mut effects)
-            .and_then(|()| Ok(transaction.commit()?));
+            .and_then(|()| effects.commit(transaction));
         match &committed {
-            Ok(()) => {
-                packer.committed();
-                effects.committed();
-            }
+            Ok(()) => packer.committed(),
             Err(_) => packer.rolled_back(),
         }
         committed
@@ -170,56 +209,88 @@ impl Shared {
         commit: &Commit,
         effects: &mut Effects<'_>,
     ) -> Result<(), StoreError> {
-        check_cursor(transaction, commit.cursor_before)?;
-        let highest_before = effects.highest;
-        self.insert_operations(transaction, packer, commit, effects)?;
+        let mut places = position(transaction, commit.cursor_before)?;
+        let highest_before = effects.extent.highest;
+        self.write_operations(transaction, packer, commit, &mut places, effects)?;
         self.nullify(transaction, &commit.nullified)?;
         self.number(transaction, &commit.numbered, effects)?;
-        self.claim(transaction, commit, highest_before, effects.highest)?;
+        self.claim(transaction, commit, highest_before, effects.extent.highest)?;
         intern(transaction, packer)?;
-        refuse(transaction, &commit.refusals, commit.received_at_millis)?;
-        rejudge(transaction, &commit.rejudged, commit.received_at_millis)?;
+        refusals::write(transaction, commit, self.refusal_limits.get())?;
         diverge(transaction, &commit.divergences, commit.received_at_millis)?;
-        advance(transaction, commit)
+        advance(transaction, commit, &places)?;
+        if !effects.taken.is_empty() {
+            transaction.prepare_cached(RENUMBERED)?.execute([])?;
+            effects.extent = Extent::read(transaction)?;
+        }
+        Ok(())
     }
 
-    fn insert_operations(
+    /// Replaces what is rewritten, and adds what is new.
+    fn write_operations(
         &self,
         transaction: &Transaction,
         packer: &mut Packer,
         commit: &Commit,
+        places: &mut Places,
         effects: &mut Effects<'_>,
     ) -> Result<(), StoreError> {
-        // In the order of the log, so that its end grows.
+        let mut placed: Vec<Placed<'_>> = Vec::with_capacity(commit.operations.len());
+        let mut before: BTreeSet<Entry> = BTreeSet::new();
+        // All of them before anything is put in: a number may go from one to another.
+        for rewritten in &commit.rewritten {
+            let rows = self.delete(transaction, rewritten)?;
+            before.extend(rows.iter().map(|&row| (Prefix::of(&rewritten.did), row)));
+            let mut given_up = rows.into_iter().filter(|row| *row < 0);
+            for operation in &rewritten.operations {
+                placed.push(places.place(operation, &mut given_up)?);
+            }
+        }
         let mut operations: Vec<_> = commit.operations.iter().collect();
         operations.sort_by_key(|new| (new.sequence, new.created_at));
-        let mut unnumbered = match operations.first() {
-            Some(first) if first.sequence.is_none() => next_unnumbered(transaction)?,
-            _ => FIRST_UNNUMBERED,
-        };
-        let mut entries = Vec::with_capacity(operations.len());
-        let mut insert = transaction.prepare_cached(INSERT)?;
-        for new in operations {
-            let sequence = match new.sequence {
-                Some(sequence) if sequence > 0 => sequence,
-                Some(other) => return Err(damaged("the commit", format!("the number {other}"))),
-                None => {
-                    unnumbered += 1;
-                    unnumbered - 1
-                }
-            };
-            insert.execute(params![
-                sequence,
-                new.did.as_bytes(),
-                new.created_at.millis(),
-                new.signer,
-                new.nullified_by.map(Timestamp::millis),
-                new.received_at.millis(),
-                packer.pack(&new.signed),
-            ])?;
-            entries.push((Prefix::of(&new.did), sequence));
+        for operation in operations {
+            placed.push(places.place(operation, &mut std::iter::empty())?);
+        }
+        if !commit.rewritten.is_empty() {
+            placed.sort_unstable_by_key(|(row, _)| *row);
+        }
+        insert(transaction, packer, &placed)?;
+        let mut entries: Vec<Entry> =
+            placed.iter().map(|(row, operation)| (Prefix::of(&operation.did), *row)).collect();
+        if !before.is_empty() {
+            // What is where it was is known to readers already.
+            entries.retain(|entry| !before.remove(entry));
+            for (prefix, row) in before {
+                transaction.prepare_cached(UNINDEX)?.execute((prefix, row))?;
+                let gone = if row > 0 { &mut effects.taken } else { &mut effects.left };
+                gone.push((prefix, row));
+            }
         }
         self.enter(transaction, entries, effects)
+    }
+
+    /// Deletes all operations of an identity; the rows that they had.
+    fn delete(
+        &self,
+        transaction: &Transaction,
+        rewritten: &Rewritten,
+    ) -> Result<Vec<i64>, StoreError> {
+        let Rewritten { did, stored, .. } = rewritten;
+        let mut rows = self.rows_under(transaction, Prefix::of(did))?;
+        rows.sort_unstable();
+        rows.dedup();
+        let mut delete = transaction.prepare_cached(DELETE)?;
+        let mut deleted = Vec::with_capacity(*stored);
+        for row in rows {
+            if delete.execute((row, did.as_bytes()))? > 0 {
+                deleted.push(row);
+            }
+        }
+        if deleted.len() != *stored {
+            let reason = format!("{} operations where {stored} were known", deleted.len());
+            return Err(damaged(did, reason));
+        }
+        Ok(deleted)
     }
 
     /// Makes operations known to readers: those at the end of the log here, the others in the
@@ -230,13 +301,14 @@ impl Shared {
         mut entries: Vec<Entry>,
         effects: &mut Effects<'_>,
     ) -> Result<(), StoreError> {
-        let inside = entries.partition_point(|entry| entry.1 <= effects.highest);
+        let highest = effects.extent.highest;
+        let inside = entries.partition_point(|entry| entry.1 <= highest);
         let at_end = entries.split_off(inside);
         entries.sort_unstable();
         for (prefix, sequence) in entries {
             transaction.prepare_cached(INDEX)?.execute((prefix, sequence))?;
         }
-        effects.highest = at_end.last().map_or(effects.highest, |last| last.1);
+        effects.extent.highest = at_end.last().map_or(highest, |last| last.1);
         effects.added.extend(&at_end);
         self.recent.add(&at_end);
         Ok(())
@@ -270,7 +342,7 @@ impl Shared {
             transaction.prepare_cached(NUMBER)?.execute((old, number))?;
             let prefix = Prefix::of(did);
             transaction.prepare_cached(UNINDEX)?.execute((prefix, old))?;
-            effects.removed.push((prefix, old));
+            effects.left.push((prefix, old));
             entries.push((prefix, *number));
         }
         entries.sort_unstable_by_key(|entry| entry.1);
@@ -284,12 +356,7 @@ impl Shared {
         did: &Did,
         created_at: Timestamp,
     ) -> Result<i64, StoreError> {
-        let prefix = Prefix::of(did);
-        let mut sequences: Vec<i64> = transaction
-            .prepare_cached(SEQUENCES_OF)?
-            .query_map([prefix], |row| row.get(0))?
-            .collect::<Result<_, _>>()?;
-        sequences.extend(self.recent.find(&[prefix]).iter().map(|entry| entry.1));
+        let sequences = self.rows_under(transaction, Prefix::of(did))?;
         let mut is_it = transaction.prepare_cached(IS_IT)?;
         for sequence in sequences {
             if is_it.exists((sequence, did.as_bytes(), created_at.millis()))? {
@@ -297,6 +364,20 @@ impl Shared {
             }
         }
         Err(damaged(format!("{did}, operation of {created_at}"), "it is not there"))
+    }
+
+    /// Where operations of a prefix are, some perhaps twice, and others perhaps not any more.
+    fn rows_under(
+        &self,
+        transaction: &Transaction,
+        prefix: Prefix,
+    ) -> Result<Vec<i64>, StoreError> {
+        let mut rows: Vec<i64> = transaction
+            .prepare_cached(SEQUENCES_OF)?
+            .query_map([prefix], |row| row.get(0))?
+            .collect::<Result<_, _>>()?;
+        rows.extend(self.recent.find(&[prefix]).iter().map(|entry| entry.1));
+        Ok(rows)
     }
 
     /// Brings what is remembered here into the index. A crash in the middle leaves entries that
@@ -323,67 +404,44 @@ impl Shared {
     }
 }
 
-fn check_cursor(transaction: &Transaction, expected: i64) -> Result<(), StoreError> {
-    let cursor: i64 = transaction.prepare_cached(CURSOR)?.query_row([], |row| row.get(0))?;
+/// Where the log ends, for a commit that starts from this cursor.
+fn position(transaction: &Transaction, expected: i64) -> Result<Places, StoreError> {
+    let (cursor, unnumbered): (i64, i64) = transaction
+        .prepare_cached(POSITION)?
+        .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
     if cursor == expected {
-        return Ok(());
+        return Ok(Places { unnumbered });
     }
     Err(StoreError::LostLease(format!(
         "the cursor is {cursor}, but this commit starts from {expected}"
     )))
 }
 
-/// The next number for operations that have none, ascending as the others are.
-fn next_unnumbered(transaction: &Transaction) -> Result<i64, StoreError> {
-    let last: Option<i64> = transaction
-        .prepare_cached(LAST_UNNUMBERED)?
-        .query_row([], |row| row.get(0))
-        .optional()?
-        .flatten();
-    match last.map_or(FIRST_UNNUMBERED, |last| last + 1) {
-        0 => Err(damaged("table operations", "there are too many operations without a number")),
-        next => Ok(next),
+/// In the order of the log, so that its end grows.
+fn insert(
+    transaction: &Transaction,
+    packer: &mut Packer,
+    placed: &[Placed<'_>],
+) -> Result<(), StoreError> {
+    let mut insert = transaction.prepare_cached(INSERT)?;
+    for (row, new) in placed {
+        insert.execute(params![
+            row,
+            new.did.as_bytes(),
+            new.created_at.millis(),
+            new.signer,
+            new.nullified_by.map(Timestamp::millis),
+            new.received_at.millis(),
+            packer.pack(&new.signed),
+        ])?;
     }
+    Ok(())
 }
 
 /// The texts that were given a number while this batch was packed.
 fn intern(transaction: &Transaction, packer: &Packer) -> Result<(), StoreError> {
     for new in packer.new_texts() {
         transaction.prepare_cached(INTERN)?.execute(new)?;
-    }
-    Ok(())
-}
-
-fn refuse(transaction: &Transaction, refusals: &[NewRefusal], at: i64) -> Result<(), StoreError> {
-    for new in refusals {
-        transaction.prepare_cached(REFUSE)?.execute(params![
-            new.did,
-            new.sequence,
-            new.cid.as_ref().map(|cid| cid.digest()),
-            new.kind,
-            new.detail,
-            new.awaits.as_ref().map(|cid| cid.digest()),
-            at,
-            Sha256::digest(&new.line).as_slice(),
-            &new.line[..],
-        ])?;
-    }
-    Ok(())
-}
-
-fn rejudge(transaction: &Transaction, rejudged: &[Rejudged], at: i64) -> Result<(), StoreError> {
-    for rejudged in rejudged {
-        match rejudged {
-            Rejudged::Accepted { id } => {
-                transaction.prepare_cached(ACCEPT_REFUSAL)?.execute((id, at))?;
-            }
-            Rejudged::Refused { id, kind, detail, awaits } => {
-                let awaits = awaits.as_ref().map(|cid| cid.digest());
-                transaction
-                    .prepare_cached(REFUSE_AGAIN)?
-                    .execute(params![id, kind, detail, awaits])?;
-            }
-        }
     }
     Ok(())
 }
@@ -402,15 +460,19 @@ fn diverge(
     Ok(())
 }
 
-fn advance(transaction: &Transaction, commit: &Commit) -> Result<(), StoreError> {
-    let identities = commit.operations.iter().filter(|new| is_genesis(&new.signed)).count();
+fn advance(
+    transaction: &Transaction,
+    commit: &Commit,
+    places: &Places,
+) -> Result<(), StoreError> {
     transaction.prepare_cached(ADVANCE)?.execute(params![
         commit.cursor_after,
         commit.caught_up,
         commit.received_at_millis,
-        commit.operations.len() as i64,
-        identities as i64,
+        commit.more_operations(),
+        commit.more_identities(),
         commit.cursor_cid,
+        places.unnumbered,
     ])?;
     Ok(())
 }

@@ -15,6 +15,7 @@ mod error;
 mod export;
 mod read;
 mod recent;
+mod refusals;
 mod rows;
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,7 @@ use self::recent::Recent;
 use self::writer::Writer;
 use super::StoreError;
 use super::codec::Interned;
+use super::refusal::SharedLimits;
 use crate::blocking;
 
 /// Reads of many rows that run at a time; more wait. Each has a connection with its own cache.
@@ -57,6 +59,7 @@ struct Shared {
     keeps_claims: AtomicBool,
     /// Whether the upstream's present is followed: few operations a commit.
     live: AtomicBool,
+    refusal_limits: SharedLimits,
     recent: Recent,
     interned: Interned,
 }
@@ -90,6 +93,7 @@ impl Sqlite {
                     following: AtomicBool::new(false),
                     keeps_claims: AtomicBool::new(false),
                     live: AtomicBool::new(true),
+                    refusal_limits: SharedLimits::default(),
                     recent: Recent::default(),
                     interned,
                     path,

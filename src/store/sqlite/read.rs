@@ -8,14 +8,13 @@ use rusqlite::{Connection, OptionalExtension, Params, Row};
 
 use super::error::damaged;
 use super::recent::{Entry, Prefix, Recent};
-use super::rows::{self, divergence_columns, operation_columns, refusal_columns};
+use super::rows::{self, divergence_columns, operation_columns, source_columns};
 use super::writer::beside;
 use super::{Shared, Sqlite};
 use crate::blocking;
-use crate::store::{
-    Load, Source, Statistics, StoreError, StoredDivergence, StoredOperation, StoredRefusal,
-};
-use did_plc::{Cid, Did};
+use crate::store::operation::{head_of, sort_histories};
+use crate::store::{Load, Source, Statistics, StoreError, StoredDivergence, StoredOperation};
+use did_plc::{Did, Timestamp};
 
 /// A row for each entry of the index, if need be of nothing but nulls.
 const OF_PREFIX: &str = concat!(
@@ -38,26 +37,7 @@ const IS_INDEXED: &str = "SELECT 1 FROM chains WHERE prefix = ?1 AND sequence = 
 
 const DID_OF: &str = "SELECT did FROM operations WHERE sequence = ?1";
 
-pub(super) const SOURCE: &str =
-    "SELECT upstream, cursor, epoch, caught_up_at, cursor_cid FROM sources";
-
-const REFUSALS: &str =
-    concat!("SELECT ", refusal_columns!(), " FROM refusals WHERE id > ?1 ORDER BY id LIMIT ?2");
-
-const REFUSALS_OF: &str = concat!(
-    "SELECT ",
-    refusal_columns!(),
-    " FROM refusals WHERE did = ?3 AND id > ?1 ORDER BY id LIMIT ?2"
-);
-
-const REFUSALS_AWAITING: &str = concat!(
-    "SELECT ",
-    refusal_columns!(),
-    " FROM refusals WHERE awaits = ?1 AND accepted_at IS NULL"
-);
-
-const AWAITED: &str = "SELECT DISTINCT awaits FROM refusals
-    WHERE awaits IS NOT NULL AND accepted_at IS NULL LIMIT ?1";
+pub(super) const SOURCE: &str = concat!("SELECT ", source_columns!(), " FROM sources");
 
 const DIVERGENCES: &str = concat!(
     "SELECT ",
@@ -85,7 +65,8 @@ const STATISTICS: &str = "SELECT
     coalesce((SELECT operations FROM sources), 0),
     coalesce((SELECT identities FROM sources), 0),
     (SELECT count(*) FROM refusals WHERE accepted_at IS NULL),
-    (SELECT count(*) FROM divergences WHERE closed_at IS NULL)";
+    (SELECT count(*) FROM divergences WHERE closed_at IS NULL),
+    coalesce((SELECT forgotten FROM sources), 0)";
 
 /// What a pair takes in the index of claims, the free space of its pages included.
 const BYTES_OF_A_PAIR: u64 = 20;
@@ -193,7 +174,7 @@ impl Shared {
             operations.push(rows::operation(row, connection, &self.interned)?);
             Ok(())
         })?;
-        operations.sort_by_key(|operation| operation.created_at);
+        sort_histories(&mut operations);
         Ok(operations)
     }
 
@@ -344,14 +325,22 @@ impl Sqlite {
             |recent| recent.find(&[Prefix::of(did)]),
             |connection, recent| {
                 let mut head: Option<StoredOperation> = None;
+                let mut times = Vec::new();
                 shared.each_of(connection, did, &recent, |row| {
                     let created_at = rows::created_at(row)?;
+                    times.push(created_at);
                     let is_newer = head.as_ref().is_none_or(|head| head.created_at < created_at);
                     if is_newer && !rows::is_nullified(row)? {
                         head = Some(rows::operation(row, connection, &shared.interned)?);
                     }
                     Ok(())
                 })?;
+                let is_of_its_time =
+                    |time: &&Timestamp| head.as_ref().is_some_and(|head| head.created_at == **time);
+                if times.iter().filter(is_of_its_time).count() > 1 {
+                    // Which of them is the last, only their order says.
+                    return Ok(head_of(shared.operations_of(connection, did, &recent)?));
+                }
                 Ok(head)
             },
         )
@@ -401,63 +390,12 @@ impl Sqlite {
                         Ok((entries, operations))
                     },
                 )?;
-                operations.sort_by_key(|operation| (operation.did, operation.created_at));
+                sort_histories(&mut operations);
                 match entries.last().and_then(|last| last.0.next()) {
                     Some(prefix) if operations.is_empty() => first = prefix,
                     _ => return Ok(operations),
                 }
             }
-        })
-        .await
-    }
-
-    /// See [`crate::store::Store::refusals`].
-    pub async fn refusals(
-        &self,
-        did: Option<&str>,
-        after_id: i64,
-        limit: usize,
-    ) -> Result<Vec<StoredRefusal>, StoreError> {
-        let did = did.map(str::to_owned);
-        let limit = limit as i64;
-        self.long_read("reading refusals", move |shared| {
-            shared.readers.with(|connection| match did {
-                None => all(connection, REFUSALS, (after_id, limit), rows::refusal),
-                Some(did) => all(connection, REFUSALS_OF, (after_id, limit, did), rows::refusal),
-            })
-        })
-        .await
-    }
-
-    /// See [`crate::store::Store::refusals_awaiting`].
-    pub async fn refusals_awaiting(&self, cids: &[Cid]) -> Result<Vec<StoredRefusal>, StoreError> {
-        let cids = cids.to_vec();
-        self.long_read("reading refusals that wait", move |shared| {
-            shared.readers.with(|connection| {
-                let mut refusals = Vec::new();
-                for cid in &cids {
-                    refusals.extend(all(
-                        connection,
-                        REFUSALS_AWAITING,
-                        [cid.digest()],
-                        rows::refusal,
-                    )?);
-                }
-                refusals.sort_by_key(|refusal| refusal.id);
-                refusals.dedup_by_key(|refusal| refusal.id);
-                Ok(refusals)
-            })
-        })
-        .await
-    }
-
-    /// See [`crate::store::Store::awaited`].
-    pub async fn awaited(&self, limit: usize) -> Result<Vec<Cid>, StoreError> {
-        let limit = limit as i64;
-        self.long_read("reading what refusals wait for", move |shared| {
-            shared.readers.with(|connection| {
-                all(connection, AWAITED, [limit], |row| row.get(0).map(Cid::from_digest))
-            })
         })
         .await
     }
@@ -504,6 +442,7 @@ impl Sqlite {
                         identities: count(row, 1)?,
                         refusals: count(row, 2)?,
                         open_divergences: count(row, 3)?,
+                        forgotten_refusals: count(row, 4)?,
                         ..Statistics::default()
                     })
                 })?)

@@ -62,9 +62,12 @@ pub(super) type Entry = (Prefix, i64);
 /// How much of the log there is, and how much of it is in the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Extent {
+    /// Commits that took a number away from an identity.
+    pub(super) renumbered: i64,
     /// Operations up to this number are in the index.
     pub(super) indexed: i64,
-    /// The highest number of an operation.
+    /// The highest number of an operation; not less than `indexed`, so that what comes under a number below that goes
+    /// into the index also when the number has been used before and no longer is.
     pub(super) highest: i64,
 }
 
@@ -72,13 +75,28 @@ impl Extent {
     /// That of the transaction of this connection.
     pub(super) fn read(connection: &Connection) -> Result<Extent, StoreError> {
         let mut statement = connection.prepare_cached(
-            "SELECT indexed, (SELECT max(sequence) FROM operations) FROM sources",
+            "SELECT renumbered, indexed, (SELECT max(sequence) FROM operations) FROM sources",
         )?;
         let found = statement
-            .query_row([], |row| Ok((row.get(0)?, row.get::<_, Option<i64>>(1)?)))
+            .query_row([], |row| {
+                let (indexed, highest): (i64, Option<i64>) = (row.get(1)?, row.get(2)?);
+                let highest = highest.map_or(indexed, |highest| highest.max(indexed));
+                Ok(Extent { renumbered: row.get(0)?, indexed, highest })
+            })
             .optional()?;
-        let (indexed, highest) = found.unwrap_or((i64::MIN, None));
-        Ok(Extent { indexed, highest: highest.unwrap_or(i64::MIN) })
+        Ok(found.unwrap_or(Extent::NONE))
+    }
+
+    /// That of an empty log.
+    const NONE: Extent = Extent { renumbered: 0, indexed: i64::MIN, highest: i64::MIN };
+
+    /// Whether it is that of an earlier commit than the other, or of the same.
+    fn is_not_after(&self, other: &Extent) -> bool {
+        // Without a number taken away the rest only grows.
+        self.renumbered < other.renumbered
+            || self.renumbered == other.renumbered
+                && self.indexed <= other.indexed
+                && self.highest <= other.highest
     }
 }
 
@@ -88,6 +106,10 @@ impl Extent {
 /// adds entries *before* it commits their operations: what a reader finds here and not in its
 /// transaction is not there for it. [`Recent::version`] moves with each change, so that a reader
 /// whose transaction may have begun after a commit that it has not seen here looks again.
+///
+/// A number that goes from one identity to another is under the old one's entry here and has the new one's operation in
+/// the database, or the other way round, unless both change at once. So the rare commit that takes numbers away is
+/// made while nobody can look here ([`Recent::take_away`]).
 #[derive(Debug)]
 pub(super) struct Recent {
     version: AtomicU64,
@@ -102,11 +124,23 @@ struct State {
 
 impl Default for Recent {
     fn default() -> Recent {
-        let extent = Extent { indexed: i64::MIN, highest: i64::MIN };
         Recent {
             version: AtomicU64::new(0),
-            state: RwLock::new(State { extent, entries: BTreeSet::new() }),
+            state: RwLock::new(State { extent: Extent::NONE, entries: BTreeSet::new() }),
         }
+    }
+}
+
+/// The right to change [`State`]. The version moves at its end, while nobody else can look: who has begun in the
+/// middle of the change, and looks after it, looks again.
+struct Changing<'a> {
+    version: &'a AtomicU64,
+    state: RwLockWriteGuard<'a, State>,
+}
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        self.version.fetch_add(1, Ordering::SeqCst);
     }
 }
 
@@ -120,10 +154,9 @@ impl Recent {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn change(&self) -> RwLockWriteGuard<'_, State> {
+    fn change(&self) -> Changing<'_> {
         let state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        self.version.fetch_add(1, Ordering::SeqCst);
-        state
+        Changing { version: &self.version, state }
     }
 
     /// The numbers of the operations of these identities, and of some others that share a prefix.
@@ -168,27 +201,46 @@ impl Recent {
     pub(super) fn add(&self, entries: &[Entry]) {
         // In pieces, between which readers have their turn.
         for entries in entries.chunks(512) {
-            self.change().entries.extend(entries);
+            self.change().state.entries.extend(entries);
         }
     }
 
     /// After that commit, or instead of it.
     pub(super) fn remove(&self, entries: &[Entry]) {
-        let mut state = self.change();
+        let mut changing = self.change();
         for entry in entries {
-            state.entries.remove(entry);
+            changing.state.entries.remove(entry);
         }
     }
 
     /// After the commit of operations up to this number.
     pub(super) fn committed(&self, highest: i64) {
-        let mut state = self.change();
-        state.extent.highest = state.extent.highest.max(highest);
+        let mut changing = self.change();
+        let extent = &mut changing.state.extent;
+        extent.highest = extent.highest.max(highest);
+    }
+
+    /// Makes a commit that takes the numbers of these entries away from their identities, after which the log has
+    /// this extent. Readers of identities wait for it; when it fails nothing has changed.
+    pub(super) fn take_away(
+        &self,
+        entries: &[Entry],
+        extent: Extent,
+        commit: impl FnOnce() -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut changing = self.change();
+        commit()?;
+        for entry in entries {
+            changing.state.entries.remove(entry);
+        }
+        changing.state.extent = extent;
+        Ok(())
     }
 
     /// After the commit that brought all entries into the index.
     pub(super) fn indexed(&self) {
-        let mut state = self.change();
+        let mut changing = self.change();
+        let state = &mut *changing.state;
         state.extent.indexed = state.extent.highest;
         state.entries.clear();
     }
@@ -201,16 +253,20 @@ impl Recent {
         if now == known {
             return Ok(true);
         }
-        if now.indexed < known.indexed || now.highest < known.highest {
+        if !known.is_not_after(&now) {
             return Ok(false);
         }
-        let mut state = self.change();
+        let mut changing = self.change();
+        let state = &mut *changing.state;
         if state.extent != known {
             return Ok(false);
         }
+        // What a number was taken away from is not found by what has come since: all is read anew.
+        let is_anew = now.renumbered != known.renumbered;
+        let from = if is_anew { now.indexed } else { known.highest.max(now.indexed) };
         let mut statement = connection
             .prepare_cached("SELECT sequence, did FROM operations WHERE sequence > ?1")?;
-        let mut rows = statement.query([known.highest.max(now.indexed)])?;
+        let mut rows = statement.query([from])?;
         let mut fresh = Vec::new();
         while let Some(row) = rows.next()? {
             let sequence: i64 = row.get(0)?;
@@ -220,7 +276,7 @@ impl Recent {
                 })?;
             fresh.push((Prefix::of(&did), sequence));
         }
-        state.entries.retain(|&(_, sequence)| sequence > now.indexed);
+        state.entries.retain(|&(_, sequence)| !is_anew && sequence > now.indexed);
         state.entries.extend(fresh);
         state.extent = now;
         Ok(true)

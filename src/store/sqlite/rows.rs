@@ -6,7 +6,8 @@ use rusqlite::{Connection, Row};
 use super::error::damaged;
 use crate::store::codec::{Damage, Interned, unpack};
 use crate::store::{
-    NewDivergence, NewRefusal, Source, StoreError, StoredDivergence, StoredOperation, StoredRefusal,
+    NewDivergence, NewRefusal, Rereading, Source, StoreError, StoredDivergence, StoredOperation,
+    StoredRefusal,
 };
 use did_plc::{Cid, Did, Timestamp};
 
@@ -20,7 +21,7 @@ macro_rules! operation_columns {
 /// The columns of [`refusal`], in its order.
 macro_rules! refusal_columns {
     () => {
-        "id, did, sequence, cid, kind, detail, awaits, line, received_at, accepted_at"
+        "id, did, sequence, cid, kind, detail, source, key, line, received_at, accepted_at, asked, ask_at"
     };
 }
 
@@ -31,10 +32,17 @@ macro_rules! divergence_columns {
     };
 }
 
+/// The columns of [`source`], in its order.
+macro_rules! source_columns {
+    () => {
+        "upstream, cursor, epoch, caught_up_at, cursor_cid, second_reading, round, round_began_at, rounds"
+    };
+}
+
 /// How many columns an operation has.
 pub(super) const COLUMNS: usize = 7;
 
-pub(super) use {divergence_columns, operation_columns, refusal_columns};
+pub(super) use {divergence_columns, operation_columns, refusal_columns, source_columns};
 
 /// The DID in a column, whatever its length.
 pub(super) fn did_bytes<'a>(row: &'a Row, at: usize) -> Result<&'a [u8], StoreError> {
@@ -98,7 +106,6 @@ pub(super) fn load_interned(
     Ok(())
 }
 
-/// From `upstream, cursor, epoch, caught_up_at, cursor_cid`.
 pub(super) fn source(row: &Row) -> rusqlite::Result<Source> {
     Ok(Source {
         upstream: row.get(0)?,
@@ -106,24 +113,33 @@ pub(super) fn source(row: &Row) -> rusqlite::Result<Source> {
         epoch: row.get(2)?,
         caught_up_at: row.get::<_, Option<i64>>(3)?.map(Timestamp::from_millis),
         cursor_cid: row.get(4)?,
+        rereading: Rereading {
+            second: row.get(5)?,
+            round: row.get(6)?,
+            round_began_at: row.get::<_, Option<i64>>(7)?.map(Timestamp::from_millis),
+            rounds: row.get(8)?,
+        },
     })
 }
 
 pub(super) fn refusal(row: &Row) -> rusqlite::Result<StoredRefusal> {
-    let line: Vec<u8> = row.get(7)?;
+    let line: Vec<u8> = row.get(8)?;
     Ok(StoredRefusal {
         id: row.get(0)?,
         refusal: NewRefusal {
             did: row.get(1)?,
             sequence: row.get(2)?,
-            cid: digest(row, 3)?,
+            cid: row.get::<_, Option<[u8; 32]>>(3)?.map(Cid::from_digest),
             kind: row.get(4)?,
             detail: row.get(5)?,
-            awaits: digest(row, 6)?,
+            source: row.get(6)?,
+            key: row.get(7)?,
             line: Bytes::from(line),
         },
-        received_at: Timestamp::from_millis(row.get(8)?),
-        accepted_at: row.get::<_, Option<i64>>(9)?.map(Timestamp::from_millis),
+        received_at: Timestamp::from_millis(row.get(9)?),
+        accepted_at: row.get::<_, Option<i64>>(10)?.map(Timestamp::from_millis),
+        asked: row.get(11)?,
+        ask_at: row.get::<_, Option<i64>>(12)?.map(Timestamp::from_millis),
     })
 }
 
@@ -142,8 +158,4 @@ pub(super) fn divergence(row: &Row) -> rusqlite::Result<StoredDivergence> {
         last_seen: Timestamp::from_millis(row.get(8)?),
         closed_at: row.get::<_, Option<i64>>(9)?.map(Timestamp::from_millis),
     })
-}
-
-fn digest(row: &Row, at: usize) -> rusqlite::Result<Option<Cid>> {
-    Ok(row.get::<_, Option<[u8; 32]>>(at)?.map(Cid::from_digest))
 }

@@ -7,7 +7,7 @@ use super::writer::{Held, over};
 use super::{Shared, Sqlite, connection, read, rows};
 use crate::blocking;
 use crate::store::codec::Packer;
-use crate::store::{Commit, Lease, NewDivergence, Noted, Source, StoreError};
+use crate::store::{Commit, Lease, NewDivergence, Noted, Rereading, Source, StoreError};
 use did_plc::Timestamp;
 
 const CREATE_SOURCE: &str =
@@ -16,6 +16,9 @@ const CREATE_SOURCE: &str =
 const RAISE_EPOCH: &str = "UPDATE sources SET epoch = epoch + 1";
 
 const SET_UPSTREAM: &str = "UPDATE sources SET upstream = ?1";
+
+const SET_REREADING: &str = "UPDATE sources SET
+    second_reading = ?1, round = ?2, round_began_at = ?3, rounds = ?4";
 
 impl Shared {
     fn follow(&self, upstream: &str) -> Result<(Lease, Source), StoreError> {
@@ -92,6 +95,24 @@ impl Sqlite {
             let mut writer = shared.writer();
             let (transaction, _) = writer.transaction(&lease)?;
             transaction.execute(SET_UPSTREAM, [upstream])?;
+            Ok(transaction.commit()?)
+        })
+        .await
+    }
+
+    /// See [`crate::store::Store::set_rereading`].
+    pub async fn set_rereading(
+        &self,
+        lease: &Lease,
+        rereading: Rereading,
+    ) -> Result<(), StoreError> {
+        let lease = lease.clone();
+        self.write("noting what was read again", move |shared| {
+            let Rereading { second, round, round_began_at, rounds } = rereading;
+            let began_at = round_began_at.map(Timestamp::millis);
+            let mut writer = shared.writer();
+            let (transaction, _) = writer.transaction(&lease)?;
+            transaction.prepare_cached(SET_REREADING)?.execute((second, round, began_at, rounds))?;
             Ok(transaction.commit()?)
         })
         .await

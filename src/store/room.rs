@@ -1,0 +1,137 @@
+//! Which refusals go when there are too many: the one rule of both backends.
+//!
+//! What a commit brings makes room for itself: the oldest of the same source and kind go first, then the oldest of the
+//! same source, then the oldest of all, until no more bytes are kept than the bound says. So whoever sends junk
+//! pushes out his own. The newest stays, however large it is.
+
+use std::collections::BTreeMap;
+
+use super::refusal::NewRefusal;
+
+/// Refusals that a backend is asked for at a time.
+pub(super) const PAGE: i64 = 256;
+
+/// A refusal as a commit has kept it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Kept<'a> {
+    pub(super) new: &'a NewRefusal,
+    /// Number of the record.
+    pub(super) id: i64,
+    /// How many bytes more are kept by it.
+    pub(super) bytes: i64,
+}
+
+/// What was kept of one source and kind.
+#[derive(Debug)]
+struct Brought<'a> {
+    source: &'a str,
+    kind: &'a str,
+    bytes: i64,
+    newest: i64,
+}
+
+/// Whose room it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Owner<'a> {
+    /// That of one identity, as its lines state it.
+    Identity(&'a str),
+    /// That of all.
+    All,
+}
+
+/// A question to the backend: the first [`PAGE`] refusals by id of this owner, each with its bytes; of a source and of
+/// a kind, where given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Oldest<'a> {
+    pub(super) owner: Owner<'a>,
+    pub(super) source: Option<&'a str>,
+    pub(super) kind: Option<&'a str>,
+    /// Which does not go.
+    pub(super) except: i64,
+}
+
+/// Room that is being made.
+#[derive(Debug)]
+pub(super) struct Room<'a> {
+    owner: Owner<'a>,
+    brought: Vec<Brought<'a>>,
+    /// Which of them makes room for itself, and how many of the three groups it has asked for.
+    at: usize,
+    groups: usize,
+    /// Bytes that are kept, of what was brought up to `at`.
+    held: i64,
+    bound: i64,
+    /// Refusals that go, and their bytes.
+    pub(super) forgotten: i64,
+    pub(super) freed: i64,
+}
+
+impl<'a> Room<'a> {
+    /// For what a commit has kept; `held_before` are the bytes that were kept without it.
+    pub(super) fn new(
+        owner: Owner<'a>,
+        kept: impl IntoIterator<Item = Kept<'a>>,
+        held_before: i64,
+        bound: u64,
+    ) -> Room<'a> {
+        let mut brought: Vec<Brought<'a>> = Vec::new();
+        for Kept { new, id, bytes } in kept {
+            let (source, kind) = (new.source.as_str(), new.kind.as_str());
+            match brought.iter_mut().find(|of| (of.source, of.kind) == (source, kind)) {
+                Some(of) => {
+                    of.bytes += bytes;
+                    of.newest = id;
+                }
+                None => brought.push(Brought { source, kind, bytes, newest: id }),
+            }
+        }
+        let held = held_before + brought.first().map_or(0, |of| of.bytes);
+        let bound = i64::try_from(bound).unwrap_or(i64::MAX);
+        Room { owner, brought, at: 0, groups: 0, held, bound, forgotten: 0, freed: 0 }
+    }
+
+    /// What to ask next; none when there is room.
+    pub(super) fn next(&mut self) -> Option<Oldest<'a>> {
+        loop {
+            let of = self.brought.get(self.at)?;
+            if self.held > self.bound && self.groups < 3 {
+                return Some(Oldest {
+                    owner: self.owner,
+                    source: (self.groups < 2).then_some(of.source),
+                    kind: (self.groups < 1).then_some(of.kind),
+                    except: of.newest,
+                });
+            }
+            self.at += 1;
+            self.groups = 0;
+            self.held += self.brought.get(self.at).map_or(0, |of| of.bytes);
+        }
+    }
+
+    /// Those of the answer (id and bytes) that go, and are not there when the next question is asked.
+    pub(super) fn forget(&mut self, oldest: &[(i64, i64)]) -> Vec<i64> {
+        if oldest.is_empty() {
+            self.groups += 1;
+        }
+        let mut going = Vec::new();
+        for &(id, bytes) in oldest {
+            if self.held <= self.bound {
+                break;
+            }
+            self.held -= bytes;
+            self.freed += bytes;
+            going.push(id);
+        }
+        self.forgotten += going.len() as i64;
+        going
+    }
+}
+
+/// What a commit has kept, by identity. Lines that state none are of no identity.
+pub(super) fn by_identity<'a>(kept: &[Kept<'a>]) -> BTreeMap<&'a str, Vec<Kept<'a>>> {
+    let mut identities: BTreeMap<&str, Vec<Kept<'a>>> = BTreeMap::new();
+    for &one in kept.iter().filter(|one| !one.new.did.is_empty()) {
+        identities.entry(&one.new.did).or_default().push(one);
+    }
+    identities
+}

@@ -1,0 +1,313 @@
+//! What was refused: how it is kept, found, and forgotten when there is too much of it.
+
+use rusqlite::{OptionalExtension, Row, Transaction, named_params, params};
+
+use super::read::all;
+use super::rows::{self, refusal_columns};
+use super::{Shared, Sqlite};
+use crate::store::room::{self, Kept, Oldest, Owner, Room};
+use crate::store::{
+    Asked, Commit, Lease, NewRefusal, RefusalKey, RefusalLimits, StoreError, StoredRefusal,
+};
+use did_plc::{Did, Timestamp};
+
+/// Bytes that a refusal is counted with.
+macro_rules! bytes {
+    () => {
+        "octet_length(line) + octet_length(detail)"
+    };
+}
+
+const ALL: &str =
+    concat!("SELECT ", refusal_columns!(), " FROM refusals WHERE id > ?1 ORDER BY id LIMIT ?2");
+
+const OF_DID: &str = concat!(
+    "SELECT ",
+    refusal_columns!(),
+    " FROM refusals WHERE did = ?3 AND id > ?1 ORDER BY id LIMIT ?2"
+);
+
+const STANDING_OF: &str = concat!(
+    "SELECT ",
+    refusal_columns!(),
+    " FROM refusals WHERE did = ?1 AND accepted_at IS NULL ORDER BY id"
+);
+
+const STANDING: &str =
+    "SELECT id, did FROM refusals WHERE accepted_at IS NULL AND id > ?1 ORDER BY id LIMIT ?2";
+
+const DOUBTFUL: &str = concat!(
+    "SELECT ",
+    refusal_columns!(),
+    " FROM refusals WHERE ask_at <= ?1 AND accepted_at IS NULL ORDER BY ask_at, id LIMIT ?2"
+);
+
+const LIFT: &str = "UPDATE refusals SET accepted_at = ?2, ask_at = NULL
+    WHERE key = ?1 AND accepted_at IS NULL";
+
+const NOTE_ASKED: &str = "UPDATE refusals SET
+    asked = asked + 1,
+    accepted_at = iif(?2, coalesce(accepted_at, ?3), accepted_at),
+    ask_at = iif(?2 OR accepted_at IS NOT NULL, NULL, ?4)
+    WHERE id = ?1";
+
+const BYTES_OF_KEY: &str = concat!("SELECT ", bytes!(), " FROM refusals WHERE key = ?1");
+
+/// What is refused again after it was lifted is asked about anew.
+const REFUSE: &str = concat!(
+    "INSERT INTO refusals (did, sequence, cid, kind, detail, source, received_at, ask_at, key, line)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?8, ?9)
+    ON CONFLICT (key) DO UPDATE SET
+        sequence = excluded.sequence, kind = excluded.kind, detail = excluded.detail,
+        ask_at = iif(accepted_at IS NULL, ask_at, excluded.ask_at), accepted_at = NULL
+    RETURNING id, ",
+    bytes!()
+);
+
+const BYTES_OF_DID: &str =
+    concat!("SELECT coalesce(sum(", bytes!(), "), 0) FROM refusals WHERE did = ?1");
+
+const BYTES: &str = "SELECT refused_bytes FROM sources";
+
+const COUNT: &str =
+    "UPDATE sources SET refused_bytes = refused_bytes + ?1, forgotten = forgotten + ?2";
+
+const OLDEST_OF_DID: &str = concat!(
+    "SELECT id, ",
+    bytes!(),
+    " FROM refusals WHERE did = :did AND id <> :except AND (:source IS NULL OR source = :source)
+        AND (:kind IS NULL OR kind = :kind) ORDER BY id LIMIT :page"
+);
+
+const OLDEST_OF_KIND: &str = concat!(
+    "SELECT id, ",
+    bytes!(),
+    " FROM refusals WHERE source = ?2 AND kind = ?3 AND id <> ?1 ORDER BY id LIMIT ?4"
+);
+
+const OLDEST_OF_SOURCE: &str = concat!(
+    "SELECT id, ",
+    bytes!(),
+    " FROM refusals INDEXED BY refusals_source WHERE source = ?2 AND id <> ?1 ORDER BY id LIMIT ?3"
+);
+
+const OLDEST: &str =
+    concat!("SELECT id, ", bytes!(), " FROM refusals WHERE id <> ?1 ORDER BY id LIMIT ?2");
+
+const FORGET: &str = "DELETE FROM refusals WHERE id = ?1";
+
+/// Writes what a commit says of refusals, and makes room for those that it brings.
+pub(super) fn write(
+    transaction: &Transaction,
+    commit: &Commit,
+    limits: RefusalLimits,
+) -> Result<(), StoreError> {
+    lift(transaction, &commit.lifted, commit.received_at_millis)?;
+    if commit.refusals.is_empty() {
+        return Ok(());
+    }
+    let mut kept = Vec::with_capacity(commit.refusals.len());
+    for new in &commit.refusals {
+        kept.push(keep(transaction, new, commit.received_at_millis)?);
+    }
+    make_room(transaction, &kept, limits)
+}
+
+fn lift(transaction: &Transaction, keys: &[RefusalKey], at: i64) -> Result<(), StoreError> {
+    for key in keys {
+        transaction.prepare_cached(LIFT)?.execute((key, at))?;
+    }
+    Ok(())
+}
+
+fn keep<'a>(
+    transaction: &Transaction,
+    new: &'a NewRefusal,
+    at: i64,
+) -> Result<Kept<'a>, StoreError> {
+    let before: Option<i64> = transaction
+        .prepare_cached(BYTES_OF_KEY)?
+        .query_row([new.key], |row| row.get(0))
+        .optional()?;
+    let (id, bytes): (i64, i64) = transaction.prepare_cached(REFUSE)?.query_row(
+        params![
+            new.did,
+            new.sequence,
+            new.cid.as_ref().map(|cid| cid.digest()),
+            new.kind,
+            new.detail,
+            new.source,
+            at,
+            new.key,
+            &new.line[..],
+        ],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
+    Ok(Kept { new, id, bytes: bytes - before.unwrap_or(0) })
+}
+
+/// First in the room of each identity, then in that of all.
+fn make_room(
+    transaction: &Transaction,
+    kept: &[Kept],
+    limits: RefusalLimits,
+) -> Result<(), StoreError> {
+    let brought: i64 = kept.iter().map(|one| one.bytes).sum();
+    let (mut forgotten, mut freed) = (0, 0);
+    for (did, kept) in room::by_identity(kept) {
+        let held: i64 =
+            transaction.prepare_cached(BYTES_OF_DID)?.query_row([did], |row| row.get(0))?;
+        let brought: i64 = kept.iter().map(|one| one.bytes).sum();
+        let owner = Owner::Identity(did);
+        let mut room = Room::new(owner, kept, held - brought, limits.of_identity);
+        forget(transaction, &mut room)?;
+        forgotten += room.forgotten;
+        freed += room.freed;
+    }
+    let held: i64 = transaction.prepare_cached(BYTES)?.query_row([], |row| row.get(0))?;
+    let mut room = Room::new(Owner::All, kept.iter().copied(), held - freed, limits.in_all);
+    forget(transaction, &mut room)?;
+    forgotten += room.forgotten;
+    freed += room.freed;
+    transaction.prepare_cached(COUNT)?.execute((brought - freed, forgotten))?;
+    Ok(())
+}
+
+fn forget(transaction: &Transaction, room: &mut Room) -> Result<(), StoreError> {
+    while let Some(question) = room.next() {
+        for id in room.forget(&oldest(transaction, question)?) {
+            transaction.prepare_cached(FORGET)?.execute([id])?;
+        }
+    }
+    Ok(())
+}
+
+fn oldest(transaction: &Transaction, of: Oldest) -> Result<Vec<(i64, i64)>, StoreError> {
+    let row = |row: &Row| Ok((row.get(0)?, row.get(1)?));
+    let Oldest { owner, source, kind, except } = of;
+    match (owner, source, kind) {
+        (Owner::Identity(did), ..) => all(
+            transaction,
+            OLDEST_OF_DID,
+            named_params! {
+                ":did": did, ":except": except, ":source": source, ":kind": kind, ":page": room::PAGE,
+            },
+            row,
+        ),
+        (Owner::All, Some(source), Some(kind)) => {
+            all(transaction, OLDEST_OF_KIND, (except, source, kind, room::PAGE), row)
+        }
+        (Owner::All, Some(source), None) => {
+            all(transaction, OLDEST_OF_SOURCE, (except, source, room::PAGE), row)
+        }
+        (Owner::All, None, _) => all(transaction, OLDEST, (except, room::PAGE), row),
+    }
+}
+
+impl Shared {
+    fn note_asked(&self, lease: &Lease, asked: &[Asked], now: Timestamp) -> Result<(), StoreError> {
+        let mut writer = self.writer();
+        let (transaction, _) = writer.transaction(lease)?;
+        for Asked { id, accepted, ask_at } in asked {
+            let ask_at = ask_at.map(Timestamp::millis);
+            transaction
+                .prepare_cached(NOTE_ASKED)?
+                .execute((id, accepted, now.millis(), ask_at))?;
+        }
+        Ok(transaction.commit()?)
+    }
+}
+
+impl Sqlite {
+    /// See [`crate::store::Store::limit_refusals`].
+    pub fn limit_refusals(&self, limits: RefusalLimits) {
+        self.shared.refusal_limits.set(limits);
+    }
+
+    /// See [`crate::store::Store::note_asked`].
+    pub async fn note_asked(
+        &self,
+        lease: &Lease,
+        asked: &[Asked],
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let (lease, asked) = (lease.clone(), asked.to_vec());
+        self.write("noting what came of asking", move |shared| {
+            shared.note_asked(&lease, &asked, now)
+        })
+        .await
+    }
+
+    /// See [`crate::store::Store::refusals`].
+    pub async fn refusals(
+        &self,
+        did: Option<&str>,
+        after_id: i64,
+        limit: usize,
+    ) -> Result<Vec<StoredRefusal>, StoreError> {
+        let did = did.map(str::to_owned);
+        let limit = limit as i64;
+        self.long_read("reading refusals", move |shared| {
+            shared.readers.with(|connection| match did {
+                None => all(connection, ALL, (after_id, limit), rows::refusal),
+                Some(did) => all(connection, OF_DID, (after_id, limit, did), rows::refusal),
+            })
+        })
+        .await
+    }
+
+    /// See [`crate::store::Store::standing_refusals`].
+    pub async fn standing_refusals(&self, dids: &[Did]) -> Result<Vec<StoredRefusal>, StoreError> {
+        let mut dids = dids.to_vec();
+        dids.sort_unstable();
+        dids.dedup();
+        self.long_read("reading refusals that stand", move |shared| {
+            shared.readers.with(|connection| {
+                let mut refusals = Vec::new();
+                for did in &dids {
+                    let of_did = [did.to_string()];
+                    refusals.extend(all(connection, STANDING_OF, of_did, rows::refusal)?);
+                }
+                refusals.sort_by_key(|refusal: &StoredRefusal| refusal.id);
+                Ok(refusals)
+            })
+        })
+        .await
+    }
+
+    /// See [`crate::store::Store::refused_identities`].
+    pub async fn refused_identities(
+        &self,
+        after_id: i64,
+        limit: usize,
+    ) -> Result<(Vec<String>, i64), StoreError> {
+        let limit = limit as i64;
+        self.long_read("reading which identities were refused", move |shared| {
+            let standing: Vec<(i64, String)> = shared.readers.with(|connection| {
+                let row = |row: &Row| Ok((row.get(0)?, row.get(1)?));
+                all(connection, STANDING, (after_id, limit), row)
+            })?;
+            let last = standing.last().map_or(after_id, |last| last.0);
+            let mut dids: Vec<String> = standing.into_iter().map(|(_, did)| did).collect();
+            dids.sort_unstable();
+            dids.dedup();
+            Ok((dids, last))
+        })
+        .await
+    }
+
+    /// See [`crate::store::Store::doubtful`].
+    pub async fn doubtful(
+        &self,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<StoredRefusal>, StoreError> {
+        let limit = limit as i64;
+        self.long_read("reading what is doubtful", move |shared| {
+            shared
+                .readers
+                .with(|connection| all(connection, DOUBTFUL, (now.millis(), limit), rows::refusal))
+        })
+        .await
+    }
+}
