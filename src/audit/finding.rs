@@ -111,13 +111,11 @@ impl Finding {
     pub(super) fn nullifies_unstated(
         line: u64,
         received: &Received,
-        unstated: &[Timestamp],
+        unstated: &[Cid],
     ) -> Finding {
-        let times: Vec<String> = unstated.iter().map(Timestamp::to_string).collect();
-        let expected = format!(
-            "this operation nullifies what was accepted at {}, stated not to be",
-            times.join(" and ")
-        );
+        let cids: Vec<String> = unstated.iter().map(Cid::to_string).collect();
+        let expected =
+            format!("this operation nullifies {}, stated not to be", cids.join(" and "));
         Finding::new(line, &received.did, &received.cid, (WRONG_FLAG, expected))
     }
 

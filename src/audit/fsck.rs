@@ -178,8 +178,7 @@ fn check_operation(
     verifier: &dyn Verifier,
 ) -> Result<(), String> {
     let received = stored.as_received();
-    // The database has each number once.
-    match chain.take(&received, verifier, || None) {
+    match chain.take(&received, verifier) {
         Verdict::Accepted(acceptance) if acceptance.signer == stored.signer => Ok(()),
         Verdict::Accepted(Acceptance { signer, .. }) => {
             Err(format!("signed by rotation key {signer}, stored is {}", stored.signer))

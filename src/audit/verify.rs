@@ -9,7 +9,7 @@ use bytes::Bytes;
 use rayon::prelude::*;
 
 use super::finding::{Finding, Summary};
-use crate::judge::{self, Candidate, Group, Judged, LineRef, SpillError, SpillingChains};
+use crate::judge::{self, Candidate, Group, Judged, SpillError, SpillingChains};
 use did_plc::entry::Received;
 use did_plc::signature::Verifier;
 use did_plc::{Acceptance, Cid, Did, Timestamp, Verdict};
@@ -32,7 +32,7 @@ pub struct DumpJudge<'a> {
 struct Share {
     chains: SpillingChains,
     /// Operations stated to be nullified, until something in the log nullifies them.
-    stated_nullified: AHashMap<(Did, Timestamp), (u64, Cid)>,
+    stated_nullified: AHashMap<(Did, Cid), u64>,
 }
 
 /// What came of a share of a block.
@@ -61,7 +61,7 @@ impl<'a> DumpJudge<'a> {
         for (index, decoded) in judge::decode(&lines).into_iter().enumerate() {
             match decoded {
                 Ok(received) => {
-                    dealt[share_of(&received.did)].push(Candidate::new(index, received));
+                    dealt[share_of(&received.did)].push(Candidate { line: index, received });
                 }
                 Err(undecodable) => {
                     findings.push(Finding::undecodable(block[index].0, undecodable));
@@ -91,7 +91,7 @@ impl<'a> DumpJudge<'a> {
     pub fn finish(mut self) -> (Vec<Finding>, Summary) {
         let stated = self.shares.into_iter().flat_map(|share| share.stated_nullified);
         let mut findings: Vec<Finding> = stated
-            .map(|((did, _), (line, cid))| Finding::nothing_nullifies(line, &did, &cid))
+            .map(|((did, cid), line)| Finding::nothing_nullifies(line, &did, &cid))
             .collect();
         findings.sort_by_key(|finding| finding.line);
         self.summary.wrong_flags += findings.len() as u64;
@@ -129,8 +129,7 @@ impl Share {
         let mut outcome = Outcome::default();
         outcome.summary.identities = before - unknown(&groups);
         for judged in judged {
-            let LineRef::New(index) = judged.candidate.line else { continue };
-            self.note(block[index].0, judged, &mut outcome);
+            self.note(block[judged.candidate.line].0, judged, &mut outcome);
         }
         for (did, Group { chain, .. }) in groups {
             self.chains.put(did, chain)?;
@@ -167,10 +166,10 @@ impl Share {
     ) {
         let did = received.did;
         if received.nullified == Some(true) {
-            self.stated_nullified.insert((did, received.created_at), (line, received.cid));
+            self.stated_nullified.insert((did, received.cid), line);
         }
         let mut unstated = acceptance.nullifies;
-        unstated.retain(|at| self.stated_nullified.remove(&(did, *at)).is_none());
+        unstated.retain(|cid| self.stated_nullified.remove(&(did, *cid)).is_none());
         if received.nullified.is_some() && !unstated.is_empty() {
             outcome.summary.wrong_flags += unstated.len() as u64;
             outcome.findings.push(Finding::nullifies_unstated(line, received, &unstated));

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use tokio::sync::watch;
 
 use super::lease::while_renewing;
-use crate::judge::{BatchJudge, Decoded, Lines, NotJson, Parts};
+use crate::judge::{BatchJudge, Course, Cut, Decoded, Lines, NotJson};
 use crate::store::{Lease, Store, StoreError};
 use crate::upstream::{Dump, DumpError, DumpReader};
 use did_plc::Timestamp;
@@ -88,20 +88,19 @@ impl Import<'_> {
                 decoded.first_number().is_some_and(|first| first <= cursor.saturating_add(1))
             });
             let received_at = Timestamp::from(SystemTime::now());
-            let lines = Lines { decoded, received_at, caught_up: false, live: false };
-            let Parts { parts, cursor: after, .. } = Parts::of(lines, cursor, NotJson::Keep);
-            for part in parts {
-                let mut prepared = judge.judge(part).await?;
-                if !continues {
-                    prepared.commit.cursor_before = stored_cursor;
-                    prepared.commit.cursor_after = stored_cursor;
-                }
-                self.store.commit(lease, &prepared.commit).await?;
-                committed.send_replace(prepared.batch);
-                imported.accepted += prepared.commit.operations.len();
-                imported.known += prepared.known;
-                imported.refused += prepared.commit.refusals.len();
+            let course = Course::Elsewhere;
+            let lines = Lines { decoded, received_at, caught_up: false, course };
+            let Cut { part, cursor: after, .. } = Cut::of(lines, cursor, NotJson::Keep);
+            let mut prepared = judge.judge(part).await?;
+            if !continues {
+                prepared.commit.cursor_before = stored_cursor;
+                prepared.commit.cursor_after = stored_cursor;
             }
+            self.store.commit(lease, &prepared.commit).await?;
+            committed.send_replace(prepared.batch);
+            imported.accepted += prepared.accepted();
+            imported.known += prepared.known;
+            imported.refused += prepared.commit.refusals.len();
             if continues {
                 cursor = after;
             }

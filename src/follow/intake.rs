@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::reader::Event;
 use super::writer::Work;
-use crate::judge::{BatchJudge, Lines, NotJson, Parts};
+use crate::judge::{BatchJudge, Course, Cut, Lines, NotJson};
 use crate::live::{Mode, Status};
 use crate::store::StoreError;
 
@@ -91,7 +91,7 @@ impl Intake {
         let mut bytes = lines.decoded.bytes();
         while lines.decoded.len() < MAX_BATCH && bytes < MAX_BATCH_BYTES {
             match self.events.try_recv() {
-                Ok(Event::Lines(next)) => {
+                Ok(Event::Lines(next)) if lines.can_join(&next) => {
                     bytes += next.decoded.bytes();
                     lines.join(next);
                 }
@@ -108,13 +108,15 @@ impl Intake {
     async fn take_in(&mut self, lines: Lines) -> Result<Option<End>, StoreError> {
         self.status.set_heard(lines.received_at);
         let begun = Instant::now();
-        let Parts { parts, cursor, stopped, kept_damaged } =
-            Parts::of(lines, self.cursor, self.not_json);
-        for part in parts {
-            let prepared = Box::new(self.judge.judge(part).await?);
-            if let Some(end) = self.hand_over(Work::Commit(prepared)).await {
-                return Ok(Some(end));
-            }
+        let not_json = match lines.course {
+            // Whoever reads again fetches what was damaged on its way by itself.
+            Course::Again => NotJson::Keep,
+            _ => self.not_json,
+        };
+        let Cut { part, cursor, stopped, kept_damaged } = Cut::of(lines, self.cursor, not_json);
+        let prepared = Box::new(self.judge.judge(part).await?);
+        if let Some(end) = self.hand_over(Work::Commit(prepared)).await {
+            return Ok(Some(end));
         }
         metrics::histogram!("plc_ingest_stage_seconds", "stage" => "judge")
             .record(begun.elapsed().as_secs_f64());

@@ -76,7 +76,7 @@ impl Writer {
                 Some(Work::UpToDate(at)) => self.status.set_complete_at(at),
                 Some(Work::Commit(mut prepared)) => {
                     waiting = join_waiting(&mut prepared, &mut work);
-                    totals.operations += prepared.commit.operations.len();
+                    totals.operations += prepared.accepted();
                     self.commit(*prepared).await?;
                     totals.say(&self.status, live);
                 }
@@ -88,7 +88,8 @@ impl Writer {
     /// was there before it. After it, nobody may have been told: a process that starts takes its position from
     /// the store, and stream clients come back for what they lack.
     async fn commit(&self, prepared: Prepared) -> Result<(), StoreError> {
-        let Prepared { batch, commit, known } = prepared;
+        let accepted = prepared.accepted();
+        let Prepared { batch, commit, late, known } = prepared;
         let begun = Instant::now();
         tracing::debug!(cursor = commit.cursor_after, "committing");
         self.published.commit_begins();
@@ -105,6 +106,7 @@ impl Writer {
             self.status.set_complete_at(received_at);
         }
         self.feed.publish(&commit.operations);
+        self.feed.publish(&late);
         if !commit.numbered.is_empty() {
             // For clients of the stream these are new: they had no number to be sent under.
             let numbers: Vec<i64> = commit.numbered.iter().map(|(_, _, number)| *number).collect();
@@ -112,17 +114,21 @@ impl Writer {
         }
         drop(committing);
         self.published.commit_published(commit.cursor_after);
-        count(&commit, known);
+        count(&commit, accepted, known);
         Ok(())
     }
 }
 
 /// Takes the batches that wait already into the same transaction, as far as it has room; the work that comes
-/// after them and is none.
+/// after them and does not go into it.
 fn join_waiting(prepared: &mut Prepared, work: &mut mpsc::Receiver<Work>) -> Option<Work> {
     while prepared.commit.operations.len() < MAX_COMMIT {
         match work.try_recv() {
-            Ok(Work::Commit(next)) => prepared.join(*next),
+            Ok(Work::Commit(next)) => {
+                if let Some(next) = prepared.join(*next) {
+                    return Some(Work::Commit(Box::new(next)));
+                }
+            }
             Ok(other) => return Some(other),
             Err(_) => break,
         }
@@ -131,11 +137,11 @@ fn join_waiting(prepared: &mut Prepared, work: &mut mpsc::Receiver<Work>) -> Opt
 }
 
 /// What happened, in numbers; what was refused or differs, in a line each.
-fn count(commit: &Commit, known: usize) {
-    counter!("plc_operations_accepted_total").increment(commit.operations.len() as u64);
+fn count(commit: &Commit, accepted: usize, known: usize) {
+    counter!("plc_operations_accepted_total").increment(accepted as u64);
     counter!("plc_operations_known_total").increment(known as u64);
     gauge!("plc_cursor").set(commit.cursor_after as f64);
-    histogram!("plc_ingest_batch_operations").record(commit.operations.len() as f64);
+    histogram!("plc_ingest_batch_operations").record(accepted as f64);
     for refusal in &commit.refusals {
         counter!("plc_operations_refused_total", "kind" => refusal.kind.clone()).increment(1);
         let cid = refusal.cid.map(|cid| cid.to_string());

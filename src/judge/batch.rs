@@ -7,23 +7,26 @@ use ahash::{AHashMap, AHashSet};
 use tokio::sync::watch;
 
 use super::chains::{self, ChainCache};
-use super::cut::Part;
+use super::cut::{Course, Part};
+use super::numbers::{Holder, Numbers};
 use super::outcome::{Assembly, Prepared};
-use super::verdict::{self, Candidate, Group, Judged, LineRef};
+use super::verdict::{self, Candidate, Group, Judged};
+use super::whole::{self, Known, Whole};
 use crate::blocking;
 use crate::metrics;
-use crate::store::{Commit, Rejudged, Store, StoreError, audit_log};
-use did_plc::entry::Received;
+use crate::store::{Commit, Store, StoreError, StoredOperation, audit_log};
 use did_plc::signature::Verifier;
-use did_plc::{Cid, Did, Timestamp};
+use did_plc::{Did, Timestamp, Verdict};
 
 /// Memory of the chains that are kept: some 100,000 operations; most updates follow soon upon what they
 /// update.
 const CHAINS_BYTES: usize = 32 << 20;
 
-/// CIDs that open refusals await, kept in memory to tell at once whether an operation frees one:
-/// 32 MB at most. With more than this on record the store is asked for every batch.
-const MAX_AWAITED: usize = 1_000_000;
+/// Identities of which a refusal stands that are kept in memory, to tell at once whether more is known of one
+/// than its chain: 32 MB at most. With more than this on record the store is asked about every identity.
+const MAX_REFUSED: usize = 1_000_000;
+/// How many of them are read at once.
+const REFUSED_PAGE: usize = 10_000;
 
 /// How long an operation may take to come here live, clocks that differ included. An upstream that
 /// is a replica itself may have stood still for some minutes.
@@ -38,7 +41,7 @@ pub struct BatchJudge {
     verifier: Arc<dyn Verifier>,
     upstream: String,
     chains: ChainCache,
-    awaited: Awaited,
+    refused: RefusedIdentities,
     /// No operation that was seen so far has a higher number.
     highest_sequence: i64,
     /// The latest `createdAt` that was accepted so far.
@@ -49,32 +52,39 @@ pub struct BatchJudge {
     committed: watch::Receiver<u64>,
 }
 
-/// What open refusals wait for.
-struct Awaited {
-    cids: AHashSet<Cid>,
+/// The identities of which a refusal stands, or stood: with one, what comes is judged with all that is known.
+struct RefusedIdentities {
+    dids: AHashSet<Did>,
     /// There are more than are kept here.
     incomplete: bool,
 }
 
-impl Awaited {
-    fn may_include(&self, cid: &Cid) -> bool {
-        self.incomplete || self.cids.contains(cid)
+impl RefusedIdentities {
+    async fn read(store: &Store) -> Result<RefusedIdentities, StoreError> {
+        let mut refused = RefusedIdentities { dids: AHashSet::new(), incomplete: false };
+        let mut after = 0;
+        loop {
+            let (dids, last) = store.refused_identities(after, REFUSED_PAGE).await?;
+            if dids.is_empty() {
+                return Ok(refused);
+            }
+            dids.iter().for_each(|did| refused.add(did));
+            after = last;
+        }
     }
 
-    /// Adds what the refusals of a commit wait for.
-    fn add(&mut self, commit: &Commit) {
-        let rejudged = commit.rejudged.iter().filter_map(|rejudged| match rejudged {
-            Rejudged::Refused { awaits, .. } => *awaits,
-            Rejudged::Accepted { .. } => None,
-        });
-        let refused = commit.refusals.iter().filter_map(|refusal| refusal.awaits);
-        for cid in refused.chain(rejudged) {
-            if self.cids.len() < MAX_AWAITED {
-                self.cids.insert(cid);
-            } else {
-                self.incomplete = true;
-            }
+    /// Adds an identity as a line states it. What is no DID has no chain either.
+    fn add(&mut self, did: &str) {
+        let Ok(did) = did.parse() else { return };
+        if self.dids.len() < MAX_REFUSED {
+            self.dids.insert(did);
+        } else {
+            self.incomplete = true;
         }
+    }
+
+    fn may_include(&self, did: &Did) -> bool {
+        self.incomplete || self.dids.contains(did)
     }
 }
 
@@ -90,15 +100,14 @@ impl BatchJudge {
         upstream: String,
         committed: watch::Receiver<u64>,
     ) -> Result<BatchJudge, StoreError> {
-        let cids = store.awaited(MAX_AWAITED).await?;
-        let incomplete = cids.len() == MAX_AWAITED;
+        let refused = RefusedIdentities::read(&store).await?;
         let highest_sequence = store.last_sequence().await?.unwrap_or(0);
         Ok(BatchJudge {
             store,
             verifier,
             upstream,
             chains: ChainCache::with_room_for(CHAINS_BYTES),
-            awaited: Awaited { cids: cids.into_iter().collect(), incomplete },
+            refused,
             highest_sequence,
             latest: None,
             judged: 0,
@@ -112,27 +121,87 @@ impl BatchJudge {
     ///
     /// Those of the store. What was judged before the error must not be relied on any more.
     pub async fn judge(&mut self, part: Part) -> Result<Prepared, StoreError> {
-        let backdated_before = part.live.then(|| self.backdated_before(part.received_at));
-        let (mut assembly, mut candidates) =
+        let (received_at, course) = (part.received_at, part.course);
+        let backdated_before =
+            (course == Course::Stream).then(|| self.backdated_before(received_at));
+        let (mut assembly, candidates) =
             Assembly::begin(part, self.upstream.clone(), backdated_before);
-        self.add_freed(&mut candidates).await?;
-        self.find_holders_of_numbers(&mut candidates).await?;
+        let holders = self.holders_of_numbers(&candidates).await?;
+        let has_numbers = holders.is_some();
+        let holders = holders.unwrap_or_default();
         let mut groups = verdict::group(candidates.into_iter());
         self.load_chains(&mut groups).await?;
-        let (groups, judged) = self.judge_groups(groups).await;
+        let (mut ordered, late) = self.divide(groups, &holders);
+        let mut wholes = self.judge_whole(late, received_at).await?;
+        let judged;
+        (ordered, judged) = self.judge_groups(ordered).await;
+        let numbers = has_numbers.then(|| numbers(&judged, &wholes, &holders, course));
         let chains: AHashMap<Did, &Group> =
-            groups.iter().map(|(did, group)| (*did, group)).collect();
+            ordered.iter().map(|(did, group)| (*did, group)).collect();
         for judged in judged {
-            assembly.add(judged, &chains);
+            assembly.add(judged, &chains, numbers.as_ref());
         }
         drop(chains);
+        for whole in &mut wholes {
+            assembly.add_whole(whole, numbers.as_ref());
+        }
         let mut prepared = assembly.finish(self.judged + 1);
         self.add_our_side(&mut prepared.commit).await?;
-        self.remember(groups, &prepared);
+        self.remember(ordered, wholes, &prepared);
         Ok(prepared)
     }
 
-    /// The verdicts in the order of the lines, kept ones at the end, and the chains with what was accepted.
+    /// Those that come after all that is known of their identities, and those that are judged with it: what
+    /// has come late, and whoever may lose a number to another identity.
+    fn divide(
+        &self,
+        groups: Vec<(Did, Group)>,
+        holders: &AHashMap<i64, Holder>,
+    ) -> (Vec<(Did, Group)>, Vec<(Did, Group)>) {
+        let losing: AHashSet<Did> = holders.values().map(|(did, _)| *did).collect();
+        let (ordered, mut late): (Vec<_>, Vec<_>) = groups.into_iter().partition(|(did, group)| {
+            group.is_in_order() && !losing.contains(did) && !self.refused.may_include(did)
+        });
+        let mut left = losing;
+        late.iter().for_each(|(did, _)| {
+            left.remove(did);
+        });
+        late.extend(left.into_iter().map(|did| (did, Group::default())));
+        (ordered, late)
+    }
+
+    /// Judges identities with everything that the store knows of them.
+    async fn judge_whole(
+        &mut self,
+        late: Vec<(Did, Group)>,
+        received_at: Timestamp,
+    ) -> Result<Vec<Whole>, StoreError> {
+        if late.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.wait_until_committed().await;
+        let dids: Vec<Did> = late.iter().map(|(did, _)| *did).collect();
+        let mut stored: AHashMap<Did, Vec<StoredOperation>> = AHashMap::new();
+        for operation in self.store.histories(&dids).await? {
+            stored.entry(operation.did).or_default().push(operation);
+        }
+        let mut refused: AHashMap<String, Vec<_>> = AHashMap::new();
+        for refusal in self.store.standing_refusals(&dids).await? {
+            refused.entry(refusal.refusal.did.clone()).or_default().push(refusal);
+        }
+        let known = late.into_iter().map(|(did, group)| Known {
+            did,
+            stored: stored.remove(&did).unwrap_or_default(),
+            refused: refused.remove(&did.to_string()).unwrap_or_default(),
+            candidates: group.candidates,
+        });
+        let known: Vec<Known> = known.collect();
+        let verifier = Arc::clone(&self.verifier);
+        let judge = move || whole::judge(known, &*verifier, received_at);
+        Ok(blocking::run("judging identities as a whole", judge).await)
+    }
+
+    /// The verdicts in the order of the lines, and the chains with what was accepted.
     async fn judge_groups(
         &self,
         mut groups: Vec<(Did, Group)>,
@@ -143,10 +212,7 @@ impl BatchJudge {
             (groups, judged)
         })
         .await;
-        judged.sort_by_key(|judged| match judged.candidate.line {
-            LineRef::New(index) => (0, index as i64),
-            LineRef::Kept(id) => (1, id),
-        });
+        judged.sort_by_key(|judged| judged.candidate.line);
         (groups, judged)
     }
 
@@ -159,13 +225,19 @@ impl BatchJudge {
         self.wait_until_committed().await;
         for divergence in &mut commit.divergences {
             let Ok(did) = divergence.did.parse::<Did>() else { continue };
-            let mut held = self.store.history(&did).await?;
-            held.extend(commit.operations.iter().filter(|new| new.did == did).cloned());
-            held.sort_by_key(|operation| operation.created_at);
-            for (_, at, by) in commit.nullified.iter().filter(|(other, ..)| *other == did) {
-                let nullified = held.iter_mut().filter(|held| held.created_at == *at);
-                nullified.for_each(|held| held.nullified_by = Some(*by));
-            }
+            let rewritten = commit.rewritten.iter().find(|rewritten| rewritten.did == did);
+            let held = match rewritten {
+                Some(rewritten) => rewritten.operations.clone(),
+                None => {
+                    let mut held = self.store.history(&did).await?;
+                    held.extend(commit.operations.iter().filter(|new| new.did == did).cloned());
+                    for (_, at, by) in commit.nullified.iter().filter(|(other, ..)| *other == did) {
+                        let nullified = held.iter_mut().filter(|held| held.created_at == *at);
+                        nullified.for_each(|held| held.nullified_by = Some(*by));
+                    }
+                    held
+                }
+            };
             divergence.ours = Some(audit_log(&held));
         }
         Ok(())
@@ -179,81 +251,61 @@ impl BatchJudge {
     }
 
     /// Keeps what the next batches need to know of this one.
-    fn remember(&mut self, groups: Vec<(Did, Group)>, prepared: &Prepared) {
+    fn remember(&mut self, groups: Vec<(Did, Group)>, wholes: Vec<Whole>, prepared: &Prepared) {
         self.judged = prepared.batch;
         self.chains.note_committed(*self.committed.borrow());
-        for (did, group) in groups {
-            self.chains.put(did, group.chain, prepared.batch);
+        let groups = groups.into_iter().map(|(did, group)| (did, group.chain));
+        for (did, chain) in groups.chain(wholes.into_iter().map(|whole| (whole.did, whole.chain))) {
+            self.chains.put(did, chain, prepared.batch);
             // The store has what finds no room any more.
             while self.chains.pop_beyond(1).is_some() {}
         }
         let commit = &prepared.commit;
+        let rewritten = commit.rewritten.iter().flat_map(|rewritten| &rewritten.operations);
         let received_at = Timestamp::from_millis(commit.received_at_millis);
         // One from the future would make all that follow look old.
         let times = commit.operations.iter().map(|operation| operation.created_at.min(received_at));
         self.latest = self.latest.max(times.max());
-        let numbers = commit.operations.iter().filter_map(|operation| operation.sequence);
+        let operations = commit.operations.iter().chain(rewritten);
+        let numbers = operations.filter_map(|operation| operation.sequence);
         let numbered = commit.numbered.iter().map(|(_, _, number)| *number);
         self.highest_sequence =
             numbers.chain(numbered).fold(self.highest_sequence, |highest, n| highest.max(n));
-        self.awaited.add(commit);
+        commit.refusals.iter().for_each(|refusal| self.refused.add(&refusal.did));
     }
 
-    /// Adds kept refusals that wait for one of the candidates, and those that wait for these.
-    async fn add_freed(&mut self, candidates: &mut Vec<Candidate>) -> Result<(), StoreError> {
-        let mut fresh: Vec<Cid> = candidates
-            .iter()
-            .map(|candidate| candidate.received.cid)
-            .filter(|cid| self.awaited.may_include(cid))
-            .collect();
-        let mut added = AHashSet::new();
-        while !fresh.is_empty() {
-            self.wait_until_committed().await;
-            let kept = self.store.refusals_awaiting(&fresh).await?;
-            fresh.clear();
-            for refusal in kept {
-                let Ok(received) = Received::decode(&refusal.refusal.line) else { continue };
-                if added.insert(refusal.id) {
-                    fresh.push(received.cid);
-                    candidates.push(Candidate::kept(refusal.id, received));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Finds out which other operations hold the numbers of the candidates. Numbers above all
-    /// that were seen are free, and in the ordinary course all of them are.
-    async fn find_holders_of_numbers(
+    /// The operations that have the numbers which are stated for others, where a number is stated that could
+    /// be somebody's already. In the ordinary course all are above those that were seen, and ascend: none then.
+    async fn holders_of_numbers(
         &mut self,
-        candidates: &mut [Candidate],
-    ) -> Result<(), StoreError> {
-        let mut numbers: Vec<i64> = candidates
-            .iter()
-            .filter_map(|candidate| candidate.received.sequence)
-            .filter(|&number| number <= self.highest_sequence)
-            .collect();
-        if numbers.is_empty() {
-            return Ok(());
+        candidates: &[Candidate],
+    ) -> Result<Option<AHashMap<i64, Holder>>, StoreError> {
+        let stated = || candidates.iter().filter_map(|candidate| candidate.received.sequence);
+        let first_new = self.highest_sequence.saturating_add(1);
+        if stated().next().is_none_or(|first| first >= first_new) && stated().is_sorted_by(|a, b| a < b)
+        {
+            return Ok(None);
         }
+        let mut numbers: Vec<i64> =
+            stated().filter(|&number| number <= self.highest_sequence).collect();
         numbers.sort_unstable();
         numbers.dedup();
-        self.wait_until_committed().await;
-        let holders: AHashMap<i64, (Did, Cid)> = self
-            .store
-            .sequences(&numbers)
-            .await?
-            .into_iter()
-            .filter_map(|held| Some((held.sequence?, (held.did, held.cid()))))
-            .collect();
-        for candidate in candidates {
-            let received = &candidate.received;
-            let holder = received.sequence.and_then(|number| holders.get(&number));
-            candidate.number_held_by = holder
-                .filter(|(did, cid)| (*did, *cid) != (received.did, received.cid))
-                .map(|(_, cid)| *cid);
+        if numbers.is_empty() {
+            return Ok(Some(AHashMap::new()));
         }
-        Ok(())
+        self.wait_until_committed().await;
+        let mut claims: AHashMap<i64, Vec<Holder>> = AHashMap::new();
+        for Candidate { received, .. } in candidates {
+            if let Some(number) = received.sequence {
+                claims.entry(number).or_default().push((received.did, received.cid));
+            }
+        }
+        let held = self.store.sequences(&numbers).await?.into_iter();
+        let holders = held.filter_map(|held| Some((held.sequence?, (held.did, held.cid()))));
+        let is_claimed_by_another = |(number, holder): &(i64, Holder)| {
+            claims.get(number).is_some_and(|claims| claims.iter().any(|claim| claim != holder))
+        };
+        Ok(Some(holders.filter(is_claimed_by_another).collect()))
     }
 
     /// Gives every group its chain: from memory, or all others in one query.
@@ -289,4 +341,25 @@ impl BatchJudge {
         let judged = self.judged;
         self.committed.wait_for(|&committed| committed >= judged).await.ok();
     }
+}
+
+/// The numbers that the batch states for what is accepted.
+fn numbers(
+    judged: &[Judged],
+    wholes: &[Whole],
+    holders: &AHashMap<i64, Holder>,
+    course: Course,
+) -> Numbers {
+    let mut numbers = Numbers::default();
+    let in_order = judged.iter().filter(|judged| !matches!(judged.verdict, Verdict::Refused(_)));
+    let accepted = wholes.iter().flat_map(|whole| &whole.accepted);
+    let restated = wholes.iter().flat_map(|whole| &whole.restated).map(|(candidate, _)| candidate);
+    let all = in_order.map(|judged| &judged.candidate).chain(accepted).chain(restated);
+    for Candidate { line, received } in all {
+        numbers.state(*line, received);
+    }
+    if !course.states_numbers() {
+        numbers.leave_to(holders);
+    }
+    numbers
 }

@@ -1,11 +1,8 @@
-//! Lines cut into parts that can each be judged at once.
-
-use ahash::AHashMap;
+//! Lines as far as they can be judged at once.
 
 use super::decode::Decoded;
 use crate::upstream::{Batch, Origin};
-use did_plc::entry::{Received, Undecodable};
-use did_plc::{Cid, Did, Timestamp};
+use did_plc::Timestamp;
 
 /// Lines to be judged together, in the order of receipt.
 #[derive(Debug)]
@@ -16,19 +13,49 @@ pub struct Lines {
     pub received_at: Timestamp,
     /// They reach the upstream's present.
     pub caught_up: bool,
-    /// They all came by the stream, as they happened.
-    pub live: bool,
+    /// Where they come from.
+    pub course: Course,
+}
+
+/// Where lines come from, which says what follows from them beside the verdicts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Course {
+    /// From the upstream, by its stream, as they happened. The cursor follows them.
+    Stream,
+    /// From the upstream's pages. The cursor follows them.
+    Pages,
+    /// From the upstream once more. The cursor stays where it is.
+    Again,
+    /// From a dump, or from somebody beside the upstream: their sequence numbers are taken only where
+    /// nothing else has them.
+    Elsewhere,
+}
+
+impl Course {
+    /// Whether a number that is stated belongs to the operation that it is stated for, whoever had it.
+    pub fn states_numbers(self) -> bool {
+        self != Course::Elsewhere
+    }
 }
 
 impl Lines {
-    /// Decodes what came from an upstream.
+    /// Decodes what came from an upstream that is followed.
     pub async fn from_batch(batch: Batch) -> Lines {
         Lines {
             received_at: batch.received_at,
             caught_up: batch.reached_end(),
-            live: batch.origin == Origin::Stream,
+            course: match batch.origin {
+                Origin::Stream => Course::Stream,
+                Origin::Page { .. } => Course::Pages,
+            },
             decoded: Decoded::from_lines(batch.lines).await,
         }
+    }
+
+    /// Whether lines that came after these can be judged with them.
+    pub fn can_join(&self, next: &Lines) -> bool {
+        let follows = |lines: &Lines| matches!(lines.course, Course::Stream | Course::Pages);
+        follows(self) && follows(next)
     }
 
     /// Takes those that came after these.
@@ -36,7 +63,9 @@ impl Lines {
         self.decoded.extend(next.decoded);
         self.received_at = next.received_at;
         self.caught_up = next.caught_up;
-        self.live &= next.live;
+        if next.course == Course::Pages {
+            self.course = Course::Pages;
+        }
     }
 }
 
@@ -58,107 +87,47 @@ pub struct Part {
     pub(super) cursor_after: i64,
     pub(super) cursor_cid: Option<String>,
     pub(super) caught_up: bool,
-    /// All of it came by the stream.
-    pub(super) live: bool,
+    pub(super) course: Course,
 }
 
-/// Lines as far as they can be judged at once.
+/// Lines cut off where they cannot be judged.
 #[derive(Debug)]
-pub struct Parts {
-    /// Each to be judged and handed over to be committed before the next one is judged. Usually it
-    /// is one; where a sequence number is claimed twice there are more, since whether the second
-    /// claim stands depends on the first.
-    pub parts: Vec<Part>,
-    /// Cursor after them.
+pub struct Cut {
+    /// What is to be judged and handed over to be committed before anything else is judged.
+    pub part: Part,
+    /// Cursor after it.
     pub cursor: i64,
-    /// A line that is not JSON stands after them.
+    /// A line that is not JSON stands after it.
     pub stopped: bool,
-    /// One that is not JSON is among them.
+    /// One that is not JSON is among it.
     pub kept_damaged: bool,
 }
 
-impl Parts {
-    /// Cuts lines that follow this cursor where they cannot be judged at once.
-    pub fn of(lines: Lines, cursor: i64, not_json: NotJson) -> Parts {
-        let Lines { mut decoded, received_at, mut caught_up, live } = lines;
+impl Cut {
+    /// Cuts lines that follow this cursor before the first that is not JSON, where it is not to be kept.
+    pub fn of(lines: Lines, cursor: i64, not_json: NotJson) -> Cut {
+        let Lines { mut decoded, received_at, mut caught_up, course } = lines;
         let damaged = decoded.first_damaged();
         let stop = damaged.filter(|_| not_json == NotJson::StopBefore);
         if let Some(stop) = stop {
             decoded.truncate(stop);
             caught_up = false;
         }
-        let cursor_after = decoded.cursor_after(cursor);
+        let cursor_after = match course {
+            Course::Again => cursor,
+            _ => decoded.cursor_after(cursor),
+        };
         let cursor_cid = decoded.position_at(cursor_after).and_then(|position| position.cid);
-        let ends = ends_of_unique_numbers(decoded.entries());
-        let mut from = 0;
-        let mut parts = Vec::with_capacity(ends.len());
-        for (index, &end) in ends.iter().enumerate() {
-            let last = index + 1 == ends.len();
-            parts.push(Part {
-                decoded: decoded.split_before(end - from),
-                received_at,
-                cursor_before: cursor,
-                // The cursor moves with the last part only: after a crash all of it comes again.
-                cursor_after: if last { cursor_after } else { cursor },
-                cursor_cid: cursor_cid.clone().filter(|_| last),
-                caught_up: caught_up && last,
-                live,
-            });
-            from = end;
-        }
+        let part = Part {
+            decoded,
+            received_at,
+            cursor_before: cursor,
+            cursor_after,
+            cursor_cid,
+            caught_up,
+            course,
+        };
         let stopped = stop.is_some();
-        Parts { parts, cursor: cursor_after, stopped, kept_damaged: !stopped && damaged.is_some() }
-    }
-}
-
-/// Where to cut so that in no part two different operations claim one number; the last cut is the
-/// end.
-fn ends_of_unique_numbers(entries: &[Result<Received, Undecodable>]) -> Vec<usize> {
-    let mut ends = Vec::new();
-    let mut claims: AHashMap<i64, (Did, Cid)> = AHashMap::with_capacity(entries.len());
-    for (index, received) in entries.iter().enumerate() {
-        let Ok(received) = received else { continue };
-        let Some(number) = received.sequence else { continue };
-        let claim = (received.did, received.cid);
-        if claims.insert(number, claim).is_some_and(|earlier| earlier != claim) {
-            ends.push(index);
-            claims.clear();
-            claims.insert(number, claim);
-        }
-    }
-    ends.push(entries.len());
-    ends
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn received(number: Option<i64>, operation: u8) -> Result<Received, Undecodable> {
-        Ok(Received {
-            did: Did::from_bytes([operation; 15]),
-            cid: Cid::of(&[operation]),
-            stated_cid: None,
-            created_at: Timestamp::from_millis(0),
-            sequence: number,
-            nullified: None,
-            received_at: None,
-            signed: bytes::Bytes::new(),
-        })
-    }
-
-    #[test]
-    fn a_batch_is_cut_where_a_number_is_claimed_by_another_operation() {
-        let batch = [
-            received(Some(1), 1),
-            received(None, 2),
-            received(Some(1), 1),
-            received(Some(1), 3),
-            received(None, 2),
-            received(Some(2), 4),
-            received(Some(1), 1),
-        ];
-        assert_eq!(ends_of_unique_numbers(&batch), [3, 6, 7]);
-        assert_eq!(ends_of_unique_numbers(&[]), [0]);
+        Cut { part, cursor: cursor_after, stopped, kept_damaged: !stopped && damaged.is_some() }
     }
 }

@@ -1,9 +1,11 @@
 //! The one way from received lines to a verdict, and to what is to be written.
 //!
 //! ```text
-//! lines ──decode──▶ entries ──cut──▶ parts ──group──▶ chains loaded ──judge──▶ verdicts ──▶ Commit
-//!         all cores          one number,     by identity  cache, then one     all cores
-//!                            one operation                query
+//! lines ──decode──▶ entries ──group──▶ chains loaded ──▶ in order? ──judge──▶ verdicts ──▶ Commit
+//!         all cores         by identity  cache, then one    │       all cores        ▲
+//!                                        query              └─late──▶ all that is ───┘
+//!                                                                     known, judged
+//!                                                                     in order of time
 //! ```
 //!
 //! Following and importing go the whole way ([`BatchJudge`]); what judges a log that is no store's
@@ -14,14 +16,16 @@ mod batch;
 mod chains;
 mod cut;
 mod decode;
+mod numbers;
 mod outcome;
 mod spill;
 mod verdict;
+mod whole;
 
 pub use batch::BatchJudge;
 pub use chains::ChainCache;
-pub use cut::{Lines, NotJson, Part, Parts};
+pub use cut::{Course, Cut, Lines, NotJson, Part};
 pub use decode::{Decoded, Position, decode};
 pub use outcome::Prepared;
 pub use spill::{SpillError, SpillingChains};
-pub use verdict::{Candidate, Group, Judged, LineRef, group, judge};
+pub use verdict::{Candidate, Group, Judged, group, judge};

@@ -4,11 +4,16 @@ use ahash::{AHashMap, AHashSet};
 use bytes::Bytes;
 
 use super::cut::Part;
-use super::verdict::{Candidate, Group, Judged, LineRef};
-use crate::store::{Commit, DivergenceKind, NewDivergence, NewRefusal, Rejudged, StoredOperation};
+use super::numbers::Numbers;
+use super::verdict::{Candidate, Group, Judged};
+use super::whole::{Origin, Statement, Whole};
+use crate::store::{
+    Commit, DivergenceKind, NewDivergence, NewRefusal, Rewritten, StoredOperation,
+};
+use crate::store::codec::is_genesis;
 use did_plc::chain::Restated;
-use did_plc::entry::Undecodable;
-use did_plc::{Did, Refusal, Timestamp, Verdict};
+use did_plc::entry::{Received, Undecodable};
+use did_plc::{Cid, Did, Refusal, Timestamp, Verdict};
 
 /// A batch that only has to be written.
 #[derive(Debug)]
@@ -17,13 +22,20 @@ pub struct Prepared {
     pub batch: u64,
     /// What is to be written.
     pub commit: Commit,
+    /// Operations of rewritten identities that nobody could be told of before: they are new, or had no
+    /// number.
+    pub late: Vec<StoredOperation>,
     /// How many lines came again.
     pub known: usize,
 }
 
 impl Prepared {
-    /// Takes the batch that was judged after this one into the same transaction.
-    pub fn join(&mut self, next: Prepared) {
+    /// Takes the batch that was judged after this one into the same transaction. Gives it back where it
+    /// rewrites an identity, or changes one that this batch rewrites.
+    pub fn join(&mut self, next: Prepared) -> Option<Prepared> {
+        if !self.commit.rewritten.is_empty() || !next.commit.rewritten.is_empty() {
+            return Some(next);
+        }
         let Commit {
             cursor_before: _,
             cursor_after,
@@ -31,8 +43,9 @@ impl Prepared {
             operations,
             nullified,
             numbered,
+            rewritten: _,
             refusals,
-            rejudged,
+            lifted,
             divergences,
             received_at_millis,
             caught_up,
@@ -47,10 +60,17 @@ impl Prepared {
         self.commit.nullified.extend(nullified);
         self.commit.numbered.extend(numbered);
         self.commit.refusals.extend(refusals);
-        self.commit.rejudged.extend(rejudged);
+        self.commit.lifted.extend(lifted);
         self.commit.divergences.extend(divergences);
         self.commit.received_at_millis = received_at_millis;
         self.commit.caught_up = caught_up;
+        None
+    }
+
+    /// Operations that are new in the store.
+    pub fn accepted(&self) -> usize {
+        let more = |rewritten: &Rewritten| rewritten.operations.len().saturating_sub(rewritten.stored);
+        self.commit.operations.len() + self.commit.rewritten.iter().map(more).sum::<usize>()
     }
 }
 
@@ -62,8 +82,9 @@ pub(super) struct Assembly {
     /// Of what came live: no `createdAt` should be before this.
     backdated_before: Option<Timestamp>,
     commit: Commit,
+    late: Vec<StoredOperation>,
     known: usize,
-    /// (identity, `created_at`) of what this batch adds.
+    /// (identity, `created_at`) of what this batch adds in order.
     added: AHashSet<(Did, Timestamp)>,
     /// (identity, nullified, nullified by), wherever the nullified operation is.
     nullified: Vec<(Did, Timestamp, Timestamp)>,
@@ -93,143 +114,202 @@ impl Assembly {
             received_at: part.received_at,
             backdated_before,
             commit,
+            late: Vec::new(),
             known: 0,
             added: AHashSet::new(),
             nullified: Vec::new(),
         };
         let mut candidates = Vec::with_capacity(entries.len());
-        for (index, entry) in entries.into_iter().enumerate() {
+        for (line, entry) in entries.into_iter().enumerate() {
             match entry {
-                Ok(received) => candidates.push(Candidate::new(index, received)),
-                Err(undecodable) => assembly.keep_undecodable(index, undecodable),
+                Ok(received) => candidates.push(Candidate { line, received }),
+                Err(undecodable) => assembly.keep_undecodable(line, undecodable),
             }
         }
         (assembly, candidates)
     }
 
-    fn keep_undecodable(&mut self, index: usize, undecodable: Undecodable) {
+    fn keep_undecodable(&mut self, line: usize, undecodable: Undecodable) {
         let Undecodable { did, sequence, refusal, .. } = undecodable;
+        let line = &self.lines[line];
         self.commit.refusals.push(NewRefusal {
+            key: NewRefusal::key_of_line(line),
+            source: self.upstream.clone(),
             did,
             sequence,
             cid: None,
             kind: refusal.kind().to_owned(),
             detail: refusal.to_string(),
-            awaits: None,
-            line: kept_copy(&self.lines[index]),
+            line: kept_copy(line),
         });
     }
 
-    /// Takes in what follows from a verdict. `groups` have the chains as they are with all of the batch.
-    pub(super) fn add(&mut self, judged: Judged, groups: &AHashMap<Did, &Group>) {
+    /// Takes in what follows from a verdict on something that came in its order. `groups` have the chains as
+    /// they are with all of the batch.
+    pub(super) fn add(
+        &mut self,
+        judged: Judged,
+        groups: &AHashMap<Did, &Group>,
+        numbers: Option<&Numbers>,
+    ) {
         let Judged { candidate, verdict } = judged;
+        let received = &candidate.received;
+        let chain = groups.get(&received.did).map(|group| &group.chain);
         match verdict {
             Verdict::Accepted(acceptance) => {
-                let did = candidate.received.did;
                 for nullified in &acceptance.nullifies {
-                    self.nullified.push((did, *nullified, candidate.received.created_at));
+                    let link = chain.and_then(|chain| chain.find(nullified));
+                    self.nullified.extend(
+                        link.map(|link| (received.did, link.created_at, received.created_at)),
+                    );
                 }
-                self.accept(candidate, acceptance.signer, groups);
+                let nullified_by =
+                    chain.and_then(|chain| chain.find(&received.cid)?.nullified_by);
+                self.accept(candidate, acceptance.signer, nullified_by, numbers);
             }
-            Verdict::Known(restated) => self.note_known(candidate, restated, groups),
-            Verdict::Refused(refusal) => self.refuse(&candidate, &refusal),
+            Verdict::Known(restated) => {
+                let held = chain.and_then(|chain| chain.find(&received.cid));
+                let number = restated.numbered.filter(|_| has_number(numbers, received));
+                let numbered = held.zip(number);
+                self.commit.numbered.extend(
+                    numbered.map(|(held, number)| (received.did, held.created_at, number)),
+                );
+                self.note_known(&candidate, &restated);
+            }
+            Verdict::Refused(refusal) => self.refuse_line(&candidate, &refusal),
         }
     }
 
-    fn accept(&mut self, candidate: Candidate, signer: u16, groups: &AHashMap<Did, &Group>) {
+    fn accept(
+        &mut self,
+        candidate: Candidate,
+        signer: u16,
+        nullified_by: Option<Timestamp>,
+        numbers: Option<&Numbers>,
+    ) {
         self.note_backdated(&candidate);
         let received = candidate.received;
-        // Something later in the batch may have nullified it already: the chain knows.
-        let link = groups.get(&received.did).and_then(|group| group.chain.find(&received.cid));
         self.added.insert((received.did, received.created_at));
         self.commit.operations.push(StoredOperation {
             did: received.did,
             created_at: received.created_at,
-            sequence: received.sequence,
+            sequence: received.sequence.filter(|_| has_number(numbers, &received)),
             signed: received.signed,
             signer,
-            nullified_by: link.and_then(|link| link.nullified_by),
+            nullified_by,
             received_at: self.received_at,
         });
-        if let LineRef::Kept(id) = candidate.line {
-            self.commit.rejudged.push(Rejudged::Accepted { id });
+    }
+
+    /// Takes in what follows from judging an identity as a whole: the numbers of its chain as well.
+    pub(super) fn add_whole(&mut self, whole: &mut Whole, numbers: Option<&Numbers>) {
+        for candidate in &whole.accepted {
+            self.note_backdated(candidate);
         }
+        for (candidate, restated) in &whole.restated {
+            self.note_known(candidate, restated);
+        }
+        for (statement, refusal) in std::mem::take(&mut whole.refused) {
+            self.refuse(statement, &refusal);
+        }
+        self.commit.lifted.append(&mut whole.lifted);
+        if let Some(numbers) = numbers {
+            for row in &mut whole.operations {
+                let cid = row.cid();
+                let number = numbers.number((row.did, cid), row.sequence);
+                if row.sequence.is_some() && number.is_none() {
+                    self.note_lost_number(row, cid, numbers);
+                }
+                row.sequence = number;
+                whole.chain.set_number(&cid, number);
+            }
+        }
+        self.rewrite(whole);
+    }
+
+    /// Puts the rows of an identity in place of those that are stored, if they differ.
+    fn rewrite(&mut self, whole: &Whole) {
+        if whole.operations == whole.stored {
+            return;
+        }
+        let before: AHashMap<Cid, Option<i64>> =
+            whole.stored.iter().map(|row| (row.cid(), row.sequence)).collect();
+        let is_late = |row: &&StoredOperation| before.get(&row.cid()).is_none_or(Option::is_none);
+        let late = whole.operations.iter().filter(|row| row.sequence.is_some()).filter(is_late);
+        self.late.extend(late.cloned());
+        self.commit.rewritten.push(Rewritten {
+            did: whole.did,
+            stored: whole.stored.len(),
+            stored_geneses: whole.stored.iter().filter(|row| is_genesis(&row.signed)).count(),
+            operations: whole.operations.clone(),
+        });
     }
 
     /// Records an operation that came live with an old time. It is accepted all the same.
     fn note_backdated(&mut self, candidate: &Candidate) {
         let is_old = |before| candidate.received.created_at < before;
-        let is_new_line = matches!(candidate.line, LineRef::New(_));
-        if is_new_line && self.backdated_before.is_some_and(is_old) {
-            self.diverge(DivergenceKind::Backdated, candidate);
+        if self.backdated_before.is_some_and(is_old) {
+            self.diverge(DivergenceKind::Backdated, &candidate.received, Some(candidate.line));
         }
     }
 
     /// An operation that is here already: only what was stated otherwise is of interest.
-    fn note_known(
-        &mut self,
-        candidate: Candidate,
-        restated: Restated,
-        groups: &AHashMap<Did, &Group>,
-    ) {
+    fn note_known(&mut self, candidate: &Candidate, restated: &Restated) {
         self.known += 1;
-        let received = &candidate.received;
-        let held = groups.get(&received.did).and_then(|group| group.chain.find(&received.cid));
-        let Some(held) = held else { return };
-        // What a line says of a number that another operation has stays refused, whether it has just
-        // come or was kept earlier.
-        match (restated.numbered, restated.number_held_by, candidate.line) {
-            (Some(sequence), Some(holder), _) => {
-                self.refuse(&candidate, &Refusal::SequenceConflict { sequence, holder });
-            }
-            (numbered, _, line) => {
-                let numbered = numbered.map(|number| (received.did, held.created_at, number));
-                self.commit.numbered.extend(numbered);
-                if let LineRef::Kept(id) = line {
-                    self.commit.rejudged.push(Rejudged::Accepted { id });
-                }
-            }
-        }
-        for kind in DivergenceKind::of_restated(&restated) {
-            self.diverge(kind, &candidate);
+        for kind in DivergenceKind::of_restated(restated) {
+            self.diverge(kind, &candidate.received, Some(candidate.line));
         }
     }
 
-    /// Records that the line of a candidate does not agree with what is held. Our side of a record is the
-    /// identity's whole log, which is added at the end.
-    fn diverge(&mut self, kind: DivergenceKind, candidate: &Candidate) {
-        let theirs = match candidate.line {
-            LineRef::New(index) => String::from_utf8(self.lines[index].to_vec()).ok(),
-            LineRef::Kept(_) => None,
-        };
+    /// Records that the number of an operation is stated for another one now.
+    fn note_lost_number(&mut self, row: &StoredOperation, cid: Cid, numbers: &Numbers) {
+        let line = row.sequence.and_then(|number| numbers.line(number));
+        let received = Received { cid, ..row.as_received() };
+        self.diverge(DivergenceKind::RestatedSequence, &received, line);
+    }
+
+    /// Records that a line does not agree with what is held. Our side of a record is the identity's whole log,
+    /// which is added at the end.
+    fn diverge(&mut self, kind: DivergenceKind, of: &Received, line: Option<usize>) {
+        let line = line.and_then(|line| self.lines.get(line));
         self.commit.divergences.push(NewDivergence {
             source: self.upstream.clone(),
-            did: candidate.received.did.to_string(),
+            did: of.did.to_string(),
             kind: kind.name().to_owned(),
-            subject: candidate.received.cid.to_string(),
+            subject: of.cid.to_string(),
             ours: None,
-            theirs,
+            theirs: line.and_then(|line| String::from_utf8(line.to_vec()).ok()),
         });
     }
 
-    fn refuse(&mut self, candidate: &Candidate, refusal: &Refusal) {
-        let kind = refusal.kind().to_owned();
-        let detail = refusal.to_string();
-        let awaits = refusal.awaits();
-        match candidate.line {
-            LineRef::Kept(id) => {
-                self.commit.rejudged.push(Rejudged::Refused { id, kind, detail, awaits });
+    fn refuse_line(&mut self, candidate: &Candidate, refusal: &Refusal) {
+        let origin = Origin::Line(candidate.line);
+        let statement = Statement { received: candidate.received.clone(), origin };
+        self.refuse(statement, refusal);
+    }
+
+    fn refuse(&mut self, statement: Statement, refusal: &Refusal) {
+        let Statement { received, origin } = statement;
+        let (key, line) = match origin {
+            // Its bytes say more than an operation that is not the one it is stated to be.
+            Origin::Line(line) if received.stated_cid.is_some() => {
+                let line = &self.lines[line];
+                (NewRefusal::key_of_line(line), kept_copy(line))
             }
-            LineRef::New(index) => self.commit.refusals.push(NewRefusal {
-                did: candidate.received.did.to_string(),
-                sequence: candidate.received.sequence,
-                cid: Some(candidate.received.cid),
-                kind,
-                detail,
-                awaits,
-                line: kept_copy(&self.lines[index]),
-            }),
-        }
+            Origin::Line(_) | Origin::Stored(_) | Origin::Refused(_) => {
+                (NewRefusal::key_of_operation(&received), NewRefusal::line_of_operation(&received))
+            }
+        };
+        self.commit.refusals.push(NewRefusal {
+            key,
+            source: self.upstream.clone(),
+            did: received.did.to_string(),
+            sequence: received.sequence,
+            cid: Some(received.cid),
+            kind: refusal.kind().to_owned(),
+            detail: refusal.to_string(),
+            line,
+        });
     }
 
     /// All that the batch with this number changes.
@@ -240,82 +320,17 @@ impl Assembly {
             .into_iter()
             .filter(|(did, at, _)| !added.contains(&(*did, *at)))
             .collect();
-        Prepared { batch, commit: self.commit, known: self.known }
+        Prepared { batch, commit: self.commit, late: self.late, known: self.known }
     }
+}
+
+/// Whether an operation has the number that is stated for it. Without numbers to look at it has.
+fn has_number(numbers: Option<&Numbers>, received: &Received) -> bool {
+    let holder = (received.did, received.cid);
+    numbers.is_none_or(|numbers| numbers.number(holder, None) == received.sequence)
 }
 
 /// A copy of a line: as a slice it would keep the whole page that it came in.
 fn kept_copy(line: &Bytes) -> Bytes {
     Bytes::copy_from_slice(line)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::judge::decode::Decoded;
-    use did_plc::chain::Link;
-    use did_plc::entry::Received;
-    use did_plc::{Chain, Cid};
-
-    /// A line kept earlier with an operation that another line brought meanwhile.
-    #[test]
-    fn a_kept_line_gets_one_verdict() {
-        let (did, cid, holder) = (Did::from_bytes([1; 15]), Cid::of(b"it"), Cid::of(b"holder"));
-        let created_at = Timestamp::from_millis(5);
-        let link = Link {
-            cid,
-            created_at,
-            sequence: None,
-            rotation_keys: Box::new([]),
-            tombstone: false,
-            signer: 0,
-            nullified_by: None,
-        };
-        let group = Group { chain: Chain::from_links(vec![link]), candidates: Vec::new() };
-        let groups = AHashMap::from_iter([(did, &group)]);
-        let judged = |number_held_by| Judged {
-            candidate: Candidate {
-                line: LineRef::Kept(7),
-                received: Received {
-                    did,
-                    cid,
-                    stated_cid: None,
-                    created_at,
-                    sequence: Some(3),
-                    nullified: None,
-                    received_at: None,
-                    signed: Bytes::new(),
-                },
-                number_held_by,
-            },
-            verdict: Verdict::Known(Restated {
-                numbered: Some(3),
-                number_held_by,
-                ..Restated::default()
-            }),
-        };
-        let commit = |number_held_by| {
-            let part = Part {
-                cursor_cid: None,
-                decoded: Decoded::default(),
-                received_at: created_at,
-                cursor_before: 0,
-                cursor_after: 0,
-                caught_up: false,
-                live: false,
-            };
-            let (mut assembly, _) = Assembly::begin(part, String::new(), None);
-            assembly.add(judged(number_held_by), &groups);
-            assembly.finish(1).commit
-        };
-
-        let free = commit(None);
-        assert_eq!(free.rejudged, [Rejudged::Accepted { id: 7 }]);
-        assert_eq!(free.numbered, [(did, created_at, 3)]);
-        let taken = commit(Some(holder));
-        assert_eq!(taken.numbered, []);
-        let refusal = Refusal::SequenceConflict { sequence: 3, holder };
-        let (kind, detail) = (refusal.kind().to_owned(), refusal.to_string());
-        assert_eq!(taken.rejudged, [Rejudged::Refused { id: 7, kind, detail, awaits: None }]);
-    }
 }

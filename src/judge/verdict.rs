@@ -8,7 +8,10 @@ use rayon::prelude::*;
 
 use did_plc::entry::Received;
 use did_plc::signature::Verifier;
-use did_plc::{Chain, Cid, Did, Operation, Verdict};
+use did_plc::{Chain, Did, Verdict, order};
+
+/// Identities that one thread judges in a row.
+const GROUP_CHUNK: usize = 4;
 
 /// The operations of one identity in a batch, and its chain before them.
 #[derive(Debug, Default)]
@@ -22,38 +25,10 @@ pub struct Group {
 /// An operation to be judged.
 #[derive(Debug, Clone)]
 pub struct Candidate {
-    /// The line that brought it.
-    pub line: LineRef,
+    /// The line of the batch that brought it, by its index there.
+    pub line: usize,
     /// The operation.
     pub received: Received,
-    /// Another operation that holds the same sequence number.
-    pub number_held_by: Option<Cid>,
-}
-
-/// Which line brought a candidate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LineRef {
-    /// One of the batch, by its index there.
-    New(usize),
-    /// One that was refused earlier and kept, by the number of its record. It is judged again when its
-    /// `prev` is accepted.
-    Kept(i64),
-}
-
-impl Candidate {
-    /// The operation of a line of the batch.
-    pub fn new(index: usize, received: Received) -> Candidate {
-        Candidate { line: LineRef::New(index), received, number_held_by: None }
-    }
-
-    /// The operation of a refusal that was kept earlier under this number.
-    pub fn kept(id: i64, received: Received) -> Candidate {
-        Candidate { line: LineRef::Kept(id), received, number_held_by: None }
-    }
-
-    fn is_kept(&self) -> bool {
-        matches!(self.line, LineRef::Kept(_))
-    }
 }
 
 /// A candidate and its verdict.
@@ -86,120 +61,67 @@ pub fn group(candidates: impl Iterator<Item = Candidate>) -> Vec<(Did, Group)> {
 /// Judges all groups on all cores. Each group's chain ends up with what was accepted of it, and
 /// its candidates move into the answer.
 pub fn judge(groups: &mut [(Did, Group)], verifier: &dyn Verifier) -> Vec<Judged> {
-    let mut judged = Vec::new();
-    let mut numbers = ContestedNumbers::of(groups);
-    for (_, group) in groups.iter_mut() {
-        // One after the other: whether a claim stands depends on those before it.
-        if numbers.concern(group) {
-            judged.extend(group.judge(verifier, &mut numbers));
-        }
-    }
-    judged.par_extend(
-        groups
-            .par_iter_mut()
-            .with_min_len(GROUP_CHUNK)
-            .flat_map_iter(|(_, group)| group.judge(verifier, &mut ContestedNumbers::default())),
-    );
-    judged
+    groups
+        .par_iter_mut()
+        .with_min_len(GROUP_CHUNK)
+        .flat_map_iter(|(_, group)| group.judge(verifier))
+        .collect()
 }
-
-/// The numbers that several operations of a batch claim, each with the one that has it by now.
-///
-/// Lines claim each number once, since a batch is cut where they do not; refusals that were kept
-/// earlier come to be judged with any lines.
-#[derive(Debug, Default)]
-struct ContestedNumbers(AHashMap<i64, Option<(Did, Cid)>>);
-
-impl ContestedNumbers {
-    fn of(groups: &[(Did, Group)]) -> ContestedNumbers {
-        let candidates = || groups.iter().flat_map(|(_, group)| &group.candidates);
-        if !candidates().any(|candidate| candidate.is_kept()) {
-            return ContestedNumbers::default();
-        }
-        let mut first = AHashMap::new();
-        let mut contested = AHashMap::new();
-        for Candidate { received, .. } in candidates() {
-            let Some(number) = received.sequence else { continue };
-            let claim = (received.did, received.cid);
-            if *first.entry(number).or_insert(claim) != claim {
-                contested.insert(number, None);
-            }
-        }
-        ContestedNumbers(contested)
-    }
-
-    /// Whether one of these numbers is claimed in the group.
-    fn concern(&self, group: &Group) -> bool {
-        let mut numbers =
-            group.candidates.iter().filter_map(|candidate| candidate.received.sequence);
-        !self.0.is_empty() && numbers.any(|number| self.0.contains_key(&number))
-    }
-
-    /// Gives an operation the number that it claims, unless another one has it, which is returned.
-    fn claim(&mut self, received: &Received) -> Option<Cid> {
-        let place = self.0.get_mut(&received.sequence?)?;
-        let claim = (received.did, received.cid);
-        let holder = *place.get_or_insert(claim);
-        (holder != claim).then_some(holder.1)
-    }
-}
-
-/// Identities that one thread judges in a row.
-const GROUP_CHUNK: usize = 4;
 
 impl Group {
-    /// Judges the candidates in turn. One that is refused because its `prev` is not here is
-    /// judged again as soon as that `prev` is accepted, whether it came with this batch or was
-    /// kept from an earlier one.
-    fn judge(&mut self, verifier: &dyn Verifier, numbers: &mut ContestedNumbers) -> Vec<Judged> {
-        let mut judged = Vec::with_capacity(self.candidates.len());
-        let (kept, arriving): (Vec<_>, Vec<_>) = std::mem::take(&mut self.candidates)
-            .into_iter()
-            .partition(|candidate| candidate.is_kept());
-        // Each with the operation that it waits for.
-        let mut waiting: Vec<(Cid, Candidate)> =
-            kept.into_iter().filter_map(|kept| Some((prev(&kept.received)?, kept))).collect();
-        for candidate in arriving {
-            let mut next = Some(candidate);
-            while let Some(candidate) = next.take() {
-                let verdict = self.take(&candidate, verifier, numbers);
-                let awaited = match &verdict {
-                    Verdict::Refused(refusal) => refusal.awaits(),
-                    _ => None,
-                };
-                if let Some(awaited) = awaited {
-                    waiting.push((awaited, candidate));
-                    break;
-                }
-                judged.push(Judged { candidate, verdict });
-                // Whatever waited for something that is in the chain now is judged again.
-                let freed = waiting.iter().position(|(prev, _)| self.chain.find(prev).is_some());
-                next = freed.map(|at| waiting.remove(at).1);
-            }
+    /// Whether everything that is new comes after all that was judged of the identity, and one later
+    /// than the other: then what is in the chain stays as it is, whatever the verdicts.
+    pub fn is_in_order(&self) -> bool {
+        let mut times = self.chain.links().iter().map(|link| link.created_at);
+        if !times.by_ref().is_sorted_by(|a, b| a < b) {
+            return false;
         }
-        // What still waits has been judged for the last time here. A kept one that nothing freed
-        // stays as it is on record.
-        let left = waiting.into_iter().map(|(_, left)| left);
-        for candidate in left.filter(|left| !left.is_kept()) {
-            let verdict = self.take(&candidate, verifier, numbers);
-            judged.push(Judged { candidate, verdict });
+        let mut latest = self.chain.links().last().map(|link| link.created_at);
+        for (index, Candidate { received, .. }) in self.candidates.iter().enumerate() {
+            if let Some(held) = self.chain.find(&received.cid) {
+                if held.sequence.is_some_and(|held| received.sequence.is_some_and(|it| it != held))
+                {
+                    return false;
+                }
+                continue;
+            }
+            let before = &self.candidates[..index];
+            if before.iter().any(|before| is_the_same_statement(&before.received, received)) {
+                continue;
+            }
+            if latest.is_some_and(|latest| received.created_at <= latest) {
+                return false;
+            }
+            latest = Some(received.created_at);
+        }
+        true
+    }
+
+    /// Judges the candidates in the order of their times.
+    fn judge(&mut self, verifier: &dyn Verifier) -> Vec<Judged> {
+        let mut candidates = std::mem::take(&mut self.candidates);
+        order::sort(
+            &mut candidates,
+            |candidate| candidate.received.created_at,
+            |candidate| &candidate.received.signed,
+        );
+        let judged = candidates.into_iter().map(|candidate| {
+            let verdict = self.chain.take(&candidate.received, verifier);
+            Judged { candidate, verdict }
+        });
+        let mut judged: Vec<Judged> = judged.collect();
+        for Judged { candidate, verdict } in &mut judged {
+            if let Verdict::Refused(refusal) = verdict {
+                *refusal = self.chain.explain(&candidate.received, refusal.clone());
+            }
         }
         judged
     }
-
-    fn take(
-        &mut self,
-        candidate: &Candidate,
-        verifier: &dyn Verifier,
-        numbers: &mut ContestedNumbers,
-    ) -> Verdict {
-        let received = &candidate.received;
-        let holder = || candidate.number_held_by.or_else(|| numbers.claim(received));
-        self.chain.take(received, verifier, holder)
-    }
 }
 
-/// The operation that `prev` names.
-fn prev(received: &Received) -> Option<Cid> {
-    Operation::read(&received.signed).ok()?.prev()?.parse().ok()
+fn is_the_same_statement(one: &Received, other: &Received) -> bool {
+    one.cid == other.cid
+        && one.created_at == other.created_at
+        && one.sequence == other.sequence
+        && one.stated_cid == other.stated_cid
 }

@@ -54,14 +54,8 @@ impl Link {
 
     /// Compares with another statement of the same operation, whose number it has from now on.
     fn restate(&mut self, received: &Received) -> Restated {
-        let stated = received.sequence;
-        let restated = Restated {
-            cid: received.stated_cid.clone(),
-            created_at: (self.created_at != received.created_at).then_some(self.created_at),
-            sequence: self.sequence.filter(|held| stated.is_some_and(|stated| stated != *held)),
-            numbered: stated.filter(|_| self.sequence.is_none()),
-        };
-        self.sequence = stated.or(self.sequence);
+        let restated = Restated::between(self, received);
+        self.sequence = received.sequence.or(self.sequence);
         restated
     }
 }
@@ -101,6 +95,17 @@ pub struct Restated {
 }
 
 impl Restated {
+    /// How a statement of an operation differs from what is held of it.
+    pub fn between(held: &Link, received: &Received) -> Restated {
+        let stated = received.sequence;
+        Restated {
+            cid: received.stated_cid.clone(),
+            created_at: (held.created_at != received.created_at).then_some(held.created_at),
+            sequence: held.sequence.filter(|held| stated.is_some_and(|stated| stated != *held)),
+            numbered: stated.filter(|_| held.sequence.is_none()),
+        }
+    }
+
     /// True when nothing was stated differently.
     pub fn agrees(&self) -> bool {
         self.cid.is_none() && self.created_at.is_none() && self.sequence.is_none()
@@ -159,10 +164,22 @@ impl Chain {
         }
     }
 
-    /// Takes the number of an operation away, which belongs to another one.
-    pub fn lose_number(&mut self, cid: &Cid) {
+    /// Gives an operation of the chain another number, or none.
+    pub fn set_number(&mut self, cid: &Cid, number: Option<i64>) {
         if let Some(link) = self.links.iter_mut().find(|link| link.cid == *cid) {
-            link.sequence = None;
+            link.sequence = number;
+        }
+    }
+
+    /// Says of an operation that was refused, since its `prev` was not there, that it is dated before that:
+    /// to be asked when everything that is known was judged.
+    pub fn explain(&self, received: &Received, refusal: Refusal) -> Refusal {
+        match refusal.lacking_prev().and_then(|prev| self.find(&prev)) {
+            Some(prev) => {
+                let (created_at, head) = (received.created_at, prev.created_at);
+                Refusal::TimestampOrder { created_at, head }
+            }
+            None => refusal,
         }
     }
 

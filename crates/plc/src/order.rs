@@ -68,3 +68,52 @@ fn after_their_prev<T>(items: Vec<T>, signed: impl for<'a> Fn(&'a T) -> &'a [u8]
 fn prev(signed: &[u8]) -> Option<Cid> {
     Operation::read(signed).ok()?.prev()?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::Received;
+    use plc_testkit::builder::Story;
+
+    fn received(story: &Story) -> Vec<Received> {
+        let lines = story.log().iter().map(|entry| entry.sequenced_line());
+        lines.map(|line| Received::decode(line.as_bytes()).unwrap()).collect()
+    }
+
+    fn sorted(mut items: Vec<Received>) -> Vec<Cid> {
+        sort(&mut items, |item| item.created_at, |item| &item.signed);
+        items.iter().map(|item| item.cid).collect()
+    }
+
+    #[test]
+    fn equal_times_are_in_the_order_of_the_chain() {
+        let mut story = Story::seeded(1);
+        let alice = story.create().accepted();
+        for _ in 0..6 {
+            story.update(&alice).at(&alice.created_at.to_string()).accepted();
+        }
+        let told = received(&story);
+        let expected: Vec<Cid> = told.iter().map(|item| item.cid).collect();
+        assert_eq!(sorted(told.iter().rev().cloned().collect()), expected);
+        // An operation that is stated twice stands where it would once.
+        let twice = sorted(told.iter().chain(told.iter().rev()).cloned().collect());
+        let mut seen = HashSet::new();
+        let once: Vec<Cid> = twice.into_iter().filter(|cid| seen.insert(*cid)).collect();
+        assert_eq!(once, expected);
+    }
+
+    #[test]
+    fn where_prev_says_nothing_the_lower_cid_is_first() {
+        let mut story = Story::seeded(2);
+        let alice = story.create().accepted();
+        story.update(&alice).at(&alice.created_at.to_string()).handle("one.example").accepted();
+        let recovery = story.recovery.clone();
+        story.after(&alice).signed_by(&recovery).at(&alice.created_at.to_string()).accepted();
+        let told = received(&story);
+        let mut branches = [told[1].cid, told[2].cid];
+        branches.sort();
+        let expected = [told[0].cid, branches[0], branches[1]];
+        assert_eq!(sorted(told.clone()), expected);
+        assert_eq!(sorted(told.into_iter().rev().collect()), expected);
+    }
+}

@@ -95,12 +95,12 @@ pub enum Refusal {
         /// Index of the key that signed the first operation that would be nullified.
         disputed: usize,
     },
-    /// Not later than what is there.
-    #[error("createdAt {created_at} is not after that of the head, {head}")]
+    /// Dated before what it builds on.
+    #[error("createdAt {created_at} is before that of what it builds on, {head}")]
     TimestampOrder {
         /// As stated.
         created_at: Timestamp,
-        /// `createdAt` of the head.
+        /// `createdAt` of the operation before it.
         head: Timestamp,
     },
     /// A recovery after its window.

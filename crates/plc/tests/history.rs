@@ -158,11 +158,15 @@ fn what_cannot_be_read_or_accepted_or_comes_twice_is_not_clean() {
     // Lines of another kind are no part of a log.
     assert!(of(&[lines[0], br#"{"type":"notice"}"#, lines[1]]).is_clean());
     let twice = of(&[lines[0], lines[1], lines[0]]);
-    assert_eq!(twice.entries[2].judgement, Judgement::Repeated);
-    assert!(!twice.is_clean() && twice.head() == Some(&twice.entries[1]));
-    // What stands before the operation that it follows is refused, and its changes are known.
+    assert_eq!(twice.entries[1].judgement, Judgement::Repeated);
+    assert!(!twice.is_clean() && twice.head() == Some(&twice.entries[2]));
+    // The order in which a log states its operations decides nothing, and is told.
     let reversed = of(&[lines[1], lines[0]]);
-    assert_eq!((reversed.entries[0].prev, reversed.changes(0)), (Some(1), vec![Change::Nothing]));
+    assert!(reversed.is_clean() && reversed.head() == Some(&reversed.entries[1]));
+    assert_eq!((reversed.entries[1].prev, reversed.changes(1)), (Some(0), vec![Change::Nothing]));
+    let stated: Vec<usize> =
+        reversed.in_stated_order().iter().map(|entry| entry.prev.map_or(0, |_| 1)).collect();
+    assert_eq!(stated, [1, 0]);
     assert!(History::of_audit_log(did, b"<html>", &PlainVerifier).is_err());
 }
 

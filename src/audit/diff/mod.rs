@@ -234,7 +234,8 @@ impl Diff<'_> {
             return;
         }
         let shared = |of: &History, with: &History| -> Vec<Cid> {
-            let cids = of.entries.iter().map(|entry| entry.received.cid);
+            let entries = of.in_stated_order().into_iter();
+            let cids = entries.map(|entry| entry.received.cid);
             cids.filter(|cid| with.find(cid).is_some()).collect()
         };
         let here = shared(self.ours, self.theirs);

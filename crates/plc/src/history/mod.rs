@@ -48,7 +48,7 @@ use super::timestamp::Timestamp;
 pub struct History {
     /// Whose history it is.
     pub did: Did,
-    /// The operations in the order of the log.
+    /// The operations in the order in which they are judged, that of their times.
     pub entries: Vec<HistoryEntry>,
     /// What stands in the log and is no operation.
     pub unreadable: Vec<Undecodable>,
@@ -59,6 +59,8 @@ pub struct History {
 pub struct HistoryEntry {
     /// The operation as it is stated.
     pub received: Received,
+    /// Its place among the operations of the log as it was stated, from 0.
+    pub place: usize,
     /// Whether it is accepted.
     pub judgement: Judgement,
     /// Index of the entry that its `prev` names; none of a genesis operation, and where there is no
@@ -98,8 +100,15 @@ pub struct Contestable {
 }
 
 impl HistoryEntry {
-    fn new(received: Received, judgement: Judgement) -> HistoryEntry {
-        HistoryEntry { received, judgement, prev: None, nullified_by: None, nullifies: Vec::new() }
+    fn new(received: Received, place: usize, judgement: Judgement) -> HistoryEntry {
+        HistoryEntry {
+            received,
+            place,
+            judgement,
+            prev: None,
+            nullified_by: None,
+            nullifies: Vec::new(),
+        }
     }
 
     /// Its content; none when the bytes are no operation, which it is refused for.
@@ -156,6 +165,13 @@ impl History {
         self.entries.iter().find(|entry| entry.received.cid == *cid)
     }
 
+    /// The entries in the order in which the log states them.
+    pub fn in_stated_order(&self) -> Vec<&HistoryEntry> {
+        let mut entries: Vec<&HistoryEntry> = self.entries.iter().collect();
+        entries.sort_by_key(|entry| entry.place);
+        entries
+    }
+
     /// The newest operation in force.
     pub fn head(&self) -> Option<&HistoryEntry> {
         self.entries.iter().rev().find(|entry| entry.is_in_force())
@@ -167,7 +183,7 @@ impl History {
         let stands = |entry: &&HistoryEntry| {
             entry.received.nullified.map_or(entry.is_in_force(), |flag| !flag)
         };
-        self.entries.iter().rev().find(stands)
+        self.in_stated_order().into_iter().rev().find(stands)
     }
 
     /// The head and what it builds on, newest first: the chain in force.

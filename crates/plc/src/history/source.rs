@@ -8,6 +8,7 @@ use crate::cid::Cid;
 use crate::did::Did;
 use crate::entry::{Received, Undecodable};
 use crate::operation::{Malformed, Operation};
+use crate::order;
 use crate::refusal::Refusal;
 use crate::signature::Verifier;
 use crate::timestamp::Timestamp;
@@ -37,10 +38,10 @@ impl History {
         verifier: &dyn Verifier,
     ) -> History {
         let mut history = History { did, entries: Vec::new(), unreadable: Vec::new() };
-        let mut log: Vec<Received> = log.into_iter().collect();
-        order::sort(&mut log, |received| received.created_at, |received| &received.signed);
+        let mut log: Vec<(usize, Received)> = log.into_iter().enumerate().collect();
+        order::sort(&mut log, |(_, received)| received.created_at, |(_, received)| &received.signed);
         let mut chain = Chain::default();
-        for received in log {
+        for (place, received) in log {
             let (judgement, nullifies) = match chain.take(&received, verifier) {
                 Verdict::Accepted(Acceptance { signer, nullifies }) => {
                     (Judgement::Accepted { signer }, history.nullify(&nullifies))
@@ -48,7 +49,7 @@ impl History {
                 Verdict::Known(_) => (Judgement::Repeated, Vec::new()),
                 Verdict::Refused(refusal) => (Judgement::Refused(refusal), Vec::new()),
             };
-            let entry = HistoryEntry::new(received, judgement);
+            let entry = HistoryEntry::new(received, place, judgement);
             history.entries.push(HistoryEntry { nullifies, ..entry });
         }
         history.find_prevs();
@@ -105,7 +106,7 @@ impl History {
             Operation::read(&held.received.signed)?;
             nullified.extend(held.nullified_by.map(|by| (index, by)));
             let judgement = Judgement::Accepted { signer: held.signer };
-            history.entries.push(HistoryEntry::new(held.received, judgement));
+            history.entries.push(HistoryEntry::new(held.received, index, judgement));
         }
         history.find_prevs();
         for (index, by) in nullified {

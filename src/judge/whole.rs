@@ -1,0 +1,211 @@
+//! Identities judged as a whole: everything that is known of one, in the order of its times, whatever
+//! of it came when. This is for what does not come after all that is known already; CPU only.
+
+use ahash::AHashSet;
+use rayon::prelude::*;
+
+use super::verdict::Candidate;
+use crate::store::{NewRefusal, RefusalKey, StoredOperation, StoredRefusal};
+use did_plc::chain::Restated;
+use did_plc::entry::Received;
+use did_plc::signature::Verifier;
+use did_plc::{Chain, Cid, Did, Refusal, Timestamp, Verdict, order};
+
+/// What is known of an identity, and what has come of it.
+#[derive(Debug)]
+pub struct Known {
+    /// The identity.
+    pub did: Did,
+    /// Its operations, as they are stored.
+    pub stored: Vec<StoredOperation>,
+    /// What was refused of it and still is.
+    pub refused: Vec<StoredRefusal>,
+    /// What has come, in the order of receipt.
+    pub candidates: Vec<Candidate>,
+}
+
+/// An identity judged as a whole.
+#[derive(Debug)]
+pub struct Whole {
+    /// The identity.
+    pub did: Did,
+    /// Its chain, with all that is accepted.
+    pub chain: Chain,
+    /// The operations that were stored.
+    pub stored: Vec<StoredOperation>,
+    /// The operations that are accepted, in the order in which they were judged.
+    pub operations: Vec<StoredOperation>,
+    /// What has come and is accepted now, and was not before.
+    pub accepted: Vec<Candidate>,
+    /// What has come and was known, with what is stated otherwise.
+    pub restated: Vec<(Candidate, Restated)>,
+    /// What is refused, and is not on record with this reason.
+    pub refused: Vec<(Statement, Refusal)>,
+    /// Refusals on record whose operation is accepted now.
+    pub lifted: Vec<RefusalKey>,
+}
+
+/// That somebody has stated an operation of the identity.
+#[derive(Debug, Clone)]
+pub struct Statement {
+    /// The operation, and what was stated of it.
+    pub received: Received,
+    /// Where the statement is.
+    pub origin: Origin,
+}
+
+/// Where a statement is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// Among the stored operations, by its index.
+    Stored(usize),
+    /// Among the refusals on record, by its index.
+    Refused(usize),
+    /// A line of the batch, by its index there.
+    Line(usize),
+}
+
+/// Judges identities on all cores. New operations were received at this time.
+pub fn judge(known: Vec<Known>, verifier: &dyn Verifier, received_at: Timestamp) -> Vec<Whole> {
+    known.into_par_iter().map(|known| known.judge(verifier, received_at)).collect()
+}
+
+impl Known {
+    /// The statements that are judged, in their order.
+    ///
+    /// What is stored is judged at the time at which it was accepted, whatever else is stated since:
+    /// that is a difference to be recorded. Of what is not stored every time that was stated counts.
+    fn statements(&self) -> Vec<Statement> {
+        let stored = self.stored.iter().enumerate().map(|(index, stored)| Statement {
+            received: stored.as_received(),
+            origin: Origin::Stored(index),
+        });
+        let mut statements: Vec<Statement> = stored.collect();
+        let held: AHashSet<Cid> = statements.iter().map(|held| held.received.cid).collect();
+        let refused = self.refused.iter().enumerate().filter_map(|(index, kept)| {
+            let received = Received::decode(&kept.refusal.line).ok()?;
+            Some(Statement { received, origin: Origin::Refused(index) })
+        });
+        let candidates = self.candidates.iter().map(|candidate| Statement {
+            received: candidate.received.clone(),
+            origin: Origin::Line(candidate.line),
+        });
+        let new = refused.chain(candidates).filter(|Statement { received, .. }| {
+            received.did == self.did
+                && received.stated_cid.is_none()
+                && !held.contains(&received.cid)
+        });
+        statements.extend(new);
+        order::sort(
+            &mut statements,
+            |statement| statement.received.created_at,
+            |statement| &statement.received.signed,
+        );
+        statements
+    }
+
+    fn judge(self, verifier: &dyn Verifier, received_at: Timestamp) -> Whole {
+        let mut chain = Chain::default();
+        let judged: Vec<(Statement, Verdict)> = self
+            .statements()
+            .into_iter()
+            .map(|statement| {
+                let verdict = chain.take(&statement.received, verifier);
+                (statement, verdict)
+            })
+            .collect();
+        let mut whole = Whole {
+            did: self.did,
+            operations: self.operations(&judged, &chain, received_at),
+            chain,
+            accepted: Vec::new(),
+            restated: Vec::new(),
+            refused: Vec::new(),
+            lifted: Vec::new(),
+            stored: Vec::new(),
+        };
+        for (statement, verdict) in judged {
+            match verdict {
+                Verdict::Accepted(_) | Verdict::Known(_) => self.note_accepted(&statement, &mut whole),
+                Verdict::Refused(refusal) => self.note_refused(statement, refusal, &mut whole),
+            }
+        }
+        self.note_candidates(&mut whole);
+        Whole { stored: self.stored, ..whole }
+    }
+
+    /// The rows of what is accepted, in the order of the chain.
+    fn operations(
+        &self,
+        judged: &[(Statement, Verdict)],
+        chain: &Chain,
+        received_at: Timestamp,
+    ) -> Vec<StoredOperation> {
+        let accepted = judged.iter().filter_map(|(statement, verdict)| match verdict {
+            Verdict::Accepted(acceptance) => Some((statement, acceptance.signer)),
+            Verdict::Known(_) | Verdict::Refused(_) => None,
+        });
+        let rows = accepted.zip(chain.links()).map(|((statement, signer), link)| {
+            let received = &statement.received;
+            let (sequence, received_at) = match statement.origin {
+                Origin::Stored(index) => {
+                    (self.stored[index].sequence, self.stored[index].received_at)
+                }
+                Origin::Refused(_) | Origin::Line(_) => (received.sequence, received_at),
+            };
+            StoredOperation {
+                did: self.did,
+                created_at: received.created_at,
+                sequence,
+                signed: received.signed.clone(),
+                signer,
+                nullified_by: link.nullified_by,
+                received_at,
+            }
+        });
+        rows.collect()
+    }
+
+    /// What is accepted lifts its refusal, at whatever time that had it.
+    fn note_accepted(&self, statement: &Statement, whole: &mut Whole) {
+        if let Origin::Refused(index) = statement.origin {
+            whole.lifted.push(self.refused[index].refusal.key);
+        }
+    }
+
+    fn note_refused(&self, statement: Statement, refusal: Refusal, whole: &mut Whole) {
+        let refusal = whole.chain.explain(&statement.received, refusal);
+        if let Origin::Refused(index) = statement.origin {
+            let kept = &self.refused[index].refusal;
+            if kept.kind == refusal.kind() && kept.detail == refusal.to_string() {
+                return;
+            }
+        }
+        whole.refused.push((statement, refusal));
+    }
+
+    /// What has come, compared with what is accepted.
+    fn note_candidates(&self, whole: &mut Whole) {
+        let mut known: AHashSet<Cid> = self.stored.iter().map(StoredOperation::cid).collect();
+        for candidate in &self.candidates {
+            let received = &candidate.received;
+            match (whole.chain.find(&received.cid), &received.stated_cid) {
+                (Some(link), _) if known.contains(&received.cid) => {
+                    let restated = Restated::between(link, received);
+                    whole.restated.push((candidate.clone(), restated));
+                }
+                (Some(_), _) => {
+                    known.insert(received.cid);
+                    whole.accepted.push(candidate.clone());
+                }
+                (None, Some(stated)) => {
+                    let refusal =
+                        Refusal::CidMismatch { stated: stated.clone(), computed: received.cid };
+                    let origin = Origin::Line(candidate.line);
+                    whole.refused.push((Statement { received: received.clone(), origin }, refusal));
+                }
+                (None, None) => {}
+            }
+        }
+    }
+}
