@@ -110,7 +110,7 @@ impl Intake {
         let begun = Instant::now();
         let not_json = match lines.course {
             // Whoever reads again fetches what was damaged on its way by itself.
-            Course::Again => NotJson::Keep,
+            Course::Again | Course::Second => NotJson::Keep,
             _ => self.not_json,
         };
         let Cut { part, cursor, stopped, kept_damaged } = Cut::of(lines, self.cursor, not_json);

@@ -9,15 +9,16 @@ use std::time::{Duration, SystemTime};
 
 use futures::future::OptionFuture;
 use metrics::counter;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::continuity::{Continuity, REWINDS, Shared};
-use crate::judge::{Lines, Position};
+use crate::judge::{Course, Decoded, Lines, Position};
 use crate::live::{Mode, Status};
 use crate::store::Source;
 use crate::upstream::{
-    Backoff, Batch, ExportClient, Fetched, Origin, PagesAhead, Stream, UpstreamFault,
+    Backoff, Batch, ExportClient, Fetched, MAX_JUMP, Origin, PagesAhead, Priority, Stream,
+    UpstreamFault,
 };
 use did_plc::Timestamp;
 
@@ -35,6 +36,8 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 pub enum Event {
     /// Lines, in the order in which they follow one another.
     Lines(Lines),
+    /// Lines that were asked for once more, and who waits until what follows from them is committed.
+    Again { lines: Lines, committed: oneshot::Sender<()> },
     /// From here on this is where lines come from.
     Mode(Mode),
     /// The upstream was heard at this time and had nothing new to say.
@@ -172,16 +175,65 @@ impl Reader {
         if self.streamless_until.is_some() { Mode::Live } else { Mode::CatchingUp }
     }
 
-    /// Decodes what came and hands it over.
-    async fn hand_over(&mut self, batch: Batch) -> Result<(), Gone> {
-        let origin = batch.origin;
-        let lines = Lines::from_batch(batch).await;
-        self.cursor = match origin {
-            Origin::Page { next, .. } => self.cursor.max(next),
-            Origin::Stream => lines.decoded.cursor_after(self.cursor),
+    /// Decodes a page and hands it over.
+    async fn hand_over(&mut self, page: Batch) -> Result<(), Gone> {
+        let lines_to = match page.origin {
+            Origin::Page { next, .. } => next,
+            Origin::Stream => self.cursor,
         };
+        let lines = Lines::from_batch(page).await;
+        self.cursor = self.cursor.max(lines_to);
         self.continuity.remember(&lines.decoded, self.cursor);
         self.send(Event::Lines(lines)).await
+    }
+
+    /// Decodes what the stream brought and hands it over, after what the stream has left out. Why the stream
+    /// is not to be read on, if it is not.
+    async fn hand_over_stream(&mut self, batch: Batch) -> Result<Option<UpstreamFault>, Gone> {
+        let lines = Lines::from_batch(batch).await;
+        let cursor = lines.decoded.cursor_after(self.cursor);
+        if cursor.saturating_sub(self.cursor) > MAX_JUMP {
+            // Pages say whether it is to be believed.
+            return Ok(Some(UpstreamFault::ImplausibleNumber { after: self.cursor, stated: cursor }));
+        }
+        if let Some((after, before)) = lines.decoded.gap_after(self.cursor)
+            && let Err(fault) = self.read_gap(after, before).await?
+        {
+            return Ok(Some(fault));
+        }
+        self.cursor = cursor;
+        self.continuity.remember(&lines.decoded, self.cursor);
+        self.send(Event::Lines(lines)).await?;
+        Ok(None)
+    }
+
+    /// Asks for what the stream has left out between two numbers. It may be that there is nothing.
+    async fn read_gap(
+        &mut self,
+        mut after: i64,
+        before: i64,
+    ) -> Result<Result<(), UpstreamFault>, Gone> {
+        tracing::debug!(after, before, "the stream has a gap");
+        counter!("plc_upstream_stream_gaps_total").increment(1);
+        while after + 1 < before {
+            let missing = usize::try_from(before - after - 1).unwrap_or(usize::MAX);
+            let count = missing.min(self.client.limits().page);
+            let lines = match self.client.lines(after, count, Priority::Following).await {
+                Ok(lines) => lines,
+                Err(fault) => return Ok(Err(fault)),
+            };
+            let mut decoded = Decoded::from_lines(lines).await;
+            let read_to = decoded.cursor_after(after);
+            decoded.retain_up_to(before - 1);
+            if decoded.is_empty() || read_to <= after {
+                break;
+            }
+            after = read_to;
+            let received_at = Timestamp::from(SystemTime::now());
+            let lines = Lines { decoded, received_at, caught_up: false, course: Course::Again };
+            self.send(Event::Lines(lines)).await?;
+        }
+        Ok(Ok(()))
     }
 
     /// Follows the stream until it ends, and says why it did.
@@ -211,7 +263,9 @@ impl Reader {
                     Ok(Ok(batch)) => {
                         self.backoff.reset();
                         (self.said, self.unknown) = (None, 0);
-                        self.hand_over(batch).await?;
+                        if let Some(fault) = self.hand_over_stream(batch).await? {
+                            return Ok(fault);
+                        }
                     }
                     Ok(Err(fault)) => return Ok(fault),
                     Err(_) => {

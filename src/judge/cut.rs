@@ -26,6 +26,9 @@ pub enum Course {
     Pages,
     /// From the upstream once more. The cursor stays where it is.
     Again,
+    /// From the upstream for the second time: the times that it states now are taken over, since those of the
+    /// first time may have been damaged on their way. The cursor stays where it is.
+    Second,
     /// From a dump, or from somebody beside the upstream: their sequence numbers are taken only where
     /// nothing else has them.
     Elsewhere,
@@ -114,7 +117,7 @@ impl Cut {
             caught_up = false;
         }
         let cursor_after = match course {
-            Course::Again => cursor,
+            Course::Again | Course::Second => cursor,
             _ => decoded.cursor_after(cursor),
         };
         let cursor_cid = decoded.position_at(cursor_after).and_then(|position| position.cid);

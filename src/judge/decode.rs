@@ -1,6 +1,7 @@
 //! Lines and what they say: each is parsed here, once, and whoever asks for its number or its CID asks what
 //! came of that.
 
+use ahash::AHashSet;
 use bytes::Bytes;
 use rayon::prelude::*;
 
@@ -102,6 +103,38 @@ impl Decoded {
         self.entries.first().and_then(stated_number)
     }
 
+    /// The numbers that are stated.
+    pub fn numbers(&self) -> AHashSet<i64> {
+        self.entries.iter().filter_map(stated_number).collect()
+    }
+
+    /// Forgets lines that state a number above this one.
+    pub fn retain_up_to(&mut self, number: i64) {
+        let stays: Vec<bool> = self
+            .entries
+            .iter()
+            .map(|entry| stated_number(entry).is_none_or(|stated| stated <= number))
+            .collect();
+        let mut each = stays.iter();
+        self.lines.retain(|_| each.next().is_some_and(|stays| *stays));
+        let mut each = stays.iter();
+        self.entries.retain(|_| each.next().is_some_and(|stays| *stays));
+    }
+
+    /// The numbers between which some are not stated, of those from a cursor to the highest that is.
+    pub fn gap_after(&self, cursor: i64) -> Option<(i64, i64)> {
+        let mut numbers: Vec<i64> = self.entries.iter().filter_map(stated_number).collect();
+        numbers.retain(|&number| number > cursor);
+        numbers.sort_unstable();
+        let before = std::iter::once(cursor).chain(numbers.iter().copied());
+        let mut gaps = before.zip(numbers.iter().copied()).filter(|(low, high)| high - low > 1);
+        let (first, mut end) = gaps.next()?;
+        if let Some((_, last)) = gaps.last() {
+            end = last;
+        }
+        Some((first, end))
+    }
+
     /// The cursor after these lines.
     pub fn cursor_after(&self, before: i64) -> i64 {
         cursor_after(before, self.entries.iter().filter_map(stated_number))
@@ -161,6 +194,22 @@ mod tests {
         // An operation that was accepted late, at the end of a burst.
         assert_eq!(cursor(99, &[100, 101, 57]), 101);
         assert_eq!(cursor(99, &[57]), 99);
+    }
+
+    #[test]
+    fn what_is_left_out_lies_between_two_numbers() {
+        let gap = |cursor, numbers: &[i64]| {
+            let line = |number: &i64| Bytes::from(format!(r#"{{"type":"notice","seq":{number}}}"#));
+            let lines: Vec<Bytes> = numbers.iter().map(line).collect();
+            let entries = decode(&lines);
+            Decoded { lines, entries }.gap_after(cursor)
+        };
+        assert_eq!(gap(4, &[5, 6, 7]), None);
+        assert_eq!(gap(4, &[7, 6, 5, 5, 2]), None);
+        assert_eq!(gap(4, &[]), None);
+        assert_eq!(gap(4, &[6]), Some((4, 6)));
+        assert_eq!(gap(4, &[9, 5, 8]), Some((5, 8)));
+        assert_eq!(gap(4, &[5, 7, 8, 11]), Some((5, 11)));
     }
 
     #[test]

@@ -144,7 +144,12 @@ impl Refusal {
 
     /// Whether all that is wrong is that the operation which `prev` names is not there.
     pub fn lacks_prev(&self) -> bool {
-        matches!(self, Refusal::UnknownDid { .. } | Refusal::UnknownPrev { .. })
+        Refusal::kind_lacks_prev(self.kind())
+    }
+
+    /// The same of the [kind](Refusal::kind) of a refusal.
+    pub fn kind_lacks_prev(kind: &str) -> bool {
+        matches!(kind, "unknown-did" | "unknown-prev")
     }
 
     /// The operation that `prev` names, where it is not there.

@@ -1,0 +1,55 @@
+//! Asking the upstream once more for what was read already: lines that are judged beside what is followed, and
+//! what comes of them.
+
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+
+use super::reader::{Event, Gone};
+use crate::judge::{Course, Decoded, Lines};
+use crate::store::StoreError;
+use crate::upstream::UpstreamFault;
+use did_plc::Timestamp;
+
+/// Why it could not be asked, or what came could not be taken in.
+#[derive(Debug, thiserror::Error)]
+pub enum AgainError {
+    /// Because of the upstream.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamFault),
+    /// Because of the store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The session has ended.
+    #[error("the session has ended")]
+    Gone,
+}
+
+impl From<Gone> for AgainError {
+    fn from(_: Gone) -> AgainError {
+        AgainError::Gone
+    }
+}
+
+/// Hands lines over to be judged, and waits until what follows from them is committed.
+pub async fn take_in(
+    events: &mpsc::Sender<Event>,
+    decoded: Decoded,
+    course: Course,
+) -> Result<(), Gone> {
+    let lines = Lines { decoded, received_at: now(), caught_up: false, course };
+    let (committed, receiver) = oneshot::channel();
+    events.send(Event::Again { lines, committed }).await.map_err(|_| Gone)?;
+    receiver.await.map_err(|_| Gone)
+}
+
+/// Lines, decoded.
+pub async fn decode(lines: Vec<Bytes>) -> Decoded {
+    Decoded::from_lines(lines).await
+}
+
+/// The time of this moment.
+pub fn now() -> Timestamp {
+    Timestamp::from(SystemTime::now())
+}

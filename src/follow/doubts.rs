@@ -1,0 +1,186 @@
+//! Doubts: what was refused may have been damaged on its way, or have come before what it builds on. The
+//! upstream is asked about each refusal once more, and again after ever longer pauses while that may still help.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+use super::again::{self, AgainError};
+use super::reader::{Event, Gone};
+use crate::judge::{Course, Decoded};
+use crate::store::{Asked, Lease, Store, StoredRefusal};
+use crate::upstream::{Backoff, ExportClient, Priority};
+use did_plc::{Did, Refusal};
+
+/// Refusals that are asked about in one go.
+const AT_ONCE: usize = 1_000;
+
+/// When the upstream is asked about what was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DoubtSettings {
+    /// How often it is looked whether there is something to ask about.
+    pub look: Duration,
+    /// The pauses after the first question, the second, and so on; after the last nothing is expected any
+    /// more, and what is missing is found by reading everything again.
+    pub pauses: Vec<Duration>,
+}
+
+impl Default for DoubtSettings {
+    fn default() -> DoubtSettings {
+        let pauses = [60, 600, 3_600, 6 * 3_600, 24 * 3_600].map(Duration::from_secs).to_vec();
+        DoubtSettings { look: Duration::from_secs(5), pauses }
+    }
+}
+
+/// Asks an upstream about what was refused.
+pub struct Doubts {
+    /// Where the refusals are.
+    pub store: Store,
+    /// Who is asked.
+    pub client: ExportClient,
+    /// By which right it is recorded what came of that.
+    pub lease: Lease,
+    /// Who judges what comes.
+    pub events: mpsc::Sender<Event>,
+    /// When to ask.
+    pub settings: DoubtSettings,
+}
+
+impl Doubts {
+    /// Asks until the session ends.
+    pub async fn run(self) -> Gone {
+        let mut backoff = Backoff::new(self.client.limits());
+        loop {
+            let pause = match self.settle().await {
+                Ok(()) => {
+                    backoff.reset();
+                    self.settings.look
+                }
+                Err(AgainError::Gone) => return Gone,
+                Err(AgainError::Upstream(fault)) => backoff.after(&fault),
+                Err(AgainError::Store(error)) => {
+                    tracing::debug!("what is doubtful could not be told: {error}");
+                    self.settings.look
+                }
+            };
+            if self.events.is_closed() {
+                return Gone;
+            }
+            sleep(pause).await;
+        }
+    }
+
+    /// Asks about everything that is due. A crash leaves it due.
+    async fn settle(&self) -> Result<(), AgainError> {
+        loop {
+            let due = self.store.doubtful(again::now(), AT_ONCE).await?;
+            if due.is_empty() {
+                return Ok(());
+            }
+            self.ask_by_number(&due).await?;
+            self.ask_by_identity(&due).await?;
+            self.note(&due).await?;
+        }
+    }
+
+    /// Reads again where the refused lines stood: many of one page with one request.
+    async fn ask_by_number(&self, due: &[StoredRefusal]) -> Result<(), AgainError> {
+        let page = self.client.limits().page as i64;
+        let mut numbers: Vec<i64> =
+            due.iter().filter_map(|doubt| doubt.refusal.sequence).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        let mut rest = &numbers[..];
+        while let Some(&first) = rest.first() {
+            let here = rest.partition_point(|&number| number < first.saturating_add(page));
+            let last = rest[here - 1];
+            let count = usize::try_from(last - first + 1).unwrap_or(1);
+            let lines = self.client.lines(first - 1, count, Priority::Aside).await?;
+            let mut decoded = again::decode(lines).await;
+            decoded.retain_up_to(last);
+            self.take_in(decoded).await?;
+            rest = &rest[here..];
+        }
+        Ok(())
+    }
+
+    /// Reads the audit logs of identities of which something is lacking, or which the refused line names
+    /// without a number.
+    async fn ask_by_identity(&self, due: &[StoredRefusal]) -> Result<(), AgainError> {
+        let mut dids: Vec<Did> = due
+            .iter()
+            .filter(|doubt| doubt.refusal.sequence.is_none() || lacks_prev(doubt))
+            .filter_map(|doubt| doubt.refusal.did.parse().ok())
+            .collect();
+        dids.sort_unstable();
+        dids.dedup();
+        for did in dids {
+            let Some(log) = self.client.audit_log(&did).await? else { continue };
+            let elements: Vec<Box<serde_json::value::RawValue>> =
+                serde_json::from_slice(&log).unwrap_or_default();
+            let lines = elements.iter().map(|element| element.get().as_bytes().to_vec().into());
+            self.take_in(again::decode(lines.collect()).await).await?;
+        }
+        Ok(())
+    }
+
+    async fn take_in(&self, decoded: Decoded) -> Result<(), AgainError> {
+        if !decoded.is_empty() {
+            again::take_in(&self.events, decoded, Course::Again).await?;
+        }
+        Ok(())
+    }
+
+    /// Records what came of asking.
+    async fn note(&self, due: &[StoredRefusal]) -> Result<(), AgainError> {
+        let numbers: Vec<i64> = due.iter().filter_map(|doubt| doubt.refusal.sequence).collect();
+        let held = self.store.sequences(&numbers).await?.into_iter();
+        let held: BTreeMap<i64, Did> =
+            held.filter_map(|operation| Some((operation.sequence?, operation.did))).collect();
+        let standing = self.standing(due).await?;
+        let now = again::now();
+        let asked: Vec<Asked> = due
+            .iter()
+            .filter(|doubt| standing.contains(&doubt.id))
+            .map(|doubt| {
+                // The line was another rendering of what has its number now.
+                let accepted = is_of_line(doubt)
+                    && doubt.refusal.sequence.is_some_and(|number| held.contains_key(&number));
+                let pause = self.settings.pauses.get(doubt.asked.unsigned_abs() as usize);
+                let again = !accepted && (is_of_line(doubt) || lacks_prev(doubt));
+                let ask_at = pause.filter(|_| again).map(|pause| now + *pause);
+                Asked { id: doubt.id, accepted, ask_at }
+            })
+            .collect();
+        let healed = due.len() - asked.iter().filter(|asked| !asked.accepted).count();
+        self.store.note_asked(&self.lease, &asked, now).await?;
+        tracing::info!(asked = due.len(), accepted = healed, "asked again about what was refused");
+        metrics::counter!("plc_doubts_asked_total").increment(due.len() as u64);
+        metrics::counter!("plc_doubts_healed_total").increment(healed as u64);
+        Ok(())
+    }
+
+    /// Those of them that still stand, after what came was judged.
+    async fn standing(&self, due: &[StoredRefusal]) -> Result<Vec<i64>, AgainError> {
+        let mut standing = Vec::new();
+        for doubt in due {
+            let now = self.store.refusals(None, doubt.id - 1, 1).await?;
+            let is_it = |kept: &&StoredRefusal| kept.id == doubt.id && kept.accepted_at.is_none();
+            standing.extend(now.iter().find(is_it).map(|kept| kept.id));
+        }
+        Ok(standing)
+    }
+}
+
+/// Whether the line is refused, and not an operation that could be judged.
+fn is_of_line(doubt: &StoredRefusal) -> bool {
+    let refusal = &doubt.refusal;
+    refusal.key == crate::store::NewRefusal::key_of_line(&refusal.line)
+}
+
+/// Whether all that is wrong is that something before it is not there.
+fn lacks_prev(doubt: &StoredRefusal) -> bool {
+    Refusal::kind_lacks_prev(&doubt.refusal.kind)
+}
