@@ -29,6 +29,7 @@ pub mod key;
 mod malformed;
 pub mod operation;
 pub mod refusal;
+pub mod sequence;
 pub mod signature;
 pub mod timestamp;
 mod x_coordinate;
