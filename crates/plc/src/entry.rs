@@ -174,6 +174,18 @@ impl Undecodable {
             refusal: Refusal::NotJson { reason: error.to_string() },
         }
     }
+
+    /// An entry that stands in the log of this identity, which is not its own.
+    pub(super) fn in_log_of(did: &Did, received: Received) -> Undecodable {
+        let reason = format!("an entry of {} in the log of {did}", received.did);
+        Undecodable {
+            did: received.did.to_string(),
+            cid: received.cid.to_string(),
+            created_at: Some(received.created_at),
+            sequence: received.sequence,
+            refusal: Refusal::Malformed { reason },
+        }
+    }
 }
 
 /// Tells a line that is not JSON from JSON that is no entry. Of the latter the `type` decides,

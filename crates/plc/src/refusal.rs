@@ -159,7 +159,9 @@ impl Refusal {
     /// The operation whose acceptance would change this verdict.
     pub fn awaits(&self) -> Option<Cid> {
         match self {
-            Refusal::UnknownDid { prev } | Refusal::UnknownPrev { prev } => prev.parse().ok(),
+            Refusal::UnknownDid { prev } | Refusal::UnknownPrev { prev } => {
+                Cid::of_any_spelling(prev)
+            }
             _ => None,
         }
     }
