@@ -9,7 +9,8 @@ use serde::de::IgnoredAny;
 
 use super::batch::{Batch, Origin};
 use super::fault::UpstreamFault;
-use did_plc::Timestamp;
+use did_plc::entry::without_mark;
+use did_plc::{Timestamp, sequence};
 
 /// How much of a body that is no export is quoted.
 const QUOTED: usize = 60;
@@ -117,7 +118,7 @@ pub(super) fn split_lines(body: &Bytes) -> impl Iterator<Item = Bytes> {
 enum Form {
     /// It was cut on its way, or is something else.
     NotJson,
-    /// It states no number.
+    /// It states no number, or what cannot be one.
     Unnumbered,
     /// It states this number.
     Numbered(i64),
@@ -128,10 +129,13 @@ impl Form {
     fn of(line: &[u8]) -> Form {
         #[derive(Deserialize)]
         struct Numbered {
-            seq: i64,
+            #[serde(default, deserialize_with = "sequence::deserialize")]
+            seq: Option<i64>,
         }
+        let line = without_mark(line);
         match serde_json::from_slice::<Numbered>(line) {
-            Ok(line) => Form::Numbered(line.seq),
+            Ok(Numbered { seq: Some(number) }) => Form::Numbered(number),
+            Ok(Numbered { seq: None }) => Form::Unnumbered,
             // The parser ends at what it did not expect: what follows may be anything.
             Err(error) if error.is_data() && is_json(line) => Form::Unnumbered,
             Err(_) => Form::NotJson,
@@ -153,7 +157,7 @@ fn is_json(line: &[u8]) -> bool {
 
 /// Looks like a JSON object from its beginning.
 fn is_object(line: &Bytes) -> bool {
-    line.trim_ascii_start().starts_with(b"{")
+    without_mark(line).trim_ascii_start().starts_with(b"{")
 }
 
 /// How a body that is no export begins.
@@ -205,6 +209,27 @@ mod tests {
     fn numbers_out_of_order_never_lead_back() {
         assert_eq!(read("{\"seq\":8}\n{\"seq\":9}\n{\"seq\":3}", 7, None).unwrap().next, 9);
         assert_eq!(read("{\"seq\":9}\n{\"seq\":8}", 7, None).unwrap().next, 8);
+    }
+
+    #[test]
+    fn what_is_no_sequence_number_leads_nowhere() {
+        for no_number in ["9223372036854775807", "9007199254740992", "0", "-1", "8.5", "\"8\""] {
+            let body = format!("{{\"seq\":8}}\n{{\"seq\":{no_number}}}");
+            let page = read(&body, 7, None).unwrap();
+            assert_eq!((page.lines.len(), page.next), (2, 8), "{no_number}");
+            let alone = read(&format!("{{\"seq\":{no_number}}}"), 7, None).unwrap();
+            assert_eq!(alone.stuck(), Some(UpstreamFault::NotAdvancing { after: 7 }));
+        }
+        assert_eq!(read("{\"seq\":8}\n{\"seq\":9.0}", 7, None).unwrap().next, 9);
+    }
+
+    #[test]
+    fn a_byte_order_mark_and_carriage_returns_are_no_part_of_a_line() {
+        let marked = read("\u{feff}{\"seq\":1}\r\n\u{feff}{\"seq\":2}\r\n", 0, None).unwrap();
+        assert_eq!((marked.lines.len(), marked.next, marked.tail), (2, 2, None));
+        let only = read("\u{feff}{\"seq\":1}", 0, None).unwrap();
+        assert_eq!((only.lines.len(), only.next), (1, 1));
+        assert!(read("\u{feff}", 0, None).is_err());
     }
 
     #[test]

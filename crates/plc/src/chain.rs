@@ -251,7 +251,7 @@ impl Chain {
     /// The link that `prev` names, if something may follow it.
     fn find_prev(&self, prev: &str) -> Result<usize, Refusal> {
         let unknown = || Refusal::UnknownPrev { prev: prev.to_owned() };
-        let cid: Cid = prev.parse().map_err(|_| unknown())?;
+        let cid = Cid::of_any_spelling(prev).ok_or_else(unknown)?;
         let at = self.links.iter().position(|link| link.cid == cid).ok_or_else(unknown)?;
         if self.links[at].nullified_by.is_some() {
             return Err(Refusal::PrevNullified { prev: cid });

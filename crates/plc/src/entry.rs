@@ -2,6 +2,10 @@
 //!
 //! One operation travels in four envelopes: a line of the export by sequence number, a line of
 //! the export by time, an element of an audit log, and a message of the stream.
+//!
+//! Nobody signs an envelope, and others than the directory write them too: it is read generously
+//! (members that nobody knows, a byte order mark, any spelling of a time), the operation in it
+//! strictly.
 
 use std::borrow::Cow;
 
@@ -13,10 +17,20 @@ use super::did::Did;
 use super::json;
 use super::operation::Malformed;
 use super::refusal::Refusal;
-use super::timestamp::Timestamp;
+use super::sequence;
+use super::timestamp::{MalformedTimestamp, Timestamp};
 
 /// The `type` of a line or message that carries an operation with a sequence number.
 pub const SEQUENCED_OPERATION: &str = "sequenced_op";
+
+/// The byte order mark, which some programs write in front of a text.
+const MARK: &str = "\u{feff}";
+
+/// A text, or a line of one, without the byte order mark that it may begin with: no JSON parser
+/// takes one.
+pub fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(MARK.as_bytes()).unwrap_or(text)
+}
 
 /// An entry in any of the four envelopes, as stated; nothing of it is believed yet.
 #[derive(Debug, serde::Deserialize)]
@@ -29,7 +43,7 @@ pub struct Entry<'a> {
     #[serde(borrow)]
     pub cid: Cow<'a, str>,
     /// The sequence number; in the export by sequence number and in the stream.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "sequence::deserialize")]
     pub seq: Option<i64>,
     /// When the directory accepted it.
     #[serde(borrow)]
@@ -46,7 +60,8 @@ pub struct Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    /// Reads one JSON object. The operation in it is not read.
+    /// Reads one JSON object, which begins without a byte order mark ([`without_mark`]). The
+    /// operation in it is not read.
     ///
     /// # Errors
     ///
@@ -90,7 +105,9 @@ pub struct Undecodable {
     pub did: String,
     /// The stated CID; empty when none was.
     pub cid: String,
-    /// The stated sequence number.
+    /// When it is said to have been accepted; none when that is no time.
+    pub created_at: Option<Timestamp>,
+    /// The stated sequence number; none when it is no such number.
     pub sequence: Option<i64>,
     /// What is wrong with it.
     pub refusal: Refusal,
@@ -103,29 +120,33 @@ impl Received {
     ///
     /// See [`Undecodable`].
     pub fn decode(line: &[u8]) -> Result<Received, Undecodable> {
-        let line = str::from_utf8(line).map_err(|error| Undecodable::not_json(&error))?;
+        let line = str::from_utf8(without_mark(line)).map_err(|error| Undecodable::not_json(&error))?;
         let entry = Entry::read(line).map_err(|error| undecodable(line, &error))?;
+        let created_at = entry.created_at.parse().ok();
         if let Some(kind) = entry.kind.as_deref().filter(|&kind| kind != SEQUENCED_OPERATION) {
-            return Err(Undecodable::of_unknown_type(kind, entry.cid.to_string(), entry.seq));
+            return Err(Undecodable {
+                did: String::new(),
+                cid: entry.cid.into_owned(),
+                created_at,
+                sequence: entry.seq,
+                refusal: Refusal::UnknownType { stated: kind.to_owned() },
+            });
         }
-        Received::from_entry(&entry).map_err(|refusal| Undecodable {
+        Received::from_entry(&entry, created_at).map_err(|refusal| Undecodable {
             did: entry.did.to_string(),
             cid: entry.cid.to_string(),
+            created_at,
             sequence: entry.seq,
             refusal,
         })
     }
 
-    fn from_entry(entry: &Entry<'_>) -> Result<Received, Refusal> {
+    fn from_entry(entry: &Entry<'_>, created_at: Option<Timestamp>) -> Result<Received, Refusal> {
         let did = entry.did.parse().map_err(|_| Refusal::MalformedDid)?;
         let malformed = |reason: String| Refusal::Malformed { reason };
-        let created_at = entry
-            .created_at
-            .parse()
-            .map_err(|error| malformed(format!("createdAt `{}`: {error}", entry.created_at)))?;
-        if let Some(number) = entry.seq.filter(|&number| number <= 0) {
-            return Err(malformed(format!("a sequence number is positive, not {number}")));
-        }
+        let created_at = created_at.ok_or_else(|| {
+            malformed(format!("createdAt `{}`: {MalformedTimestamp}", entry.created_at))
+        })?;
         let signed = json::read_operation(entry.operation())
             .map_err(|error| malformed(error.to_string()))?;
         let cid = Cid::of(&signed);
@@ -145,13 +166,25 @@ impl Received {
 
 impl Undecodable {
     fn not_json(error: &impl ToString) -> Undecodable {
-        let refusal = Refusal::NotJson { reason: error.to_string() };
-        Undecodable { did: String::new(), cid: String::new(), sequence: None, refusal }
+        Undecodable {
+            did: String::new(),
+            cid: String::new(),
+            created_at: None,
+            sequence: None,
+            refusal: Refusal::NotJson { reason: error.to_string() },
+        }
     }
 
-    fn of_unknown_type(stated: &str, cid: String, sequence: Option<i64>) -> Undecodable {
-        let refusal = Refusal::UnknownType { stated: stated.to_owned() };
-        Undecodable { did: String::new(), cid, sequence, refusal }
+    /// An entry that stands in the log of this identity, which is not its own.
+    pub(super) fn in_log_of(did: &Did, received: Received) -> Undecodable {
+        let reason = format!("an entry of {} in the log of {did}", received.did);
+        Undecodable {
+            did: received.did.to_string(),
+            cid: received.cid.to_string(),
+            created_at: Some(received.created_at),
+            sequence: received.sequence,
+            refusal: Refusal::Malformed { reason },
+        }
     }
 }
 
@@ -162,25 +195,32 @@ fn undecodable(line: &str, error: &serde_json::Error) -> Undecodable {
         return Undecodable::not_json(error);
     }
     #[derive(Default, serde::Deserialize)]
-    #[serde(default)]
+    #[serde(default, rename_all = "camelCase")]
     struct Envelope {
         r#type: serde_json::Value,
         did: serde_json::Value,
         cid: serde_json::Value,
-        seq: serde_json::Value,
+        created_at: serde_json::Value,
     }
-    // What is no object states nothing.
+    #[derive(Default, serde::Deserialize)]
+    #[serde(default)]
+    struct Numbered {
+        #[serde(deserialize_with = "sequence::deserialize")]
+        seq: Option<i64>,
+    }
+    // What is no object states nothing, and what is no sequence number is none.
     let envelope: Envelope = serde_json::from_str(line).unwrap_or_default();
+    let Numbered { seq } = serde_json::from_str(line).unwrap_or_default();
     let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
-    match envelope.r#type.as_str() {
-        Some(stated) if stated != SEQUENCED_OPERATION => {
-            Undecodable::of_unknown_type(stated, text(&envelope.cid), envelope.seq.as_i64())
-        }
-        _ => Undecodable {
-            did: text(&envelope.did),
-            cid: text(&envelope.cid),
-            sequence: envelope.seq.as_i64(),
-            refusal: Refusal::Malformed { reason: error.to_string() },
+    let other_type = envelope.r#type.as_str().filter(|&stated| stated != SEQUENCED_OPERATION);
+    Undecodable {
+        did: if other_type.is_some() { String::new() } else { text(&envelope.did) },
+        cid: text(&envelope.cid),
+        created_at: envelope.created_at.as_str().and_then(|at| at.parse().ok()),
+        sequence: seq,
+        refusal: match other_type {
+            Some(stated) => Refusal::UnknownType { stated: stated.to_owned() },
+            None => Refusal::Malformed { reason: error.to_string() },
         },
     }
 }
@@ -288,5 +328,100 @@ impl Logged<'_> {
         let flag: &[u8] =
             if self.nullified { b",\"nullified\":true" } else { b",\"nullified\":false" };
         out.extend_from_slice(flag);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use plc_testkit::builder::Story;
+
+    use super::*;
+
+    /// A line of a genesis, as the directory writes it.
+    fn line() -> String {
+        let mut story = Story::seeded(3);
+        story.create().accepted();
+        story.log()[0].sequenced_line()
+    }
+
+    /// The same with something in it replaced.
+    fn replaced(from: &str, to: &str) -> String {
+        let line = line();
+        assert_eq!(line.matches(from).count(), 1, "{from} in {line}");
+        line.replace(from, to)
+    }
+
+    #[test]
+    fn what_surrounds_a_line_is_not_the_line() {
+        let expected = Received::decode(line().as_bytes()).unwrap();
+        for (before, after) in [("\u{feff}", ""), ("", "\r"), ("\u{feff} \t", " \r\n"), (" ", "\n")] {
+            let surrounded = format!("{before}{}{after}", line());
+            assert_eq!(Received::decode(surrounded.as_bytes()), Ok(expected.clone()), "{surrounded:?}");
+        }
+        // Inside of a line the mark is a character like any other, and two of them are one too many.
+        for damaged in [format!("\u{feff}\u{feff}{}", line()), line().replace(",\"cid\"", ",\u{feff}\"cid\"")] {
+            let undecodable = Received::decode(damaged.as_bytes()).unwrap_err();
+            assert_eq!(undecodable.refusal.kind(), "not-json", "{damaged:?}");
+        }
+    }
+
+    #[test]
+    fn members_may_be_missing_or_unknown() {
+        let bare = Received::decode(line().as_bytes()).unwrap();
+        assert_eq!(bare.nullified, None);
+        let more = replaced("{\"did\":", "{\"note\":{\"did\":[1,null]},\"nullified\":false,\"did\":");
+        let more = Received::decode(more.as_bytes()).unwrap();
+        assert_eq!(more, Received { nullified: Some(false), ..bare.clone() });
+        let unnumbered = replaced("\"seq\":1,", "");
+        let unnumbered = Received::decode(unnumbered.as_bytes()).unwrap();
+        assert_eq!(unnumbered, Received { sequence: None, ..bare });
+    }
+
+    #[test]
+    fn a_time_is_read_however_it_is_spelled() {
+        let honest = Received::decode(line().as_bytes()).unwrap();
+        let at = honest.created_at.to_string();
+        let second = &at[..19];
+        for other in [at.clone(), at.replace('T', " "), at.replace('Z', "+00:00")] {
+            let read = Received::decode(replaced(&at, &other).as_bytes());
+            assert_eq!(read.as_ref(), Ok(&honest), "{other}");
+        }
+        let cut = Received::decode(replaced(&at, &format!("{second}Z")).as_bytes()).unwrap();
+        assert_eq!(cut.created_at.to_string(), format!("{second}.000Z"));
+        for no_time in [second, "9999-12-31T23:59:59-01:00", "1737522051752", ""] {
+            let undecodable = Received::decode(replaced(&at, no_time).as_bytes()).unwrap_err();
+            assert!(undecodable.refusal.to_string().contains(&format!("createdAt `{no_time}`")));
+            assert_eq!((undecodable.created_at, undecodable.sequence), (None, Some(1)));
+        }
+        let null = replaced(&format!("\"{at}\""), "null");
+        let null = Received::decode(null.as_bytes()).unwrap_err();
+        assert_eq!((null.refusal.kind(), null.created_at), ("malformed", None));
+        assert_eq!((null.did, null.cid), (honest.did.to_string(), honest.cid.to_string()));
+    }
+
+    #[test]
+    fn what_is_no_sequence_number_is_a_fault_of_the_line() {
+        let honest = Received::decode(line().as_bytes()).unwrap();
+        for no_number in ["0", "-1", "1.5", "\"1\"", "9007199254740992", "9223372036854775808"] {
+            let stated = format!("\"seq\":{no_number},");
+            let undecodable = Received::decode(replaced("\"seq\":1,", &stated).as_bytes()).unwrap_err();
+            assert_eq!(undecodable.sequence, None, "{no_number}");
+            let reason = undecodable.refusal.to_string();
+            assert_eq!(undecodable.refusal.kind(), "malformed");
+            assert!(reason.contains("sequence number") && reason.contains(no_number), "{reason}");
+            assert_eq!((undecodable.did, undecodable.cid), (honest.did.to_string(), honest.cid.to_string()));
+            assert_eq!(undecodable.created_at, Some(honest.created_at));
+            // Also on a line that is of another type, or wrong in another way.
+            let notice = format!("{{\"type\":\"notice\",\"seq\":{no_number}}}");
+            let notice = Received::decode(notice.as_bytes()).unwrap_err();
+            assert_eq!((notice.refusal.kind(), notice.sequence), ("unknown-type", None));
+        }
+        for (text, number) in [("1.0", 1), ("1e3", 1_000)] {
+            let stated = format!("\"seq\":{text},");
+            let read = Received::decode(replaced("\"seq\":1,", &stated).as_bytes()).unwrap();
+            assert_eq!(read.sequence, Some(number));
+        }
+        let damaged = Received::decode(replaced("\"did\":", "\"dod\":").as_bytes()).unwrap_err();
+        assert_eq!(damaged.sequence, Some(1));
     }
 }

@@ -38,7 +38,7 @@ pub enum Curve {
 }
 
 /// A compressed public key as a `did:key` text states it. That the point is on its curve is for
-/// the verifier to say.
+/// the verifier to say; an X coordinate of 0 makes no key on either curve.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PublicKey {
     /// The curve.
@@ -86,7 +86,11 @@ impl PublicKey {
             P256_CODEC => Curve::P256,
             _ => return None,
         };
-        matches!(point[0], EVEN | ODD).then_some(PublicKey { curve, point })
+        let [sign, x @ ..] = &point;
+        // P-256 has a point with X = 0; the library of the directory takes it for no key. The other
+        // curve has none.
+        let is_key = matches!(*sign, EVEN | ODD) && *x != [0; POINT_LENGTH - 1];
+        is_key.then_some(PublicKey { curve, point })
     }
 
     /// Codec and point, what the text encodes.
@@ -173,9 +177,30 @@ mod tests {
             "did:key:zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz",
             "did:key:z1111111111111111111111111111111111111111111111111",
             "did:key:é3shP5TBe1sQfSttXty15FAEHV1DZgcxRZNxvEWnPfLFwLxJJ",
+            // A zero-width space, in addition to the key and in place of characters of it.
+            "did:key:z\u{200b}Q3shP5TBe1sQfSttXty15FAEHV1DZgcxRZNxvEWnPfLFwLxJ",
+            "did:key:z\u{200b}Q3shP5TBe1sQfSttXty15FAEHV1DZgcxRZNxvEWnPfLFw",
+            // A point of P-256 with X = 0.
+            "did:key:zDnaeQRy3dcKsKa1zmKtVKsTy3m2HYoQnFnfKuxD6HfSTQgYf",
         ] {
             assert_eq!(text.parse::<PublicKey>(), Err(MalformedKey), "{text:?}");
             assert_eq!(PublicKey::from_ascii(text.as_bytes()), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_x_coordinate_of_zero_is_no_key() {
+        for curve in [Curve::K256, Curve::P256] {
+            for sign in [EVEN, ODD] {
+                let mut point = [0; POINT_LENGTH];
+                point[0] = sign;
+                let text = PublicKey { curve, point }.to_string();
+                assert_eq!(text.parse::<PublicKey>(), Err(MalformedKey), "{text}");
+                assert_eq!(PublicKey::from_ascii(text.as_bytes()), None, "{text}");
+                point[POINT_LENGTH - 1] = 1;
+                let text = PublicKey { curve, point }.to_string();
+                assert!(text.parse::<PublicKey>().is_ok(), "{text}");
+            }
         }
     }
 

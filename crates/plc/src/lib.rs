@@ -30,6 +30,7 @@ mod malformed;
 pub mod operation;
 pub mod order;
 pub mod refusal;
+pub mod sequence;
 pub mod signature;
 pub mod timestamp;
 mod x_coordinate;

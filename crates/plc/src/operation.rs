@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::cbor::{Reader, key_order};
+use super::cid::Cid;
 pub use super::malformed::Malformed;
 use super::signature::signing_digest;
 
@@ -115,9 +116,14 @@ impl<'a> Operation<'a> {
         self.sig
     }
 
-    /// The text of `prev`; none in a genesis operation.
+    /// The text of `prev` as it was signed; none in a genesis operation.
     pub fn prev(&self) -> Option<&'a str> {
         self.prev
+    }
+
+    /// The operation that `prev` names, in whatever spelling.
+    pub fn prev_cid(&self) -> Option<Cid> {
+        Cid::of_any_spelling(self.prev?)
     }
 
     /// SHA-256 of the DAG-CBOR without the `sig` entry: what was signed.

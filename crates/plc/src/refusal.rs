@@ -155,7 +155,9 @@ impl Refusal {
     /// The operation that `prev` names, where it is not there.
     pub fn lacking_prev(&self) -> Option<Cid> {
         match self {
-            Refusal::UnknownDid { prev } | Refusal::UnknownPrev { prev } => prev.parse().ok(),
+            Refusal::UnknownDid { prev } | Refusal::UnknownPrev { prev } => {
+                Cid::of_any_spelling(prev)
+            }
             _ => None,
         }
     }

@@ -1,4 +1,5 @@
-//! The one form of time of the directory: UTC with milliseconds, `YYYY-MM-DDTHH:mm:ss.sssZ`.
+//! Points in time: written in the one form of the directory, UTC with milliseconds
+//! (`YYYY-MM-DDTHH:mm:ss.sssZ`), and read in every form of RFC 3339.
 
 use std::fmt;
 use std::ops::{Add, Sub};
@@ -9,14 +10,21 @@ use std::time::Duration;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
-/// The text is not `YYYY-MM-DDTHH:mm:ss.sssZ`, or not a time of the calendar.
+/// The text is not a time as RFC 3339 writes them, not a time of the calendar, or not one of the
+/// years 0000 to 9999 in UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a time is written YYYY-MM-DDTHH:mm:ss.sssZ")]
+#[error("a time is written YYYY-MM-DDTHH:mm:ss.sssZ, or in another way that RFC 3339 allows")]
 pub struct MalformedTimestamp;
 
 /// Characters of the text form.
 const TEXT_LENGTH: usize = 24;
+/// Characters of it up to the seconds.
+const SECOND_LENGTH: usize = 19;
 const DAY: i64 = 86_400_000;
+/// 0000-01-01T00:00:00.000Z.
+const FIRST: i64 = days_from_civil(0, 1, 1) * DAY;
+/// 9999-12-31T23:59:59.999Z.
+const LAST: i64 = days_from_civil(10_000, 1, 1) * DAY - 1;
 
 impl Timestamp {
     /// From milliseconds since 1970.
@@ -60,7 +68,7 @@ fn digits(text: &mut [u8], mut value: i64) {
 
 /// Days since 1970-01-01 of a date of the proleptic Gregorian calendar
 /// (Howard Hinnant, "chrono-compatible low-level date algorithms").
-fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
+const fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let era = year.div_euclid(400);
     let year_of_era = year.rem_euclid(400);
@@ -86,34 +94,88 @@ fn civil_from_days(days: i64) -> (i64, i64, i64) {
 impl FromStr for Timestamp {
     type Err = MalformedTimestamp;
 
+    /// Reads any RFC 3339 text: a fraction of any length or none, cut to milliseconds, `Z` or an
+    /// offset, a small `t` or `z`, a space in place of the `T`.
+    ///
+    /// A leap second (`:60`) is refused: this count of milliseconds has no place for it, nor have
+    /// the directory's own clocks, and the second after it is another time, which nobody stated.
     fn from_str(text: &str) -> Result<Timestamp, MalformedTimestamp> {
         let text = text.as_bytes();
-        let punctuation = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':'), (19, b'.')];
-        if text.len() != TEXT_LENGTH
-            || text[23] != b'Z'
-            || punctuation.iter().any(|&(at, sign)| text[at] != sign)
-        {
-            return Err(MalformedTimestamp);
-        }
-        let number = |from: usize, to: usize| {
-            text[from..to].iter().try_fold(0i64, |value, digit| {
-                digit.is_ascii_digit().then(|| value * 10 + i64::from(digit - b'0'))
-            })
-        };
-        let field = |from, to| number(from, to).ok_or(MalformedTimestamp);
-        let (year, month, day) = (field(0, 4)?, field(5, 7)?, field(8, 10)?);
-        let (hour, minute) = (field(11, 13)?, field(14, 16)?);
-        let (second, milli) = (field(17, 19)?, field(20, 23)?);
-        if hour > 23 || minute > 59 || second > 59 {
-            return Err(MalformedTimestamp);
-        }
-        let days = days_from_civil(year, month, day);
-        // A date that the calendar lacks (month 13, 30 February) does not come back as itself.
-        if civil_from_days(days) != (year, month, day) {
-            return Err(MalformedTimestamp);
-        }
-        Ok(Timestamp(days * DAY + hour * 3_600_000 + minute * 60_000 + second * 1_000 + milli))
+        read_canonical(text).or_else(|| read_rfc_3339(text)).ok_or(MalformedTimestamp)
     }
+}
+
+/// Reads the directory's own form, which nearly every time has.
+fn read_canonical(text: &[u8]) -> Option<Timestamp> {
+    let (second, fraction) = text.split_at_checked(SECOND_LENGTH)?;
+    let &[b'.', ref millis @ .., b'Z'] = fraction else { return None };
+    if text.len() != TEXT_LENGTH || text[10] != b'T' {
+        return None;
+    }
+    Some(Timestamp(read_second(second)? * 1_000 + number(millis)?))
+}
+
+fn read_rfc_3339(text: &[u8]) -> Option<Timestamp> {
+    let (second, rest) = text.split_at_checked(SECOND_LENGTH)?;
+    let (millis, offset) = match rest.strip_prefix(b".") {
+        Some(rest) => {
+            let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+            let (fraction, offset) = rest.split_at(digits);
+            (first_three(fraction)?, offset)
+        }
+        None => (0, rest),
+    };
+    let millis = (read_second(second)? - offset_seconds(offset)?) * 1_000 + millis;
+    // The offset can lead out of the years that have four digits.
+    (FIRST..=LAST).contains(&millis).then_some(Timestamp(millis))
+}
+
+/// Reads `YYYY-MM-DDTHH:mm:ss`, without regard to an offset, as seconds since 1970.
+fn read_second(text: &[u8]) -> Option<i64> {
+    let punctuation = [(4, b'-'), (7, b'-'), (13, b':'), (16, b':')];
+    if !matches!(text[10], b'T' | b't' | b' ')
+        || punctuation.iter().any(|&(at, sign)| text[at] != sign)
+    {
+        return None;
+    }
+    let (year, month, day) = (number(&text[0..4])?, number(&text[5..7])?, number(&text[8..10])?);
+    let (hour, minute) = (number(&text[11..13])?, number(&text[14..16])?);
+    let second = number(&text[17..19])?;
+    if hour > 23 || minute > 59 || second > 59 {
+        return None;
+    }
+    let days = days_from_civil(year, month, day);
+    // A date that the calendar lacks (month 13, 30 February) does not come back as itself.
+    let exists = civil_from_days(days) == (year, month, day);
+    exists.then_some(days * (DAY / 1_000) + hour * 3_600 + minute * 60 + second)
+}
+
+/// Reads `Z`, `+HH:MM` or `-HH:MM`: how many seconds ahead of UTC.
+fn offset_seconds(text: &[u8]) -> Option<i64> {
+    let (&sign, digits) = text.split_first()?;
+    let (hours, minutes) = match (sign, digits) {
+        (b'Z' | b'z', []) => return Some(0),
+        (b'+' | b'-', &[ref hours @ .., b':', ten, one]) if hours.len() == 2 => {
+            (number(hours)?, number(&[ten, one])?)
+        }
+        _ => return None,
+    };
+    let offset = hours * 3_600 + minutes * 60;
+    let exists = hours <= 23 && minutes <= 59;
+    exists.then_some(if sign == b'-' { -offset } else { offset })
+}
+
+/// The milliseconds of a fraction with at least one digit.
+fn first_three(fraction: &[u8]) -> Option<i64> {
+    let digit = |at| fraction.get(at).map_or(0, |digit| i64::from(digit - b'0'));
+    (!fraction.is_empty()).then(|| digit(0) * 100 + digit(1) * 10 + digit(2))
+}
+
+/// A number of decimal digits and nothing else.
+fn number(digits: &[u8]) -> Option<i64> {
+    digits.iter().try_fold(0, |value, digit| {
+        digit.is_ascii_digit().then(|| value * 10 + i64::from(digit - b'0'))
+    })
 }
 
 impl fmt::Display for Timestamp {
@@ -179,20 +241,80 @@ mod tests {
     }
 
     #[test]
+    fn every_spelling_of_an_instant_is_that_instant() {
+        let instant: Timestamp = "2025-01-25T06:13:21.000Z".parse().unwrap();
+        for text in [
+            "2025-01-25T06:13:21Z",
+            "2025-01-25t06:13:21z",
+            "2025-01-25 06:13:21Z",
+            "2025-01-25T06:13:21.0Z",
+            "2025-01-25T06:13:21.00Z",
+            "2025-01-25T06:13:21.000999999999999999999999999Z",
+            "2025-01-25T06:13:21+00:00",
+            "2025-01-25T06:13:21.000+00:00",
+            "2025-01-25T06:13:21.000-00:00",
+            "2025-01-25T08:13:21.000+02:00",
+            "2025-01-25T11:58:21+05:45",
+            "2025-01-24T23:13:21-07:00",
+            "2025-01-26T06:12:21.0001+23:59",
+        ] {
+            assert_eq!(text.parse(), Ok(instant), "{text}");
+        }
+        let later: Timestamp = "2025-01-25T06:13:21.789Z".parse().unwrap();
+        for text in ["2025-01-25T06:13:21.7899Z", "2025-01-25 07:13:21.789123456+01:00"] {
+            assert_eq!(text.parse(), Ok(later), "{text}");
+        }
+        let tenths = "2025-01-25T06:13:21.7z".parse::<Timestamp>().unwrap();
+        assert_eq!(tenths.to_string(), "2025-01-25T06:13:21.700Z");
+    }
+
+    #[test]
+    fn every_time_that_is_read_can_be_written() {
+        for (text, written) in [
+            ("0000-01-01T00:00:00Z", "0000-01-01T00:00:00.000Z"),
+            ("9999-12-31T23:59:59.9999Z", "9999-12-31T23:59:59.999Z"),
+            ("0000-01-01T00:00:00-00:01", "0000-01-01T00:01:00.000Z"),
+            ("9999-12-31T23:59:59+00:01", "9999-12-31T23:58:59.000Z"),
+        ] {
+            assert_eq!(text.parse::<Timestamp>().unwrap().to_string(), written);
+        }
+        for outside in ["0000-01-01T00:00:00+00:01", "9999-12-31T23:59:59-00:01"] {
+            assert_eq!(outside.parse::<Timestamp>(), Err(MalformedTimestamp), "{outside}");
+        }
+    }
+
+    #[test]
     fn anything_else_is_malformed() {
         for text in [
             "",
+            "2022-11-17",
+            "2022-11-17T00:35Z",
             "2022-11-17T00:35:16.391",
-            "2022-11-17 00:35:16.391Z",
-            "2022-11-17T00:35:16Z",
-            "2022-11-17T00:35:16.391000Z",
-            "2022-11-17T00:35:16.391+00:00",
+            "2022-11-17T00:35:16",
+            "2022-11-17T00:35:16.Z",
+            "2022-11-17T00:35:16,391Z",
+            "2022-11-17T00:35:16.391Z ",
+            " 2022-11-17T00:35:16.391Z",
+            "2022-11-17_00:35:16.391Z",
+            "2022-11-17T00:35:16.39aZ",
+            "2022-11-17T00:35:16.391ZZ",
+            "2022-11-17T00:35:16.391+0000",
+            "2022-11-17T00:35:16.391+00",
+            "2022-11-17T00:35:16.391+24:00",
+            "2022-11-17T00:35:16.391+00:60",
+            "2022-11-17T00:35:16.391+1:00",
+            "2022-11-17T00:35:16.391 00:00",
+            "2022-11-17T00:35:16.391\u{2212}07:00",
             "2023-02-29T00:00:00.000Z",
             "2022-13-01T00:00:00.000Z",
             "2022-00-01T00:00:00.000Z",
             "2022-01-01T24:00:00.000Z",
             "2022-01-01T00:00:60.000Z",
+            "2016-12-31T23:59:60Z",
             "+022-01-01T00:00:00.000Z",
+            "+2022-01-01T00:00:00.000Z",
+            "20222-01-01T00:00:00.000Z",
+            "2022-01-0éT00:00:00.000Z",
         ] {
             assert_eq!(text.parse::<Timestamp>(), Err(MalformedTimestamp), "{text:?}");
         }

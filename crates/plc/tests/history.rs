@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use did_plc::chain::RECOVERY_WINDOW;
 use did_plc::entry::Received;
-use did_plc::history::{Contestable, HeldOperation, History, HistoryEntry, Judgement};
+use did_plc::history::{Contestable, HeldOperation, History, HistoryEntry, Judgement, Remark};
 use did_plc::signature::PlainVerifier;
 use did_plc::{Change, Cid, Did};
 use plc_testkit::audit_log;
@@ -168,6 +168,104 @@ fn what_cannot_be_read_or_accepted_or_comes_twice_is_not_clean() {
         reversed.in_stated_order().iter().map(|entry| entry.prev.map_or(0, |_| 1)).collect();
     assert_eq!(stated, [1, 0]);
     assert!(History::of_audit_log(did, b"<html>", &PlainVerifier).is_err());
+}
+
+/// `prev` in base58btc, in base32 with padding, and with a version of two bytes.
+fn spellings(of: &Told) -> [String; 3] {
+    let plain = multibase::decode(&of.cid).unwrap().1;
+    let longer = [&[0x81, 0x00], &plain[1..]].concat();
+    [
+        multibase::encode(multibase::Base::Base58Btc, &plain),
+        format!("{}==", of.cid),
+        multibase::encode(multibase::Base::Base32Lower, longer),
+    ]
+}
+
+#[test]
+fn prev_in_another_spelling_is_accepted_with_a_remark() {
+    for (seed, spelling) in (30..).zip(0..3) {
+        let mut story = Story::seeded(seed);
+        let (thief, recovery) = (story.k256(), story.recovery.clone());
+        let alice = story.create().accepted();
+        let spelled = &spellings(&alice)[spelling];
+        let stolen = story.update(&alice).rotation_keys([&thief]).prev(spelled).accepted();
+        story.update(&stolen).signed_by(&thief).prev(&spellings(&stolen)[spelling]).accepted();
+        // A recovery, and what follows it in the specification's spelling.
+        story.after(&alice).signed_by(&recovery).prev(spelled).accepted();
+        story.update(&alice).handle("b.example").accepted();
+        let history = history(&story, &alice);
+        assert!(history.is_clean(), "{spelled}");
+        let prevs: Vec<_> = history.entries.iter().map(|entry| entry.prev).collect();
+        assert_eq!(prevs, [None, Some(0), Some(1), Some(0), Some(3)]);
+        assert_eq!(history.entries[3].nullifies, [1, 2]);
+        let remark = Remark::PrevSpelling { prev: cid(&alice), spelled: spelled.clone() };
+        let remarks: Vec<_> = history.entries.iter().map(HistoryEntry::remark).collect();
+        assert_eq!([&remarks[1], &remarks[3]], [&Some(remark.clone()), &Some(remark)]);
+        assert_eq!((&remarks[0], &remarks[4]), (&None, &None));
+        assert_eq!(as_held(&history), history);
+        // The text is part of the operation.
+        let mut json = Vec::new();
+        let signed = &history.entries[1].received.signed;
+        did_plc::json::write_operation(signed, &mut json).unwrap();
+        let named = format!("\"prev\":\"{spelled}\"");
+        assert!(String::from_utf8(json).unwrap().contains(&named));
+    }
+}
+
+#[test]
+fn prev_in_a_spelling_that_the_directory_does_not_know_names_nothing() {
+    let mut story = Story::seeded(34);
+    let alice = story.create().accepted();
+    let plain = multibase::decode(&alice.cid).unwrap().1;
+    for base in [multibase::Base::Base32Upper, multibase::Base::Base36Lower] {
+        let spelled = multibase::encode(base, &plain);
+        story.update(&alice).prev(&spelled).refused("unknown-prev");
+    }
+    let refused = story.log().iter().map(|entry| entry.audit_entry());
+    let lines: Vec<String> = refused.collect();
+    let lines = lines.iter().map(String::as_bytes);
+    let history = History::of_lines(alice.did.parse().unwrap(), lines, &PlainVerifier);
+    for entry in &history.entries[1..] {
+        let refusal = entry.refusal().unwrap();
+        assert_eq!((refusal.kind(), refusal.awaits()), ("unknown-prev", None));
+        assert_eq!((entry.remark(), entry.prev), (None, None));
+    }
+}
+
+/// What waits for an operation is told by it, however it spells its CID.
+#[test]
+fn what_comes_before_its_prev_awaits_it() {
+    let mut story = Story::seeded(35);
+    let alice = story.create().accepted();
+    let update = story.update(&alice).accepted();
+    let last = story.update(&alice).prev(&spellings(&update)[0]).accepted();
+    let mut log: Vec<Received> = story
+        .accepted(&alice)
+        .map(|entry| Received::decode(entry.audit_entry().as_bytes()).unwrap())
+        .collect();
+    log.swap(1, 2);
+    let history = History::verified(alice.did.parse().unwrap(), log, &PlainVerifier);
+    assert_eq!(history.entries[1].received.cid, cid(&last));
+    assert_eq!(history.entries[1].refusal().unwrap().awaits(), Some(cid(&update)));
+    assert_eq!(history.entries[1].prev, Some(2));
+}
+
+#[test]
+fn an_audit_log_holds_entries_of_its_identity_alone() {
+    let mut story = Story::seeded(36);
+    let alice = story.create().accepted();
+    let bob = story.create().accepted();
+    let body = audit_log(story.log());
+    let did = alice.did.parse().unwrap();
+    for body in [body.clone(), format!("\u{feff}{body}")] {
+        let history = History::of_audit_log(did, body.as_bytes(), &PlainVerifier).unwrap();
+        assert_eq!((history.entries.len(), history.unreadable.len()), (1, 1));
+        assert_eq!(history.unreadable[0].cid, bob.cid);
+        assert!(!history.is_clean());
+    }
+    let lines = story.log().iter().map(|entry| entry.audit_entry()).collect::<Vec<_>>();
+    let lines = lines.iter().map(String::as_bytes);
+    assert!(History::of_lines(did, lines, &PlainVerifier).is_clean());
 }
 
 #[test]

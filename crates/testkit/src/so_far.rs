@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use did_plc::Timestamp;
+use did_plc::{Cid, Timestamp};
 use serde_json::{Map, Value};
 
 use super::{Expected, Generated};
@@ -46,6 +46,7 @@ impl SoFar {
         self.now = self.now.max(at);
         if entry.expected == Expected::Accepted {
             let prev = operation.get("prev").and_then(Value::as_str);
+            let prev = prev.and_then(Cid::of_any_spelling).map(|cid| cid.to_string());
             let chain =
                 |other: &Generated| other.did == entry.did && other.expected == Expected::Accepted;
             // From the end: what is told next mostly follows something recent.

@@ -266,6 +266,23 @@ mod tests {
     }
 
     #[test]
+    fn a_byte_order_mark_is_no_part_of_the_file() {
+        expect("\u{feff}", &[], None);
+        expect("\u{feff}{\"a\":1}\r\n{}", &[(1, "{\"a\":1}"), (2, "{}")], None);
+        expect("\u{feff}[1,2]", &[(1, "1"), (2, "2")], None);
+        expect("\u{feff} [1]", &[(1, "1")], None);
+        // Only the first one, and not half of it.
+        expect("\u{feff}\u{feff}{}", &[(1, "\u{feff}{}")], None);
+        for (bytes, line) in [(&b"\xef\xbb"[..], 2), (b"\xef\xbb{}", 4)] {
+            let entries: Vec<_> = dump(bytes, 1).map(Result::unwrap).collect();
+            assert_eq!((entries.len(), entries[0].len()), (1, 1));
+            assert_eq!(entries[0][0].1.len(), line);
+        }
+        let (entries, error) = read(dump(&gzip("\u{feff}{}".as_bytes()), 3));
+        assert_eq!((entries, error), (vec![(1, "{}".to_owned())], None));
+    }
+
+    #[test]
     fn elements_of_arrays_are_counted() {
         expect("[]", &[], None);
         expect(" [ ] \n", &[], None);

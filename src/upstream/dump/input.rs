@@ -1,9 +1,13 @@
-//! The bytes of a dump, decompressed.
+//! The bytes of a dump, decompressed and without a byte order mark.
 
 use std::io::{self, BufReader, Cursor, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use did_plc::entry;
+
+/// Bytes of a byte order mark in UTF-8.
+const MARK_LENGTH: u64 = 3;
 /// Bytes to ask the operating system for at a time.
 const READ: usize = 256 << 10;
 
@@ -22,7 +26,7 @@ impl Progress {
     }
 }
 
-/// A file as it was before compression.
+/// A file as it was before compression, without the byte order mark that it may begin with.
 pub struct Input {
     plain: Box<dyn Read + Send>,
     progress: Progress,
@@ -38,7 +42,7 @@ impl Input {
         let read = Arc::new(AtomicU64::new(0));
         let counted = BufReader::with_capacity(READ, Counted { raw, read: Arc::clone(&read) });
         let progress = Progress { read, total };
-        match decompressed(counted) {
+        match decompressed(counted).and_then(without_mark) {
             Ok(plain) => Ok(Input { plain, progress }),
             Err(error) => Err((progress.read(), error)),
         }
@@ -70,6 +74,14 @@ fn decompressed(mut raw: BufReader<Counted>) -> io::Result<Box<dyn Read + Send>>
         }
         _ => Box::new(raw),
     })
+}
+
+/// The same from behind the byte order mark.
+fn without_mark(mut plain: Box<dyn Read + Send>) -> io::Result<Box<dyn Read + Send>> {
+    let mut beginning = Vec::new();
+    (&mut plain).take(MARK_LENGTH).read_to_end(&mut beginning)?;
+    let beginning = entry::without_mark(&beginning).to_vec();
+    Ok(Box::new(Cursor::new(beginning).chain(plain)))
 }
 
 /// Counts what is read.

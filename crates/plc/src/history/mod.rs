@@ -30,8 +30,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod remark;
 mod source;
 
+pub use self::remark::Remark;
 pub use self::source::{HeldOperation, NotALog};
 
 use super::chain::RECOVERY_WINDOW;
@@ -127,6 +129,11 @@ impl HistoryEntry {
             Judgement::Accepted { signer } => Some(signer),
             Judgement::Repeated | Judgement::Refused(_) => None,
         }
+    }
+
+    /// What is to be remarked on it, accepted or not.
+    pub fn remark(&self) -> Option<Remark> {
+        Remark::on(&self.operation()?)
     }
 
     /// Why it is refused, if it is.

@@ -4,9 +4,8 @@ use serde_json::value::RawValue;
 
 use super::{History, HistoryEntry, Judgement};
 use crate::chain::{Acceptance, Chain, Verdict};
-use crate::cid::Cid;
 use crate::did::Did;
-use crate::entry::{Received, Undecodable};
+use crate::entry::{Received, Undecodable, without_mark};
 use crate::operation::{Malformed, Operation};
 use crate::order;
 use crate::refusal::Refusal;
@@ -63,19 +62,14 @@ impl History {
         lines: impl IntoIterator<Item = &'a [u8]>,
         verifier: &dyn Verifier,
     ) -> History {
-        let mut log = Vec::new();
-        let mut unreadable = Vec::new();
-        for line in lines {
-            match Received::decode(line) {
-                Ok(received) if received.did == did => log.push(received),
-                Ok(_) | Err(Undecodable { refusal: Refusal::UnknownType { .. }, .. }) => {}
-                Err(undecodable) => unreadable.push(undecodable),
-            }
-        }
-        History { unreadable, ..History::verified(did, log, verifier) }
+        let decoded = lines.into_iter().map(Received::decode);
+        let of_others =
+            |entry: &Result<Received, _>| entry.as_ref().is_ok_and(|received| received.did != did);
+        History::of_decoded(did, decoded.filter(|entry| !of_others(entry)), verifier)
     }
 
-    /// Judges the body of `/{did}/log/audit`.
+    /// Judges the body of `/{did}/log/audit`. An entry of another identity does not belong there, and
+    /// is in [`History::unreadable`].
     ///
     /// # Errors
     ///
@@ -85,9 +79,30 @@ impl History {
         body: &[u8],
         verifier: &dyn Verifier,
     ) -> Result<History, NotALog> {
-        let elements: Vec<&RawValue> = serde_json::from_slice(body)?;
-        let lines = elements.iter().map(|element| element.get().as_bytes());
-        Ok(History::of_lines(did, lines, verifier))
+        let elements: Vec<&RawValue> = serde_json::from_slice(without_mark(body))?;
+        let decoded = elements.iter().map(|element| Received::decode(element.get().as_bytes()));
+        let own = decoded.map(|entry| match entry {
+            Ok(received) if received.did != did => Err(Undecodable::in_log_of(&did, received)),
+            entry => entry,
+        });
+        Ok(History::of_decoded(did, own, verifier))
+    }
+
+    fn of_decoded(
+        did: Did,
+        entries: impl Iterator<Item = Result<Received, Undecodable>>,
+        verifier: &dyn Verifier,
+    ) -> History {
+        let mut log = Vec::new();
+        let mut unreadable = Vec::new();
+        for entry in entries {
+            match entry {
+                Ok(received) => log.push(received),
+                Err(Undecodable { refusal: Refusal::UnknownType { .. }, .. }) => {}
+                Err(undecodable) => unreadable.push(undecodable),
+            }
+        }
+        History { unreadable, ..History::verified(did, log, verifier) }
     }
 
     /// Puts operations of one identity that were verified before, and stand in the order in which they were
@@ -152,7 +167,7 @@ impl History {
 
     /// Usually it is the entry before; in a log that is out of order it may stand behind.
     fn find_prev(&self, index: usize) -> Option<usize> {
-        let prev: Cid = self.entries[index].operation()?.prev()?.parse().ok()?;
+        let prev = self.entries[index].operation()?.prev_cid()?;
         let is_prev = |entry: &HistoryEntry| {
             entry.received.cid == prev && !matches!(entry.judgement, Judgement::Repeated)
         };
