@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::audit::{Checker, Peer, Watch, WatchSettings};
-use crate::follow::{Follower, keep_claims_index};
+use crate::follow::{DoubtSettings, Follower, RereadingSettings, keep_claims_index};
 use crate::live::{Feed, Status};
 use crate::serve::{self, ReadThrough, ServeSettings, ServeState};
 use crate::store::{Store, StoreError};
@@ -81,6 +81,26 @@ pub struct Args {
         default_value_t = 12
     )]
     audit_requests_per_minute: u32,
+    /// The log is read a second time behind the follower: each page at least so many minutes after it was
+    /// read first. What is missing here is taken in, what the upstream states otherwise is recorded.
+    #[arg(
+        long,
+        env = "PLC_SECOND_READING_MINUTES",
+        value_name = "MINUTES",
+        default_value_t = 60.0,
+        value_parser = positive
+    )]
+    second_reading_minutes: f64,
+    /// And then the whole log again and again, once in so many days; 0 for not at all. It takes a request
+    /// for 1,000 operations, out of the quarter of the upstream's budget that is not for following.
+    #[arg(
+        long,
+        env = "PLC_REREADING_DAYS",
+        value_name = "DAYS",
+        default_value_t = 30.0,
+        value_parser = positive
+    )]
+    rereading_days: f64,
     /// Ask the upstream for an identity that is not here, and where a client asks for it with
     /// `Cache-Control: no-cache`. What it answers is verified in full, and not stored.
     #[arg(
@@ -114,6 +134,13 @@ pub struct Args {
     logging: super::logging::Logging,
 }
 
+/// A number that is not negative.
+fn positive(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| "expected a number".to_owned())?;
+    // A hundred years are more than any clock here can add up.
+    if (0.0..=36_500.0).contains(&number) { Ok(number) } else { Err("expected 0 to 36500".to_owned()) }
+}
+
 /// An address to listen on. A name is none: it may stand for several, or for another one tomorrow.
 fn socket_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "expected IP:PORT, as 127.0.0.1:2582 or [::1]:2582".to_owned())
@@ -121,6 +148,19 @@ fn socket_address(text: &str) -> Result<SocketAddr, String> {
 
 /// First and longest pause while the database cannot be reached at start.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+
+/// Seconds of a day.
+const DAY: f64 = 24.0 * 60.0 * 60.0;
+
+impl Args {
+    fn rereading(&self) -> RereadingSettings {
+        let days = self.rereading_days;
+        RereadingSettings {
+            second_after: Duration::from_secs_f64(self.second_reading_minutes * 60.0),
+            round: (days > 0.0).then(|| Duration::from_secs_f64(days * DAY)),
+        }
+    }
+}
 
 /// Runs the command.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -156,6 +196,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         verifier: args.signatures.verifier(),
         client,
         store,
+        rereading: args.rereading(),
+        doubts: DoubtSettings::default(),
     };
     work(args, follower, listener, shutdown).await?;
     tracing::info!("ended in order");

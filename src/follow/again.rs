@@ -3,7 +3,6 @@
 
 use std::time::SystemTime;
 
-use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 use super::reader::{Event, Gone};
@@ -42,11 +41,6 @@ pub async fn take_in(
     let (committed, receiver) = oneshot::channel();
     events.send(Event::Again { lines, committed }).await.map_err(|_| Gone)?;
     receiver.await.map_err(|_| Gone)
-}
-
-/// Lines, decoded.
-pub async fn decode(lines: Vec<Bytes>) -> Decoded {
-    Decoded::from_lines(lines).await
 }
 
 /// The time of this moment.

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use super::again::{self, AgainError};
 use super::reader::{Event, Gone};
 use crate::judge::{Course, Decoded};
-use crate::store::{Asked, Lease, Store, StoredRefusal};
+use crate::store::{Asked, Lease, NewRefusal, Store, StoredRefusal};
 use crate::upstream::{Backoff, ExportClient, Priority};
 use did_plc::{Did, Refusal};
 
@@ -98,7 +98,7 @@ impl Doubts {
             let last = rest[here - 1];
             let count = usize::try_from(last - first + 1).unwrap_or(1);
             let lines = self.client.lines(first - 1, count, Priority::Aside).await?;
-            let mut decoded = again::decode(lines).await;
+            let mut decoded = Decoded::from_lines(lines).await;
             decoded.retain_up_to(last);
             self.take_in(decoded).await?;
             rest = &rest[here..];
@@ -118,10 +118,7 @@ impl Doubts {
         dids.dedup();
         for did in dids {
             let Some(log) = self.client.audit_log(&did).await? else { continue };
-            let elements: Vec<Box<serde_json::value::RawValue>> =
-                serde_json::from_slice(&log).unwrap_or_default();
-            let lines = elements.iter().map(|element| element.get().as_bytes().to_vec().into());
-            self.take_in(again::decode(lines.collect()).await).await?;
+            self.take_in(Decoded::from_audit_log(&log).await).await?;
         }
         Ok(())
     }
@@ -177,7 +174,7 @@ impl Doubts {
 /// Whether the line is refused, and not an operation that could be judged.
 fn is_of_line(doubt: &StoredRefusal) -> bool {
     let refusal = &doubt.refusal;
-    refusal.key == crate::store::NewRefusal::key_of_line(&refusal.line)
+    refusal.key == NewRefusal::key_of_line(&refusal.line)
 }
 
 /// Whether all that is wrong is that something before it is not there.

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::doubts::DoubtSettings;
 use super::error::FollowError;
 use super::intake::End;
 use super::lease::while_renewing;
 use super::pauses::Pauses;
 use super::published::Published;
 use super::same_log::SameLog;
+use super::second_reading::RereadingSettings;
 use super::session::Session;
 use super::step_back::{StepBackError, step_back};
 use crate::judge::{BatchJudge, NotJson};
@@ -34,6 +36,10 @@ pub struct Follower {
     pub feed: Arc<Feed>,
     /// Where it is said how fresh we are.
     pub status: Arc<Status>,
+    /// When the log is read again.
+    pub rereading: RereadingSettings,
+    /// When the upstream is asked about what was refused.
+    pub doubts: DoubtSettings,
 }
 
 /// What a follower remembers from one session to the next.
@@ -164,6 +170,8 @@ impl Follower {
             feed: &self.feed,
             published: &memory.published,
             status: &self.status,
+            rereading: self.rereading,
+            doubts: &self.doubts,
         };
         session.run(source, (judge, committed_sender), not_json, shutdown).await
     }

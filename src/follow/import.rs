@@ -1,15 +1,12 @@
 //! Taking a dump into a store, by the same way as what is followed.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
-use tokio::sync::watch;
-
+use super::direct::DirectIntake;
 use super::lease::while_renewing;
-use crate::judge::{BatchJudge, Course, Cut, Decoded, Lines, NotJson};
-use crate::store::{Lease, Store, StoreError};
+use crate::judge::{Course, Decoded};
+use crate::store::{Lease, Source, Store, StoreError};
 use crate::upstream::{Dump, DumpError, DumpReader};
-use did_plc::Timestamp;
 use did_plc::signature::Verifier;
 
 /// A dump is taken into this store.
@@ -56,7 +53,7 @@ impl Import<'_> {
     pub async fn run(&self, dump: Dump, progress: impl FnMut()) -> Result<Imported, ImportError> {
         let (lease, source) = self.store.follow(self.upstream).await?;
         self.store.set_durability(false).await?;
-        let work = self.take_in(&lease, source.cursor, dump, progress);
+        let work = self.take_in(&lease, &source, dump, progress);
         // The dump may come slowly, and the lease does not wait for it.
         let imported = while_renewing(self.store, &lease, work).await;
         self.store.set_durability(true).await?;
@@ -67,17 +64,15 @@ impl Import<'_> {
     async fn take_in(
         &self,
         lease: &Lease,
-        stored_cursor: i64,
+        source: &Source,
         dump: Dump,
         mut progress: impl FnMut(),
     ) -> Result<Imported, ImportError> {
-        let (committed, committed_receiver) = watch::channel(0);
-        let (store, verifier) = (self.store.clone(), Arc::clone(&self.verifier));
-        let upstream = self.upstream.to_owned();
-        let mut judge = BatchJudge::new(store, verifier, upstream, committed_receiver).await?;
+        let verifier = Arc::clone(&self.verifier);
+        let mut intake =
+            DirectIntake::new(self.store, (lease, source), verifier, self.upstream).await?;
         let mut blocks = DumpReader::start(dump);
         let mut imported = Imported::default();
-        let mut cursor = stored_cursor;
         let mut continues = None;
         while let Some(block) = blocks.next().await {
             let lines = block?.into_iter().map(|(_, line)| line).collect();
@@ -85,25 +80,13 @@ impl Import<'_> {
             imported.lines += decoded.len();
             let continues = *continues.get_or_insert_with(|| {
                 // The dump leaves no gap after the stored cursor.
+                let cursor = intake.cursor();
                 decoded.first_number().is_some_and(|first| first <= cursor.saturating_add(1))
             });
-            let received_at = Timestamp::from(SystemTime::now());
-            let course = Course::Elsewhere;
-            let lines = Lines { decoded, received_at, caught_up: false, course };
-            let Cut { part, cursor: after, .. } = Cut::of(lines, cursor, NotJson::Keep);
-            let mut prepared = judge.judge(part).await?;
-            if !continues {
-                prepared.commit.cursor_before = stored_cursor;
-                prepared.commit.cursor_after = stored_cursor;
-            }
-            self.store.commit(lease, &prepared.commit).await?;
-            committed.send_replace(prepared.batch);
+            let prepared = intake.take(decoded, Course::Elsewhere, continues).await?;
             imported.accepted += prepared.accepted();
             imported.known += prepared.known;
             imported.refused += prepared.commit.refusals.len();
-            if continues {
-                cursor = after;
-            }
             progress();
         }
         Ok(imported)

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -70,8 +70,9 @@ impl Intake {
                 Event::Rewound { from } => Some(End::Rewound { cursor: self.cursor, from }),
                 Event::Lines(mut lines) => {
                     self.join_waiting(&mut lines);
-                    self.take_in(lines).await?
+                    self.take_in(lines, None).await?
                 }
+                Event::Again { lines, committed } => self.take_in(lines, Some(committed)).await?,
             };
             if let Some(end) = end {
                 return Ok(end);
@@ -104,8 +105,12 @@ impl Intake {
         }
     }
 
-    /// Judges lines and hands over what is to be committed.
-    async fn take_in(&mut self, lines: Lines) -> Result<Option<End>, StoreError> {
+    /// Judges lines and hands over what is to be committed, with who waits for that.
+    async fn take_in(
+        &mut self,
+        lines: Lines,
+        committed: Option<oneshot::Sender<()>>,
+    ) -> Result<Option<End>, StoreError> {
         self.status.set_heard(lines.received_at);
         let begun = Instant::now();
         let not_json = match lines.course {
@@ -115,7 +120,7 @@ impl Intake {
         };
         let Cut { part, cursor, stopped, kept_damaged } = Cut::of(lines, self.cursor, not_json);
         let prepared = Box::new(self.judge.judge(part).await?);
-        if let Some(end) = self.hand_over(Work::Commit(prepared)).await {
+        if let Some(end) = self.hand_over(Work::Commit(prepared, committed)).await {
             return Ok(Some(end));
         }
         metrics::histogram!("plc_ingest_stage_seconds", "stage" => "judge")

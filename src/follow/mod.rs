@@ -17,8 +17,11 @@
 //! between is made good by the store, where every client that comes back finds what it was not sent. The lease
 //! of a process that is gone runs out by itself.
 
+mod again;
 mod claims_index;
 mod continuity;
+mod direct;
+mod doubts;
 mod error;
 mod follower;
 mod import;
@@ -27,12 +30,17 @@ mod lease;
 mod pauses;
 mod published;
 mod reader;
+mod repair;
 mod same_log;
+mod second_reading;
 mod session;
 mod step_back;
 mod writer;
 
 pub use claims_index::keep as keep_claims_index;
+pub use doubts::DoubtSettings;
 pub use error::FollowError;
 pub use follower::Follower;
 pub use import::{Import, ImportError, Imported};
+pub use repair::{Extent, Repair, RepairError, Repaired};
+pub use second_reading::RereadingSettings;

@@ -46,9 +46,17 @@ impl Published {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Rereading;
 
     fn source(epoch: i64, cursor: i64) -> Source {
-        Source { upstream: String::new(), cursor, cursor_cid: None, epoch, caught_up_at: None }
+        Source {
+            upstream: String::new(),
+            cursor,
+            cursor_cid: None,
+            epoch,
+            caught_up_at: None,
+            rereading: Rereading::default(),
+        }
     }
 
     #[test]

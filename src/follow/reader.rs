@@ -31,6 +31,10 @@ const ASK_FOR_STREAM: Duration = Duration::from_secs(600);
 /// upstream's last word is known.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 
+/// After so many gaps between the numbers of pages with nothing in them, they are this upstream's way of
+/// numbering: what a page leaves out then is found when it is read the second time.
+const USUAL_GAPS: u32 = 20;
+
 /// What the reader tells.
 #[derive(Debug)]
 pub enum Event {
@@ -68,6 +72,8 @@ pub struct Reader {
     ask_again: Backoff,
     /// How often in a row the stream did not know our cursor.
     unknown: u32,
+    /// How many gaps in a row had nothing in them when they were asked for.
+    gaps_without_lines: u32,
 }
 
 impl Reader {
@@ -92,6 +98,7 @@ impl Reader {
             said: None,
             streamless_until: None,
             unknown: 0,
+            gaps_without_lines: 0,
         }
     }
 
@@ -175,14 +182,22 @@ impl Reader {
         if self.streamless_until.is_some() { Mode::Live } else { Mode::CatchingUp }
     }
 
-    /// Decodes a page and hands it over.
+    /// Decodes a page and hands it over, after what it has left out.
     async fn hand_over(&mut self, page: Batch) -> Result<(), Gone> {
-        let lines_to = match page.origin {
+        let next = match page.origin {
             Origin::Page { next, .. } => next,
             Origin::Stream => self.cursor,
         };
         let lines = Lines::from_batch(page).await;
-        self.cursor = self.cursor.max(lines_to);
+        if let Some((after, before)) = lines.decoded.gap_after(self.cursor)
+            && self.gaps_without_lines < USUAL_GAPS
+            && before - after <= MAX_JUMP
+            && let Err(fault) = self.read_gap(after, before).await?
+        {
+            // The page is good for what is in it; the rest is found when it is read again.
+            self.say(&fault, Duration::ZERO);
+        }
+        self.cursor = self.cursor.max(next);
         self.continuity.remember(&lines.decoded, self.cursor);
         self.send(Event::Lines(lines)).await
     }
@@ -207,14 +222,15 @@ impl Reader {
         Ok(None)
     }
 
-    /// Asks for what the stream has left out between two numbers. It may be that there is nothing.
+    /// Asks for what was left out between two numbers. It may be that there is nothing.
     async fn read_gap(
         &mut self,
         mut after: i64,
         before: i64,
     ) -> Result<Result<(), UpstreamFault>, Gone> {
-        tracing::debug!(after, before, "the stream has a gap");
-        counter!("plc_upstream_stream_gaps_total").increment(1);
+        tracing::debug!(after, before, "a gap between sequence numbers");
+        counter!("plc_upstream_gaps_total").increment(1);
+        self.gaps_without_lines += 1;
         while after + 1 < before {
             let missing = usize::try_from(before - after - 1).unwrap_or(usize::MAX);
             let count = missing.min(self.client.limits().page);
@@ -229,6 +245,7 @@ impl Reader {
                 break;
             }
             after = read_to;
+            self.gaps_without_lines = 0;
             let received_at = Timestamp::from(SystemTime::now());
             let lines = Lines { decoded, received_at, caught_up: false, course: Course::Again };
             self.send(Event::Lines(lines)).await?;

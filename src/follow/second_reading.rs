@@ -2,6 +2,7 @@
 //! first, and then the whole log again and again at a low rate. What is missing here is taken in, what the
 //! upstream states otherwise or does not have any more becomes a record.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -15,7 +16,6 @@ use crate::store::{
     DivergenceKind, Lease, NewDivergence, Rereading, Store, StoredOperation, audit_log,
 };
 use crate::upstream::{Backoff, ExportClient, Priority};
-use std::sync::Arc;
 
 /// The longest pause before it is looked whether something is due.
 const LOOK: Duration = Duration::from_secs(60);
@@ -183,7 +183,7 @@ impl SecondReading {
         let count = self.client.limits().page;
         let lines = self.client.lines(after, count, Priority::Aside).await?;
         let is_full = lines.len() >= count;
-        let mut decoded = again::decode(lines).await;
+        let mut decoded = Decoded::from_lines(lines).await;
         let last = decoded.cursor_after(after);
         let end = if is_full { last.min(through) } else { through };
         decoded.retain_up_to(end);
@@ -229,7 +229,7 @@ impl SecondReading {
 
     async fn is_gone(&self, number: i64) -> Result<bool, AgainError> {
         let line = self.client.first_from(number, Priority::Aside).await?;
-        let decoded = again::decode(line.into_iter().collect()).await;
+        let decoded = Decoded::from_lines(line.into_iter().collect()).await;
         Ok(decoded.first_number() != Some(number))
     }
 

@@ -7,9 +7,11 @@ use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::doubts::{DoubtSettings, Doubts};
 use super::intake::{End, Intake};
 use super::published::Published;
-use super::reader::Reader;
+use super::reader::{Event, Reader};
+use super::second_reading::{RereadingSettings, SecondReading};
 use super::writer::Writer;
 use crate::judge::{BatchJudge, NotJson};
 use crate::live::{Feed, Status};
@@ -35,6 +37,10 @@ pub struct Session<'a> {
     pub published: &'a Arc<Published>,
     /// Where it is said how fresh we are.
     pub status: &'a Arc<Status>,
+    /// When the log is read again.
+    pub rereading: RereadingSettings,
+    /// When the upstream is asked about what was refused.
+    pub doubts: &'a DoubtSettings,
 }
 
 impl Session<'_> {
@@ -54,6 +60,7 @@ impl Session<'_> {
         let (work, prepared) = mpsc::channel(PREPARED);
         let (sender, events) = mpsc::channel(EVENTS);
         let (client, status) = (self.client.clone(), Arc::clone(self.status));
+        let again = self.again(source, &sender);
         let reader = Reader::new(client, source, sender, Arc::clone(&status));
         let reader = AbortOnDropHandle::new(tokio::spawn(reader.run()));
         let writer = self.writer(committed).run(prepared);
@@ -65,6 +72,7 @@ impl Session<'_> {
             end = intake.run(shutdown) => end?,
             written = &mut writer => return Err(unexpected_end(written)),
         };
+        drop(again);
         // A reader that panicked is an end of the events like any other.
         if reader.is_finished()
             && let Err(error) = reader.await
@@ -77,6 +85,33 @@ impl Session<'_> {
             Ok(Ok(())) => Ok(end),
             written => Err(unexpected_end(written)),
         }
+    }
+
+    /// The tasks that ask the upstream once more for what was read already; dropped, they end.
+    fn again(&self, source: &Source, events: &mpsc::Sender<Event>) -> [AbortOnDropHandle<()>; 2] {
+        let second = SecondReading {
+            store: self.store.clone(),
+            client: self.client.clone(),
+            lease: self.lease.clone(),
+            events: events.clone(),
+            status: Arc::clone(self.status),
+            settings: self.rereading,
+            position: source.rereading,
+        };
+        let doubts = Doubts {
+            store: self.store.clone(),
+            client: self.client.clone(),
+            lease: self.lease.clone(),
+            events: events.clone(),
+            settings: self.doubts.clone(),
+        };
+        let second = tokio::spawn(async move {
+            second.run().await;
+        });
+        let doubts = tokio::spawn(async move {
+            doubts.run().await;
+        });
+        [AbortOnDropHandle::new(second), AbortOnDropHandle::new(doubts)]
     }
 
     fn writer(&self, committed: watch::Sender<u64>) -> Writer {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use metrics::{counter, gauge, histogram};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::published::Published;
 use crate::judge::Prepared;
@@ -22,8 +22,8 @@ const PROGRESS: Duration = Duration::from_secs(10);
 /// What the writer is given.
 #[derive(Debug)]
 pub enum Work {
-    /// A batch to be written.
-    Commit(Box<Prepared>),
+    /// A batch to be written, and who waits until it is.
+    Commit(Box<Prepared>, Option<oneshot::Sender<()>>),
     /// Whether the upstream's present is followed from here on.
     Live(bool),
     /// The upstream had nothing new at this time.
@@ -74,10 +74,16 @@ impl Writer {
                     self.store.set_durability(live).await?;
                 }
                 Some(Work::UpToDate(at)) => self.status.set_complete_at(at),
-                Some(Work::Commit(mut prepared)) => {
-                    waiting = join_waiting(&mut prepared, &mut work);
+                Some(Work::Commit(mut prepared, committed)) => {
+                    if committed.is_none() {
+                        waiting = join_waiting(&mut prepared, &mut work);
+                    }
                     totals.operations += prepared.accepted();
                     self.commit(*prepared).await?;
+                    if let Some(committed) = committed {
+                        // Whoever does not wait any more need not be told.
+                        committed.send(()).ok();
+                    }
                     totals.say(&self.status, live);
                 }
             }
@@ -124,9 +130,9 @@ impl Writer {
 fn join_waiting(prepared: &mut Prepared, work: &mut mpsc::Receiver<Work>) -> Option<Work> {
     while prepared.commit.operations.len() < MAX_COMMIT {
         match work.try_recv() {
-            Ok(Work::Commit(next)) => {
+            Ok(Work::Commit(next, None)) => {
                 if let Some(next) = prepared.join(*next) {
-                    return Some(Work::Commit(Box::new(next)));
+                    return Some(Work::Commit(Box::new(next), None));
                 }
             }
             Ok(other) => return Some(other),

@@ -131,8 +131,8 @@ impl BatchJudge {
         let holders = holders.unwrap_or_default();
         let mut groups = verdict::group(candidates.into_iter());
         self.load_chains(&mut groups).await?;
-        let (mut ordered, late) = self.divide(groups, &holders);
-        let mut wholes = self.judge_whole(late, received_at).await?;
+        let (mut ordered, late) = self.divide(groups, &holders, course);
+        let mut wholes = self.judge_whole(late, received_at, course).await?;
         let judged;
         (ordered, judged) = self.judge_groups(ordered).await;
         let numbers = has_numbers.then(|| numbers(&judged, &wholes, &holders, course));
@@ -157,10 +157,14 @@ impl BatchJudge {
         &self,
         groups: Vec<(Did, Group)>,
         holders: &AHashMap<i64, Holder>,
+        course: Course,
     ) -> (Vec<(Did, Group)>, Vec<(Did, Group)>) {
         let losing: AHashSet<Did> = holders.values().map(|(did, _)| *did).collect();
         let (ordered, mut late): (Vec<_>, Vec<_>) = groups.into_iter().partition(|(did, group)| {
-            group.is_in_order() && !losing.contains(did) && !self.refused.may_include(did)
+            group.is_in_order()
+                && (course != Course::Second || group.agrees_on_times())
+                && !losing.contains(did)
+                && !self.refused.may_include(did)
         });
         let mut left = losing;
         late.iter().for_each(|(did, _)| {
@@ -175,6 +179,7 @@ impl BatchJudge {
         &mut self,
         late: Vec<(Did, Group)>,
         received_at: Timestamp,
+        course: Course,
     ) -> Result<Vec<Whole>, StoreError> {
         if late.is_empty() {
             return Ok(Vec::new());
@@ -194,6 +199,7 @@ impl BatchJudge {
             stored: stored.remove(&did).unwrap_or_default(),
             refused: refused.remove(&did.to_string()).unwrap_or_default(),
             candidates: group.candidates,
+            takes_times: course == Course::Second,
         });
         let known: Vec<Known> = known.collect();
         let verifier = Arc::clone(&self.verifier);

@@ -4,6 +4,7 @@
 use ahash::AHashSet;
 use bytes::Bytes;
 use rayon::prelude::*;
+use serde_json::value::RawValue;
 
 use crate::blocking;
 use did_plc::Refusal;
@@ -45,6 +46,13 @@ impl Decoded {
             Decoded { lines, entries }
         })
         .await
+    }
+
+    /// Decodes the elements of an audit log; of what is none there are no lines.
+    pub async fn from_audit_log(body: &[u8]) -> Decoded {
+        let elements: Vec<&RawValue> = serde_json::from_slice(body).unwrap_or_default();
+        let lines = elements.iter().map(|element| Bytes::copy_from_slice(element.get().as_bytes()));
+        Decoded::from_lines(lines.collect()).await
     }
 
     /// How many there are.

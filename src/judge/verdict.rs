@@ -97,6 +97,14 @@ impl Group {
         true
     }
 
+    /// Whether everything that is in the chain already is stated with the time that it has there.
+    pub fn agrees_on_times(&self) -> bool {
+        self.candidates.iter().all(|Candidate { received, .. }| {
+            let held = self.chain.find(&received.cid);
+            held.is_none_or(|held| held.created_at == received.created_at)
+        })
+    }
+
     /// Judges the candidates in the order of their times.
     fn judge(&mut self, verifier: &dyn Verifier) -> Vec<Judged> {
         let mut candidates = std::mem::take(&mut self.candidates);

@@ -5,7 +5,7 @@ use ahash::AHashSet;
 use rayon::prelude::*;
 
 use super::verdict::Candidate;
-use crate::store::{NewRefusal, RefusalKey, StoredOperation, StoredRefusal};
+use crate::store::{RefusalKey, StoredOperation, StoredRefusal};
 use did_plc::chain::Restated;
 use did_plc::entry::Received;
 use did_plc::signature::Verifier;
@@ -22,6 +22,8 @@ pub struct Known {
     pub refused: Vec<StoredRefusal>,
     /// What has come, in the order of receipt.
     pub candidates: Vec<Candidate>,
+    /// Whether the times that it states are those of the stored operations from now on.
+    pub takes_times: bool,
 }
 
 /// An identity judged as a whole.
@@ -73,14 +75,23 @@ pub fn judge(known: Vec<Known>, verifier: &dyn Verifier, received_at: Timestamp)
 impl Known {
     /// The statements that are judged, in their order.
     ///
-    /// What is stored is judged at the time at which it was accepted, whatever else is stated since:
-    /// that is a difference to be recorded. Of what is not stored every time that was stated counts.
+    /// What is stored is judged at the time at which it was accepted, whatever else is stated since: that is a
+    /// difference to be recorded, but for the second reading. Of what is not stored every time that was
+    /// stated counts.
     fn statements(&self) -> Vec<Statement> {
         let stored = self.stored.iter().enumerate().map(|(index, stored)| Statement {
             received: stored.as_received(),
             origin: Origin::Stored(index),
         });
         let mut statements: Vec<Statement> = stored.collect();
+        if self.takes_times {
+            for statement in &mut statements {
+                let is_it = |of: &&Candidate| of.received.cid == statement.received.cid;
+                let stated = self.candidates.iter().rfind(is_it);
+                let time = stated.map(|candidate| candidate.received.created_at);
+                statement.received.created_at = time.unwrap_or(statement.received.created_at);
+            }
+        }
         let held: AHashSet<Cid> = statements.iter().map(|held| held.received.cid).collect();
         let refused = self.refused.iter().enumerate().filter_map(|(index, kept)| {
             let received = Received::decode(&kept.refusal.line).ok()?;
@@ -184,11 +195,25 @@ impl Known {
         whole.refused.push((statement, refusal));
     }
 
+    /// The time that a stored operation had until now, where another is taken.
+    fn other_time(&self, received: &Received) -> Option<Timestamp> {
+        let differs = |stored: &&StoredOperation| {
+            stored.created_at != received.created_at && stored.cid() == received.cid
+        };
+        let stored = self.stored.iter().filter(|_| self.takes_times).find(differs)?;
+        Some(stored.created_at)
+    }
+
     /// What has come, compared with what is accepted.
     fn note_candidates(&self, whole: &mut Whole) {
         let mut known: AHashSet<Cid> = self.stored.iter().map(StoredOperation::cid).collect();
         for candidate in &self.candidates {
             let received = &candidate.received;
+            if let Some(before) = self.other_time(received) {
+                let restated = Restated { created_at: Some(before), ..Restated::default() };
+                whole.restated.push((candidate.clone(), restated));
+                continue;
+            }
             match (whole.chain.find(&received.cid), &received.stated_cid) {
                 (Some(link), _) if known.contains(&received.cid) => {
                     let restated = Restated::between(link, received);

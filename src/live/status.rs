@@ -45,6 +45,7 @@ pub struct Status {
     last_operation: AtomicI64,
     last_word: AtomicI64,
     as_of: AtomicI64,
+    read_twice: AtomicI64,
     mode: AtomicU8,
     caught_up: AtomicBool,
 }
@@ -64,6 +65,7 @@ impl Status {
             last_operation: AtomicI64::new(NEVER),
             last_word: AtomicI64::new(NEVER),
             as_of: AtomicI64::new(caught_up_at.map_or(NEVER, Timestamp::millis)),
+            read_twice: AtomicI64::new(source.map_or(0, |source| source.rereading.second)),
             mode: AtomicU8::new(Mode::Idle as u8),
             caught_up: AtomicBool::new(caught_up_at.is_some()),
         }
@@ -102,6 +104,11 @@ impl Status {
         self.caught_up.store(true, Ordering::Release);
     }
 
+    /// Everything up to this sequence number was read twice.
+    pub fn set_read_twice(&self, sequence: i64) {
+        self.read_twice.store(sequence, Ordering::Release);
+    }
+
     /// The follower now does this.
     pub fn set_mode(&self, mode: Mode) {
         self.mode.store(mode as u8, Ordering::Release);
@@ -120,6 +127,11 @@ impl Status {
     /// The last sequence number that was received.
     pub fn received_sequence(&self) -> i64 {
         self.received.load(Ordering::Acquire)
+    }
+
+    /// The sequence number up to which everything was read twice.
+    pub fn read_twice(&self) -> i64 {
+        self.read_twice.load(Ordering::Acquire)
     }
 
     /// The latest `createdAt` that was committed since the start.
@@ -149,6 +161,7 @@ impl Status {
         let (received, committed) = (self.received_sequence(), self.sequence());
         gauge!("plc_received_cursor").set(received as f64);
         gauge!("plc_cursor").set(committed as f64);
+        gauge!("plc_read_twice_cursor").set(self.read_twice() as f64);
         gauge!("plc_lag_operations").set((received - committed).max(0) as f64);
         gauge!("plc_caught_up").set(f64::from(u8::from(self.caught_up())));
         if let Some(lag) = self.lag(now) {

@@ -40,6 +40,10 @@ pub enum UpstreamFault {
     /// would bring the same page.
     #[error("the upstream's page after {after} does not lead any further")]
     NotAdvancing { after: i64 },
+    /// A sequence number far beyond everything before it: it is asked for again before it is believed,
+    /// since everything below it would be passed over.
+    #[error("the upstream states the number {stated} after {after}, which is not plausible")]
+    ImplausibleNumber { after: i64, stated: i64 },
     /// The upgrade to a WebSocket was refused: page instead.
     #[error("the upstream has no stream (it answered {status})")]
     NoStream { status: u16 },
@@ -86,6 +90,7 @@ impl UpstreamFault {
             UpstreamFault::UnexpectedStatus { .. } => "unexpected-status",
             UpstreamFault::NotAnExport { .. } => "not-an-export",
             UpstreamFault::NotAdvancing { .. } => "not-advancing",
+            UpstreamFault::ImplausibleNumber { .. } => "implausible-number",
             UpstreamFault::NoStream { .. } => "no-stream",
             UpstreamFault::FutureCursor => "future-cursor",
             UpstreamFault::GoneBack { .. } => "gone-back",

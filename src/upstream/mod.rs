@@ -34,6 +34,6 @@ pub use client::{Answer, ExportClient, UnusableUpstream};
 pub use dump::{Block, Dump, DumpError, DumpReader, MAX_ENTRY, Progress};
 pub use fault::UpstreamFault;
 pub use limits::Limits;
-pub use page::Page;
+pub use page::{MAX_JUMP, Page};
 pub use pages::{Fetched, PagesAhead};
 pub use stream::Stream;

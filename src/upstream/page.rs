@@ -14,6 +14,8 @@ use did_plc::{Timestamp, sequence};
 
 /// How much of a body that is no export is quoted.
 const QUOTED: usize = 60;
+/// How far a sequence number may be above the one before it. The directory's own are without large gaps.
+pub const MAX_JUMP: i64 = 1_000_000;
 
 /// A page of the export as far as it can be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,12 +30,26 @@ pub struct Page {
     /// The cursor of the next page: the number of the last line that has one above `after`;
     /// `after` itself when there is none.
     pub next: i64,
+    /// Lines that begin with a number which is far above those before it, left out until that is believed.
+    pub beyond: Option<Beyond>,
     /// Fewer lines than asked for, in a complete body.
     pub near_end: bool,
     /// Why the body is not complete. Its complete lines are as good as those of any other.
     pub cut: Option<UpstreamFault>,
     /// When its last byte arrived.
     pub received_at: Timestamp,
+}
+
+/// The lines of a page from the first on that states a number far above those before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Beyond {
+    lines: Vec<Bytes>,
+    /// The number that the first of them states.
+    stated: i64,
+    /// The cursor after all of them.
+    next: i64,
+    /// Whether the page with them is near the end.
+    near_end: bool,
 }
 
 impl Page {
@@ -63,20 +79,57 @@ impl Page {
         if count > 0 && !lines.iter().chain(&tail).any(is_object) {
             return Err(UpstreamFault::NotAnExport { beginning: quote(body) });
         }
-        Ok(Page {
+        let page = Page {
             tail: tail.filter(|_| cut.is_none()),
             lines,
             after,
             next: next.unwrap_or(after),
+            beyond: None,
             near_end: cut.is_none() && count < asked,
             cut,
             received_at: Timestamp::from(SystemTime::now()),
-        })
+        };
+        Ok(page.up_to_jump())
+    }
+
+    /// Leaves out what begins with a number far above those before it.
+    fn up_to_jump(mut self) -> Page {
+        if self.next.saturating_sub(self.after) <= MAX_JUMP {
+            return self;
+        }
+        let mut before = self.after;
+        for index in 0..self.lines.len() {
+            let Some(stated) = number(&self.lines[index]) else { continue };
+            if stated.saturating_sub(before) > MAX_JUMP {
+                let lines = self.lines.split_off(index);
+                let (next, near_end) = (self.next, self.near_end);
+                self.beyond = Some(Beyond { lines, stated, next, near_end });
+                (self.next, self.near_end) = (before, false);
+                break;
+            }
+            before = before.max(stated);
+        }
+        self
+    }
+
+    /// The page with the numbers that were not plausible at first.
+    pub fn believed(mut self) -> Page {
+        if let Some(beyond) = self.beyond.take() {
+            self.lines.extend(beyond.lines);
+            (self.next, self.near_end) = (beyond.next, beyond.near_end);
+        }
+        self
     }
 
     /// What to give as the reason when the next page would be this one again: there is something
     /// in it, and nothing that moves the cursor.
     pub fn stuck(&self) -> Option<UpstreamFault> {
+        if let Some(beyond) = &self.beyond
+            && self.next == self.after
+        {
+            let (after, stated) = (self.after, beyond.stated);
+            return Some(UpstreamFault::ImplausibleNumber { after, stated });
+        }
         match (&self.tail, self.lines.is_empty()) {
             _ if self.next > self.after => None,
             (Some(_), true) => {

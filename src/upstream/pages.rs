@@ -86,9 +86,18 @@ impl Fetcher {
             };
             if let Some(fault) = page.stuck() {
                 attempts += 1;
-                let last = page.near_end;
                 if attempts == self.client.limits().stuck_attempts {
+                    // It goes on to say so.
+                    let page = page.believed();
+                    let (last, next) = (page.near_end, page.next);
                     self.deliver(page).await?;
+                    if next > after {
+                        (after, attempts) = (next, 0);
+                        if last {
+                            return Ok(());
+                        }
+                        continue;
+                    }
                     if last {
                         return Ok(());
                     }

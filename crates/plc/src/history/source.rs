@@ -4,6 +4,7 @@ use serde_json::value::RawValue;
 
 use super::{History, HistoryEntry, Judgement};
 use crate::chain::{Acceptance, Chain, Verdict};
+use crate::cid::Cid;
 use crate::did::Did;
 use crate::entry::{Received, Undecodable, without_mark};
 use crate::operation::{Malformed, Operation};

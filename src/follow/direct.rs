@@ -1,0 +1,67 @@
+//! Lines taken straight into a store: judged and committed one batch after the other, for whoever is its one
+//! follower for a while and reads from somewhere else than an upstream's log.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::sync::watch;
+
+use crate::judge::{BatchJudge, Course, Cut, Decoded, Lines, NotJson, Prepared};
+use crate::store::{Lease, Source, Store, StoreError};
+use did_plc::Timestamp;
+use did_plc::signature::Verifier;
+
+/// Takes lines into a store under a lease.
+pub struct DirectIntake<'a> {
+    store: &'a Store,
+    lease: &'a Lease,
+    judge: BatchJudge,
+    committed: watch::Sender<u64>,
+    /// The cursor as it is stored.
+    cursor: i64,
+}
+
+impl<'a> DirectIntake<'a> {
+    /// Into a store whose lease was taken with this source. The lines are `upstream`'s.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store, here and below.
+    pub async fn new(
+        store: &'a Store,
+        (lease, source): (&'a Lease, &Source),
+        verifier: Arc<dyn Verifier>,
+        upstream: &str,
+    ) -> Result<DirectIntake<'a>, StoreError> {
+        let (committed, receiver) = watch::channel(0);
+        let judge = BatchJudge::new(store.clone(), verifier, upstream.to_owned(), receiver).await?;
+        Ok(DirectIntake { store, lease, judge, committed, cursor: source.cursor })
+    }
+
+    /// Judges lines and commits what follows from them. With `leads` the cursor follows them. A crash before
+    /// the commit leaves nothing of them.
+    pub async fn take(
+        &mut self,
+        decoded: Decoded,
+        course: Course,
+        leads: bool,
+    ) -> Result<Prepared, StoreError> {
+        let received_at = Timestamp::from(SystemTime::now());
+        let lines = Lines { decoded, received_at, caught_up: false, course };
+        let Cut { part, cursor, .. } = Cut::of(lines, self.cursor, NotJson::Keep);
+        let mut prepared = self.judge.judge(part).await?;
+        if leads {
+            self.cursor = cursor;
+        } else {
+            prepared.commit.cursor_after = self.cursor;
+        }
+        self.store.commit(self.lease, &prepared.commit).await?;
+        self.committed.send_replace(prepared.batch);
+        Ok(prepared)
+    }
+
+    /// The cursor as it is stored now.
+    pub fn cursor(&self) -> i64 {
+        self.cursor
+    }
+}
