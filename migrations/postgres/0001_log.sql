@@ -550,7 +550,9 @@ CREATE VIEW history AS
            -- When, and the CID of the operation that did it.
            plc_time(log.nullified_by) AS nullified_at,
            (SELECT plc_cid(sha256(plc_unpack(later.operation))) FROM operations AS later
-            WHERE later.did = log.did AND later.created_at = log.nullified_by) AS nullified_by,
+            WHERE later.did = log.did AND later.created_at = log.nullified_by AND later.ctid <> log.ctid
+            -- Of equal times one that stands before one that was undone itself.
+            ORDER BY later.nullified_by NULLS FIRST LIMIT 1) AS nullified_by,
            -- Index of the rotation key that signed it, and the key: of a genesis one of its own, later one of
            -- those of the operation that `prev` names.
            log.signer,
@@ -559,7 +561,7 @@ CREATE VIEW history AS
                ELSE (
                    SELECT plc_data(plc_json(plc_unpack(before.operation)))->'rotationKeys'->>log.signer
                    FROM operations AS before
-                   WHERE before.did = log.did AND before.created_at < log.created_at
+                   WHERE before.did = log.did AND before.created_at <= log.created_at
                      AND plc_cid(sha256(plc_unpack(before.operation))) = read.operation->>'prev'
                )
            END AS signer_key,
@@ -600,14 +602,25 @@ CREATE VIEW identities AS
            read.data = '{}' AS tombstoned,
            head.did AS identity
     FROM (
-             -- Backwards, so that the primary key has this order.
-             SELECT DISTINCT ON (did) did, created_at, operation
+             -- Backwards, so that the index has this order.
+             SELECT DISTINCT ON (did) did, created_at
              FROM operations WHERE nullified_by IS NULL
              ORDER BY did DESC, created_at DESC
          ) AS head,
          LATERAL (
              SELECT plc_data(operation) AS data
-             FROM (SELECT plc_json(plc_unpack(head.operation)) AS operation OFFSET 0) AS printed
+             FROM (
+                 SELECT plc_json(plc_unpack(last.operation)) AS operation FROM operations AS last
+                 WHERE last.did = head.did AND last.created_at = head.created_at AND last.nullified_by IS NULL
+                   -- Of equal times, which are rare, the one that none of the others goes on from.
+                   AND NOT EXISTS (
+                       SELECT FROM operations AS later
+                       WHERE later.did = head.did AND later.created_at = head.created_at
+                         AND later.nullified_by IS NULL AND later.ctid <> last.ctid
+                         AND plc_json(plc_unpack(later.operation))->>'prev'
+                             = plc_cid(sha256(plc_unpack(last.operation))))
+                 LIMIT 1
+             ) AS printed
              OFFSET 0
          ) AS read;
 
@@ -631,8 +644,8 @@ $$;
 
 CREATE VIEW readable_refusals AS
     SELECT id, plc_text(did) AS did, sequence, plc_cid(cid) AS cid, kind, plc_text(detail) AS detail,
-           plc_cid(awaits) AS awaits, plc_text(line) AS line,
-           plc_time(received_at) AS received_at, plc_time(accepted_at) AS accepted_at
+           source, plc_text(line) AS line, plc_time(received_at) AS received_at,
+           plc_time(accepted_at) AS accepted_at, asked, plc_time(ask_at) AS ask_at
     FROM refusals;
 
 CREATE VIEW readable_divergences AS

@@ -20,7 +20,7 @@ mod sqlite;
 mod statistics;
 
 use did_plc::claim::Value;
-use did_plc::{Cid, Did, Timestamp};
+use did_plc::{Did, Timestamp};
 
 use self::claims::{Claimants, ClaimsIndex};
 pub use self::commit::{Commit, Lease, Rereading, Rewritten, Source};

@@ -33,7 +33,7 @@ pub(super) async fn claim(
     commit: &Commit,
     to: i64,
 ) -> Result<(), StoreError> {
-    add(connection, &claims::pairs_up_to(&commit.operations, to)?).await
+    add(connection, &claims::pairs_up_to(commit, to)?).await
 }
 
 /// Adds pairs, which stand in their order, in the transaction that holds the lock.
@@ -50,11 +50,23 @@ async fn add(connection: &mut Lent, pairs: &[i64]) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// From where a builder reads on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct BuildPlace {
+    claimed: i64,
+    /// Commits that took a number out of the log.
+    renumbered: i64,
+}
+
 /// Takes the lock that commits take, before anything is added: nobody who holds one waits for the
 /// other. How far the index is.
-async fn lock(connection: &mut Lent) -> Result<Option<i64>, StoreError> {
-    let lock = sqlx::query!("SELECT claimed FROM sources FOR UPDATE");
-    Ok(connection.first(lock).await?.and_then(|row| row.claimed))
+async fn lock(connection: &mut Lent) -> Result<Option<BuildPlace>, StoreError> {
+    let lock = sqlx::query_as!(
+        BuildPlace,
+        r#"SELECT claimed AS "claimed!", renumbered FROM sources
+           WHERE claimed IS NOT NULL FOR UPDATE"#
+    );
+    connection.first(lock).await
 }
 
 impl Postgres {
@@ -85,11 +97,15 @@ impl Postgres {
     /// See [`crate::store::Store::build_claims`]. A crash leaves pairs behind that are written
     /// again.
     pub async fn build_claims(&self, limit: usize) -> Result<(), StoreError> {
-        let Some(index) = self.claims_index().await? else { return Ok(()) };
-        if !index.begun {
-            return self.build_unnumbered().await;
+        let place = sqlx::query_as!(
+            BuildPlace,
+            r#"SELECT claimed AS "claimed!", renumbered FROM sources WHERE claimed IS NOT NULL"#
+        );
+        let Some(from) = self.pages.first(place).await? else { return Ok(()) };
+        if from.claimed == UNNUMBERED_FIRST {
+            return self.build_unnumbered(from).await;
         }
-        let (mut to, mut read, mut pairs) = (index.sequence, 0, Vec::new());
+        let (mut to, mut read, mut pairs) = (from.claimed, 0, Vec::new());
         while read < limit {
             let page = self.export_by_sequence(to, READ).await?;
             let Some(last) = page.last().and_then(|last| last.sequence) else { break };
@@ -100,16 +116,16 @@ impl Postgres {
         pairs.sort_unstable();
         pairs.dedup();
         self.add_pieces(&pairs).await?;
-        self.move_claims(index.sequence, to).await
+        self.move_claims(from, to).await
     }
 
     /// Brings in the operations without a number. Those that come meanwhile bring themselves in.
-    async fn build_unnumbered(&self) -> Result<(), StoreError> {
+    async fn build_unnumbered(&self, from: BuildPlace) -> Result<(), StoreError> {
         let mut after = (Did::from_bytes([0; 15]), Timestamp::from_millis(i64::MIN));
         loop {
             let page = operations!(
                 FROM "operations WHERE sequence IS NULL AND (did, created_at) > ($1, $2)
-                    ORDER BY did, created_at LIMIT $3",
+                    ORDER BY did, created_at FETCH FIRST $3 ROWS WITH TIES",
                 after.0.as_bytes().as_slice(),
                 after.1.millis(),
                 READ as i64
@@ -119,7 +135,7 @@ impl Postgres {
             after = (last.did, last.created_at);
             self.add_pieces(&pairs_of(page).await?).await?;
         }
-        self.move_claims(UNNUMBERED_FIRST, 0).await
+        self.move_claims(from, 0).await
     }
 
     async fn add_pieces(&self, pairs: &[i64]) -> Result<(), StoreError> {
@@ -134,7 +150,7 @@ impl Postgres {
     }
 
     /// Moves the place of the index, with what has come behind it meanwhile.
-    async fn move_claims(&self, from: i64, to: i64) -> Result<(), StoreError> {
+    async fn move_claims(&self, from: BuildPlace, to: i64) -> Result<(), StoreError> {
         let mut connection = self.writer.pool.lend().await?;
         connection.begin(TRANSACTION).await?;
         if lock(&mut connection).await? == Some(from) {
@@ -144,7 +160,7 @@ impl Postgres {
             add(&mut connection, &pairs_of(tail).await?).await?;
             connection.execute(sqlx::query!("UPDATE sources SET claimed = $1", to)).await?;
         }
-        // Otherwise another builder was here, and there is nothing to commit.
+        // Otherwise another builder was here, or what was read may have changed since, and there is nothing to commit.
         connection.commit().await
     }
 

@@ -3,19 +3,16 @@
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
-use did_plc::{Cid, Did, Timestamp};
+use did_plc::{Did, Timestamp};
 use sha2::{Digest, Sha256};
 
-use super::claims;
 use super::insert::insert;
 use super::open::Postgres;
 use super::pool::Lent;
-use super::rows;
 use super::writer::LEASE;
-use crate::store::codec::{Packer, is_genesis};
-use crate::store::{
-    Commit, Lease, NewDivergence, NewRefusal, Noted, Rejudged, StoreError, StoredOperation,
-};
+use super::{claims, refusals, rewrite, rows};
+use crate::store::codec::Packer;
+use crate::store::{Commit, Lease, NewDivergence, Noted, StoreError, StoredOperation};
 
 /// While catching up, what a crash of the server takes back is fetched again; cursor and operations
 /// still agree. Texts that are given a number make the commit durable.
@@ -43,17 +40,16 @@ impl Postgres {
             drop(connection);
             return Err(self.lost_lease(lease, commit).await?);
         };
-        insert(&mut connection, &in_order(&commit.operations), &mut packer).await?;
+        rewrite::delete(&mut connection, commit).await?;
+        insert(&mut connection, &in_order(commit), &mut packer).await?;
         if let Some(to) = advanced.claims_up_to {
             claims::claim(&mut connection, commit, to).await?;
         }
-        let received_at = commit.received_at_millis;
         intern(&mut connection, &packer).await?;
         nullify(&mut connection, &commit.nullified).await?;
         number(&mut connection, &commit.numbered).await?;
-        refuse(&mut connection, &commit.refusals, received_at).await?;
-        rejudge(&mut connection, &commit.rejudged, received_at).await?;
-        diverge(&mut connection, &commit.divergences, received_at).await?;
+        refusals::write(&mut connection, commit, writer.refusal_limits.get()).await?;
+        diverge(&mut connection, &commit.divergences, commit.received_at_millis).await?;
         writer.end(connection).await?;
         packer.committed();
         *turn = Some(packer);
@@ -126,8 +122,7 @@ async fn advance(
     commit: &Commit,
     keeps_claims: bool,
 ) -> Result<Option<Advanced>, StoreError> {
-    let identities = commit.operations.iter().filter(|new| is_genesis(&new.signed)).count();
-    let added = commit.operations.iter().filter_map(|new| new.sequence);
+    let written = commit.written().filter_map(|new| new.sequence);
     let numbered = commit.numbered.iter().map(|(_, _, number)| *number);
     // The index of claims moves with the cursor when it is complete and kept ($9) so; what it has
     // then, and where the log has ended before this commit, say which operations the commit adds to it.
@@ -151,10 +146,10 @@ async fn advance(
         LEASE.as_secs_f64(),
         commit.caught_up,
         commit.received_at_millis,
-        commit.operations.len() as i64,
-        identities as i64,
+        commit.more_operations(),
+        commit.more_identities(),
         keeps_claims,
-        added.chain(numbered).max().unwrap_or(0),
+        written.chain(numbered).max().unwrap_or(0),
         commit.cursor_cid.as_ref().map(String::as_bytes)
     );
     connection.first(advance).await
@@ -162,8 +157,8 @@ async fn advance(
 
 /// As exports read them: rows that are read together lie together, and the indexes on number and
 /// time grow at their end.
-fn in_order(operations: &[StoredOperation]) -> Vec<&StoredOperation> {
-    let mut ordered: Vec<_> = operations.iter().collect();
+fn in_order(commit: &Commit) -> Vec<&StoredOperation> {
+    let mut ordered: Vec<_> = commit.written().collect();
     ordered.sort_by_key(|new| (new.sequence.unwrap_or(i64::MAX), new.created_at));
     ordered
 }
@@ -244,86 +239,6 @@ fn all_there(changed: u64, expected: usize, what: &str) -> Result<(), StoreError
     })
 }
 
-async fn refuse(
-    connection: &mut Lent,
-    refusals: &[NewRefusal],
-    received_at: i64,
-) -> Result<(), StoreError> {
-    if refusals.is_empty() {
-        return Ok(());
-    }
-    let all = || refusals.iter();
-    let dids: Vec<_> = all().map(|new| new.did.as_bytes()).collect();
-    let sequences: Vec<_> = all().map(|new| new.sequence).collect();
-    let cids: Vec<_> = all().map(|new| new.cid.as_ref().map(digest)).collect();
-    let kinds: Vec<_> = all().map(|new| new.kind.as_str()).collect();
-    let details: Vec<_> = all().map(|new| new.detail.as_bytes()).collect();
-    let awaits: Vec<_> = all().map(|new| new.awaits.as_ref().map(digest)).collect();
-    let lines: Vec<_> = all().map(|new| &new.line[..]).collect();
-    let digests: Vec<_> = all().map(|new| Sha256::digest(&new.line).to_vec()).collect();
-    let refuse = sqlx::query!(
-        "INSERT INTO refusals
-            (did, sequence, cid, kind, detail, awaits, line, line_digest, received_at)
-         SELECT *, $9 FROM unnest($1::bytea[], $2::int8[], $3::bytea[], $4::text[], $5::bytea[],
-            $6::bytea[], $7::bytea[], $8::bytea[])
-         ON CONFLICT (line_digest) DO NOTHING",
-        dids as _,
-        sequences as _,
-        cids as _,
-        kinds as _,
-        details as _,
-        awaits as _,
-        lines as _,
-        &digests,
-        received_at
-    );
-    connection.execute(refuse).await?;
-    Ok(())
-}
-
-async fn rejudge(
-    connection: &mut Lent,
-    rejudged: &[Rejudged],
-    received_at: i64,
-) -> Result<(), StoreError> {
-    let mut accepted = Vec::new();
-    let (mut ids, mut kinds, mut details, mut waiting) = (vec![], vec![], vec![], vec![]);
-    for verdict in rejudged {
-        match verdict {
-            Rejudged::Accepted { id } => accepted.push(*id),
-            Rejudged::Refused { id, kind, detail, awaits } => {
-                ids.push(*id);
-                kinds.push(kind.as_str());
-                details.push(detail.as_bytes());
-                waiting.push(awaits.as_ref().map(digest));
-            }
-        }
-    }
-    if !accepted.is_empty() {
-        let accept = sqlx::query!(
-            "UPDATE refusals SET accepted_at = $2 WHERE id = ANY($1)",
-            &accepted,
-            received_at
-        );
-        connection.execute(accept).await?;
-    }
-    if !ids.is_empty() {
-        let refuse_again = sqlx::query!(
-            "UPDATE refusals r
-             SET kind = new.kind, detail = new.detail, awaits = new.awaits
-             FROM unnest($1::int8[], $2::text[], $3::bytea[], $4::bytea[])
-                AS new (id, kind, detail, awaits)
-             WHERE r.id = new.id",
-            &ids,
-            kinds as _,
-            details as _,
-            waiting as _
-        );
-        connection.execute(refuse_again).await?;
-    }
-    Ok(())
-}
-
 /// A record that was closed and is seen again is open again, with what is seen now: what was seen then
 /// may be something else. One that is open keeps what it was opened with.
 async fn diverge(
@@ -389,8 +304,4 @@ fn identity(new: &NewDivergence) -> [u8; 32] {
         hash.update(part);
     }
     hash.finalize().into()
-}
-
-fn digest(cid: &Cid) -> &[u8] {
-    cid.digest()
 }

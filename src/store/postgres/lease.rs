@@ -2,10 +2,12 @@
 
 use std::sync::atomic::Ordering;
 
+use did_plc::Timestamp;
+
 use super::open::Postgres;
-use super::rows::SourceRow;
+use super::rows::{SourceRow, sources};
 use super::writer::LEASE;
-use crate::store::{Lease, Source, StoreError};
+use crate::store::{Lease, Rereading, Source, StoreError};
 
 /// Durable whatever the connection's setting: an epoch that a crash of the server took back would
 /// be given out twice.
@@ -26,12 +28,12 @@ impl Postgres {
         );
         connection.execute(create).await?;
         connection.begin(DURABLY).await?;
-        let take = sqlx::query_as!(
-            SourceRow,
+        let take = sources!(
             "UPDATE sources
              SET epoch = epoch + 1, lease_until = clock_timestamp() + make_interval(secs => $1)
              WHERE lease_until IS NULL OR lease_until < clock_timestamp()
-             RETURNING upstream, cursor, epoch, caught_up_at, cursor_cid",
+             RETURNING ",
+            "",
             LEASE.as_secs_f64()
         );
         let Some(source) = connection.first(take).await? else {
@@ -90,6 +92,29 @@ impl Postgres {
         }
     }
 
+    /// See [`crate::store::Store::set_rereading`].
+    pub async fn set_rereading(
+        &self,
+        lease: &Lease,
+        rereading: Rereading,
+    ) -> Result<(), StoreError> {
+        let _turn = self.writer.turn.lock().await;
+        let Rereading { second, round, round_began_at, rounds } = rereading;
+        let set = sqlx::query!(
+            "UPDATE sources SET second_reading = $2, round = $3, round_began_at = $4, rounds = $5
+             WHERE epoch = $1",
+            lease.epoch,
+            second,
+            round,
+            round_began_at.map(Timestamp::millis),
+            rounds
+        );
+        match self.writer.pool.lend().await?.execute(set).await? {
+            0 => Err(over(lease)),
+            _ => Ok(()),
+        }
+    }
+
     /// See [`crate::store::Store::set_durability`].
     pub async fn set_durability(&self, live: bool) -> Result<(), StoreError> {
         self.writer.live.store(live, Ordering::Relaxed);
@@ -97,6 +122,7 @@ impl Postgres {
     }
 }
 
-fn over(lease: &Lease) -> StoreError {
+/// The error of a lease that somebody else has taken over.
+pub(super) fn over(lease: &Lease) -> StoreError {
     StoreError::LostLease(format!("epoch {} is over", lease.epoch))
 }

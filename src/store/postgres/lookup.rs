@@ -9,6 +9,7 @@ use super::pool::{Lent, Pool};
 use super::rows::{OfPlace, operations};
 use super::strings::Strings;
 use crate::store::codec::Interned;
+use crate::store::operation::{head_of, sort_histories};
 use crate::store::{StoreError, StoredOperation};
 
 /// Operations for each of the identities that were asked for, in their order.
@@ -34,6 +35,21 @@ impl Lookups {
         }
     }
 
+    /// The histories of these identities, in their order.
+    async fn histories(&mut self, dids: &[Did]) -> Result<Histories, StoreError> {
+        let chains = operations!(
+            OfPlace,
+            r#"asked.place AS "key!""#,
+            FROM "unnest($1::bytea[]) WITH ORDINALITY AS asked (did, place), LATERAL (
+                SELECT * FROM operations o WHERE o.did = asked.did ORDER BY o.created_at) chain",
+            keys(dids) as _
+        );
+        let mut connection = self.connection().await?;
+        let rows = connection.all(chains).await?;
+        self.connection = Some(connection);
+        self.sorted_out(dids, rows).await
+    }
+
     /// What the rows are, for each of `dids`; a damaged row spoils the answer for its identity alone.
     async fn sorted_out(&self, dids: &[Did], rows: Vec<OfPlace>) -> Result<Histories, StoreError> {
         let asked = dids.to_vec();
@@ -57,14 +73,31 @@ impl Ask for Heads {
             r#"asked.place AS "key!""#,
             FROM "unnest($1::bytea[]) WITH ORDINALITY AS asked (did, place), LATERAL (
                 SELECT * FROM operations o WHERE o.did = asked.did AND o.nullified_by IS NULL
-                ORDER BY o.created_at DESC LIMIT 1) head",
+                ORDER BY o.created_at DESC FETCH FIRST ROW WITH TIES) head",
             keys(dids) as _
         );
         let mut connection = self.0.connection().await?;
         let rows = connection.all(heads).await?;
         self.0.connection = Some(connection);
-        let histories = self.0.sorted_out(dids, rows).await?;
-        Ok(histories.into_iter().map(|history| Ok(history?.pop())).collect())
+        let newest = self.0.sorted_out(dids, rows).await?;
+        // Of equal times only the order of the whole history says which is the last.
+        let is_tied = |newest: &Result<Vec<_>, _>| newest.as_ref().is_ok_and(|of| of.len() > 1);
+        let tied: Vec<Did> = dids
+            .iter()
+            .zip(&newest)
+            .filter(|(_, newest)| is_tied(newest))
+            .map(|(did, _)| *did)
+            .collect();
+        let mut tied = match tied.is_empty() {
+            true => Vec::new(),
+            false => self.0.histories(&tied).await?,
+        }
+        .into_iter();
+        let mut head = |newest: Result<Vec<_>, StoreError>| match is_tied(&newest) {
+            true => tied.next().unwrap_or(newest),
+            false => newest,
+        };
+        Ok(newest.into_iter().map(|newest| Ok(head_of(head(newest)?))).collect())
     }
 }
 
@@ -75,17 +108,7 @@ impl Ask for Chains {
     type Answer = Vec<StoredOperation>;
 
     async fn ask(&mut self, dids: &[Did]) -> Result<Histories, StoreError> {
-        let chains = operations!(
-            OfPlace,
-            r#"asked.place AS "key!""#,
-            FROM "unnest($1::bytea[]) WITH ORDINALITY AS asked (did, place), LATERAL (
-                SELECT * FROM operations o WHERE o.did = asked.did ORDER BY o.created_at) chain",
-            keys(dids) as _
-        );
-        let mut connection = self.0.connection().await?;
-        let rows = connection.all(chains).await?;
-        self.0.connection = Some(connection);
-        self.0.sorted_out(dids, rows).await
+        self.0.histories(dids).await
     }
 }
 
@@ -111,7 +134,7 @@ fn sort_out(asked: &[Did], rows: &[OfPlace], known: &Interned) -> Histories {
     }
     // The nested loop yields each chain in this order already; no plan is bound to.
     for history in answers.iter_mut().flatten() {
-        history.sort_by_key(|operation: &StoredOperation| operation.created_at);
+        sort_histories(history);
     }
     answers
 }

@@ -15,6 +15,8 @@ mod migrations;
 mod open;
 mod pool;
 mod read;
+mod refusals;
+mod rewrite;
 mod rows;
 mod server;
 mod statistics;

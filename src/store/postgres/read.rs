@@ -1,6 +1,6 @@
 //! Reading: exports, sweeps, and what ingest asks before it judges.
 
-use did_plc::{Cid, Did, Timestamp};
+use did_plc::{Did, Timestamp};
 use futures::{StreamExt, TryStreamExt};
 use sqlx::postgres::PgRow;
 
@@ -8,12 +8,11 @@ use super::error::query_error;
 use super::lookup::keys;
 use super::open::Postgres;
 use super::pool::{Rows, within};
-use super::rows::{
-    self, DivergenceRow, OfIdentity, RefusalRow, SourceRow, divergences, operations, refusals,
-};
+use super::rows::{self, DivergenceRow, OfIdentity, SourceRow, divergences, operations, sources};
 use super::strings::Strings;
 use crate::store::codec::Interned;
-use crate::store::{Source, StoreError, StoredDivergence, StoredOperation, StoredRefusal};
+use crate::store::operation::sort_histories;
+use crate::store::{Source, StoreError, StoredDivergence, StoredOperation};
 
 impl Postgres {
     /// See [`crate::store::Store::source`].
@@ -26,10 +25,7 @@ impl Postgres {
 
     /// The source as it is committed, whatever may be under way.
     pub(super) async fn committed_source(&self) -> Result<Option<Source>, StoreError> {
-        let source = sqlx::query_as!(
-            SourceRow,
-            "SELECT upstream, cursor, epoch, caught_up_at, cursor_cid FROM sources"
-        );
+        let source = sources!("SELECT ", " FROM sources");
         self.pages.first(source).await?.map(Source::try_from).transpose()
     }
 
@@ -39,7 +35,9 @@ impl Postgres {
             FROM "operations WHERE did = ANY($1) ORDER BY did, created_at",
             keys(dids) as _
         );
-        unpack(&self.strings, self.ingest.all(histories).await?).await
+        let mut operations = unpack(&self.strings, self.ingest.all(histories).await?).await?;
+        sort_histories(&mut operations);
+        Ok(operations)
     }
 
     /// See [`crate::store::Store::history`].
@@ -166,7 +164,7 @@ impl Postgres {
         );
         let mut operations = self.operations(next).await?;
         // The index yields them in this order already, but the statement cannot ask for it.
-        operations.sort_by_key(|operation| (operation.did, operation.created_at));
+        sort_histories(&mut operations);
         Ok(operations)
     }
 
@@ -178,51 +176,6 @@ impl Postgres {
             first_bytes(&after)
         );
         Ok(self.pages.first(next).await?.map(|row| row.did.0))
-    }
-
-    /// See [`crate::store::Store::refusals`].
-    pub async fn refusals(
-        &self,
-        did: Option<&str>,
-        after_id: i64,
-        limit: usize,
-    ) -> Result<Vec<StoredRefusal>, StoreError> {
-        let limit = count(limit);
-        let rows = match did {
-            Some(did) => {
-                let of_did = refusals!(
-                    "WHERE did = $3 AND id > $1 ORDER BY id LIMIT $2",
-                    after_id,
-                    limit,
-                    did.as_bytes()
-                );
-                self.pages.all(of_did).await?
-            }
-            None => {
-                let all = refusals!("WHERE id > $1 ORDER BY id LIMIT $2", after_id, limit);
-                self.pages.all(all).await?
-            }
-        };
-        rows.into_iter().map(StoredRefusal::try_from).collect()
-    }
-
-    /// See [`crate::store::Store::refusals_awaiting`].
-    pub async fn refusals_awaiting(&self, cids: &[Cid]) -> Result<Vec<StoredRefusal>, StoreError> {
-        let digests: Vec<&[u8]> = cids.iter().map(|cid| cid.digest().as_slice()).collect();
-        let awaiting =
-            refusals!("WHERE awaits = ANY($1) AND accepted_at IS NULL ORDER BY id", digests as _);
-        self.ingest.all(awaiting).await?.into_iter().map(StoredRefusal::try_from).collect()
-    }
-
-    /// See [`crate::store::Store::awaited`].
-    pub async fn awaited(&self, limit: usize) -> Result<Vec<Cid>, StoreError> {
-        let awaited = sqlx::query!(
-            r#"SELECT DISTINCT awaits AS "awaits!" FROM refusals
-               WHERE awaits IS NOT NULL AND accepted_at IS NULL ORDER BY awaits LIMIT $1"#,
-            count(limit)
-        );
-        let rows = self.ingest.all(awaited).await?;
-        rows.iter().map(|row| rows::cid("refusals", &row.awaits)).collect()
     }
 
     /// See [`crate::store::Store::divergences`].
@@ -294,7 +247,7 @@ fn first_bytes(after: &Option<Did>) -> &[u8] {
 }
 
 /// A limit, as LIMIT takes it.
-fn count(limit: usize) -> i64 {
+pub(super) fn count(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
 

@@ -8,7 +8,8 @@ use sqlx::{Decode, Type};
 
 use crate::store::codec::{Interned, unpack};
 use crate::store::{
-    NewDivergence, NewRefusal, Source, StoreError, StoredDivergence, StoredOperation, StoredRefusal,
+    NewDivergence, NewRefusal, Rereading, Source, StoreError, StoredDivergence, StoredOperation,
+    StoredRefusal,
 };
 
 /// A query for operations: `FROM` and what follows it. Their DIDs are the rows' keys, or else what
@@ -30,13 +31,25 @@ macro_rules! operations {
     };
 }
 
-/// A query for refusals: `FROM refusals` and what follows it.
+/// A query for refusals: `FROM` and what follows it.
 macro_rules! refusals {
-    ($rest:tt $(, $argument:expr)* $(,)?) => {
+    (FROM $rest:tt $(, $argument:expr)* $(,)?) => {
         sqlx::query_as!(
             RefusalRow,
-            "SELECT id, did, sequence, cid, kind, detail, awaits, line, received_at, accepted_at
-             FROM refusals " + $rest
+            "SELECT id, did, sequence, cid, kind, detail, source, key, line, received_at,
+                accepted_at, asked, ask_at FROM " + $rest
+            $(, $argument)*
+        )
+    };
+}
+
+/// A statement that yields the source: what stands before its columns, and what after them.
+macro_rules! sources {
+    ($before:tt, $after:tt $(, $argument:expr)* $(,)?) => {
+        sqlx::query_as!(
+            SourceRow,
+            $before + "upstream, cursor, epoch, caught_up_at, cursor_cid, second_reading, round,
+                round_began_at, rounds" + $after
             $(, $argument)*
         )
     };
@@ -54,7 +67,7 @@ macro_rules! divergences {
     };
 }
 
-pub(super) use {divergences, operations, refusals};
+pub(super) use {divergences, operations, refusals, sources};
 
 /// A DID in the 15 bytes that a row has of it.
 #[derive(Debug, Clone, Copy)]
@@ -122,10 +135,13 @@ pub(super) struct RefusalRow {
     pub(super) cid: Option<Vec<u8>>,
     pub(super) kind: String,
     pub(super) detail: Vec<u8>,
-    pub(super) awaits: Option<Vec<u8>>,
+    pub(super) source: String,
+    pub(super) key: Vec<u8>,
     pub(super) line: Vec<u8>,
     pub(super) received_at: i64,
     pub(super) accepted_at: Option<i64>,
+    pub(super) asked: i32,
+    pub(super) ask_at: Option<i64>,
 }
 
 impl TryFrom<RefusalRow> for StoredRefusal {
@@ -141,11 +157,16 @@ impl TryFrom<RefusalRow> for StoredRefusal {
                 cid: row.cid.map(|digest| cid(TABLE, &digest)).transpose()?,
                 kind: row.kind,
                 detail: text(TABLE, row.detail)?,
-                awaits: row.awaits.map(|digest| cid(TABLE, &digest)).transpose()?,
+                source: row.source,
+                key: row.key.try_into().map_err(|_| {
+                    damaged(format!("table {TABLE}"), "a key that is not of 32 bytes")
+                })?,
                 line: Bytes::from(row.line),
             },
             received_at: Timestamp::from_millis(row.received_at),
             accepted_at: row.accepted_at.map(Timestamp::from_millis),
+            asked: row.asked,
+            ask_at: row.ask_at.map(Timestamp::from_millis),
         })
     }
 }
@@ -193,6 +214,10 @@ pub(super) struct SourceRow {
     pub(super) epoch: i64,
     pub(super) caught_up_at: Option<i64>,
     pub(super) cursor_cid: Option<Vec<u8>>,
+    pub(super) second_reading: i64,
+    pub(super) round: i64,
+    pub(super) round_began_at: Option<i64>,
+    pub(super) rounds: i64,
 }
 
 impl TryFrom<SourceRow> for Source {
@@ -205,6 +230,12 @@ impl TryFrom<SourceRow> for Source {
             epoch: row.epoch,
             caught_up_at: row.caught_up_at.map(Timestamp::from_millis),
             cursor_cid: row.cursor_cid.map(|bytes| text("sources", bytes)).transpose()?,
+            rereading: Rereading {
+                second: row.second_reading,
+                round: row.round,
+                round_began_at: row.round_began_at.map(Timestamp::from_millis),
+                rounds: row.rounds,
+            },
         })
     }
 }

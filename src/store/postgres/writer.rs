@@ -7,9 +7,10 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 
 use super::pool::{Lent, Pool};
-use super::rows::SourceRow;
+use super::rows::{SourceRow, sources};
 use super::strings::Strings;
 use crate::store::codec::Packer;
+use crate::store::refusal::SharedLimits;
 use crate::store::{Source, StoreError};
 
 /// How long a follower that says nothing is believed to be alive. Several renewals, which come
@@ -27,6 +28,7 @@ pub(super) struct Writer {
     pub(super) live: AtomicBool,
     /// Whether commits keep the index of claims when it is complete.
     pub(super) keeps_claims: AtomicBool,
+    pub(super) refusal_limits: SharedLimits,
     /// A COMMIT was sent and nobody knows what became of it.
     pub(super) in_doubt: AtomicBool,
 }
@@ -50,6 +52,7 @@ impl Writer {
             turn: Mutex::default(),
             live: AtomicBool::new(true),
             keeps_claims: AtomicBool::new(false),
+            refusal_limits: SharedLimits::default(),
             in_doubt: AtomicBool::new(false),
         }
     }
@@ -87,9 +90,6 @@ impl Writer {
 /// The source. Waits for a transaction on its row that may still be under way on a connection that
 /// broke.
 async fn settled_source(connection: &mut Lent) -> Result<Option<Source>, StoreError> {
-    let source = sqlx::query_as!(
-        SourceRow,
-        "SELECT upstream, cursor, epoch, caught_up_at, cursor_cid FROM sources FOR UPDATE"
-    );
+    let source = sources!("SELECT ", " FROM sources FOR UPDATE");
     connection.first(source).await?.map(Source::try_from).transpose()
 }

@@ -1,0 +1,370 @@
+//! What was refused: how it is kept, found, and forgotten when there is too much of it.
+
+use std::collections::HashMap;
+
+use did_plc::{Cid, Did, Timestamp};
+
+use super::lease::over;
+use super::open::Postgres;
+use super::pool::Lent;
+use super::read::count;
+use super::rows::{self, RefusalRow, refusals};
+use crate::store::room::{self, Kept, Oldest, Owner, Room};
+use crate::store::{
+    Asked, Commit, Lease, NewRefusal, RefusalKey, RefusalLimits, StoreError, StoredRefusal,
+};
+
+/// Writes what a commit says of refusals, and makes room for those that it brings.
+pub(super) async fn write(
+    connection: &mut Lent,
+    commit: &Commit,
+    limits: RefusalLimits,
+) -> Result<(), StoreError> {
+    lift(connection, &commit.lifted, commit.received_at_millis).await?;
+    if commit.refusals.is_empty() {
+        return Ok(());
+    }
+    let refusals = distinct(&commit.refusals);
+    let kept = keep(connection, &refusals, commit.received_at_millis).await?;
+    make_room(connection, &kept, limits).await
+}
+
+async fn lift(connection: &mut Lent, keys: &[RefusalKey], at: i64) -> Result<(), StoreError> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let lift = sqlx::query!(
+        "UPDATE refusals SET accepted_at = $2, ask_at = NULL
+         WHERE key = ANY($1) AND accepted_at IS NULL",
+        keys as _,
+        at
+    );
+    connection.execute(lift).await?;
+    Ok(())
+}
+
+/// One statement cannot touch a record twice: of those with the same key the first, with what the last says that is
+/// taken over. The order is kept: it is that of the numbers.
+fn distinct(refusals: &[NewRefusal]) -> Vec<NewRefusal> {
+    let mut distinct: Vec<NewRefusal> = Vec::with_capacity(refusals.len());
+    let mut places: HashMap<RefusalKey, usize> = HashMap::with_capacity(refusals.len());
+    for new in refusals {
+        match places.get(&new.key).and_then(|&place| distinct.get_mut(place)) {
+            Some(first) => {
+                first.sequence = new.sequence;
+                first.kind.clone_from(&new.kind);
+                first.detail.clone_from(&new.detail);
+            }
+            None => {
+                places.insert(new.key, distinct.len());
+                distinct.push(new.clone());
+            }
+        }
+    }
+    distinct
+}
+
+/// What is refused again after it was lifted is asked about anew.
+async fn keep<'a>(
+    connection: &mut Lent,
+    refusals: &'a [NewRefusal],
+    at: i64,
+) -> Result<Vec<Kept<'a>>, StoreError> {
+    let all = || refusals.iter();
+    let dids: Vec<_> = all().map(|new| new.did.as_bytes()).collect();
+    let sequences: Vec<_> = all().map(|new| new.sequence).collect();
+    let cids: Vec<_> = all().map(|new| new.cid.as_ref().map(digest)).collect();
+    let kinds: Vec<_> = all().map(|new| new.kind.as_str()).collect();
+    let details: Vec<_> = all().map(|new| new.detail.as_bytes()).collect();
+    let sources: Vec<_> = all().map(|new| new.source.as_str()).collect();
+    let lines: Vec<_> = all().map(|new| &new.line[..]).collect();
+    let keys: Vec<_> = all().map(|new| new.key).collect();
+    // The table as it is read here is that of before.
+    let keep = sqlx::query!(
+        r#"WITH kept AS (
+            INSERT INTO refusals
+                (did, sequence, cid, kind, detail, source, line, key, received_at, ask_at)
+            SELECT *, $9, $9 FROM unnest($1::bytea[], $2::int8[], $3::bytea[], $4::text[],
+                $5::bytea[], $6::text[], $7::bytea[], $8::bytea[])
+            ON CONFLICT (key) DO UPDATE SET
+                sequence = excluded.sequence, kind = excluded.kind, detail = excluded.detail,
+                ask_at = CASE WHEN refusals.accepted_at IS NULL THEN refusals.ask_at
+                    ELSE excluded.ask_at END,
+                accepted_at = NULL
+            RETURNING id, key, octet_length(line) + octet_length(detail) AS bytes)
+         SELECT id AS "id!", key AS "key!", (bytes - coalesce((
+                SELECT octet_length(line) + octet_length(detail) FROM refusals before
+                WHERE before.key = kept.key), 0))::int8 AS "bytes!"
+         FROM kept"#,
+        dids as _,
+        sequences as _,
+        cids as _,
+        kinds as _,
+        details as _,
+        sources as _,
+        lines as _,
+        keys as _,
+        at
+    );
+    let kept: HashMap<Vec<u8>, (i64, i64)> = connection
+        .all(keep)
+        .await?
+        .into_iter()
+        .map(|row| (row.key, (row.id, row.bytes)))
+        .collect();
+    let kept = all().filter_map(|new| {
+        let &(id, bytes) = kept.get(new.key.as_slice())?;
+        Some(Kept { new, id, bytes })
+    });
+    Ok(kept.collect())
+}
+
+/// First in the room of each identity, then in that of all.
+async fn make_room(
+    connection: &mut Lent,
+    kept: &[Kept<'_>],
+    limits: RefusalLimits,
+) -> Result<(), StoreError> {
+    let brought: i64 = kept.iter().map(|one| one.bytes).sum();
+    let (mut forgotten, mut freed) = (0, 0);
+    let identities = room::by_identity(kept);
+    let dids: Vec<&[u8]> = identities.keys().map(|did| did.as_bytes()).collect();
+    let held = sqlx::query!(
+        r#"SELECT coalesce((
+                SELECT sum(octet_length(line) + octet_length(detail)) FROM refusals r
+                WHERE r.did = asked.did), 0) AS "bytes!"
+           FROM unnest($1::bytea[]) WITH ORDINALITY AS asked (did, place) ORDER BY place"#,
+        dids as _
+    );
+    let held = connection.all(held).await?;
+    for ((did, kept), held) in identities.into_iter().zip(held) {
+        let brought: i64 = kept.iter().map(|one| one.bytes).sum();
+        let owner = Owner::Identity(did);
+        let mut room = Room::new(owner, kept, held.bytes - brought, limits.of_identity);
+        forget(connection, &mut room).await?;
+        forgotten += room.forgotten;
+        freed += room.freed;
+    }
+    let held = connection.first(sqlx::query!("SELECT refused_bytes FROM sources")).await?;
+    let held = held.map_or(0, |row| row.refused_bytes) - freed;
+    let mut room = Room::new(Owner::All, kept.iter().copied(), held, limits.in_all);
+    forget(connection, &mut room).await?;
+    forgotten += room.forgotten;
+    freed += room.freed;
+    let count = sqlx::query!(
+        "UPDATE sources SET refused_bytes = refused_bytes + $1, forgotten = forgotten + $2",
+        brought - freed,
+        forgotten
+    );
+    connection.execute(count).await?;
+    Ok(())
+}
+
+async fn forget(connection: &mut Lent, room: &mut Room<'_>) -> Result<(), StoreError> {
+    while let Some(question) = room.next() {
+        let going = room.forget(&oldest(connection, question).await?);
+        if !going.is_empty() {
+            let forget = sqlx::query!("DELETE FROM refusals WHERE id = ANY($1)", &going);
+            connection.execute(forget).await?;
+        }
+    }
+    Ok(())
+}
+
+/// A refusal and its bytes.
+struct Sized {
+    id: i64,
+    bytes: i32,
+}
+
+async fn oldest(connection: &mut Lent, of: Oldest<'_>) -> Result<Vec<(i64, i64)>, StoreError> {
+    let Oldest { owner, source, kind, except } = of;
+    let found = match (owner, source, kind) {
+        (Owner::Identity(did), ..) => {
+            // OFFSET keeps the order from being a reason to walk through those of all identities.
+            let of_did = sqlx::query_as!(
+                Sized,
+                r#"SELECT id, bytes AS "bytes!" FROM (
+                    SELECT id, octet_length(line) + octet_length(detail) AS bytes FROM refusals
+                    WHERE did = $1 AND id <> $2 AND ($3::text IS NULL OR source = $3)
+                        AND ($4::text IS NULL OR kind = $4)
+                    OFFSET 0) of_did
+                 ORDER BY id LIMIT $5"#,
+                did.as_bytes(),
+                except,
+                source,
+                kind,
+                room::PAGE
+            );
+            connection.all(of_did).await?
+        }
+        (Owner::All, Some(source), Some(kind)) => {
+            let of_kind = sqlx::query_as!(
+                Sized,
+                r#"SELECT id, octet_length(line) + octet_length(detail) AS "bytes!" FROM refusals
+                   WHERE source = $1 AND kind = $2 AND id <> $3 ORDER BY id LIMIT $4"#,
+                source,
+                kind,
+                except,
+                room::PAGE
+            );
+            connection.all(of_kind).await?
+        }
+        (Owner::All, Some(source), None) => {
+            let of_source = sqlx::query_as!(
+                Sized,
+                r#"SELECT id, octet_length(line) + octet_length(detail) AS "bytes!" FROM refusals
+                   WHERE source = $1 AND id <> $2 ORDER BY id LIMIT $3"#,
+                source,
+                except,
+                room::PAGE
+            );
+            connection.all(of_source).await?
+        }
+        (Owner::All, None, _) => {
+            let of_all = sqlx::query_as!(
+                Sized,
+                r#"SELECT id, octet_length(line) + octet_length(detail) AS "bytes!" FROM refusals
+                   WHERE id <> $1 ORDER BY id LIMIT $2"#,
+                except,
+                room::PAGE
+            );
+            connection.all(of_all).await?
+        }
+    };
+    Ok(found.into_iter().map(|found| (found.id, i64::from(found.bytes))).collect())
+}
+
+fn digest(cid: &Cid) -> &[u8] {
+    cid.digest()
+}
+
+impl Postgres {
+    /// See [`crate::store::Store::limit_refusals`].
+    pub fn limit_refusals(&self, limits: RefusalLimits) {
+        self.writer.refusal_limits.set(limits);
+    }
+
+    /// See [`crate::store::Store::note_asked`].
+    pub async fn note_asked(
+        &self,
+        lease: &Lease,
+        asked: &[Asked],
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let _turn = self.writer.turn.lock().await;
+        let mut connection = self.writer.pool.lend().await?;
+        connection.begin("BEGIN").await?;
+        let held =
+            sqlx::query!("SELECT epoch FROM sources WHERE epoch = $1 FOR UPDATE", lease.epoch);
+        if connection.first(held).await?.is_none() {
+            return Err(over(lease));
+        }
+        let ids: Vec<_> = asked.iter().map(|one| one.id).collect();
+        let accepted: Vec<_> = asked.iter().map(|one| one.accepted).collect();
+        let ask_at: Vec<_> = asked.iter().map(|one| one.ask_at.map(Timestamp::millis)).collect();
+        let note = sqlx::query!(
+            "UPDATE refusals r SET
+                asked = asked + 1,
+                accepted_at = CASE WHEN new.accepted THEN coalesce(accepted_at, $4)
+                    ELSE accepted_at END,
+                ask_at = CASE WHEN new.accepted OR accepted_at IS NOT NULL THEN NULL
+                    ELSE new.ask_at END
+             FROM unnest($1::int8[], $2::bool[], $3::int8[]) AS new (id, accepted, ask_at)
+             WHERE r.id = new.id",
+            &ids,
+            &accepted,
+            ask_at as _,
+            now.millis()
+        );
+        connection.execute(note).await?;
+        connection.commit().await
+    }
+
+    /// See [`crate::store::Store::refusals`].
+    pub async fn refusals(
+        &self,
+        did: Option<&str>,
+        after_id: i64,
+        limit: usize,
+    ) -> Result<Vec<StoredRefusal>, StoreError> {
+        let limit = count(limit);
+        let rows = match did {
+            Some(did) => {
+                let of_did = refusals!(
+                    FROM "refusals WHERE did = $3 AND id > $1 ORDER BY id LIMIT $2",
+                    after_id,
+                    limit,
+                    did.as_bytes()
+                );
+                self.pages.all(of_did).await?
+            }
+            None => {
+                let all = refusals!(
+                    FROM "refusals WHERE id > $1 ORDER BY id LIMIT $2",
+                    after_id,
+                    limit
+                );
+                self.pages.all(all).await?
+            }
+        };
+        rows.into_iter().map(StoredRefusal::try_from).collect()
+    }
+
+    /// See [`crate::store::Store::standing_refusals`].
+    pub async fn standing_refusals(&self, dids: &[Did]) -> Result<Vec<StoredRefusal>, StoreError> {
+        let mut dids: Vec<Vec<u8>> = dids.iter().map(|did| did.to_string().into_bytes()).collect();
+        dids.sort_unstable();
+        dids.dedup();
+        // OFFSET has each identity's looked up by the index, of which there is one for equality only.
+        let standing = refusals!(
+            FROM "unnest($1::bytea[]) AS asked (asked_did), LATERAL (
+                SELECT * FROM refusals r WHERE r.did = asked.asked_did AND r.accepted_at IS NULL
+                OFFSET 0) standing",
+            &dids
+        );
+        let rows = self.ingest.all(standing).await?;
+        let mut refusals: Vec<StoredRefusal> =
+            rows.into_iter().map(StoredRefusal::try_from).collect::<Result<_, _>>()?;
+        refusals.sort_by_key(|refusal| refusal.id);
+        Ok(refusals)
+    }
+
+    /// See [`crate::store::Store::refused_identities`].
+    pub async fn refused_identities(
+        &self,
+        after_id: i64,
+        limit: usize,
+    ) -> Result<(Vec<String>, i64), StoreError> {
+        let standing = sqlx::query!(
+            "SELECT id, did FROM refusals WHERE accepted_at IS NULL AND id > $1
+             ORDER BY id LIMIT $2",
+            after_id,
+            count(limit)
+        );
+        let rows = self.ingest.all(standing).await?;
+        let last = rows.last().map_or(after_id, |last| last.id);
+        let mut dids: Vec<String> = rows
+            .into_iter()
+            .map(|row| rows::text("refusals", row.did))
+            .collect::<Result<_, _>>()?;
+        dids.sort_unstable();
+        dids.dedup();
+        Ok((dids, last))
+    }
+
+    /// See [`crate::store::Store::doubtful`].
+    pub async fn doubtful(
+        &self,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<StoredRefusal>, StoreError> {
+        let doubtful = refusals!(
+            FROM "refusals WHERE ask_at <= $1 AND accepted_at IS NULL
+                ORDER BY ask_at, id LIMIT $2",
+            now.millis(),
+            count(limit)
+        );
+        self.ingest.all(doubtful).await?.into_iter().map(StoredRefusal::try_from).collect()
+    }
+}
