@@ -207,6 +207,38 @@ CREATE FUNCTION plc_cid(digest bytea) RETURNS text LANGUAGE sql IMMUTABLE STRICT
 $$;
 
 -- `did:key:` of a key: its codec and its compressed point, 35 bytes, in base58btc.
+-- The digest of a CID. A `prev` that was accepted may spell it otherwise than the specification: in base58,
+-- with padding, or with longer numbers in front. The digest is the last 32 bytes in each of these.
+CREATE FUNCTION plc_cid(cid text) RETURNS bytea
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
+DECLARE
+    base32 CONSTANT text := 'abcdefghijklmnopqrstuvwxyz234567';
+    base58 CONSTANT text := '123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz';
+    alphabet text := base58;
+    -- What begins with Q is base58 without a prefix.
+    digits text := CASE WHEN starts_with(cid, 'Q') THEN cid ELSE substr(cid, 2) END;
+    number numeric := 0;
+    digest bytea := '\x';
+BEGIN
+    IF starts_with(cid, 'b') THEN
+        alphabet := base32;
+        digits := rtrim(digits, '=');
+    END IF;
+    FOR place IN 1..length(digits) LOOP
+        number := number * length(alphabet) + strpos(alphabet, substr(digits, place, 1)) - 1;
+    END LOOP;
+    IF alphabet = base32 THEN
+        -- Spare bits at the end.
+        number := div(number, 2::numeric ^ (length(digits) * 5 % 8));
+    END IF;
+    FOR place IN 1..32 LOOP
+        digest := decode(lpad(to_hex(mod(number, 256)::int4), 2, '0'), 'hex') || digest;
+        number := div(number, 256);
+    END LOOP;
+    RETURN digest;
+END
+$$;
+
 CREATE FUNCTION plc_key(key bytea) RETURNS text
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
 DECLARE
@@ -562,7 +594,7 @@ CREATE VIEW history AS
                    SELECT plc_data(plc_json(plc_unpack(before.operation)))->'rotationKeys'->>log.signer
                    FROM operations AS before
                    WHERE before.did = log.did AND before.created_at <= log.created_at
-                     AND plc_cid(sha256(plc_unpack(before.operation))) = read.operation->>'prev'
+                     AND sha256(plc_unpack(before.operation)) = plc_cid(read.operation->>'prev')
                )
            END AS signer_key,
            read.operation->>'type' AS type,
@@ -570,6 +602,8 @@ CREATE VIEW history AS
            read.data->'services'->'atproto_pds'->>'endpoint' AS host,
            plc_texts(read.data->'rotationKeys') AS rotation_keys,
            coalesce(read.data->'verificationMethods', '{}') AS verification_methods,
+           -- As it was signed. In another spelling than the specification's it is no `cid` of this view;
+           -- plc_cid(plc_cid(prev)) is.
            read.operation->>'prev' AS prev,
            read.operation,
            octet_length(log.operation) AS stored_bytes,

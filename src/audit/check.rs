@@ -1,10 +1,10 @@
 //! One comparison of what we hold of an identity with what a peer says, and its record.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use metrics::counter;
 
+use super::clock::{latest, now};
 use super::diff::{Comparison, Difference, FOUND_BY_COMPARISON, compare};
 use super::peer::{Peer, PeerError, PeerLog};
 use crate::store::{
@@ -14,9 +14,6 @@ use crate::store::{
 use did_plc::signature::Verifier;
 use did_plc::{Did, History, Timestamp};
 
-/// What was accepted less than this before the peer was asked may be on one side only: it is on
-/// its way, and clocks differ.
-pub const GRACE: Duration = Duration::from_secs(10);
 /// Bytes of a log that is kept as evidence; of a longer one, which none in sight comes near, only
 /// the difference itself is recorded.
 const MAX_EVIDENCE: usize = 1 << 20;
@@ -222,19 +219,4 @@ fn count_closed(source: &str, did: &str, closed: usize) {
         counter!("plc_divergences_closed_total").increment(closed as u64);
         tracing::info!(did, source, closed, "divergences that are gone");
     }
-}
-
-/// What was accepted until then has reached everybody who is up to date.
-pub fn settled() -> Timestamp {
-    now() - GRACE
-}
-
-/// The latest time that anybody's operation may honestly be dated at.
-pub(super) fn latest() -> Timestamp {
-    now() + GRACE
-}
-
-/// The clock, asked at the edge only.
-pub(super) fn now() -> Timestamp {
-    Timestamp::from(SystemTime::now())
 }

@@ -10,7 +10,7 @@ use super::peer::{PeerError, PeerLog};
 use super::suspect::{Order, Suspicion};
 use crate::store::{DivergenceKind, StoredOperation};
 use crate::upstream::{ExportClient, Priority, UpstreamFault};
-use did_plc::entry::{Entry, Received};
+use did_plc::entry::{Received, Undecodable};
 use did_plc::{Did, History, Timestamp};
 
 /// Lines that are asked for by time, the most that the directory gives: others of the same
@@ -121,8 +121,14 @@ impl SweptExport {
 /// Whether a line states one of these operations of an identity, by the bytes or by the CID that
 /// it names.
 fn states(line: &[u8], did: Did, cids: &BTreeSet<&str>) -> bool {
-    let entry = str::from_utf8(line).ok().and_then(|line| Entry::read(line).ok());
-    let Some(entry) = entry.filter(|entry| entry.did.parse() == Ok(did)) else { return false };
-    cids.contains(&*entry.cid)
-        || Received::decode(line).is_ok_and(|read| cids.contains(read.cid.to_string().as_str()))
+    match Received::decode(line) {
+        Ok(read) => {
+            let stated = read.stated_cid.as_deref();
+            let is_one = cids.contains(read.cid.to_string().as_str());
+            read.did == did && (is_one || stated.is_some_and(|stated| cids.contains(stated)))
+        }
+        Err(Undecodable { did: named, cid, .. }) => {
+            named.parse() == Ok(did) && cids.contains(cid.as_str())
+        }
+    }
 }

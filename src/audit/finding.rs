@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use crate::store::DivergenceKind;
 use did_plc::chain::Restated;
 use did_plc::entry::{Received, Undecodable};
-use did_plc::{Cid, Did, Refusal, Timestamp};
+use did_plc::history::Remark;
+use did_plc::{Cid, Did, Refusal};
 
-/// A line that was not accepted, that says otherwise than an earlier one, or whose flag is wrong.
+/// A line that was not accepted, that says otherwise than an earlier one, whose flag is wrong, or that
+/// is remarked on.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Finding {
     /// Number of the line, or of the element of an audit log, from 1.
@@ -16,9 +18,9 @@ pub struct Finding {
     pub did: String,
     /// The CID, computed where it could be.
     pub cid: String,
-    /// The refusal's name, that of a restated [`DivergenceKind`], or `nullified-flag`.
+    /// The name of the refusal, of a restated [`DivergenceKind`] or of the [`Remark`], or `nullified-flag`.
     pub kind: String,
-    /// What was expected.
+    /// What was expected; of a remark what it says.
     pub expected: String,
 }
 
@@ -39,6 +41,8 @@ pub struct Summary {
     pub refused: BTreeMap<String, u64>,
     /// Operations whose stated `nullified` flag is not what the log leads to.
     pub wrong_flags: u64,
+    /// Operations that were accepted and are remarked on.
+    pub remarked: u64,
 }
 
 impl Summary {
@@ -50,6 +54,7 @@ impl Summary {
         self.repeated += part.repeated;
         self.restated += part.restated;
         self.wrong_flags += part.wrong_flags;
+        self.remarked += part.remarked;
         for (kind, count) in &part.refused {
             *self.refused.entry(kind.clone()).or_default() += count;
         }
@@ -125,8 +130,20 @@ impl Finding {
         Finding::new(line, did, cid, (WRONG_FLAG, expected))
     }
 
+    /// An operation that is accepted and remarked on.
+    pub(super) fn remark(line: u64, received: &Received, remark: &Remark) -> Finding {
+        Finding::new(line, &received.did, &received.cid, (remark.kind(), remark.to_string()))
+    }
+
+    /// Whether it is no fault.
+    pub fn is_remark(&self) -> bool {
+        Remark::KINDS.contains(&&*self.kind)
+    }
+
     /// Whether its line was refused.
     pub(super) fn is_refusal(&self) -> bool {
-        self.kind != WRONG_FLAG && DivergenceKind::of_name(&self.kind).is_none()
+        self.kind != WRONG_FLAG
+            && !self.is_remark()
+            && DivergenceKind::of_name(&self.kind).is_none()
     }
 }

@@ -10,6 +10,7 @@
 //! them, [`check`] compares and records, and [`watch`] does this in the background for what changes.
 
 pub mod check;
+pub mod clock;
 pub mod diff;
 pub mod export_check;
 pub mod finding;

@@ -2,12 +2,13 @@
 
 use serde::Serialize;
 
-use super::check::{CheckError, settled};
+use super::check::CheckError;
+use super::clock::{latest, settled};
 use super::peer::{Peer, PeerError};
 use crate::store::{Store, StoreError};
 use crate::upstream::{ExportClient, Priority, UpstreamFault};
 use did_plc::Timestamp;
-use did_plc::entry::Received;
+use did_plc::entry::{Received, without_mark};
 
 /// How far back, in milliseconds, the newest operation is looked for at first: whoever is up to
 /// date has it right there. The next steps are a minute, an hour, and so on by [`STEP_GROWS`].
@@ -38,12 +39,12 @@ impl NewestOperations {
     ///
     /// [`CheckError`].
     pub async fn ask(store: &Store, peer: &Peer) -> Result<NewestOperations, CheckError> {
-        let settled = settled();
-        let ours = newest_of_store(store, settled).await?;
+        let (settled, latest) = (settled(), latest());
+        let ours = newest_of_store(store, settled, latest).await?;
         let theirs = match peer {
             Peer::Server(client) => {
                 let bound = ours.map_or(settled, |ours| ours.min(settled));
-                newest_of_server(client, bound).await.map_err(PeerError::from)?
+                newest_of_server(client, bound, latest).await.map_err(PeerError::from)?
             }
             Peer::File(_) => None,
         };
@@ -65,10 +66,16 @@ fn as_text<S: serde::Serializer>(at: &Option<Timestamp>, to: S) -> Result<S::Ok,
     }
 }
 
-async fn newest_of_store(store: &Store, bound: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+/// What is dated later than `latest` says nothing about how new a log is, here and below.
+async fn newest_of_store(
+    store: &Store,
+    bound: Timestamp,
+    latest: Timestamp,
+) -> Result<Option<Timestamp>, StoreError> {
     let after = async |at| {
         let found = store.export_by_time(Some(Timestamp::from_millis(at)), 1).await?;
-        Ok::<_, StoreError>(found.last().map(|operation| operation.created_at.millis()))
+        let at = found.last().map(|operation| operation.created_at.millis());
+        Ok::<_, StoreError>(at.filter(|at| *at <= latest.millis()))
     };
     Ok(newest(bound.millis(), after).await?.map(Timestamp::from_millis))
 }
@@ -77,14 +84,17 @@ async fn newest_of_store(store: &Store, bound: Timestamp) -> Result<Option<Times
 async fn newest_of_server(
     client: &ExportClient,
     bound: Timestamp,
+    latest: Timestamp,
 ) -> Result<Option<Timestamp>, UpstreamFault> {
     let after = async |at| {
         let at = Timestamp::from_millis(at);
         let lines = client.lines(at, PAGE, Priority::Aside).await?;
-        let times = lines.iter().filter_map(|line| Received::decode(line).ok());
-        let newest = times.map(|read| read.created_at.millis()).max();
+        let read = lines.iter().filter_map(|line| Received::decode(line).ok());
+        let times: Vec<i64> = read.map(|read| read.created_at.millis()).collect();
+        let newest = times.iter().copied().filter(|at| *at <= latest.millis()).max();
         match (newest, lines.first()) {
-            (None, Some(line)) if !line.trim_ascii_start().starts_with(b"{") => {
+            (None, Some(_)) if !times.is_empty() => Ok(None),
+            (None, Some(line)) if !without_mark(line).trim_ascii_start().starts_with(b"{") => {
                 let beginning = String::from_utf8_lossy(&line[..line.len().min(60)]).into_owned();
                 Err(UpstreamFault::NotAnExport { beginning })
             }

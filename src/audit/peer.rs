@@ -6,13 +6,16 @@ use std::sync::Arc;
 
 use ahash::AHashMap;
 use bytes::Bytes;
+use serde_json::value::RawValue;
 
+use super::clock::latest;
 use super::diff::{Said, Theirs};
 use crate::blocking;
 use crate::upstream::{
     ASIDE_SHARE, Answer, Dump, DumpError, DumpReader, ExportClient, Limits, UnusableUpstream,
     UpstreamFault,
 };
+use did_plc::entry::without_mark;
 use did_plc::history::{History, NotALog};
 use did_plc::signature::Verifier;
 use did_plc::{Cid, Did, Timestamp, json};
@@ -178,7 +181,7 @@ impl PeerLog {
             if index > 0 {
                 evidence.push(b',');
             }
-            evidence.extend_from_slice(line);
+            evidence.extend_from_slice(without_mark(line));
         }
         evidence.push(b']');
         PeerLog { evidence: evidence.into(), history, last: Said::Unknown, document: Said::Unknown }
@@ -188,10 +191,14 @@ impl PeerLog {
 /// What a dump has of some identities.
 #[derive(Debug, Default)]
 pub struct Dumped {
-    /// Their entries, in order.
+    /// Their entries, in order, also those that say nothing else that could be read.
     pub lines: AHashMap<Did, Vec<Bytes>>,
-    /// The latest `createdAt` in the dump: what is newer, it cannot have.
+    /// The latest `createdAt` in the dump that is not in the future: what is newer, it cannot have.
     pub latest: Option<Timestamp>,
+    /// Lines that name an identity.
+    pub named: u64,
+    /// Lines that name none.
+    pub unnamed: u64,
 }
 
 /// Looks identities up in a dump, all in one reading. Blocking.
@@ -205,18 +212,27 @@ pub fn look_up(path: &Path, dids: &[Did]) -> Result<Dumped, DumpError> {
     struct NamedLine<'a> {
         #[serde(borrow)]
         did: Cow<'a, str>,
-        #[serde(borrow)]
-        created_at: Cow<'a, str>,
+        #[serde(borrow, default)]
+        created_at: Option<&'a RawValue>,
     }
+    let now = latest();
     let mut dumped = Dumped::default();
     dumped.lines.extend(dids.iter().map(|did| (*did, Vec::new())));
     let mut blocks = DumpReader::start(Dump::open(path)?);
     while let Some(block) = blocks.next_blocking() {
         for (_, line) in block? {
-            let Ok(named) = serde_json::from_slice::<NamedLine>(&line) else { continue };
-            dumped.latest = dumped.latest.max(named.created_at.parse().ok());
-            let did = named.did.parse::<Did>().ok();
-            if let Some(lines) = did.and_then(|did| dumped.lines.get_mut(&did)) {
+            let named = serde_json::from_slice::<NamedLine>(without_mark(&line));
+            let named = named.ok().and_then(|named| Some((named.did.parse().ok()?, named)));
+            let Some((did, NamedLine { created_at, .. })) = named else {
+                dumped.unnamed += 1;
+                continue;
+            };
+            dumped.named += 1;
+            // Of a time that is none nothing follows for the others.
+            let at = created_at.and_then(|at| serde_json::from_str::<Cow<'_, str>>(at.get()).ok());
+            let at = at.and_then(|at| at.parse().ok()).filter(|at| *at <= now);
+            dumped.latest = dumped.latest.max(at);
+            if let Some(lines) = dumped.lines.get_mut(&did) {
                 // A copy: the line is a slice of a whole block.
                 lines.push(Bytes::copy_from_slice(&line));
             }

@@ -1,22 +1,19 @@
 //! Whether the upstream still states on its export what is on record as different there. The
 //! records of other kinds are looked at again by comparing their identity.
 
-use serde::Deserialize;
-
 use super::check::CheckError;
 use super::peer::{Peer, PeerError};
 use crate::store::{DivergenceKind, NewDivergence, Store, StoredOperation};
 use crate::upstream::{ExportClient, Priority};
-use did_plc::Did;
-use did_plc::entry::Received;
+use did_plc::entry::{Entry, Received, without_mark};
+use did_plc::{Did, Timestamp};
 
 /// A line of their export as far as it can be restated.
-#[derive(Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, PartialEq, Eq)]
 struct ExportLine {
     did: String,
     cid: String,
-    created_at: String,
+    created_at: Timestamp,
     seq: Option<i64>,
 }
 
@@ -121,5 +118,11 @@ fn last_shared(record: &NewDivergence) -> Option<i64> {
 }
 
 fn read(line: &[u8]) -> Option<ExportLine> {
-    serde_json::from_slice(line).ok()
+    let entry = Entry::read(str::from_utf8(without_mark(line)).ok()?).ok()?;
+    Some(ExportLine {
+        created_at: entry.created_at.parse().ok()?,
+        did: entry.did.into_owned(),
+        cid: entry.cid.into_owned(),
+        seq: entry.seq,
+    })
 }

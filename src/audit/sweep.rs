@@ -10,18 +10,22 @@ use ahash::AHashMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::check::latest;
+use super::clock::latest;
 use super::newest::NewestOperations;
 use super::pages::{NumberedLine, Pages, SweepError};
 use super::suspect::{MAX_SUSPICIONS, Order, Suspicion};
 use crate::judge;
 use crate::store::{Store, StoreError, StoredOperation};
 use crate::upstream::UpstreamFault;
-use did_plc::entry::{Entry, Received, Undecodable};
+use did_plc::entry::{Received, Undecodable};
 use did_plc::{Cid, Did, Timestamp};
 
 /// Operations that are read from the store at once.
 const PAGE: usize = 1000;
+
+/// Milliseconds by which `createdAt` may go back from one number to the next: transactions of the
+/// directory do not end in the order in which they began.
+const OUT_OF_ORDER: i64 = 60_000;
 
 /// Where a sweep is and what it has found: all that is needed to go on with it later.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,13 +129,19 @@ impl Sweep {
         let mut lines = self.read(lines);
         let last_line = lines.iter().filter_map(|line| line.number).max();
         lines.retain(|line| !self.is_compared(line));
-        let more = more && (pages.are_read_through() || self.leads_on(&lines)?);
-        let end = self.end_of_stretch(&lines, more);
-        // A server that is past the horizon has nothing more that could be compared.
+        let read_through = pages.are_read_through();
+        let more = more && (read_through || self.leads_on(&lines)?);
+        let end = self.end_of_stretch(&lines, more, read_through);
+        // A server that is past the horizon has nothing more that could be compared, but for what it
+        // dates into the future.
         let beyond = self.order == Order::Time && end >= newest.horizon().millis();
-        let last = !more || (beyond && !pages.are_read_through());
+        let last = !more || (beyond && !read_through);
         let end = if last { self.until } else { end };
-        if !last && !pages.are_read_through() {
+        let ends = end >= self.until;
+        if ends && more && self.order == Order::Time {
+            self.suspect_their_future(pages).await?;
+        }
+        if !last && !read_through {
             // What has no place behind the last that has one comes again with the next page.
             let placed = lines.iter().rposition(|line| line.key.is_some());
             lines.truncate(placed.map_or(0, |last| last + 1));
@@ -144,7 +154,12 @@ impl Sweep {
         self.compare_ours(store, end, horizon, &mut theirs).await?;
         self.note_theirs_alone(theirs, horizon);
         let later = lines.into_iter().filter(|line| line.turn > end);
-        pages.carry(later.map(|line| (line.number, line.text)));
+        if ends {
+            later.for_each(|line| self.note_beyond(&line, horizon));
+            self.suspect_our_future(store).await?;
+        } else {
+            pages.carry(later.map(|line| (line.number, line.text)));
+        }
         self.after = end;
         self.lines = last_line.map_or(self.lines, |last| last.max(self.lines));
         Ok(())
@@ -154,12 +169,14 @@ impl Sweep {
     fn read(&mut self, lines: Vec<NumberedLine>) -> Vec<SweptLine> {
         let (numbers, texts): (Vec<_>, Vec<_>) = lines.into_iter().unzip();
         let decoded = judge::decode(&texts);
+        // What is dated into the future says nothing about how new their log is.
+        let now = latest().millis();
         let times = decoded.iter().flatten().map(|read| read.created_at.millis());
-        self.latest = times.fold(self.latest, i64::max);
+        self.latest = times.filter(|at| *at <= now).fold(self.latest, i64::max);
         let all = numbers.into_iter().zip(texts).zip(decoded);
         let mut turn = self.after;
         all.map(|((number, text), decoded)| {
-            let key = self.key(&text, &decoded);
+            let key = self.key(&decoded);
             // A line of a dump is read once, so that its turn is now.
             turn = key.unwrap_or(if number.is_some() { self.after } else { turn });
             SweptLine { number, text, decoded, key, turn }
@@ -176,18 +193,14 @@ impl Sweep {
         before_all || done
     }
 
-    fn key(&self, text: &[u8], decoded: &Result<Received, Undecodable>) -> Option<i64> {
+    fn key(&self, decoded: &Result<Received, Undecodable>) -> Option<i64> {
         match (decoded, self.order) {
             (Ok(read), Order::Time) => Some(read.created_at.millis()),
             (Ok(read), Order::Sequence) => read.sequence,
             // Its operation is none, but it has its place.
             (Err(undecodable), _) if undecodable.refusal.is_of_line() => None,
             (Err(undecodable), Order::Sequence) => undecodable.sequence,
-            (Err(_), Order::Time) => {
-                let text = str::from_utf8(text).ok()?;
-                let at: Timestamp = Entry::read(text).ok()?.created_at.parse().ok()?;
-                Some(at.millis())
-            }
+            (Err(undecodable), Order::Time) => undecodable.created_at.map(Timestamp::millis),
         }
     }
 
@@ -203,17 +216,18 @@ impl Sweep {
 
     /// Up to where both sides are known. Where more follows, other operations of the same
     /// millisecond may.
-    fn end_of_stretch(&self, lines: &[SweptLine], more: bool) -> i64 {
-        let last = lines.iter().filter_map(|line| line.key).max();
+    fn end_of_stretch(&self, lines: &[SweptLine], more: bool, read_through: bool) -> i64 {
+        // What is read to its end ends nowhere before, wherever one line has its place.
+        let bound = if more && read_through { self.until - 1 } else { self.until };
+        let keys = lines.iter().filter_map(|line| line.key);
+        let last = keys.filter(|key| !read_through || *key <= self.until).max();
         let end = match (more, last, self.order) {
             (false, ..) => self.until,
             (true, None, _) => self.after,
             (true, Some(last), Order::Sequence) => last,
-            // A page of nothing but one millisecond cannot be told apart by time.
-            (true, Some(last), Order::Time) if last - 1 > self.after => last - 1,
-            (true, Some(last), Order::Time) => last,
+            (true, Some(last), Order::Time) => before_others_of(last, self.after),
         };
-        end.min(self.until).max(self.after)
+        end.min(bound).max(self.after)
     }
 
     /// Up to when both can be expected to be complete. Whose newest operation was not known
@@ -235,14 +249,7 @@ impl Sweep {
         let at = line.key.unwrap_or(self.after + 1);
         let read = match &line.decoded {
             Ok(read) => read,
-            Err(Undecodable { did, cid, .. }) if did.parse::<Did>().is_ok() => {
-                self.suspect(did.clone(), cid.clone(), at);
-                return;
-            }
-            Err(_) => {
-                self.unreadable += 1;
-                return;
-            }
+            Err(undecodable) => return self.note_undecodable(undecodable, at),
         };
         let stated = SweptOperation {
             at,
@@ -254,6 +261,80 @@ impl Sweep {
         let repeated = theirs.insert((read.did, read.cid), stated).is_some();
         if read.stated_cid.is_some() || repeated || !in_order {
             self.suspect(read.did.to_string(), read.cid.to_string(), at);
+        }
+    }
+
+    fn note_undecodable(&mut self, undecodable: &Undecodable, at: i64) {
+        let Undecodable { did, cid, .. } = undecodable;
+        match did.parse::<Did>() {
+            Ok(_) => self.suspect(did.clone(), cid.clone(), at),
+            Err(_) => self.unreadable += 1,
+        }
+    }
+
+    /// Notes a line that has its place behind everything that is compared. What was not asked for, or can
+    /// be news on its way, is left out; what is dated into the future is neither, nor is what stands
+    /// under a number to come without a time, or with one that is well past.
+    fn note_beyond(&mut self, line: &SweptLine, horizon: i64) {
+        let created_at = match &line.decoded {
+            Ok(read) => Some(read.created_at),
+            Err(undecodable) => undecodable.created_at,
+        };
+        let from = match self.order {
+            Order::Time => self.until,
+            Order::Sequence => horizon - OUT_OF_ORDER,
+        };
+        let latest = latest().millis();
+        if created_at.is_some_and(|at| from < at.millis() && at.millis() <= latest) {
+            return;
+        }
+        match &line.decoded {
+            Ok(read) => self.suspect(read.did.to_string(), read.cid.to_string(), line.turn),
+            Err(undecodable) => self.note_undecodable(undecodable, line.turn),
+        }
+    }
+
+    /// Suspects what a server dates into the future, where a sweep by time does not come to.
+    async fn suspect_their_future(&mut self, pages: &mut Pages) -> Result<(), SweepError> {
+        let mut after = latest().millis();
+        loop {
+            let (lines, _) = pages.next(Order::Time, after).await?;
+            let mut last = after;
+            for SweptLine { decoded, key, .. } in self.read(lines) {
+                let Some(at) = key.filter(|at| *at > after) else { continue };
+                last = last.max(at);
+                let (did, cid) = match decoded {
+                    Ok(read) => (read.did.to_string(), read.cid.to_string()),
+                    Err(Undecodable { did, cid, .. }) => (did, cid),
+                };
+                // Without an identity there is nothing to compare.
+                if did.parse::<Did>().is_ok() {
+                    self.suspect(did, cid, at);
+                }
+            }
+            if last == after {
+                return Ok(());
+            }
+            after = before_others_of(last, after);
+        }
+    }
+
+    /// Suspects what we hold that is dated into the future: it is here already.
+    async fn suspect_our_future(&mut self, store: &Store) -> Result<(), StoreError> {
+        if self.order == Order::Sequence {
+            return Ok(());
+        }
+        let mut after = latest();
+        loop {
+            let held = store.export_by_time(Some(after), PAGE).await?;
+            let Some(last) = held.last().map(|operation| operation.created_at.millis()) else {
+                return Ok(());
+            };
+            after = Timestamp::from_millis(before_others_of(last, after.millis()));
+            for operation in &held {
+                let at = operation.created_at.millis();
+                self.suspect(operation.did.to_string(), operation.cid().to_string(), at);
+            }
         }
     }
 
@@ -326,8 +407,7 @@ impl Sweep {
         let next = match (full, self.order) {
             (false, _) => end,
             (true, Order::Sequence) => last,
-            (true, Order::Time) if last - 1 > from => last - 1,
-            (true, Order::Time) => last,
+            (true, Order::Time) => before_others_of(last, from),
         };
         let next = next.min(end);
         held.retain(|operation| self.place(operation) <= next);
@@ -340,4 +420,10 @@ impl Sweep {
             Order::Time => operation.created_at.millis(),
         }
     }
+}
+
+/// From where a page that follows `after` and ends with this millisecond is gone on from: others of that
+/// millisecond may come. A page of nothing but one millisecond cannot be told apart by time.
+fn before_others_of(last: i64, after: i64) -> i64 {
+    if last - 1 > after { last - 1 } else { last }
 }

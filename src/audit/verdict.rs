@@ -3,6 +3,7 @@
 
 use serde::Serialize;
 
+use did_plc::history::Remark;
 use did_plc::{History, Refusal, Timestamp};
 
 /// What is to be said of one operation of a history.
@@ -32,6 +33,9 @@ pub struct OperationVerdict {
     pub nullifies: Vec<String>,
     /// What it changed of what its `prev` left.
     pub changes: Vec<Changed>,
+    /// In what it is not as the specification has it, though the directory accepts it; null when in
+    /// nothing.
+    pub remark: Option<VerdictRemark>,
     /// Why it is refused, if it is.
     pub refused: Option<VerdictRefusal>,
 }
@@ -51,6 +55,15 @@ pub struct Changed {
     /// What changed ([`did_plc::Change::kind`]).
     pub what: &'static str,
     /// The change in words, with the values of before and after.
+    pub text: String,
+}
+
+/// What is remarked on an operation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct VerdictRemark {
+    /// The remark's name ([`did_plc::history::Remark::kind`]).
+    pub kind: &'static str,
+    /// The remark.
     pub text: String,
 }
 
@@ -86,6 +99,7 @@ impl OperationVerdict {
             changes: changes
                 .map(|change| Changed { what: change.kind(), text: change.to_string() })
                 .collect(),
+            remark: entry.remark().as_ref().map(VerdictRemark::of),
             refused: entry.refusal().map(VerdictRefusal::for_reason),
         }
     }
@@ -100,6 +114,12 @@ impl SignedBy {
     fn of(history: &History, index: usize) -> Option<SignedBy> {
         let signer = history.entries[index].signer()?;
         Some(SignedBy { key: history.signer_key(index)?.to_owned(), index: signer })
+    }
+}
+
+impl VerdictRemark {
+    fn of(remark: &Remark) -> VerdictRemark {
+        VerdictRemark { kind: remark.kind(), text: remark.to_string() }
     }
 }
 
@@ -148,6 +168,21 @@ mod tests {
         assert_eq!(verdicts[0].contestable_until, None);
         assert_eq!(verdicts[2].contestable_until, None);
         assert_eq!(verdicts[0].received_at, None);
+    }
+
+    #[test]
+    fn a_spelling_that_is_not_the_specifications_is_remarked_on() {
+        let mut story = Story::seeded(14);
+        let alice = story.create().accepted();
+        story.update(&alice).prev(&format!("{}=", alice.cid)).accepted();
+        let body = audit_log(story.accepted(&alice));
+        let did = alice.did.parse().unwrap();
+        let history = History::of_audit_log(did, body.as_bytes(), &PlainVerifier).unwrap();
+        let json = serde_json::to_value(OperationVerdict::all(&history)).unwrap();
+        assert_eq!(json[0]["remark"], serde_json::Value::Null);
+        assert_eq!(json[1]["remark"]["kind"], "prev-spelling");
+        let text = json[1]["remark"]["text"].as_str().unwrap();
+        assert!(text.ends_with(&format!("{}=", alice.cid)), "{text}");
     }
 
     #[test]

@@ -11,8 +11,9 @@ use rayon::prelude::*;
 use super::finding::{Finding, Summary};
 use crate::judge::{self, Candidate, Group, Judged, SpillError, SpillingChains};
 use did_plc::entry::Received;
+use did_plc::history::Remark;
 use did_plc::signature::Verifier;
-use did_plc::{Acceptance, Cid, Did, Timestamp, Verdict};
+use did_plc::{Acceptance, Cid, Did, Operation, Verdict};
 
 /// Shares that the identities are dealt out to: enough for the cores of most machines.
 const SHARES: usize = 16;
@@ -99,6 +100,10 @@ impl<'a> DumpJudge<'a> {
     }
 }
 
+fn remark_on(received: &Received) -> Option<Remark> {
+    Remark::on(&Operation::read(&received.signed).ok()?)
+}
+
 /// By the last bits of an identity, which are as random as a hash; [`SpillingChains`] go by the first.
 fn share_of(did: &Did) -> usize {
     let [.., last] = did.as_bytes();
@@ -142,6 +147,10 @@ impl Share {
         match judged.verdict {
             Verdict::Accepted(acceptance) => {
                 outcome.summary.accepted += 1;
+                if let Some(remark) = remark_on(&received) {
+                    outcome.summary.remarked += 1;
+                    outcome.findings.push(Finding::remark(line, &received, &remark));
+                }
                 self.compare_flags(line, &received, acceptance, outcome);
             }
             Verdict::Known(restated) => {

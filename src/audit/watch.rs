@@ -10,7 +10,8 @@ use metrics::{counter, gauge};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::check::{CheckError, CheckedIdentity, Checker, Depth, settled};
+use super::check::{CheckError, CheckedIdentity, Checker, Depth};
+use super::clock::settled;
 use super::peer::{Peer, PeerError};
 use super::recheck::{is_of_export, is_still_stated};
 use crate::live::{Mode, Status};
@@ -18,7 +19,7 @@ use crate::store::{NewDivergence, StoreError, StoredDivergence};
 use did_plc::Did;
 
 /// How long after a change an identity is compared: longer than what is on its way may be on one
-/// side only ([`super::check::GRACE`]).
+/// side only ([`super::clock::GRACE`]).
 const LATER: Duration = Duration::from_secs(15);
 /// A difference is looked at again after this long before it is recorded: one that is gone by
 /// then was two pictures of a change.

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::audit::check::GRACE;
+use crate::audit::clock::GRACE;
 use crate::audit::peer::{Dumped, look_up};
 use crate::audit::{
     CheckError, Checker, Depth, NewestOperations, Order, Pages, Peer, PeerError, PeerLog,
@@ -51,7 +51,7 @@ pub struct Args {
         value_parser = time
     )]
     since: Option<Timestamp>,
-    /// Compare nothing that was accepted after this time.
+    /// Compare nothing that was accepted after this time; what is dated into the future, was not.
     #[arg(
         long,
         value_name = "TIME",
@@ -326,11 +326,13 @@ impl Auditor {
         summary: &mut Summary,
     ) -> anyhow::Result<()> {
         let look_up = || look_up(path, &dids);
-        let Dumped { mut lines, latest } =
+        let Dumped { mut lines, latest, named, unnamed } =
             blocking::run_here("looking identities up in a dump", look_up)?;
-        if latest.is_none() {
+        if named == 0 {
             bail!("there is no entry of a log in it");
         }
+        // A sweep has counted them too.
+        summary.unreadable = summary.unreadable.max(unnamed);
         newest.theirs = latest;
         for did in dids {
             let entries = lines.remove(&did).unwrap_or_default();

@@ -86,7 +86,7 @@ impl Record {
         let mut ours_verifies = true;
         for (side, entries) in [("ours", &self.ours), ("theirs", &self.theirs)] {
             let judged = self.judge(side, entries.as_deref(), verifier)?;
-            ours_verifies &= side == "theirs" || judged.findings.is_empty();
+            ours_verifies &= side == "theirs" || judged.verifies();
             if json {
                 serde_json::to_writer(&mut *out, &judged)?;
                 writeln!(out)?;
@@ -143,9 +143,13 @@ fn judge_log(log: &[&RawValue], verifier: &dyn Verifier) -> anyhow::Result<(u64,
 }
 
 impl Side<'_> {
+    fn verifies(&self) -> bool {
+        self.findings.iter().all(Finding::is_remark)
+    }
+
     fn print(&self, out: &mut impl Write) -> std::io::Result<()> {
         let Side { side, operations, findings, .. } = self;
-        match (operations, findings.is_empty()) {
+        match (operations, self.verifies()) {
             (Some(0), _) => writeln!(out, "  {side}: nothing")?,
             (Some(1), true) => writeln!(out, "  {side}: one operation, which verifies")?,
             (Some(count), true) => writeln!(out, "  {side}: {count} operations, which verify")?,

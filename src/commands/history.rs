@@ -84,6 +84,9 @@ fn print(verdict: &OperationVerdict, out: &mut impl Write) -> io::Result<()> {
         let key = printable(&signed_by.key);
         writeln!(out, "    signed by rotation key {}, {key}", signed_by.index + 1)?;
     }
+    if let Some(remark) = &verdict.remark {
+        writeln!(out, "    remark: {}", printable(&remark.text))?;
+    }
     if let Some(refused) = &verdict.refused {
         writeln!(out, "    REFUSED, {}: {}", refused.kind, printable(&refused.expected))?;
     }

@@ -20,8 +20,8 @@ use super::progress::Meter;
 /// Reads an audit log (a JSON array), an export in either format (JSON lines), or the records of
 /// `/_audit/divergences` and `audit --json`, of which it judges both sides; plain or compressed
 /// with gzip or zstd. Prints a line for each operation that is refused, for each that comes again
-/// with another CID, `createdAt` or number, and for each `nullified` flag that the log does not lead
-/// to, then a summary. That two operations claim one number is for `import` to find. Ends with 0 when there is none,
+/// with another CID, `createdAt` or number, for each `nullified` flag that the log does not lead
+/// to, and, which is no fault, for each in which something is to be remarked; then a summary. That two operations claim one number is for `import` to find. Ends with 0 when there is none,
 /// with 1 when there is one (of records: on our side), and with 2 when the input cannot be read.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
@@ -136,10 +136,13 @@ fn print_summary(
         writeln!(out, "{value}")?;
         return Ok(());
     }
-    let Summary { operations, identities, accepted, repeated, restated, refused, wrong_flags } =
-        summary;
+    let Summary { operations, identities, accepted, repeated, restated, .. } = summary;
+    let Summary { refused, wrong_flags, remarked, .. } = summary;
     writeln!(out, "{name}: {operations} operations of {identities} identities")?;
     writeln!(out, "  accepted  {accepted}")?;
+    if *remarked > 0 {
+        writeln!(out, "    with a remark  {remarked}")?;
+    }
     if *repeated > 0 {
         writeln!(out, "  repeated  {repeated}")?;
     }

@@ -18,6 +18,7 @@ mod ops;
 mod postgres;
 mod process;
 mod replica;
+mod reports;
 mod resolution;
 mod serve;
 mod serve_stream;

@@ -7,6 +7,7 @@
 use std::fmt;
 
 use crate::store::DivergenceKind;
+use did_plc::entry::Received;
 use did_plc::history::{History, HistoryEntry, Judgement};
 use did_plc::{Cid, Refusal, Timestamp, document};
 
@@ -129,9 +130,7 @@ impl Diff<'_> {
             {
                 continue;
             }
-            // One that is dated into the future is here all the same.
-            let here_at = held.received_at.map_or(held.created_at, |at| at.min(held.created_at));
-            if here_at > self.horizon {
+            if self.is_new_here(held) {
                 self.found.set_aside += 1;
                 continue;
             }
@@ -160,14 +159,13 @@ impl Diff<'_> {
             let detail = format!("theirs is an operation whose CID is {}", theirs.cid);
             return self.push(DivergenceKind::OtherBytes, held.received.cid, detail);
         }
-        let may_be_new = self.horizon < theirs.created_at && theirs.created_at <= self.latest;
         match &entry.judgement {
             // What they hold is judged by what they hold: nothing that they wait for would mend it.
             Judgement::Refused(refusal) if !refusal.lacks_prev() => {
                 self.refuse(&theirs.cid.to_string(), refusal);
             }
             // It may rest on what was set aside, or be new itself.
-            _ if may_be_new => self.found.set_aside += 1,
+            _ if self.is_new_there(theirs) => self.found.set_aside += 1,
             Judgement::Accepted { .. } => {
                 let detail = format!("theirs, accepted at {}", theirs.created_at);
                 self.push(DivergenceKind::MissingHere, theirs.cid, detail);
@@ -176,6 +174,19 @@ impl Diff<'_> {
             Judgement::Repeated => {}
             Judgement::Refused(refusal) => self.refuse(&theirs.cid.to_string(), refusal),
         }
+    }
+
+    /// Whether an operation of ours is too new to be expected there. One that is dated into the future
+    /// is here all the same.
+    fn is_new_here(&self, ours: &Received) -> bool {
+        let here_at = ours.received_at.map_or(ours.created_at, |at| at.min(ours.created_at));
+        here_at > self.horizon
+    }
+
+    /// Whether an operation of theirs is too new to be expected here. What they date into the future is no
+    /// news that could be on its way.
+    fn is_new_there(&self, theirs: &Received) -> bool {
+        self.horizon < theirs.created_at && theirs.created_at <= self.latest
     }
 
     fn refuse(&mut self, cid: &str, refusal: &Refusal) {
@@ -217,12 +228,17 @@ impl Diff<'_> {
     /// The flag that a side states, as of the horizon: what nullified it may be too new to be on
     /// both sides.
     fn flag(&self, side: &History, entry: &HistoryEntry) -> Option<bool> {
-        let other = if std::ptr::eq(side, self.ours) { self.theirs } else { self.ours };
+        let is_ours = std::ptr::eq(side, self.ours);
+        let other = if is_ours { self.theirs } else { self.ours };
+        let is_new = |by: &Received| match is_ours {
+            true => self.is_new_here(by),
+            false => self.is_new_there(by),
+        };
         let too_new = entry
             .nullified_by
             .map(|by| &side.entries[by].received)
             .filter(|by| other.find(&by.cid).is_none())
-            .is_some_and(|by| by.created_at > self.horizon);
+            .is_some_and(is_new);
         entry.received.nullified.map(|flag| flag && !too_new)
     }
 

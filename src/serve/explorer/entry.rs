@@ -142,6 +142,9 @@ impl Context<'_> {
                         " (" span.code { (short(&self.history.entries[prev].received.cid)) } ")"
                     }
                 }
+                @if let Some(remark) = entry.remark() {
+                    dt { "Remark" } dd { (text::text(&remark.to_string())) }
+                }
                 @if let Some(sequence) = entry.received.sequence {
                     dt { "Sequence" } dd { (sequence) }
                 }

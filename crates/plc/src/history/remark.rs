@@ -18,7 +18,12 @@ pub enum Remark {
     },
 }
 
+const PREV_SPELLING: &str = "prev-spelling";
+
 impl Remark {
+    /// The names of all of them.
+    pub const KINDS: [&'static str; 1] = [PREV_SPELLING];
+
     /// What is to be remarked on an operation; mostly nothing.
     pub fn on(operation: &Operation<'_>) -> Option<Remark> {
         let spelled = operation.prev()?;
@@ -30,7 +35,7 @@ impl Remark {
     /// A name for programs.
     pub fn kind(&self) -> &'static str {
         match self {
-            Remark::PrevSpelling { .. } => "prev-spelling",
+            Remark::PrevSpelling { .. } => PREV_SPELLING,
         }
     }
 }
