@@ -14,6 +14,8 @@ mod logging;
 mod metrics;
 pub mod progress;
 mod refused;
+mod renumber;
+mod repair;
 mod resolve;
 mod serve;
 mod settings;
@@ -55,6 +57,8 @@ enum Command {
     Resolve(resolve::Args),
     Export(export::Args),
     Import(import::Args),
+    Repair(repair::Args),
+    Renumber(renumber::Args),
     Completions(completions::Args),
 }
 
@@ -105,6 +109,8 @@ impl Cli {
             Command::Resolve(args) => block_on(resolve::run(&args)),
             Command::Export(args) => block_on(export::run(&args)),
             Command::Import(args) => block_on(import::run(&args)),
+            Command::Repair(args) => block_on(repair::run(&args)),
+            Command::Renumber(args) => block_on(renumber::run(&args)),
             Command::Completions(args) => completions::run(&args, Cli::command()),
         }
     }

@@ -127,7 +127,7 @@ impl BatchJudge {
         let (mut assembly, candidates) =
             Assembly::begin(part, self.upstream.clone(), backdated_before);
         let holders = self.holders_of_numbers(&candidates).await?;
-        let has_numbers = holders.is_some();
+        let numbers_ascend = holders.is_none();
         let holders = holders.unwrap_or_default();
         let mut groups = verdict::group(candidates.into_iter());
         self.load_chains(&mut groups).await?;
@@ -135,7 +135,8 @@ impl BatchJudge {
         let mut wholes = self.judge_whole(late, received_at, course).await?;
         let judged;
         (ordered, judged) = self.judge_groups(ordered).await;
-        let numbers = has_numbers.then(|| numbers(&judged, &wholes, &holders, course));
+        let numbers = (!numbers_ascend || !wholes.is_empty())
+            .then(|| numbers(&judged, &wholes, &holders, course));
         let chains: AHashMap<Did, &Group> =
             ordered.iter().map(|(did, group)| (*did, group)).collect();
         for judged in judged {

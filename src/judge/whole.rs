@@ -95,6 +95,7 @@ impl Known {
         let held: AHashSet<Cid> = statements.iter().map(|held| held.received.cid).collect();
         let refused = self.refused.iter().enumerate().filter_map(|(index, kept)| {
             let received = Received::decode(&kept.refusal.line).ok()?;
+            let received = Received { sequence: kept.refusal.sequence, ..received };
             Some(Statement { received, origin: Origin::Refused(index) })
         });
         let candidates = self.candidates.iter().map(|candidate| Statement {

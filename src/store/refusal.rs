@@ -27,7 +27,7 @@ pub struct NewRefusal {
     pub kind: String,
     /// What was expected and what came, for a person.
     pub detail: String,
-    /// What was refused: of an operation that could be judged its line as the export has it, of
+    /// What was refused: of an operation that could be judged its line as the export by time has it, of
     /// everything else the bytes as received.
     pub line: Bytes,
 }
@@ -48,19 +48,20 @@ impl NewRefusal {
         digest.finalize().into()
     }
 
-    /// The line of an operation as the export has it, in one form however it came.
+    /// The line of an operation as the export by time has it: one form, however it came. What number was
+    /// stated is kept beside it.
     pub fn line_of_operation(received: &Received) -> Bytes {
         let logged = Logged {
             did: &received.did,
             cid: &received.cid,
             created_at: received.created_at,
-            sequence: received.sequence,
+            sequence: None,
             nullified: false,
             signed: &received.signed,
         };
         let mut line = Vec::with_capacity(2 * received.signed.len());
         // What was decoded can be written.
-        match logged.write_sequenced(&mut line) {
+        match logged.write_timestamped(&mut line) {
             Ok(()) => line.into(),
             Err(_) => received.signed.clone(),
         }

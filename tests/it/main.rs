@@ -7,6 +7,7 @@ mod audit_command;
 mod claims;
 mod command_line;
 mod contract;
+mod convergence;
 mod crash;
 mod explorer;
 mod export;

@@ -120,7 +120,7 @@ fn judge_all(received: Vec<Received>, verifier: &dyn Verifier) -> anyhow::Result
     let mut received = received.into_iter().peekable();
     while received.peek().is_some() {
         let batch = received.by_ref().take(BATCH).enumerate();
-        let candidates = batch.map(|(index, received)| Candidate::new(index, received));
+        let candidates = batch.map(|(line, received)| Candidate { line, received });
         let mut groups = judge::group(candidates);
         for (did, group) in &mut groups {
             group.chain = chains.remove(did).unwrap_or_default();

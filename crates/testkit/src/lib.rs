@@ -8,6 +8,7 @@ pub mod fake_upstream;
 pub mod keys;
 pub mod postgres;
 pub mod profile;
+pub mod set_model;
 mod shape;
 mod so_far;
 pub mod wire;

@@ -87,7 +87,7 @@ async fn keep<'a>(
             SELECT *, $9, $9 FROM unnest($1::bytea[], $2::int8[], $3::bytea[], $4::text[],
                 $5::bytea[], $6::text[], $7::bytea[], $8::bytea[])
             ON CONFLICT (key) DO UPDATE SET
-                sequence = excluded.sequence, kind = excluded.kind, detail = excluded.detail,
+                sequence = coalesce(excluded.sequence, refusals.sequence), kind = excluded.kind, detail = excluded.detail,
                 ask_at = CASE WHEN refusals.accepted_at IS NULL THEN refusals.ask_at
                     ELSE excluded.ask_at END,
                 accepted_at = NULL

@@ -58,7 +58,7 @@ const REFUSE: &str = concat!(
     "INSERT INTO refusals (did, sequence, cid, kind, detail, source, received_at, ask_at, key, line)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?8, ?9)
     ON CONFLICT (key) DO UPDATE SET
-        sequence = excluded.sequence, kind = excluded.kind, detail = excluded.detail,
+        sequence = coalesce(excluded.sequence, sequence), kind = excluded.kind, detail = excluded.detail,
         ask_at = iif(accepted_at IS NULL, ask_at, excluded.ask_at), accepted_at = NULL
     RETURNING id, ",
     bytes!()

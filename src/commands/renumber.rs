@@ -1,0 +1,47 @@
+//! `plc-replica renumber`: follow an upstream that has the same operations under other numbers.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::bail;
+
+use crate::follow::renumber;
+use crate::store::Store;
+use crate::upstream::{ExportClient, Limits};
+
+/// Turn the database to an upstream that has the same operations under other sequence numbers.
+///
+/// For a replica or a directory that was restored elsewhere, whose export counts otherwise. Nothing is
+/// deleted: `serve --upstream URL` then reads that log from the beginning, recognises what is here, and gives
+/// it the numbers that are stated there. Until it has come to the end, exports by number have old and new ones
+/// side by side; everything else is answered as before. Needs `serve` to be stopped for a moment.
+#[derive(Debug, clap::Args)]
+#[group(skip)]
+pub struct Args {
+    #[command(flatten)]
+    database: super::Database,
+    /// The upstream to follow from now on.
+    #[arg(long, env = "PLC_UPSTREAM", hide_env_values = true, value_name = "URL")]
+    upstream: String,
+}
+
+/// Runs the command.
+pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let client = ExportClient::new(&args.upstream, 0, super::USER_AGENT, Limits::default())
+        .map_err(|error| anyhow::anyhow!("--upstream: {error}"))?;
+    let store = Store::open_existing(&args.database.url).await?;
+    let Some(before) = store.source().await? else {
+        bail!("nothing was followed into this database yet: `serve` can follow any upstream into it");
+    };
+    renumber(&store, &client).await?;
+    writeln!(
+        std::io::stdout(),
+        "{} was followed up to number {}; from now on it is {}, whose log is read from its beginning by the next \
+         `serve --upstream {}`",
+        before.upstream,
+        before.cursor,
+        client.base(),
+        client.base()
+    )?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,128 @@
+//! `plc-replica repair`: look for what is missing, and take it in.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use did_plc::Did;
+
+use crate::blocking;
+use crate::follow::{Extent, Repair, Repaired};
+use crate::store::Store;
+use crate::upstream::{Dump, ExportClient, Limits};
+
+use super::progress::Meter;
+
+/// Look for operations that are missing here, and take them in; says what was found.
+///
+/// `serve` does the same by itself: it asks about what was refused, and reads the whole log again behind
+/// the follower. This is for now, with `serve` stopped. Ends with 0 when nothing was missing, refused or
+/// different, with 1 when something was (and is here now, or on record), with 2 when it could not be done.
+#[derive(Debug, clap::Args)]
+#[group(skip)]
+pub struct Args {
+    /// Identities whose audit logs are asked for.
+    #[arg(value_name = "DID", required_unless_present_any = ["from", "all"])]
+    dids: Vec<String>,
+    /// A dump to compare with instead: plain, `.gz` or `.zst`; `-` is standard input.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["dids", "all"])]
+    from: Option<PathBuf>,
+    /// The upstream's whole log, page by page.
+    #[arg(long, conflicts_with = "dids")]
+    all: bool,
+    #[command(flatten)]
+    database: super::Database,
+    /// The upstream that is asked; it has to be the one that the database follows.
+    #[arg(
+        long,
+        env = "PLC_UPSTREAM",
+        hide_env_values = true,
+        value_name = "URL",
+        default_value = "https://plc.directory"
+    )]
+    upstream: String,
+    /// Requests a minute that the upstream is sent at most; 0 for no limit.
+    #[arg(
+        long,
+        env = "PLC_UPSTREAM_REQUESTS_PER_MINUTE",
+        value_name = "REQUESTS",
+        default_value_t = 100
+    )]
+    upstream_requests_per_minute: u32,
+    #[command(flatten)]
+    signatures: super::Signatures,
+}
+
+/// Runs the command.
+pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let client = ExportClient::new(
+        &args.upstream,
+        args.upstream_requests_per_minute,
+        super::USER_AGENT,
+        Limits::default(),
+    )
+    .map_err(|error| anyhow::anyhow!("--upstream: {error}"))?;
+    let store = Store::open_existing(&args.database.url).await?;
+    let Some(source) = store.source().await? else {
+        bail!("nothing was followed into this database yet: there is nothing to repair");
+    };
+    if source.upstream != client.base() {
+        bail!(
+            "the database follows {}, and --upstream is {}: it is repaired from the one that it follows",
+            source.upstream,
+            client.base()
+        );
+    }
+    let (extent, meter) = extent(args, source.cursor).await?;
+    let repair = Repair { store: &store, client: &client, verifier: args.signatures.verifier() };
+    let repaired = repair.run(extent, |done| meter.set(done)).await;
+    meter.finish();
+    let repaired = repaired?;
+    print(&repaired)?;
+    Ok(if repaired.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Where to look, and what shows how far it is.
+async fn extent(args: &Args, cursor: i64) -> anyhow::Result<(Extent, Meter)> {
+    if let Some(file) = args.from.clone() {
+        let dump = blocking::run("opening a dump", move || Dump::open(&file)).await?;
+        let meter = Meter::bytes(&format!("comparing {}", dump.name()), dump.progress().total);
+        return Ok((Extent::File(dump), meter));
+    }
+    if args.all {
+        return Ok((Extent::All, Meter::operations("reading again", Some(cursor.unsigned_abs()))));
+    }
+    let parse = |text: &String| -> anyhow::Result<Did> {
+        text.parse().with_context(|| format!("{text} is no did:plc identifier"))
+    };
+    let dids: Vec<Did> = args.dids.iter().map(parse).collect::<Result<_, _>>()?;
+    let meter = Meter::identities("asking", dids.len() as u64);
+    Ok((Extent::Identities(dids), meter))
+}
+
+fn print(repaired: &Repaired) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    for (did, count) in &repaired.missing {
+        let (operations, are) = if *count == 1 { ("operation", "is") } else { ("operations", "are") };
+        writeln!(out, "{did}: {count} {operations} missing, which {are} here now")?;
+    }
+    for (did, reason) in &repaired.refused {
+        writeln!(out, "{did}: refused: {reason}")?;
+    }
+    for (did, kind) in &repaired.differences {
+        writeln!(out, "{did}: recorded: {kind}")?;
+    }
+    for did in &repaired.unknown {
+        writeln!(out, "{did}: not known to the upstream")?;
+    }
+    writeln!(
+        out,
+        "{} lines compared: {} operations were missing and are here now, {} refused, {} differences recorded",
+        repaired.lines,
+        repaired.missing.values().sum::<usize>(),
+        repaired.refused.len(),
+        repaired.differences.len()
+    )?;
+    Ok(())
+}

@@ -1,0 +1,81 @@
+//! Turning a store to an upstream that has the same operations under other sequence numbers: another replica,
+//! or a directory that was restored elsewhere.
+
+use std::time::SystemTime;
+
+use super::lease::while_renewing;
+use crate::judge::Decoded;
+use crate::store::{Commit, Lease, Rereading, Source, Store, StoreError};
+use crate::upstream::{ExportClient, Priority, UpstreamFault};
+use did_plc::Timestamp;
+
+/// Lines of the other upstream that are looked for in the store.
+const COMPARED: usize = 100;
+
+/// Why a store was not turned.
+#[derive(Debug, thiserror::Error)]
+pub enum RenumberError {
+    /// Because of the upstream.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamFault),
+    /// Because of the store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The logs are not the same.
+    #[error(
+        "{upstream} begins with operations of which {known} of {compared} are here: it has another log, which another database is for"
+    )]
+    OtherLog { upstream: String, known: usize, compared: usize },
+}
+
+/// Has the store read the log of this upstream from its beginning when it is followed the next time. What
+/// is known is recognised then, and gets the numbers that the upstream states for it. Nothing is deleted, and what
+/// is served stays as it is until then.
+///
+/// A crash in between leaves a store that reads the log of one of the two from the beginning, which does no
+/// harm.
+///
+/// # Errors
+///
+/// [`RenumberError`]; [`StoreError::LostLease`] while somebody follows.
+pub async fn renumber(store: &Store, client: &ExportClient) -> Result<(), RenumberError> {
+    let (lease, source) = store.follow(client.base()).await?;
+    let turned = while_renewing(store, &lease, turn(store, client, &lease, &source)).await;
+    store.release(lease).await?;
+    turned
+}
+
+async fn turn(
+    store: &Store,
+    client: &ExportClient,
+    lease: &Lease,
+    source: &Source,
+) -> Result<(), RenumberError> {
+    compare(store, client).await?;
+    let commit = Commit {
+        cursor_before: source.cursor,
+        received_at_millis: Timestamp::from(SystemTime::now()).millis(),
+        ..Commit::default()
+    };
+    store.commit(lease, &commit).await?;
+    store.set_rereading(lease, Rereading::default()).await?;
+    store.set_upstream(lease, client.base()).await?;
+    Ok(())
+}
+
+/// Makes sure that the upstream's first operations are here, under whatever numbers.
+async fn compare(store: &Store, client: &ExportClient) -> Result<(), RenumberError> {
+    let lines = client.lines(0, COMPARED, Priority::Following).await?;
+    let decoded = Decoded::from_lines(lines).await;
+    let (mut known, mut compared) = (0, 0);
+    for received in decoded.entries().iter().flatten() {
+        compared += 1;
+        let history = store.history(&received.did).await?;
+        known += usize::from(history.iter().any(|held| held.cid() == received.cid));
+    }
+    // Some may be refused here, and some missing: the rest is the same.
+    if compared > 0 && known * 2 > compared {
+        return Ok(());
+    }
+    Err(RenumberError::OtherLog { upstream: client.base().to_owned(), known, compared })
+}
