@@ -57,8 +57,7 @@ impl Commit {
 
     /// How many genesis operations more there are with it, which is how many identities.
     pub(super) fn more_identities(&self) -> i64 {
-        let replaced: usize =
-            self.rewritten.iter().map(|rewritten| rewritten.stored_geneses).sum();
+        let replaced: usize = self.rewritten.iter().map(|rewritten| rewritten.stored_geneses).sum();
         let written = self.written().filter(|new| is_genesis(&new.signed)).count();
         written as i64 - replaced as i64
     }

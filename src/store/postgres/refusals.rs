@@ -106,12 +106,8 @@ async fn keep<'a>(
         keys as _,
         at
     );
-    let kept: HashMap<Vec<u8>, (i64, i64)> = connection
-        .all(keep)
-        .await?
-        .into_iter()
-        .map(|row| (row.key, (row.id, row.bytes)))
-        .collect();
+    let kept: HashMap<Vec<u8>, (i64, i64)> =
+        connection.all(keep).await?.into_iter().map(|row| (row.key, (row.id, row.bytes))).collect();
     let kept = all().filter_map(|new| {
         let &(id, bytes) = kept.get(new.key.as_slice())?;
         Some(Kept { new, id, bytes })

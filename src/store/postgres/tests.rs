@@ -46,12 +46,13 @@ fn commit_of(cursor_before: i64, operations: &[StoredOperation]) -> Commit {
         cursor_after: last.unwrap_or(cursor_before),
         operations: operations.to_vec(),
         refusals: vec![NewRefusal {
+            key: NewRefusal::key_of_line(&cursor_before.to_be_bytes()),
+            source: "https://plc.example".to_owned(),
             did: "did:plc:\0".to_owned(),
             sequence: Some(7),
             cid: None,
             kind: "malformed".to_owned(),
             detail: "no JSON".to_owned(),
-            awaits: None,
             line: Bytes::from(format!("after {cursor_before}")),
         }],
         divergences: vec![NewDivergence {

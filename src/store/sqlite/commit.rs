@@ -8,9 +8,7 @@ use super::error::damaged;
 use super::recent::{Entry, Extent, Prefix, Recent};
 use super::{Shared, refusals};
 use crate::store::codec::Packer;
-use crate::store::{
-    Commit, Lease, NewDivergence, Noted, Rewritten, StoreError, StoredOperation,
-};
+use crate::store::{Commit, Lease, NewDivergence, Noted, Rewritten, StoreError, StoredOperation};
 use did_plc::{Did, Timestamp};
 
 /// Operations that wait for the index of identities before they are brought into it. Each page of
@@ -460,11 +458,7 @@ fn diverge(
     Ok(())
 }
 
-fn advance(
-    transaction: &Transaction,
-    commit: &Commit,
-    places: &Places,
-) -> Result<(), StoreError> {
+fn advance(transaction: &Transaction, commit: &Commit, places: &Places) -> Result<(), StoreError> {
     transaction.prepare_cached(ADVANCE)?.execute(params![
         commit.cursor_after,
         commit.caught_up,

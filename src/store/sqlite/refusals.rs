@@ -210,9 +210,12 @@ impl Shared {
         let (transaction, _) = writer.transaction(lease)?;
         for Asked { id, accepted, ask_at } in asked {
             let ask_at = ask_at.map(Timestamp::millis);
-            transaction
-                .prepare_cached(NOTE_ASKED)?
-                .execute((id, accepted, now.millis(), ask_at))?;
+            transaction.prepare_cached(NOTE_ASKED)?.execute((
+                id,
+                accepted,
+                now.millis(),
+                ask_at,
+            ))?;
         }
         Ok(transaction.commit()?)
     }

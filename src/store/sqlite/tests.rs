@@ -7,9 +7,12 @@ use tempfile::TempDir;
 
 use super::recent::{Entry, Prefix};
 use super::*;
-use crate::store::{Commit, Lease, StoredOperation};
+use crate::store::{Commit, Lease, Rewritten, StoredOperation};
 use did_plc::{Did, Timestamp};
 use plc_testkit::builder::Story;
+use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha20Rng;
 
 const UPSTREAM: &str = "https://plc.example";
 
@@ -134,6 +137,102 @@ async fn readers_find_everything_while_it_is_indexed() {
     }
     for reader in readers {
         reader.await.unwrap();
+    }
+}
+
+/// The operations of one identity among these, in place of which others are to be.
+fn rewritten(held: &[StoredOperation], whole: &[StoredOperation]) -> Rewritten {
+    let did = whole[0].did;
+    let stored = held.iter().filter(|of| of.did == did).count();
+    Rewritten { did, stored, stored_geneses: 1, operations: whole.to_vec() }
+}
+
+/// Numbers that move to other identities, away and back, on both sides of what is indexed and across restarts.
+#[tokio::test]
+async fn numbers_move_on_both_sides_of_what_is_indexed() {
+    for seed in 0..8 {
+        let folder = tempfile::tempdir().unwrap();
+        let elsewhere = open(&folder).await;
+        let mut store = open(&folder).await;
+        let (mut lease, _) = store.follow(UPSTREAM).await.unwrap();
+        let mut held = log(12);
+        let mut random = ChaCha20Rng::seed_from_u64(seed);
+        commit(&store, &lease, &held).await;
+        let mut free: Vec<i64> = Vec::new();
+        for _ in 0..40 {
+            let mut dids: Vec<Did> = held.iter().map(|of| of.did).collect();
+            dids.sort_unstable();
+            dids.dedup();
+            dids.shuffle(&mut random);
+            dids.truncate(3);
+            let before = held.clone();
+            let mut of_dids: Vec<_> = held.iter_mut().filter(|of| dids.contains(&of.did)).collect();
+            let mut numbers: Vec<_> = of_dids.iter().map(|of| of.sequence).collect();
+            numbers.shuffle(&mut random);
+            for (operation, number) in of_dids.iter_mut().zip(numbers) {
+                operation.sequence = number;
+            }
+            // The highest number goes, or one comes back.
+            let last = of_dids.iter_mut().max_by_key(|of| of.sequence).unwrap();
+            if random.random_bool(0.6) {
+                free.extend(last.sequence.take());
+            } else if let Some(nobody) = of_dids.iter_mut().find(|of| of.sequence.is_none()) {
+                nobody.sequence = free.pop();
+            }
+            let of = |did| held.iter().filter(move |of| of.did == did).cloned().collect::<Vec<_>>();
+            let rewritten = dids.iter().map(|&did| rewritten(&before, &of(did))).collect();
+            let cursor = store.source().await.unwrap().unwrap().cursor;
+            let commit = Commit { rewritten, ..commit_of(cursor, &[]) };
+            store.commit(&lease, &commit).await.unwrap();
+            for store in [&store, &elsewhere] {
+                assert_holds(store, &held).await;
+            }
+            match random.random_range(0..4) {
+                0 => index(&store, &lease).await,
+                1 => {
+                    store.release(lease).await.unwrap();
+                    store = open(&folder).await;
+                    (lease, _) = store.follow(UPSTREAM).await.unwrap();
+                }
+                _ => {}
+            }
+            for store in [&store, &elsewhere] {
+                assert_holds(store, &held).await;
+            }
+        }
+        // Who has the lease no more finds all of it too.
+        store.release(lease).await.unwrap();
+        for store in [&store, &elsewhere, &open(&folder).await] {
+            assert_holds(store, &held).await;
+        }
+    }
+}
+
+/// The highest number is indexed, goes away, and comes to somebody else after a restart.
+#[tokio::test]
+async fn a_number_below_what_is_indexed_is_found_when_it_comes_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut held = log(2);
+    let newest = held.split_off(5);
+    let store = open(&folder).await;
+    let (lease, _) = store.follow(UPSTREAM).await.unwrap();
+    commit(&store, &lease, &held).await;
+    index(&store, &lease).await;
+    let before = held.clone();
+    held[4].sequence = None;
+    let of: Vec<_> = held.iter().filter(|of| of.did == held[4].did).cloned().collect();
+    let rewritten = vec![rewritten(&before, &of)];
+    let commit_without = Commit { rewritten, ..commit_of(5, &[]) };
+    store.commit(&lease, &commit_without).await.unwrap();
+    store.release(lease).await.unwrap();
+
+    let store = open(&folder).await;
+    let (lease, _) = store.follow(UPSTREAM).await.unwrap();
+    let again = StoredOperation { sequence: Some(5), ..newest[0].clone() };
+    commit(&store, &lease, std::slice::from_ref(&again)).await;
+    held.push(again);
+    for store in [&store, &open(&folder).await] {
+        assert_holds(store, &held).await;
     }
 }
 

@@ -112,7 +112,9 @@ impl Sqlite {
             let began_at = round_began_at.map(Timestamp::millis);
             let mut writer = shared.writer();
             let (transaction, _) = writer.transaction(&lease)?;
-            transaction.prepare_cached(SET_REREADING)?.execute((second, round, began_at, rounds))?;
+            transaction
+                .prepare_cached(SET_REREADING)?
+                .execute((second, round, began_at, rounds))?;
             Ok(transaction.commit()?)
         })
         .await
