@@ -80,15 +80,14 @@ fn a_theft_is_undone_within_72_hours() {
     let second = story.update(&alice).signed_by(&thief).handle("thief.example.com").accepted();
     story.after(&alice).signed_by(&thief).refused("signature-invalid");
     story.after(&alice).just_in_time_for(&stolen).refused("not-authorised");
-    story
-        .after(&alice)
-        .signed_by(&recovery)
-        .just_too_late_for(&stolen)
-        .refused("recovery-too-late");
     // The window is that of the first operation that would be nullified, not of the last.
     story.after(&alice).signed_by(&recovery).just_in_time_for(&stolen).accepted();
     story.after(&second).signed_by(&thief).refused("prev-nullified");
     story.update(&alice).handle("alice.example.com").accepted();
+    let bob = story.create().accepted();
+    let stolen = story.update(&bob).rotation_keys([&thief]).accepted();
+    let late = story.after(&bob).signed_by(&recovery);
+    late.just_too_late_for(&stolen).refused("recovery-too-late");
     ends_as_told(&story);
 }
 
@@ -280,11 +279,7 @@ fn time_goes_forward_within_an_identity() {
     let (recovery, moment) = (story.recovery.clone(), Duration::from_millis(1));
     let alice = story.create().at("2024-05-01T00:00:00.000Z").accepted();
     story.create().at("2024-04-01T00:00:00.000Z").accepted();
-    story
-        .update(&alice)
-        .handle("at.once")
-        .at("2024-05-01T00:00:00.000Z")
-        .refused("timestamp-order");
+    story.update(&alice).handle("at.once").at("2024-05-01T00:00:00.000Z").accepted();
     let update = story.update(&alice).later_than(&alice, moment).accepted();
     story
         .update(&alice)
