@@ -120,7 +120,8 @@ impl Received {
     ///
     /// See [`Undecodable`].
     pub fn decode(line: &[u8]) -> Result<Received, Undecodable> {
-        let line = str::from_utf8(without_mark(line)).map_err(|error| Undecodable::not_json(&error))?;
+        let line =
+            str::from_utf8(without_mark(line)).map_err(|error| Undecodable::not_json(&error))?;
         let entry = Entry::read(line).map_err(|error| undecodable(line, &error))?;
         let created_at = entry.created_at.parse().ok();
         if let Some(kind) = entry.kind.as_deref().filter(|&kind| kind != SEQUENCED_OPERATION) {
@@ -354,12 +355,19 @@ mod tests {
     #[test]
     fn what_surrounds_a_line_is_not_the_line() {
         let expected = Received::decode(line().as_bytes()).unwrap();
-        for (before, after) in [("\u{feff}", ""), ("", "\r"), ("\u{feff} \t", " \r\n"), (" ", "\n")] {
+        for (before, after) in [("\u{feff}", ""), ("", "\r"), ("\u{feff} \t", " \r\n"), (" ", "\n")]
+        {
             let surrounded = format!("{before}{}{after}", line());
-            assert_eq!(Received::decode(surrounded.as_bytes()), Ok(expected.clone()), "{surrounded:?}");
+            assert_eq!(
+                Received::decode(surrounded.as_bytes()),
+                Ok(expected.clone()),
+                "{surrounded:?}"
+            );
         }
         // Inside of a line the mark is a character like any other, and two of them are one too many.
-        for damaged in [format!("\u{feff}\u{feff}{}", line()), line().replace(",\"cid\"", ",\u{feff}\"cid\"")] {
+        for damaged in
+            [format!("\u{feff}\u{feff}{}", line()), line().replace(",\"cid\"", ",\u{feff}\"cid\"")]
+        {
             let undecodable = Received::decode(damaged.as_bytes()).unwrap_err();
             assert_eq!(undecodable.refusal.kind(), "not-json", "{damaged:?}");
         }
@@ -369,7 +377,8 @@ mod tests {
     fn members_may_be_missing_or_unknown() {
         let bare = Received::decode(line().as_bytes()).unwrap();
         assert_eq!(bare.nullified, None);
-        let more = replaced("{\"did\":", "{\"note\":{\"did\":[1,null]},\"nullified\":false,\"did\":");
+        let more =
+            replaced("{\"did\":", "{\"note\":{\"did\":[1,null]},\"nullified\":false,\"did\":");
         let more = Received::decode(more.as_bytes()).unwrap();
         assert_eq!(more, Received { nullified: Some(false), ..bare.clone() });
         let unnumbered = replaced("\"seq\":1,", "");
@@ -404,12 +413,16 @@ mod tests {
         let honest = Received::decode(line().as_bytes()).unwrap();
         for no_number in ["0", "-1", "1.5", "\"1\"", "9007199254740992", "9223372036854775808"] {
             let stated = format!("\"seq\":{no_number},");
-            let undecodable = Received::decode(replaced("\"seq\":1,", &stated).as_bytes()).unwrap_err();
+            let undecodable =
+                Received::decode(replaced("\"seq\":1,", &stated).as_bytes()).unwrap_err();
             assert_eq!(undecodable.sequence, None, "{no_number}");
             let reason = undecodable.refusal.to_string();
             assert_eq!(undecodable.refusal.kind(), "malformed");
             assert!(reason.contains("sequence number") && reason.contains(no_number), "{reason}");
-            assert_eq!((undecodable.did, undecodable.cid), (honest.did.to_string(), honest.cid.to_string()));
+            assert_eq!(
+                (undecodable.did, undecodable.cid),
+                (honest.did.to_string(), honest.cid.to_string())
+            );
             assert_eq!(undecodable.created_at, Some(honest.created_at));
             // Also on a line that is of another type, or wrong in another way.
             let notice = format!("{{\"type\":\"notice\",\"seq\":{no_number}}}");

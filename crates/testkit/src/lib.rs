@@ -10,6 +10,7 @@ pub mod postgres;
 pub mod profile;
 mod shape;
 mod so_far;
+pub mod spelling;
 pub mod wire;
 
 use wire::json_string;
