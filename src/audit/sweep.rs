@@ -301,15 +301,15 @@ impl Sweep {
             let (lines, _) = pages.next(Order::Time, after).await?;
             let mut last = after;
             for SweptLine { decoded, key, .. } in self.read(lines) {
-                let Some(at) = key.filter(|at| *at > after) else { continue };
+                // Not what was asked for.
+                if key.is_some_and(|at| at <= after) {
+                    continue;
+                }
+                let at = key.unwrap_or(after);
                 last = last.max(at);
-                let (did, cid) = match decoded {
-                    Ok(read) => (read.did.to_string(), read.cid.to_string()),
-                    Err(Undecodable { did, cid, .. }) => (did, cid),
-                };
-                // Without an identity there is nothing to compare.
-                if did.parse::<Did>().is_ok() {
-                    self.suspect(did, cid, at);
+                match decoded {
+                    Ok(read) => self.suspect(read.did.to_string(), read.cid.to_string(), at),
+                    Err(undecodable) => self.note_undecodable(&undecodable, at),
                 }
             }
             if last == after {
