@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use did_plc::sequence::MAX_SEQUENCE;
 use did_plc::signature::PlainVerifier;
 use did_plc::{Cid, Did};
 use flate2::read::GzDecoder;
@@ -538,7 +539,7 @@ async fn a_number_beyond_all_others_is_gone_back_from() {
     let log = entries(&lives(35, 12));
     // The third time nothing else is held yet.
     for (number, pages, held) in
-        [(i64::MAX, 1, 10), (MAX_NUMBER, 2, 10), (MAX_NUMBER, 4, 10), (MAX_NUMBER, 4, 0)]
+        [(i64::MAX, 1, 10), (MAX_SEQUENCE, 2, 10), (MAX_SEQUENCE, 4, 10), (MAX_SEQUENCE, 4, 0)]
     {
         let (early, late) = log.split_at(held);
         let line = format!(r#"{{"type":"notice","seq":{number}}}"#);
@@ -567,8 +568,40 @@ async fn a_number_beyond_all_others_is_gone_back_from() {
     }
 }
 
-/// The highest sequence number that there can be.
-const MAX_NUMBER: i64 = (1 << 53) - 1;
+/// What cannot be a sequence number is none: it moves no cursor, on a page and on the stream.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_sequence_number_moves_no_cursor() {
+    let log = entries(&lives(39, 12));
+    let (early, late) = log.split_at(10);
+    for place in places().await {
+        let upstream = FakeUpstream::start(early.to_vec()).await;
+        let page = [MAX_SEQUENCE + 1, i64::MAX, 0, -7];
+        let page = page.map(|number| format!(r#"{{"type":"notice","seq":{number}}}"#));
+        upstream.fail(Route::Export, 1, Fault::edited(move |lines| lines.extend(page.clone())));
+        let replica = Running::start(&place.url, &upstream.url()).await;
+        replica.live_at(10).await;
+        assert_eq!(replica.store.source().await.unwrap().unwrap().cursor, 10);
+        let operation = log[0].sequenced().replace(r#""seq":1,"#, r#""seq":9223372036854775807,"#);
+        upstream.say(&operation);
+        let kinds = async || {
+            let kept = replica.store.refusals(None, 0, 10).await.unwrap();
+            kept.into_iter().map(|kept| kept.refusal.kind).collect::<Vec<_>>()
+        };
+        while !kinds().await.iter().any(|kind| kind == "malformed") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(
+            kinds().await,
+            ["unknown-type"; 4].into_iter().chain(["malformed"]).collect::<Vec<_>>()
+        );
+        assert_eq!(replica.status.sequence(), 10);
+        upstream.append_all(late.to_vec());
+        let last = late.last().unwrap().seq;
+        replica.live_at(last).await;
+        assert_eq!(replica.store.source().await.unwrap().unwrap().cursor, last);
+        replica.end().await;
+    }
+}
 
 /// What is on record of going back.
 async fn rewinds(store: &Store) -> Vec<StoredDivergence> {
@@ -584,7 +617,7 @@ async fn a_message_beyond_all_others_leads_nowhere() {
         let upstream = FakeUpstream::start(early.to_vec()).await;
         let replica = Running::start(&place.url, &upstream.url()).await;
         replica.live_at(10).await;
-        upstream.say(&format!(r#"{{"type":"notice","seq":{MAX_NUMBER}}}"#));
+        upstream.say(&format!(r#"{{"type":"notice","seq":{MAX_SEQUENCE}}}"#));
         upstream.append_all(late.to_vec());
         let last = late.last().unwrap().seq;
         let reached = || replica.status.sequence() == last;

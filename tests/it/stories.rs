@@ -8,8 +8,9 @@ use bytes::Bytes;
 use data_encoding::BASE64URL_NOPAD;
 use did_plc::json::{read_operation, write_operation};
 use did_plc::key::{Curve, POINT_LENGTH, PublicKey};
-use plc_testkit::builder::Story;
+use plc_testkit::builder::{Story, Told};
 use plc_testkit::profile::write_log;
+use plc_testkit::spelling::spellings;
 use plc_testkit::{Expected, Generated, audit_log};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -167,6 +168,38 @@ fn a_chain_is_not_joined_from_outside() {
     ends_as_told(&story);
 }
 
+/// `prev` names an operation by any text that the directory's library takes for its CID.
+#[test]
+fn prev_may_be_spelled_otherwise() {
+    for spelling in 0..3 {
+        let mut story = Story::seeded(14);
+        let recovery = story.recovery.clone();
+        let alice = story.create().accepted();
+        let spelled = |of: &Told| spellings(&of.cid)[spelling].clone();
+        let update = story.update(&alice).prev(&spelled(&alice)).accepted();
+        story
+            .update(&alice)
+            .prev(&spelled(&update))
+            .forged_signature()
+            .refused("signature-invalid");
+        let end = story.tombstone(&alice).prev(&spelled(&update)).accepted();
+        story.after(&end).prev(&spelled(&end)).refused("prev-tombstone");
+        let back = story.after(&update).signed_by(&recovery).prev(&spelled(&update)).accepted();
+        story.after(&end).prev(&spelled(&end)).refused("prev-nullified");
+        story.update(&back).accepted();
+        let bob = story.create().accepted();
+        story.update(&alice).prev(&spelled(&bob)).refused("unknown-prev");
+        story.create().prev(&spelled(&bob)).refused("unknown-did");
+        let (base, rest) = alice.cid.split_at(1);
+        for no_spelling in
+            [base.to_uppercase() + &rest.to_uppercase(), base.to_owned() + &rest.to_uppercase()]
+        {
+            story.update(&alice).prev(&no_spelling).refused("unknown-prev");
+        }
+        ends_as_told(&story);
+    }
+}
+
 #[test]
 fn signatures_have_one_form() {
     let mut story = Story::seeded(5);
@@ -222,6 +255,17 @@ fn a_key_is_any_text_until_it_is_met() {
     story.create().rotation_key_texts([&*key, "not a key"]).accepted();
     story.create().rotation_key_texts(["not a key", &*key]).refused("unsupported-key");
     story.create().rotation_key_texts([&**off_the_curve, &*key]).refused("unsupported-key");
+    // P-256 has two of them, which the library of the directory takes for no keys; a character outside
+    // of base58 makes no key of what is one without it.
+    for sign in [2, 3] {
+        point[0] = sign;
+        let x_zero = &PublicKey { curve: Curve::P256, point }.to_string();
+        story.create().rotation_key_texts([&**x_zero, &*key]).refused("unsupported-key");
+        story.create().rotation_key_texts([&*key, &**x_zero]).accepted();
+    }
+    let spaced = key.replace(":z", ":z\u{200b}");
+    story.create().rotation_key_texts([&*spaced, &*key]).refused("unsupported-key");
+    story.create().rotation_key_texts([&*key, &*spaced]).accepted();
     let twice = story.create().rotation_key_texts([&*key, &*key]).accepted();
     let mute = story.update(&twice).rotation_key_texts([]).accepted();
     story.update(&mute).refused("signature-invalid");
