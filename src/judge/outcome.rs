@@ -8,7 +8,7 @@ use super::numbers::Numbers;
 use super::verdict::{Candidate, Group, Judged};
 use super::whole::{Origin, Statement, Whole};
 use crate::store::{
-    Commit, DivergenceKind, NewDivergence, NewRefusal, Rewritten, StoredOperation,
+    Commit, DivergenceKind, NewDivergence, NewRefusal, RefusalKey, Rewritten, StoredOperation,
 };
 use crate::store::codec::is_genesis;
 use did_plc::chain::Restated;
@@ -84,6 +84,8 @@ pub(super) struct Assembly {
     commit: Commit,
     late: Vec<StoredOperation>,
     known: usize,
+    /// Where each refusal of this batch is among those of the commit.
+    refused: AHashMap<RefusalKey, usize>,
     /// (identity, `created_at`) of what this batch adds in order.
     added: AHashSet<(Did, Timestamp)>,
     /// (identity, nullified, nullified by), wherever the nullified operation is.
@@ -116,6 +118,7 @@ impl Assembly {
             commit,
             late: Vec::new(),
             known: 0,
+            refused: AHashMap::new(),
             added: AHashSet::new(),
             nullified: Vec::new(),
         };
@@ -129,10 +132,25 @@ impl Assembly {
         (assembly, candidates)
     }
 
+    /// Keeps a refusal once, with the number that was stated last.
+    fn keep_refusal(&mut self, new: NewRefusal) {
+        match self.refused.get(&new.key) {
+            Some(&index) => {
+                let before = self.commit.refusals[index].sequence;
+                let sequence = new.sequence.or(before);
+                self.commit.refusals[index] = NewRefusal { sequence, ..new };
+            }
+            None => {
+                self.refused.insert(new.key, self.commit.refusals.len());
+                self.commit.refusals.push(new);
+            }
+        }
+    }
+
     fn keep_undecodable(&mut self, line: usize, undecodable: Undecodable) {
         let Undecodable { did, sequence, refusal, .. } = undecodable;
         let line = &self.lines[line];
-        self.commit.refusals.push(NewRefusal {
+        self.keep_refusal(NewRefusal {
             key: NewRefusal::key_of_line(line),
             source: self.upstream.clone(),
             did,
@@ -300,7 +318,7 @@ impl Assembly {
                 (NewRefusal::key_of_operation(&received), NewRefusal::line_of_operation(&received))
             }
         };
-        self.commit.refusals.push(NewRefusal {
+        self.keep_refusal(NewRefusal {
             key,
             source: self.upstream.clone(),
             did: received.did.to_string(),

@@ -10,7 +10,7 @@ use plc_replica::audit::DumpJudge;
 use plc_replica::audit::{
     Checker, NewestOperations, Order, Pages, Peer, Sweep, Watch, WatchSettings,
 };
-use plc_replica::follow::Follower;
+use plc_replica::follow::{DoubtSettings, Follower, RereadingSettings};
 use plc_replica::live::{Feed, Mode, Status};
 use plc_replica::serve::{self, ReadThrough, ServeSettings, ServeState};
 use plc_replica::store::{Store, StoredDivergence};
@@ -86,8 +86,15 @@ impl Watched {
             Arc::clone(&status),
             times,
         );
-        let follower =
-            Follower { store: store.clone(), client, verifier, feed, status: Arc::clone(&status) };
+        let follower = Follower {
+            store: store.clone(),
+            client,
+            verifier,
+            feed,
+            status: Arc::clone(&status),
+            rereading: RereadingSettings::default(),
+            doubts: DoubtSettings::default(),
+        };
         let following = follower.run(shutdown.clone());
         let tasks = vec![
             tokio::spawn(serve::run(listener, state, shutdown.clone())),

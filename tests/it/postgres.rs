@@ -257,12 +257,13 @@ async fn people_read_the_text_forms() {
     let (lease, _) = store.follow(UPSTREAM).await.unwrap();
     let mut commit = commit(0, &log);
     let refusal = |did: &str, line: &'static [u8]| NewRefusal {
+        key: NewRefusal::key_of_line(line),
+        source: UPSTREAM.to_owned(),
         did: did.to_owned(),
         sequence: None,
         cid: Some(log[0].cid()),
         kind: "malformed".to_owned(),
         detail: String::new(),
-        awaits: None,
         line: Bytes::from_static(line),
     };
     commit.refusals = vec![refusal("did:plc:\0é", b"{}"), refusal("é", b"\xff")];

@@ -463,12 +463,13 @@ async fn the_last_page_of_evidence_names_no_next_one() {
         theirs: None,
     });
     let refusals = (0..4).map(|n| NewRefusal {
+        key: NewRefusal::key_of_line(text(n).as_bytes()),
+        source: "https://plc.example".to_owned(),
         did: ALICE.to_owned(),
         sequence: None,
         cid: None,
         kind: "malformed".to_owned(),
         detail: String::new(),
-        awaits: None,
         line: Bytes::from(text(n)),
     });
     let commit = Commit {

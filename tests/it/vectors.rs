@@ -9,7 +9,7 @@ use did_plc::entry::Undecodable;
 use did_plc::signature::{PlainVerifier, Verifier};
 use did_plc::{Did, Refusal, Verdict};
 use plc_curve::{FastVerifier, Tables};
-use plc_replica::judge::{self, Candidate, Group, LineRef};
+use plc_replica::judge::{self, Candidate, Group};
 
 use crate::shared;
 
@@ -37,16 +37,17 @@ fn judge_log_by(
     let mut candidates = Vec::new();
     for (index, result) in decoded.iter().enumerate() {
         match result {
-            Ok(received) => candidates.push(Candidate::new(index, received.clone())),
+            Ok(received) => {
+                candidates.push(Candidate { line: index, received: received.clone() });
+            },
             Err(other) if other.refusal.is_of_line() => panic!("line {index}: {other:?}"),
             Err(Undecodable { refusal, .. }) => verdicts[index] = Some(refusal.kind()),
         }
     }
     let mut groups = judge::group(candidates.into_iter());
     for judged in judge::judge(&mut groups, verifier) {
-        let LineRef::New(index) = judged.candidate.line else { unreachable!() };
         if let Verdict::Refused(refusal) = judged.verdict {
-            verdicts[index] = Some(Refusal::kind(&refusal));
+            verdicts[judged.candidate.line] = Some(Refusal::kind(&refusal));
         }
     }
     let chains: BTreeMap<Did, Group> = groups.into_iter().collect();
