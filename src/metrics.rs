@@ -62,6 +62,11 @@ pub const METRICS: &[(&str, MetricKind, &str)] = &[
     ("plc_store_operations", MetricKind::Gauge, "Operations in the store, nullified ones included"),
     ("plc_store_identities", MetricKind::Gauge, "Identities in the store"),
     ("plc_store_refusals", MetricKind::Gauge, "Kept refusals that were not accepted since"),
+    (
+        "plc_refusals_forgotten_total",
+        MetricKind::Counter,
+        "Kept refusals that went for newer ones since the log was begun",
+    ),
     ("plc_store_open_divergences", MetricKind::Gauge, "Divergences that are not closed"),
     ("plc_store_bytes", MetricKind::Gauge, "Bytes of the database on disk"),
     (

@@ -100,9 +100,9 @@ CREATE TABLE refusals (
 -- Serves "what was refused of this identity".
 CREATE INDEX refusals_did ON refusals (did);
 
--- Serve the choice of what is deleted when there are too many: the oldest of a source and kind, and of a source.
+-- Serves the choice of what is deleted when there are too many: the oldest of a source and kind, and of each kind of a
+-- source.
 CREATE INDEX refusals_kind ON refusals (source, kind);
-CREATE INDEX refusals_source ON refusals (source);
 
 -- Serves the search for what the upstream is to be asked about.
 CREATE INDEX refusals_ask_at ON refusals (ask_at) WHERE ask_at IS NOT NULL;

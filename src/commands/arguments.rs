@@ -5,6 +5,8 @@ use std::sync::Arc;
 use did_plc::signature::{PlainVerifier, Verifier};
 use plc_curve::{FastVerifier, Tables};
 
+use crate::store::{RefusalLimits, Store};
+
 /// How requests to others are signed.
 pub const USER_AGENT: &str = concat!("plc-replica/", env!("CARGO_PKG_VERSION"));
 
@@ -22,6 +24,38 @@ pub struct Database {
         default_value = "sqlite://plc.db"
     )]
     pub url: String,
+}
+
+/// How much of what is refused is kept.
+#[derive(Debug, clap::Args)]
+pub struct KeptRefusals {
+    /// Bytes of refused lines that are kept. Beyond them the oldest go for newer ones, those of the same
+    /// upstream and kind first.
+    #[arg(
+        long,
+        env = "PLC_REFUSED_BYTES",
+        value_name = "BYTES",
+        default_value_t = RefusalLimits::default().in_all
+    )]
+    refused_bytes: u64,
+    /// Bytes of them that are kept of one identity.
+    #[arg(
+        long,
+        env = "PLC_REFUSED_BYTES_PER_IDENTITY",
+        value_name = "BYTES",
+        default_value_t = RefusalLimits::default().of_identity
+    )]
+    refused_bytes_per_identity: u64,
+}
+
+impl KeptRefusals {
+    /// Has this store keep so much from now on.
+    pub fn limit(&self, store: &Store) {
+        store.limit_refusals(RefusalLimits {
+            of_identity: self.refused_bytes_per_identity,
+            in_all: self.refused_bytes,
+        });
+    }
 }
 
 /// How signatures are checked.

@@ -34,6 +34,8 @@ pub struct Args {
     )]
     upstream: String,
     #[command(flatten)]
+    refusals: super::KeptRefusals,
+    #[command(flatten)]
     signatures: super::Signatures,
 }
 
@@ -43,6 +45,7 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let dump = blocking::run("opening a dump", move || Dump::open(&file)).await?;
     let name = dump.name().to_owned();
     let store = Store::open(&args.database.url).await?;
+    args.refusals.limit(&store);
     let progress = dump.progress();
     let meter = Meter::bytes(&format!("importing {name}"), progress.total);
     let begun = Instant::now();

@@ -51,6 +51,8 @@ pub struct Args {
     )]
     upstream_requests_per_minute: u32,
     #[command(flatten)]
+    refusals: super::KeptRefusals,
+    #[command(flatten)]
     signatures: super::Signatures,
 }
 
@@ -64,6 +66,7 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     )
     .map_err(|error| anyhow::anyhow!("--upstream: {error}"))?;
     let store = Store::open_existing(&args.database.url).await?;
+    args.refusals.limit(&store);
     let Some(source) = store.source().await? else {
         bail!("nothing was followed into this database yet: there is nothing to repair");
     };

@@ -127,6 +127,8 @@ pub struct Args {
     )]
     index: String,
     #[command(flatten)]
+    refusals: super::KeptRefusals,
+    #[command(flatten)]
     limits: super::limits::LimitArgs,
     #[command(flatten)]
     signatures: super::Signatures,
@@ -183,6 +185,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let Some(store) = open(&args.database.url, &shutdown).await? else {
         return Ok(ExitCode::SUCCESS);
     };
+    args.refusals.limit(&store);
     let source = store.source().await?;
     tracing::info!(
         listen = %args.listen,

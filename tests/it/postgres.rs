@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use did_plc::{Did, Timestamp};
-use plc_replica::store::{Commit, NewRefusal, Store, StoreError, StoredOperation};
+use plc_replica::store::{Commit, NewRefusal, Rewritten, Store, StoreError, StoredOperation};
 use plc_testkit::builder::Story;
 
 use plc_testkit::postgres::{Client, Database, TlsServer};
@@ -19,6 +19,10 @@ fn operations(identities: usize) -> Vec<StoredOperation> {
         let identity = story.create().accepted();
         story.update(&identity).host("https://elsewhere.example.com").accepted();
     }
+    operations_of(&story)
+}
+
+fn operations_of(story: &Story) -> Vec<StoredOperation> {
     let stored = |entry: &plc_testkit::Generated| StoredOperation {
         did: entry.did.parse().unwrap(),
         created_at: entry.created_at.parse().unwrap(),
@@ -39,6 +43,19 @@ fn commit(cursor_before: i64, operations: &[StoredOperation]) -> Commit {
         operations: operations.to_vec(),
         received_at_millis: 1_800_000_000_123,
         ..Commit::default()
+    }
+}
+
+fn refusal(did: &str, line: &'static [u8]) -> NewRefusal {
+    NewRefusal {
+        key: NewRefusal::key_of_line(line),
+        source: UPSTREAM.to_owned(),
+        did: did.to_owned(),
+        sequence: None,
+        cid: None,
+        kind: "malformed".to_owned(),
+        detail: String::new(),
+        line: Bytes::from_static(line),
     }
 }
 
@@ -214,6 +231,50 @@ async fn a_commit_is_whole_or_nothing() {
     assert_eq!(store.export_by_sequence(0, 2000).await.unwrap(), log);
 }
 
+/// The same of one that rewrites identities, and moves all of their numbers.
+#[tokio::test(flavor = "multi_thread")]
+async fn identities_are_rewritten_whole_or_not_at_all() {
+    let Some(database) = Database::create().await else { return };
+    let store = Store::open(&database.url).await.unwrap();
+    let log = operations(100);
+    let (lease, _) = store.follow(UPSTREAM).await.unwrap();
+    store.commit(&lease, &commit(0, &log)).await.unwrap();
+    let moved: Vec<StoredOperation> = log
+        .iter()
+        .zip(log.iter().rev())
+        .map(|(of, other)| StoredOperation { sequence: other.sequence, ..of.clone() })
+        .collect();
+    let rewritten = moved.chunks(2).map(|whole| Rewritten {
+        did: whole[0].did,
+        stored: 2,
+        stored_geneses: 1,
+        operations: whole.to_vec(),
+    });
+    let refusals = vec![refusal("did:plc:x", b"a line")];
+    let all = Commit { rewritten: rewritten.collect(), refusals, ..commit(200, &[]) };
+    // Dropped after ever longer times, until it is through.
+    for step in 0.. {
+        let time = Duration::from_micros(200 * step);
+        let ended = tokio::time::timeout(time, store.commit(&lease, &all)).await;
+        // Whoever may still be at it is waited for.
+        store.source().await.unwrap();
+        let mut stored = store.export_by_sequence(0, 2000).await.unwrap();
+        stored.sort_by_key(|of| (of.created_at, of.did));
+        let refused = store.refusals(None, 0, 10).await.unwrap().len();
+        let statistics = store.statistics().await.unwrap();
+        assert_eq!((statistics.operations, statistics.identities), (200, 100));
+        if stored == moved {
+            assert_eq!(refused, 1);
+            if let Ok(ended) = ended {
+                ended.unwrap();
+            }
+            break;
+        }
+        assert!(stored == log && refused == 0, "half of a commit");
+        assert!(ended.is_err(), "it said that it was through");
+    }
+}
+
 /// A commit that is dropped at COMMIT, whose outcome nobody here has heard, keeps nobody waiting
 /// who comes after it.
 #[tokio::test(flavor = "multi_thread")]
@@ -257,14 +318,8 @@ async fn people_read_the_text_forms() {
     let (lease, _) = store.follow(UPSTREAM).await.unwrap();
     let mut commit = commit(0, &log);
     let refusal = |did: &str, line: &'static [u8]| NewRefusal {
-        key: NewRefusal::key_of_line(line),
-        source: UPSTREAM.to_owned(),
-        did: did.to_owned(),
-        sequence: None,
         cid: Some(log[0].cid()),
-        kind: "malformed".to_owned(),
-        detail: String::new(),
-        line: Bytes::from_static(line),
+        ..refusal(did, line)
     };
     commit.refusals = vec![refusal("did:plc:\0é", b"{}"), refusal("é", b"\xff")];
     store.commit(&lease, &commit).await.unwrap();
@@ -289,6 +344,49 @@ async fn people_read_the_text_forms() {
         'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"') FROM history";
     assert_eq!(text(sql).await, log[0].created_at.to_string());
     client.run("SELECT * FROM readable_divergences").await;
+}
+
+/// Of equal times the one that the others lead to is the head, and each knows who signed it.
+#[tokio::test(flavor = "multi_thread")]
+async fn people_read_equal_times() {
+    let Some(database) = Database::create().await else { return };
+    let store = Store::open(&database.url).await.unwrap();
+    let mut story = Story::seeded(9);
+    let recovery = story.recovery.clone();
+    let told: Vec<_> = (0..6)
+        .map(|number| {
+            let identity = story.create().accepted();
+            story.update(&identity).handle("middle.example").accepted();
+            let last = match number % 2 {
+                0 => story.update(&identity),
+                _ => story.after(&identity).signed_by(&recovery),
+            };
+            last.handle(&format!("last{number}.example")).accepted();
+            identity.did
+        })
+        .collect();
+    let mut log = operations_of(&story);
+    for (number, history) in log.chunks_mut(3).enumerate() {
+        let at = history[0].created_at;
+        history.iter_mut().for_each(|operation| operation.created_at = at);
+        history[1].nullified_by = (number % 2 == 1).then_some(at);
+    }
+    log.reverse();
+    let (lease, _) = store.follow(UPSTREAM).await.unwrap();
+    store.commit(&lease, &commit(0, &log)).await.unwrap();
+
+    let mut client = database.client().await;
+    for (number, did) in told.iter().enumerate() {
+        let sql = format!("SELECT handle FROM plc_identity('{did}')");
+        assert_eq!(client.value(&sql).await, Some(format!("last{number}.example")));
+        let sql = format!("SELECT count(signer_key) FROM plc_history('{did}')");
+        assert_eq!(client.value(&sql).await.as_deref(), Some("3"));
+    }
+    let heads = client.rows("SELECT handle FROM identities ORDER BY handle").await;
+    assert_eq!(heads.len(), 6);
+    assert!(heads.iter().all(|row| row.get("handle").unwrap().starts_with("last")));
+    let sql = "SELECT count(*) FROM history WHERE nullified_by <> cid";
+    assert_eq!(client.value(sql).await.as_deref(), Some("3"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -97,11 +97,7 @@ impl Postgres {
     /// See [`crate::store::Store::build_claims`]. A crash leaves pairs behind that are written
     /// again.
     pub async fn build_claims(&self, limit: usize) -> Result<(), StoreError> {
-        let place = sqlx::query_as!(
-            BuildPlace,
-            r#"SELECT claimed AS "claimed!", renumbered FROM sources WHERE claimed IS NOT NULL"#
-        );
-        let Some(from) = self.pages.first(place).await? else { return Ok(()) };
+        let Some(from) = self.build_place().await? else { return Ok(()) };
         if from.claimed == UNNUMBERED_FIRST {
             return self.build_unnumbered(from).await;
         }
@@ -117,6 +113,15 @@ impl Postgres {
         pairs.dedup();
         self.add_pieces(&pairs).await?;
         self.move_claims(from, to).await
+    }
+
+    /// None where there is no such index.
+    async fn build_place(&self) -> Result<Option<BuildPlace>, StoreError> {
+        let place = sqlx::query_as!(
+            BuildPlace,
+            r#"SELECT claimed AS "claimed!", renumbered FROM sources WHERE claimed IS NOT NULL"#
+        );
+        self.pages.first(place).await
     }
 
     /// Brings in the operations without a number. Those that come meanwhile bring themselves in.
@@ -213,4 +218,75 @@ impl Postgres {
 /// The pairs of a page, on a thread that nobody else waits for.
 async fn pairs_of(operations: Vec<StoredOperation>) -> Result<Vec<i64>, StoreError> {
     blocking::run("reading what operations claim", move || claims::pairs(&operations)).await
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use plc_testkit::builder::Story;
+    use plc_testkit::postgres::Database;
+
+    use super::*;
+    use crate::store::Rewritten;
+
+    /// Identities with one operation each.
+    fn log(identities: usize) -> Vec<StoredOperation> {
+        let mut story = Story::seeded(5);
+        for _ in 0..identities {
+            story.create().accepted();
+        }
+        let stored = |entry: &plc_testkit::Generated| StoredOperation {
+            did: entry.did.parse().unwrap(),
+            created_at: entry.created_at.parse().unwrap(),
+            sequence: Some(entry.seq),
+            signed: Bytes::from(entry.signed.clone()),
+            signer: 0,
+            nullified_by: None,
+            received_at: Timestamp::from_millis(0),
+        };
+        story.log().iter().map(stored).collect()
+    }
+
+    fn commit_of(operations: &[StoredOperation], rewritten: Vec<Rewritten>) -> Commit {
+        Commit { operations: operations.to_vec(), rewritten, ..Commit::default() }
+    }
+
+    /// What takes the number away from an operation that is the only one of its identity.
+    fn without_number(of: &StoredOperation) -> Rewritten {
+        let operations = vec![StoredOperation { sequence: None, ..of.clone() }];
+        Rewritten { did: of.did, stored: 1, stored_geneses: 1, operations }
+    }
+
+    /// The end of the log goes away after a builder has read to it, and something else comes there.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_builder_does_not_pass_what_has_come_behind_it() {
+        let Some(database) = Database::create().await else { return };
+        let store = Postgres::open(&database.url).await.unwrap();
+        let (lease, _) = store.follow("https://plc.example").await.unwrap();
+        let operations = log(7);
+        store.keep_claims().await.unwrap();
+        store.build_claims(100).await.unwrap();
+        store.set_durability(false).await.unwrap();
+        store.commit(&lease, &commit_of(&operations[..6], vec![])).await.unwrap();
+        let from = store.build_place().await.unwrap().unwrap();
+        let page = store.export_by_sequence(from.claimed, READ).await.unwrap();
+        assert_eq!((from.claimed, page.len()), (0, 6));
+
+        let gone = vec![without_number(&operations[5]), without_number(&operations[4])];
+        store.commit(&lease, &commit_of(&[], gone)).await.unwrap();
+        let other = StoredOperation { sequence: Some(5), ..operations[6].clone() };
+        store.commit(&lease, &commit_of(&[other], vec![])).await.unwrap();
+        store.add_pieces(&pairs_of(page).await.unwrap()).await.unwrap();
+        store.move_claims(from, 6).await.unwrap();
+
+        for _ in 0..3 {
+            let index = store.claims_index().await.unwrap().unwrap();
+            let all = store.next_histories(None, 100).await.unwrap();
+            let has = |of: &&StoredOperation| of.sequence.is_some_and(|n| n <= index.sequence);
+            let expected = claims::pairs(all.iter().filter(has)).unwrap();
+            assert_eq!(store.absent_claims(&expected).await.unwrap(), [0i64; 0], "{index:?}");
+            store.build_claims(100).await.unwrap();
+        }
+        assert_eq!(store.claims_index().await.unwrap().unwrap().behind(), 0);
+    }
 }

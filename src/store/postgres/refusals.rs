@@ -34,8 +34,8 @@ async fn lift(connection: &mut Lent, keys: &[RefusalKey], at: i64) -> Result<(),
         return Ok(());
     }
     let lift = sqlx::query!(
-        "UPDATE refusals SET accepted_at = $2, ask_at = NULL
-         WHERE key = ANY($1) AND accepted_at IS NULL",
+        "UPDATE refusals SET accepted_at = coalesce(accepted_at, $2), ask_at = NULL
+         WHERE key = ANY($1)",
         keys as _,
         at
     );
@@ -51,7 +51,7 @@ fn distinct(refusals: &[NewRefusal]) -> Vec<NewRefusal> {
     for new in refusals {
         match places.get(&new.key).and_then(|&place| distinct.get_mut(place)) {
             Some(first) => {
-                first.sequence = new.sequence;
+                first.sequence = new.sequence.or(first.sequence);
                 first.kind.clone_from(&new.kind);
                 first.detail.clone_from(&new.detail);
             }
@@ -87,7 +87,8 @@ async fn keep<'a>(
             SELECT *, $9, $9 FROM unnest($1::bytea[], $2::int8[], $3::bytea[], $4::text[],
                 $5::bytea[], $6::text[], $7::bytea[], $8::bytea[])
             ON CONFLICT (key) DO UPDATE SET
-                sequence = coalesce(excluded.sequence, refusals.sequence), kind = excluded.kind, detail = excluded.detail,
+                sequence = coalesce(excluded.sequence, refusals.sequence),
+                kind = excluded.kind, detail = excluded.detail,
                 ask_at = CASE WHEN refusals.accepted_at IS NULL THEN refusals.ask_at
                     ELSE excluded.ask_at END,
                 accepted_at = NULL
@@ -207,10 +208,20 @@ async fn oldest(connection: &mut Lent, of: Oldest<'_>) -> Result<Vec<(i64, i64)>
             connection.all(of_kind).await?
         }
         (Owner::All, Some(source), None) => {
+            // The kinds one after the other by the index, and the oldest of each.
             let of_source = sqlx::query_as!(
                 Sized,
-                r#"SELECT id, octet_length(line) + octet_length(detail) AS "bytes!" FROM refusals
-                   WHERE source = $1 AND id <> $2 ORDER BY id LIMIT $3"#,
+                r#"WITH RECURSIVE kinds AS (
+                    (SELECT kind FROM refusals WHERE source = $1 ORDER BY kind LIMIT 1)
+                    UNION ALL
+                    SELECT (SELECT r.kind FROM refusals r
+                            WHERE r.source = $1 AND r.kind > kinds.kind ORDER BY r.kind LIMIT 1)
+                    FROM kinds WHERE kinds.kind IS NOT NULL)
+                 SELECT id AS "id!", bytes AS "bytes!" FROM kinds, LATERAL (
+                    SELECT id, octet_length(line) + octet_length(detail) AS bytes FROM refusals r
+                    WHERE r.source = $1 AND r.kind = kinds.kind AND id <> $2
+                    ORDER BY id LIMIT $3) of_kind
+                 ORDER BY id LIMIT $3"#,
                 source,
                 except,
                 room::PAGE
@@ -315,8 +326,8 @@ impl Postgres {
         // OFFSET has each identity's looked up by the index, of which there is one for equality only.
         let standing = refusals!(
             FROM "unnest($1::bytea[]) AS asked (asked_did), LATERAL (
-                SELECT * FROM refusals r WHERE r.did = asked.asked_did AND r.accepted_at IS NULL
-                OFFSET 0) standing",
+                SELECT * FROM refusals r WHERE r.did = asked.asked_did OFFSET 0) of_did
+                WHERE of_did.accepted_at IS NULL",
             &dids
         );
         let rows = self.ingest.all(standing).await?;

@@ -272,3 +272,73 @@ impl Sqlite {
         .await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use did_plc::Timestamp;
+    use plc_testkit::builder::Story;
+
+    use super::*;
+    use crate::store::Rewritten;
+
+    /// Identities with one operation each.
+    fn log(identities: usize) -> Vec<StoredOperation> {
+        let mut story = Story::seeded(5);
+        for _ in 0..identities {
+            story.create().accepted();
+        }
+        let stored = |entry: &plc_testkit::Generated| StoredOperation {
+            did: entry.did.parse().unwrap(),
+            created_at: entry.created_at.parse().unwrap(),
+            sequence: Some(entry.seq),
+            signed: Bytes::from(entry.signed.clone()),
+            signer: 0,
+            nullified_by: None,
+            received_at: Timestamp::from_millis(0),
+        };
+        story.log().iter().map(stored).collect()
+    }
+
+    fn commit_of(operations: &[StoredOperation], rewritten: Vec<Rewritten>) -> Commit {
+        Commit { operations: operations.to_vec(), rewritten, ..Commit::default() }
+    }
+
+    /// What takes the number away from an operation that is the only one of its identity.
+    fn without_number(of: &StoredOperation) -> Rewritten {
+        let operations = vec![StoredOperation { sequence: None, ..of.clone() }];
+        Rewritten { did: of.did, stored: 1, stored_geneses: 1, operations }
+    }
+
+    /// The end of the log goes away after a builder has read to it, and something else comes there.
+    #[tokio::test]
+    async fn a_builder_does_not_pass_what_has_come_behind_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Sqlite::open(&folder.path().join("plc.db")).await.unwrap();
+        let (lease, _) = store.follow("https://plc.example").await.unwrap();
+        let operations = log(7);
+        store.commit(&lease, &commit_of(&operations[..6], vec![])).await.unwrap();
+        store.keep_claims().await.unwrap();
+        store.set_durability(false).await.unwrap();
+        let from = store.shared.readers.with(BuildPlace::read).unwrap().unwrap();
+        let (to, _, pairs) = store.shared.pairs_after(from.claimed).unwrap().unwrap();
+        assert_eq!(to, 6);
+
+        let gone = vec![without_number(&operations[5]), without_number(&operations[4])];
+        store.commit(&lease, &commit_of(&[], gone)).await.unwrap();
+        let other = StoredOperation { sequence: Some(5), ..operations[6].clone() };
+        store.commit(&lease, &commit_of(&[other], vec![])).await.unwrap();
+        store.shared.add_claims(&pairs).unwrap();
+        store.shared.move_claims(from, to).unwrap();
+
+        for _ in 0..3 {
+            let index = store.claims_index().await.unwrap().unwrap();
+            let all = store.next_histories(None, 100).await.unwrap();
+            let has = |of: &&StoredOperation| of.sequence.is_some_and(|n| n <= index.sequence);
+            let expected = claims::pairs(all.iter().filter(has)).unwrap();
+            assert_eq!(store.absent_claims(&expected).await.unwrap(), [0i64; 0], "{index:?}");
+            store.build_claims(100).await.unwrap();
+        }
+        assert_eq!(store.claims_index().await.unwrap().unwrap().behind(), 0);
+    }
+}

@@ -31,7 +31,7 @@ const CHECKPOINT_PAGES: u32 = 20_000;
 const LOG_SIZE: u32 = 100 << 20;
 /// How long to wait for another process that creates or changes the tables.
 const BUSY: Duration = Duration::from_secs(5);
-/// Statements that a connection keeps prepared: all that we have.
+/// Statements that a connection keeps prepared: all that one that writes has, or one that reads.
 const STATEMENTS: usize = 64;
 /// Connections that are kept when nobody reads.
 const MAX_IDLE: usize = 16;

@@ -1,5 +1,6 @@
 //! Lookups: of identities, and of what is kept beside them.
 
+use std::cmp::Ordering::{Equal, Greater, Less};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, TryLockError};
 
@@ -14,7 +15,7 @@ use super::{Shared, Sqlite};
 use crate::blocking;
 use crate::store::operation::{head_of, sort_histories};
 use crate::store::{Load, Source, Statistics, StoreError, StoredDivergence, StoredOperation};
-use did_plc::{Did, Timestamp};
+use did_plc::Did;
 
 /// A row for each entry of the index, if need be of nothing but nulls.
 const OF_PREFIX: &str = concat!(
@@ -325,21 +326,25 @@ impl Sqlite {
             |recent| recent.find(&[Prefix::of(did)]),
             |connection, recent| {
                 let mut head: Option<StoredOperation> = None;
-                let mut times = Vec::new();
+                let mut is_tied = false;
                 shared.each_of(connection, did, &recent, |row| {
+                    if rows::is_nullified(row)? {
+                        return Ok(());
+                    }
                     let created_at = rows::created_at(row)?;
-                    times.push(created_at);
-                    let is_newer = head.as_ref().is_none_or(|head| head.created_at < created_at);
-                    if is_newer && !rows::is_nullified(row)? {
-                        head = Some(rows::operation(row, connection, &shared.interned)?);
+                    match head.as_ref().map(|head| created_at.cmp(&head.created_at)) {
+                        Some(Less) => {}
+                        Some(Equal) => is_tied = true,
+                        None | Some(Greater) => {
+                            head = Some(rows::operation(row, connection, &shared.interned)?);
+                            is_tied = false;
+                        }
                     }
                     Ok(())
                 })?;
-                let is_of_its_time =
-                    |time: &&Timestamp| head.as_ref().is_some_and(|head| head.created_at == **time);
-                if times.iter().filter(is_of_its_time).count() > 1 {
-                    // Which of them is the last, only their order says.
-                    return Ok(head_of(shared.operations_of(connection, did, &recent)?));
+                if is_tied {
+                    // Which of them is the last, only the order of the whole history says.
+                    head = head_of(shared.operations_of(connection, did, &recent)?);
                 }
                 Ok(head)
             },

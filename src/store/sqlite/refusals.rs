@@ -58,7 +58,8 @@ const REFUSE: &str = concat!(
     "INSERT INTO refusals (did, sequence, cid, kind, detail, source, received_at, ask_at, key, line)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?8, ?9)
     ON CONFLICT (key) DO UPDATE SET
-        sequence = coalesce(excluded.sequence, sequence), kind = excluded.kind, detail = excluded.detail,
+        sequence = coalesce(excluded.sequence, sequence),
+        kind = excluded.kind, detail = excluded.detail,
         ask_at = iif(accepted_at IS NULL, ask_at, excluded.ask_at), accepted_at = NULL
     RETURNING id, ",
     bytes!()
@@ -85,11 +86,8 @@ const OLDEST_OF_KIND: &str = concat!(
     " FROM refusals WHERE source = ?2 AND kind = ?3 AND id <> ?1 ORDER BY id LIMIT ?4"
 );
 
-const OLDEST_OF_SOURCE: &str = concat!(
-    "SELECT id, ",
-    bytes!(),
-    " FROM refusals INDEXED BY refusals_source WHERE source = ?2 AND id <> ?1 ORDER BY id LIMIT ?3"
-);
+/// The kinds of a source, one after the other by the index.
+const NEXT_KIND: &str = "SELECT min(kind) FROM refusals WHERE source = ?1 AND kind > ?2";
 
 const OLDEST: &str =
     concat!("SELECT id, ", bytes!(), " FROM refusals WHERE id <> ?1 ORDER BY id LIMIT ?2");
@@ -197,11 +195,28 @@ fn oldest(transaction: &Transaction, of: Oldest) -> Result<Vec<(i64, i64)>, Stor
         (Owner::All, Some(source), Some(kind)) => {
             all(transaction, OLDEST_OF_KIND, (except, source, kind, room::PAGE), row)
         }
-        (Owner::All, Some(source), None) => {
-            all(transaction, OLDEST_OF_SOURCE, (except, source, room::PAGE), row)
-        }
+        (Owner::All, Some(source), None) => oldest_of_source(transaction, source, except),
         (Owner::All, None, _) => all(transaction, OLDEST, (except, room::PAGE), row),
     }
+}
+
+fn oldest_of_source(
+    transaction: &Transaction,
+    source: &str,
+    except: i64,
+) -> Result<Vec<(i64, i64)>, StoreError> {
+    let mut next_kind = transaction.prepare_cached(NEXT_KIND)?;
+    let mut kind = String::new();
+    let mut oldest: Vec<(i64, i64)> = Vec::new();
+    while let Some(next) = next_kind.query_row((source, &kind), |row| row.get(0))? {
+        kind = next;
+        let of_kind = (except, source, &kind, room::PAGE);
+        let row = |row: &Row| Ok((row.get(0)?, row.get(1)?));
+        oldest.extend(all::<(i64, i64)>(transaction, OLDEST_OF_KIND, of_kind, row)?);
+    }
+    oldest.sort_unstable();
+    oldest.truncate(room::PAGE as usize);
+    Ok(oldest)
 }
 
 impl Shared {
