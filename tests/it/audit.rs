@@ -131,7 +131,9 @@ impl Watched {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("not within 10 s: {kinds:?}, but {:#?}", self.divergences(Some(true)).await);
+        let open = self.divergences(Some(true)).await;
+        let found: Vec<&str> = open.iter().map(|record| &*record.divergence.kind).collect();
+        panic!("not within 10 s: {kinds:?}, but {found:?}: {open:#?}");
     }
 }
 
@@ -464,7 +466,7 @@ async fn an_upstream_that_goes_back_is_followed_from_what_is_shared() {
         let history = watched.store.history(&lost.did.parse().unwrap()).await.unwrap();
         let held = history.iter().find(|held| held.cid().to_string() == lost.cid).unwrap();
         assert_eq!(held.sequence, None);
-        watched.finds(&["restated-sequence", "upstream-rewound"]).await;
+        watched.finds(&["backdated", "restated-sequence", "upstream-rewound"]).await;
         watched.end().await;
     }
 }
@@ -493,15 +495,7 @@ async fn an_upstream_that_has_used_our_numbers_again_is_caught_at_it() {
         upstream.append_all(new.clone());
         upstream.start_again().await;
         // What it took back is missing there: Alice's and Bob's last operations.
-        let found = watched
-            .finds(&[
-                "missing-there",
-                "missing-there",
-                "restated-sequence",
-                "restated-sequence",
-                "upstream-rewound",
-            ])
-            .await;
+        let found = watched.finds(&["missing-there", "missing-there", "upstream-rewound"]).await;
         let rewound = found.iter().find(|found| found.divergence.kind == "upstream-rewound");
         let rewound = &rewound.unwrap().divergence;
         assert_eq!(rewound.subject, format!("5 {}", log[4].cid));
@@ -552,7 +546,8 @@ async fn a_log_that_is_replaced_under_an_open_stream_is_noticed() {
         assert_eq!(upstream.asked_for(Route::Stream), streams, "by the same stream");
         let found =
             watched.finds(&["restated-sequence", "restated-sequence", "upstream-rewound"]).await;
-        assert_eq!(found[2].divergence.subject, format!("5 {}", log[4].cid));
+        let subjects: Vec<_> = found.iter().map(|found| &*found.divergence.subject).collect();
+        assert!(subjects.contains(&&*format!("5 {}", log[4].cid)), "{subjects:?}");
         assert!(watched.store.refusals(None, 0, 10).await.unwrap().is_empty());
         watched.end().await;
     }
