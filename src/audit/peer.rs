@@ -149,7 +149,7 @@ impl Peer {
 /// identity.
 fn said(answer: Answer) -> Said<Bytes> {
     match answer.status {
-        200 => Said::This(answer.body),
+        200 => Said::This(answer.body.slice_ref(without_mark(&answer.body))),
         404 | 410 if is_about_identity(&answer.body) => Said::Nothing,
         _ => Said::Unknown,
     }
@@ -170,7 +170,8 @@ impl PeerLog {
     fn of_audit_log(did: Did, body: Bytes, verifier: &dyn Verifier) -> Result<PeerLog, PeerError> {
         let history = History::of_audit_log(did, &body, verifier)
             .map_err(|source| PeerError::NotALog { did, source })?;
-        Ok(PeerLog { evidence: body, history, last: Said::Unknown, document: Said::Unknown })
+        let evidence = body.slice_ref(without_mark(&body));
+        Ok(PeerLog { evidence, history, last: Said::Unknown, document: Said::Unknown })
     }
 
     /// From the entries of one identity, whatever their envelope.

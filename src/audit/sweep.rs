@@ -17,7 +17,7 @@ use super::suspect::{MAX_SUSPICIONS, Order, Suspicion};
 use crate::judge;
 use crate::store::{Store, StoreError, StoredOperation};
 use crate::upstream::UpstreamFault;
-use did_plc::entry::{Received, Undecodable};
+use did_plc::entry::{Received, Undecodable, stated_time};
 use did_plc::{Cid, Did, Timestamp};
 
 /// Operations that are read from the store at once.
@@ -176,7 +176,7 @@ impl Sweep {
         let all = numbers.into_iter().zip(texts).zip(decoded);
         let mut turn = self.after;
         all.map(|((number, text), decoded)| {
-            let key = self.key(&decoded);
+            let key = self.key(&text, &decoded);
             // A line of a dump is read once, so that its turn is now.
             turn = key.unwrap_or(if number.is_some() { self.after } else { turn });
             SweptLine { number, text, decoded, key, turn }
@@ -193,14 +193,14 @@ impl Sweep {
         before_all || done
     }
 
-    fn key(&self, decoded: &Result<Received, Undecodable>) -> Option<i64> {
+    fn key(&self, text: &[u8], decoded: &Result<Received, Undecodable>) -> Option<i64> {
         match (decoded, self.order) {
             (Ok(read), Order::Time) => Some(read.created_at.millis()),
             (Ok(read), Order::Sequence) => read.sequence,
             // Its operation is none, but it has its place.
             (Err(undecodable), _) if undecodable.refusal.is_of_line() => None,
             (Err(undecodable), Order::Sequence) => undecodable.sequence,
-            (Err(undecodable), Order::Time) => undecodable.created_at.map(Timestamp::millis),
+            (Err(_), Order::Time) => stated_time(text).map(Timestamp::millis),
         }
     }
 
@@ -278,7 +278,7 @@ impl Sweep {
     fn note_beyond(&mut self, line: &SweptLine, horizon: i64) {
         let created_at = match &line.decoded {
             Ok(read) => Some(read.created_at),
-            Err(undecodable) => undecodable.created_at,
+            Err(_) => stated_time(&line.text),
         };
         let from = match self.order {
             Order::Time => self.until,
@@ -301,15 +301,15 @@ impl Sweep {
             let (lines, _) = pages.next(Order::Time, after).await?;
             let mut last = after;
             for SweptLine { decoded, key, .. } in self.read(lines) {
-                let Some(at) = key.filter(|at| *at > after) else { continue };
+                // Not what was asked for.
+                if key.is_some_and(|at| at <= after) {
+                    continue;
+                }
+                let at = key.unwrap_or(after);
                 last = last.max(at);
-                let (did, cid) = match decoded {
-                    Ok(read) => (read.did.to_string(), read.cid.to_string()),
-                    Err(Undecodable { did, cid, .. }) => (did, cid),
-                };
-                // Without an identity there is nothing to compare.
-                if did.parse::<Did>().is_ok() {
-                    self.suspect(did, cid, at);
+                match decoded {
+                    Ok(read) => self.suspect(read.did.to_string(), read.cid.to_string(), at),
+                    Err(undecodable) => self.note_undecodable(&undecodable, at),
                 }
             }
             if last == after {

@@ -446,21 +446,25 @@ async fn an_upstream_that_goes_back_is_followed_from_what_is_shared() {
         let found = watched.finds(&["upstream-rewound"]).await;
         let shared = &told.story.log()[4].cid;
         assert_eq!(found[0].divergence.subject, format!("5 {shared}"));
-        // What it numbers from here on collides with what we hold until it is past that.
-        let carol = told.story.create().accepted();
+        // What it numbers from here on takes the numbers that it gave to what it has lost.
+        told.story.create().accepted();
         let mut new = LogEntry::from(told.story.log().last().unwrap());
         new.seq = 6;
-        upstream.append(new);
-        let did = carol.did.clone();
-        let refused = async || watched.store.refusals(Some(&did), 0, 10).await.unwrap();
+        upstream.append(new.clone());
+        let holder = async || watched.store.sequences(&[6]).await.unwrap().pop();
         for _ in 0..500 {
-            if !refused().await.is_empty() {
+            if holder().await.is_some_and(|held| held.cid().to_string() == new.cid) {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        assert_eq!(refused().await[0].refusal.kind, "sequence-conflict");
-        assert_eq!(watched.store.last_sequence().await.unwrap(), Some(7));
+        assert_eq!(holder().await.unwrap().cid().to_string(), new.cid);
+        // It is lost there, and not here.
+        let lost = &told.story.log()[5];
+        let history = watched.store.history(&lost.did.parse().unwrap()).await.unwrap();
+        let held = history.iter().find(|held| held.cid().to_string() == lost.cid).unwrap();
+        assert_eq!(held.sequence, None);
+        watched.finds(&["restated-sequence", "upstream-rewound"]).await;
         watched.end().await;
     }
 }
@@ -489,17 +493,26 @@ async fn an_upstream_that_has_used_our_numbers_again_is_caught_at_it() {
         upstream.append_all(new.clone());
         upstream.start_again().await;
         // What it took back is missing there: Alice's and Bob's last operations.
-        let found = watched.finds(&["missing-there", "missing-there", "upstream-rewound"]).await;
+        let found = watched
+            .finds(&[
+                "missing-there",
+                "missing-there",
+                "restated-sequence",
+                "restated-sequence",
+                "upstream-rewound",
+            ])
+            .await;
         let rewound = found.iter().find(|found| found.divergence.kind == "upstream-rewound");
         let rewound = &rewound.unwrap().divergence;
         assert_eq!(rewound.subject, format!("5 {}", log[4].cid));
         assert_eq!(verify(rewound.ours.as_ref().unwrap()), [""; 0]);
         watched.live_at(10).await;
         assert_eq!(watched.store.last_sequence().await.unwrap(), Some(10));
-        // What it says now under numbers that are taken here is kept as refused.
-        let refused = watched.store.refusals(None, 0, 10).await.unwrap();
-        let kinds: Vec<_> = refused.iter().map(|refused| &*refused.refusal.kind).collect();
-        assert_eq!(kinds, ["sequence-conflict", "sequence-conflict"]);
+        // The numbers are those of what it gives them to now.
+        let numbered = watched.store.sequences(&[6, 7]).await.unwrap();
+        let numbered: Vec<String> = numbered.iter().map(|held| held.cid().to_string()).collect();
+        assert_eq!(numbered, [new[0].cid.clone(), new[1].cid.clone()]);
+        assert!(watched.store.refusals(None, 0, 10).await.unwrap().is_empty());
 
         for entry in &new {
             upstream.delete(entry.seq);
@@ -537,17 +550,10 @@ async fn a_log_that_is_replaced_under_an_open_stream_is_noticed() {
         upstream.replace_after(5, new);
         watched.live_at(10).await;
         assert_eq!(upstream.asked_for(Route::Stream), streams, "by the same stream");
-        let found = watched.finds(&["upstream-rewound"]).await;
-        assert_eq!(found[0].divergence.subject, format!("5 {}", log[4].cid));
-        let refused = async || watched.store.refusals(None, 0, 10).await.unwrap();
-        for _ in 0..500 {
-            if refused().await.len() == 2 {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        let kinds: Vec<_> = refused().await.into_iter().map(|kept| kept.refusal.kind).collect();
-        assert_eq!(kinds, ["sequence-conflict", "sequence-conflict"]);
+        let found =
+            watched.finds(&["restated-sequence", "restated-sequence", "upstream-rewound"]).await;
+        assert_eq!(found[2].divergence.subject, format!("5 {}", log[4].cid));
+        assert!(watched.store.refusals(None, 0, 10).await.unwrap().is_empty());
         watched.end().await;
     }
 }

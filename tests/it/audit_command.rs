@@ -281,6 +281,96 @@ async fn an_operation_that_the_export_alone_has_is_found() {
     }
 }
 
+/// A time that nobody's clock has come to is never newer than the last word of the other side.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_they_date_into_the_future_is_found() {
+    let (mut told, log) = told();
+    let ours = Ours::of(&log);
+    let bob = told.bob.clone();
+    told.story.update(&bob).at("2099-02-01T00:00:00.123Z").accepted();
+    let future = LogEntry::from(told.story.log().last().unwrap());
+    for lines in [1000, 2] {
+        let upstream = FakeUpstream::start(log.clone()).await;
+        upstream.append(future.clone());
+        upstream.give_at_most(lines);
+        let url = upstream.url();
+        let day = ["--since", "2024-01-01", "--until", "2024-01-02"];
+        for how in [&["--full"][..], &["--full", "--by-sequence"], &day, &[&*bob.did]] {
+            let compared = ours.audit(&[how, &["--against", &url]].concat()).await;
+            let expected = vec![("missing-here", &*future.cid)];
+            assert_eq!(
+                (compared.code, compared.found()),
+                (Some(1), expected),
+                "{how:?} {compared:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_time_that_is_none_on_the_export_alone_is_found() {
+    let (_, log) = told();
+    for how in [&[][..], &["--by-sequence"]] {
+        let compared = export_lies(how, |upstream, _| {
+            upstream.alter(4, |entry| entry.created_at = "never".into());
+        })
+        .await;
+        let expected = vec![("does-not-verify", &*log[3].cid)];
+        assert_eq!((compared.code, compared.found()), (Some(1), expected), "{compared:?}");
+    }
+}
+
+/// Wherever in it a line has its place that is beyond what is compared.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dump_is_read_to_its_end() {
+    let (_, log) = told();
+    let ours = Ours::of(&log);
+    let mut other = plc_testkit::builder::Story::seeded(77);
+    other.create().accepted();
+    let unknown = LogEntry { seq: 5, ..LogEntry::from(&other.log()[0]) };
+    let restated = LogEntry {
+        seq: 9_000_000_000,
+        created_at: "2099-02-01T00:00:00.123Z".into(),
+        ..log[0].clone()
+    };
+    let junk = format!("\"{}\"", "x".repeat(700 << 10));
+    let mut lines = vec![restated.sequenced(), junk.clone(), junk.clone()];
+    lines.extend(log[1..].iter().map(LogEntry::sequenced));
+    lines.extend([junk.clone(), junk, unknown.sequenced()]);
+    let dump = NamedTempFile::new().unwrap();
+    std::fs::write(dump.path(), lines.join("\n")).unwrap();
+    let place = dump.path().to_str().unwrap();
+    for how in [&["--full"][..], &["--full", "--by-sequence"]] {
+        let compared = ours.audit(&[how, &["--against", place]].concat()).await;
+        let expected = vec![
+            ("missing-here", &*unknown.cid),
+            ("other-created-at", &*log[0].cid),
+            ("other-sequence", &*log[0].cid),
+        ];
+        assert_eq!((compared.code, compared.found()), (Some(1), expected), "{how:?} {compared:?}");
+        assert_eq!(compared.summaries[0]["unreadable"], 4);
+    }
+}
+
+/// Lines that name no identity are counted, also when identities are asked for by name.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_names_no_identity_is_counted() {
+    let (_, log) = told();
+    let ours = Ours::of(&log);
+    let mut lines: Vec<String> = log.iter().map(LogEntry::sequenced).collect();
+    lines[0] = format!("\u{feff}{}", lines[0]);
+    lines.insert(3, r#"{"cid":"bafy","createdAt":"2024-01-01T00:00:00.000Z"}"#.into());
+    lines.insert(5, "{".into());
+    let dump = NamedTempFile::new().unwrap();
+    std::fs::write(dump.path(), lines.join("\r\n")).unwrap();
+    let place = dump.path().to_str().unwrap();
+    for how in [&["--full"][..], &[&log[6].did]] {
+        let compared = ours.audit(&[how, &["--against", place]].concat()).await;
+        assert_eq!((compared.code, compared.found()), (Some(1), vec![]), "{how:?} {compared:?}");
+        assert_eq!(compared.summaries[0]["unreadable"], 2);
+    }
+}
+
 /// Compares the next stretch, as a process does that is then killed: what is left is the state.
 async fn one_step(store: &Store, place: &str, sweep: Sweep) -> Sweep {
     let peer = Peer::new(place, 0, "test").unwrap();

@@ -73,9 +73,12 @@ async fn rows(url: &str) -> (Vec<StoredOperation>, Vec<StoredRefusal>) {
         refusal.id = 0;
         refusal.received_at = same;
         refusal.accepted_at = refusal.accepted_at.map(|_| same);
-        // A message of the stream and a line of a page say the same in another order.
+        // How often it was asked about since.
+        (refusal.asked, refusal.ask_at) = (0, None);
+        // Of what carries no operation, a message of the stream and a line of a page are two lines.
         let line: serde_json::Value = serde_json::from_slice(&refusal.refusal.line).unwrap();
         refusal.refusal.line = line.to_string().into();
+        refusal.refusal.key = [0; 32];
     }
     refusals.sort_by_key(|kept| kept.refusal.sequence);
     let mut damages = Vec::new();

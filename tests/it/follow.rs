@@ -7,13 +7,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use did_plc::sequence::MAX_SEQUENCE;
 use did_plc::signature::PlainVerifier;
 use did_plc::{Cid, Did};
 use flate2::read::GzDecoder;
 use futures::StreamExt;
 use plc_curve::{FastVerifier, Tables};
 use plc_replica::audit::fsck;
-use plc_replica::follow::{FollowError, Follower};
+use plc_replica::follow::{DoubtSettings, FollowError, Follower, RereadingSettings};
 use plc_replica::live::{Feed, Mode, Status};
 use plc_replica::serve::{self, ServeSettings, ServeState};
 use plc_replica::store::{Store, StoredDivergence};
@@ -268,12 +269,14 @@ async fn every_kind_of_attack_is_refused_by_name() {
     story.update(&alice).stated_did("did:plc:tooshort").refused("malformed-did");
     let stolen = story.update(&alice).rotation_keys([&thief]).accepted();
     story.after(&alice).just_in_time_for(&stolen).refused("not-authorised");
-    let late = story.after(&alice).signed_by(&recovery);
-    late.just_too_late_for(&stolen).refused("recovery-too-late");
     story.after(&alice).signed_by(&recovery).just_in_time_for(&stolen).accepted();
     story.after(&stolen).signed_by(&thief).refused("prev-nullified");
     let ended = story.tombstone(&alice).accepted();
     story.after(&ended).refused("prev-tombstone");
+    let bob = story.create().accepted();
+    let stolen = story.update(&bob).rotation_keys([&thief]).accepted();
+    let late = story.after(&bob).signed_by(&recovery);
+    late.just_too_late_for(&stolen).refused("recovery-too-late");
 
     for place in places().await {
         let upstream = FakeUpstream::start(entries(&story)).await;
@@ -417,16 +420,17 @@ async fn an_upstream_that_comes_back_with_another_log_is_not_read_on_from() {
         replica.live_at(8).await;
         let records = replica.store.divergences(None, None, None, 0, 10).await.unwrap();
         let records: Vec<_> = records.into_iter().map(|record| record.divergence).collect();
-        assert_eq!(records.len(), 1, "{records:?}");
+        // And one for each operation whose number is that of another one now.
+        assert_eq!(records.len(), 4, "{records:?}");
         assert_eq!(records[0].kind, "upstream-rewound");
+        assert!(records[1..].iter().all(|record| record.kind == "restated-sequence"));
         assert_eq!(records[0].subject, format!("1 {}", log[0].cid));
         // What it numbered 2 to 4 before is kept, and what it numbers so now is known.
         let refused = kinds_of_refusals(&replica.store).await;
-        let conflict = |number| (number, "sequence-conflict".to_owned());
-        assert_eq!(refused, BTreeMap::from([2, 3, 4].map(conflict)));
+        assert_eq!(refused, BTreeMap::new());
         let held = replica.store.sequences(&[1, 2, 3, 4, 5, 6, 7, 8]).await.unwrap();
         let held: Vec<String> = held.iter().map(|held| held.cid().to_string()).collect();
-        let expected = log[..4].iter().chain(&log[11..15]).map(|entry| entry.cid.clone());
+        let expected = log[..1].iter().chain(&log[8..15]).map(|entry| entry.cid.clone());
         assert_eq!(held, expected.collect::<Vec<_>>());
         replica.end().await;
     }
@@ -528,21 +532,29 @@ async fn a_line_of_another_type_is_kept_as_it_is() {
     }
 }
 
-/// A line that is refused may state any number, and with it put the cursor above all that there
-/// is. It comes back as soon as the upstream says so.
+/// What can be no number leads nowhere, and one far above all others is asked about before it is believed; if it
+/// is, the cursor comes back as soon as the upstream says so.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_number_beyond_all_others_is_gone_back_from() {
     let log = entries(&lives(35, 12));
-    // The second time nothing else is held yet.
-    for (number, held) in [(9_000_000_000_000_000_000, 10), (i64::MAX, 0)] {
+    // The third time nothing else is held yet.
+    for (number, pages, held) in
+        [(i64::MAX, 1, 10), (MAX_SEQUENCE, 2, 10), (MAX_SEQUENCE, 4, 10), (MAX_SEQUENCE, 4, 0)]
+    {
         let (early, late) = log.split_at(held);
         let line = format!(r#"{{"type":"notice","seq":{number}}}"#);
         for place in places().await {
             let upstream = FakeUpstream::start(early.to_vec()).await;
             let line = line.clone();
-            upstream.fail(Route::Export, 1, Fault::edited(move |lines| lines.push(line.clone())));
+            let edited = Fault::edited(move |lines| lines.push(line.clone()));
+            upstream.fail(Route::Export, pages, edited);
             let replica = Running::start(&place.url, &upstream.url()).await;
-            eventually("above all", || replica.status.sequence() == number).await;
+            if pages == 4 {
+                eventually("above all", || replica.status.sequence() == number).await;
+            } else {
+                replica.live_at(held as i64).await;
+                assert_eq!(replica.status.sequence(), held as i64);
+            }
             upstream.append_all(late.to_vec());
             let last = late.last().unwrap().seq;
             let reached = || replica.status.sequence() == last;
@@ -556,6 +568,41 @@ async fn a_number_beyond_all_others_is_gone_back_from() {
     }
 }
 
+/// What cannot be a sequence number is none: it moves no cursor, on a page and on the stream.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_sequence_number_moves_no_cursor() {
+    let log = entries(&lives(39, 12));
+    let (early, late) = log.split_at(10);
+    for place in places().await {
+        let upstream = FakeUpstream::start(early.to_vec()).await;
+        let page = [MAX_SEQUENCE + 1, i64::MAX, 0, -7];
+        let page = page.map(|number| format!(r#"{{"type":"notice","seq":{number}}}"#));
+        upstream.fail(Route::Export, 1, Fault::edited(move |lines| lines.extend(page.clone())));
+        let replica = Running::start(&place.url, &upstream.url()).await;
+        replica.live_at(10).await;
+        assert_eq!(replica.store.source().await.unwrap().unwrap().cursor, 10);
+        let operation = log[0].sequenced().replace(r#""seq":1,"#, r#""seq":9223372036854775807,"#);
+        upstream.say(&operation);
+        let kinds = async || {
+            let kept = replica.store.refusals(None, 0, 10).await.unwrap();
+            kept.into_iter().map(|kept| kept.refusal.kind).collect::<Vec<_>>()
+        };
+        while !kinds().await.iter().any(|kind| kind == "malformed") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(
+            kinds().await,
+            ["unknown-type"; 4].into_iter().chain(["malformed"]).collect::<Vec<_>>()
+        );
+        assert_eq!(replica.status.sequence(), 10);
+        upstream.append_all(late.to_vec());
+        let last = late.last().unwrap().seq;
+        replica.live_at(last).await;
+        assert_eq!(replica.store.source().await.unwrap().unwrap().cursor, last);
+        replica.end().await;
+    }
+}
+
 /// What is on record of going back.
 async fn rewinds(store: &Store) -> Vec<StoredDivergence> {
     store.divergences(None, Some("upstream-rewound"), None, 0, 10).await.unwrap()
@@ -563,16 +610,14 @@ async fn rewinds(store: &Store) -> Vec<StoredDivergence> {
 
 /// The same by the stream, after operations.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_beyond_all_others_is_gone_back_from() {
+async fn a_message_beyond_all_others_leads_nowhere() {
     let log = entries(&lives(36, 12));
     let (early, late) = log.split_at(10);
     for place in places().await {
         let upstream = FakeUpstream::start(early.to_vec()).await;
         let replica = Running::start(&place.url, &upstream.url()).await;
         replica.live_at(10).await;
-        upstream.say(r#"{"type":"notice","seq":9000000000000000000}"#);
-        eventually("above all", || replica.status.sequence() > 10).await;
-        upstream.close_streams(1012, "restart");
+        upstream.say(&format!(r#"{{"type":"notice","seq":{MAX_SEQUENCE}}}"#));
         upstream.append_all(late.to_vec());
         let last = late.last().unwrap().seq;
         let reached = || replica.status.sequence() == last;
@@ -602,12 +647,16 @@ async fn a_log_that_was_replaced_meanwhile_is_noticed_where_the_last_line_was_re
         let replica = Running::start(&place.url, &upstream.url()).await;
         let last = 7 + strangers.len() as i64;
         replica.live_at(last).await;
-        // Number 8 is ours, and what the upstream gives it to now is kept.
-        assert_eq!(kinds_of_refusals(&replica.store).await.get(&8).unwrap(), "sequence-conflict");
-        assert!(!replica.store.sequences(&[9]).await.unwrap().is_empty());
+        // Number 8 was ours, and belongs to what the upstream gives it to now.
+        let held = replica.store.sequences(&[8, 9]).await.unwrap();
+        let held: Vec<String> = held.iter().map(|held| held.cid().to_string()).collect();
+        assert_eq!(held, [strangers[0].cid.clone(), strangers[1].cid.clone()]);
+        let ours = replica.store.history(&log[7].did.parse().unwrap()).await.unwrap();
+        let ours = ours.iter().find(|held| held.cid().to_string() == log[7].cid).unwrap();
+        assert_eq!(ours.sequence, None);
         let records = replica.store.divergences(None, None, None, 0, 10).await.unwrap();
         let kinds: Vec<_> = records.iter().map(|record| &*record.divergence.kind).collect();
-        assert_eq!(kinds, ["upstream-rewound"]);
+        assert_eq!(kinds, ["upstream-rewound", "restated-sequence"]);
         replica.end().await;
     }
 }
@@ -693,15 +742,22 @@ async fn a_number_that_is_taken_and_a_statement_that_changes_are_recorded() {
         // What is said and what is appended reach the replica in either order.
         divergences.sort_by(|a, b| a.divergence.kind.cmp(&b.divergence.kind));
         let kinds: Vec<_> = divergences.iter().map(|d| d.divergence.kind.as_str()).collect();
-        assert_eq!(kinds, ["backdated", "restated-created-at"]);
-        assert_eq!(divergences[1].divergence.theirs.as_deref(), Some(&*again.streamed()));
-        let refused = kinds_of_refusals(&replica.store).await;
-        assert_eq!(refused.values().collect::<Vec<_>>(), ["sequence-conflict"]);
+        assert_eq!(kinds, ["backdated", "backdated", "restated-created-at", "restated-sequence"]);
+        assert_eq!(divergences[2].divergence.theirs.as_deref(), Some(&*again.streamed()));
+        assert_eq!(divergences[3].divergence.theirs.as_deref(), Some(&*conflicting.streamed()));
+        assert_eq!(divergences[3].divergence.subject, log[3].cid);
+        // The number belongs to what it was stated for last, and both operations are here.
+        let holder = replica.store.sequences(&[log[3].seq]).await.unwrap().remove(0);
+        assert_eq!(holder.cid().to_string(), conflicting.cid);
+        let before = replica.store.history(&log[3].did.parse().unwrap()).await.unwrap();
+        assert!(before.iter().any(|held| held.cid().to_string() == log[3].cid));
+        assert_eq!(kinds_of_refusals(&replica.store).await.len(), 0);
         replica.end().await;
     }
 }
 
-/// One page states two operations under one number, again and again.
+/// One page states two operations under one number, again and again: both are here, and the number belongs to
+/// the one it is stated for last.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_number_that_is_claimed_twice_in_a_page_holds_nothing_up() {
     let log = entries(&lives(31, 8));
@@ -715,9 +771,11 @@ async fn a_number_that_is_claimed_twice_in_a_page_holds_nothing_up() {
         upstream.append_all(conflicting.clone());
         let replica = Running::start(&place.url, &upstream.url()).await;
         replica.live_at(log.last().unwrap().seq).await;
-        let refused = kinds_of_refusals(&replica.store).await;
-        assert!(!refused.is_empty());
-        assert!(refused.values().any(|kind| kind == "sequence-conflict"), "{refused:?}");
+        assert_eq!(kinds_of_refusals(&replica.store).await.len(), 0);
+        for entry in log.iter().chain(&strangers) {
+            let history = replica.store.history(&entry.did.parse().unwrap()).await.unwrap();
+            assert!(history.iter().any(|held| held.cid().to_string() == entry.cid), "{entry:?}");
+        }
         replica.end().await;
     }
 }
@@ -748,17 +806,13 @@ async fn a_number_that_is_claimed_by_several_that_waited_holds_nothing_up() {
         let replica = Running::start(&place.url, &upstream.url()).await;
         replica.live_at(23).await;
         let held = replica.store.sequences(&[10]).await.unwrap();
-        assert_eq!(
-            held.iter().map(|held| held.cid().to_string()).collect::<Vec<_>>(),
-            [updates[0].cid.clone()]
-        );
-        let refused = replica.store.refusals(None, 0, 10).await.unwrap();
-        let kinds: Vec<_> = refused
-            .iter()
-            .filter(|kept| kept.accepted_at.is_none())
-            .map(|kept| kept.refusal.kind.as_str())
-            .collect();
-        assert_eq!(kinds, [""; 0]);
+        assert_eq!(held.len(), 1);
+        assert_eq!(kinds_of_refusals(&replica.store).await, BTreeMap::new());
+        // One has the number, and all are here.
+        for update in updates {
+            let history = replica.store.history(&update.did.parse().unwrap()).await.unwrap();
+            assert!(history.iter().any(|held| held.cid().to_string() == update.cid));
+        }
         replica.end().await;
     }
 }

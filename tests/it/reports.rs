@@ -40,8 +40,7 @@ fn run(arguments: &[&str]) -> (Option<i32>, String) {
 /// Imports a file, of which so many operations are accepted and so many refused.
 fn import(place: &Place, path: &Path, accepted: usize, refused: usize) {
     let (code, out) = run(&["import", path.to_str().unwrap(), "--database", &place.url]);
-    let expected =
-        format!("{accepted} operations accepted, 0 known before, {refused} refused");
+    let expected = format!("{accepted} operations accepted, 0 known before, {refused} refused");
     assert!(code == Some(0) && out.contains(&expected), "{}: {out}", place.url);
 }
 
@@ -52,11 +51,20 @@ fn export(place: &Place) -> Vec<Value> {
     out.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
-async fn answer(place: &Place, path: &str) -> Value {
+/// What is answered from a store on these paths.
+async fn answers<const N: usize>(place: &Place, paths: [&str; N]) -> [String; N] {
     let replica = Replica::start_at(&place.url, ServeSettings::default(), Feed::new()).await;
-    let answer = replica.get(path).await;
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    serde_json::from_slice(&answer.body).unwrap()
+    let mut answers = [const { String::new() }; N];
+    for (answered, path) in answers.iter_mut().zip(paths) {
+        let answer = replica.get(path).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+        answered.push_str(answer.text());
+    }
+    answers
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,19 +103,26 @@ async fn prev_in_base58_is_accepted_kept_and_remarked_on() {
         import(&place, &path, 2, 0);
         assert_eq!(export(&place)[1]["operation"]["prev"], *prev);
         let (code, out) = run(&["history", did, "--database", &place.url]);
-        let remark = format!("in a spelling that is not the specification's: {}", prev.as_str().unwrap());
+        let remark =
+            format!("in a spelling that is not the specification's: {}", prev.as_str().unwrap());
         assert!(code == Some(0) && out.contains(&remark), "{out}");
-        let verdicts = answer(&place, &format!("/{did}/log/verdicts")).await;
+        let paths = ["log/verdicts", "log/audit"].map(|path| format!("/{did}/{path}"));
+        let page = format!("/explore/{did}");
+        let [verdicts, log, page] = answers(&place, [&paths[0], &paths[1], &page]).await;
+        assert!(page.contains("in a spelling that is not the specification's"), "{page}");
+        let (verdicts, log) = (json(&verdicts), json(&log));
         assert_eq!(verdicts["verdicts"][0]["remark"], Value::Null);
         assert_eq!(verdicts["verdicts"][1]["remark"]["kind"], "prev-spelling");
-        let log = answer(&place, &format!("/{did}/log/audit")).await;
         assert_eq!(log[1]["operation"]["prev"], *prev);
         let (code, out) = run(&["fsck", "--database", &place.url]);
         assert_eq!(code, Some(0), "{out}");
     }
     assert_eq!(judge_log(&lines(&path)).0, [None, None]);
     let (code, out) = run(&["verify", file]);
-    assert!(code == Some(0) && out.contains("prev-spelling") && out.contains("accepted  2"), "{out}");
+    assert!(
+        code == Some(0) && out.contains("prev-spelling") && out.contains("accepted  2"),
+        "{out}"
+    );
     let (_, out) = run(&["verify", "--json", file]);
     let summary: Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
     assert_eq!((&summary["remarked"], &summary["accepted"]), (&1.into(), &2.into()));
@@ -129,9 +144,8 @@ async fn a_point_with_x_zero_is_no_key() {
     let did = line["did"].as_str().unwrap();
     for place in places().await {
         import(&place, &path, 1, 0);
-        let document = answer(&place, &format!("/{did}")).await;
-        let contexts =
-            ["https://www.w3.org/ns/did/v1", "https://w3id.org/security/multikey/v1"];
+        let [document] = answers(&place, [&format!("/{did}")]).await.map(|text| json(&text));
+        let contexts = ["https://www.w3.org/ns/did/v1", "https://w3id.org/security/multikey/v1"];
         assert_eq!(document["@context"], serde_json::json!(contexts));
         assert_eq!(document["verificationMethod"].as_array().unwrap().len(), 1);
         assert_eq!(export(&place)[0]["operation"], line["operation"]);
@@ -151,7 +165,8 @@ async fn what_is_no_sequence_number_moves_no_cursor() {
     for _ in 0..8 {
         story.create().accepted();
     }
-    let numbers = ["1", "0", "-4", "9007199254740992", "9223372036854775807", "2.5", "\"3\"", "4.0"];
+    let numbers =
+        ["1", "0", "-4", "9007199254740992", "9223372036854775807", "2.5", "\"3\"", "4.0"];
     let text: Vec<String> = story
         .log()
         .iter()
@@ -170,14 +185,20 @@ async fn what_is_no_sequence_number_moves_no_cursor() {
         drop(store);
         let (_, refused) = run(&["refused", "--database", &place.url]);
         for number in &numbers[1..7] {
-            let reason = format!("a sequence number is whole and between 1 and 9007199254740991, not `{number}`");
+            let reason = format!(
+                "a sequence number is whole and between 1 and 9007199254740991, not `{number}`"
+            );
             assert!(refused.contains(&reason), "{number}: {refused}");
         }
     }
 }
 
 /// (kind, subject) of what a comparison finds, and how it ends.
-fn audit(place: &Place, how: &[&str], against: &str) -> (Option<i32>, Vec<(String, String)>, String) {
+fn audit(
+    place: &Place,
+    how: &[&str],
+    against: &str,
+) -> (Option<i32>, Vec<(String, String)>, String) {
     let common = ["audit", "--json", "--requests-per-minute", "0", "--database", &place.url];
     let (code, out) = run(&[&common, how, &["--against", against]].concat());
     let found = out.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());

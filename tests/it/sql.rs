@@ -9,6 +9,7 @@ use plc_replica::store::codec::{Interned, unpack};
 use plc_testkit::Expected;
 use plc_testkit::builder::Story;
 use plc_testkit::profile::write_log;
+use plc_testkit::spelling::spellings;
 use serde_json::Value;
 
 use crate::follow::{Running, entries};
@@ -126,6 +127,32 @@ async fn every_kind_of_operation_is_printed_as_the_directory_does() {
     let story = all_kinds();
     assert!(story.log().iter().all(|entry| entry.expected == Expected::Accepted));
     prints_what_the_program_writes(&entries(&story)).await;
+}
+
+/// Who signed is told by the operation that `prev` names, however it spells the CID.
+#[tokio::test(flavor = "multi_thread")]
+async fn prev_in_another_spelling_names_the_same_operation() {
+    let Some(database) = Database::create().await else { return };
+    let mut story = Story::seeded(33);
+    let alice = story.create().accepted();
+    let mut named = Vec::new();
+    for spelling in 0..3 {
+        let head = story.head(&alice);
+        let spelled = &spellings(&head.cid)[spelling];
+        story.update(&alice).prev(spelled).accepted();
+        named.push((spelled.clone(), head.cid));
+    }
+    let signing = story.signing.clone();
+    let mut client = follow(&database, &entries(&story)).await;
+    let rows = client
+        .rows("SELECT prev, signer_key, plc_cid(plc_cid(prev)) AS named FROM history ORDER BY sequence")
+        .await;
+    assert_eq!(rows.len(), 4);
+    for (row, (spelled, cid)) in rows[1..].iter().zip(&named) {
+        assert_eq!(row.get("prev"), Some(&**spelled));
+        assert_eq!(row.get("named"), Some(&**cid));
+        assert_eq!(row.get("signer_key"), Some(signing.did_key()));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

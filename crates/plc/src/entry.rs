@@ -18,7 +18,7 @@ use super::json;
 use super::operation::Malformed;
 use super::refusal::Refusal;
 use super::sequence;
-use super::timestamp::{MalformedTimestamp, Timestamp};
+use super::timestamp::Timestamp;
 
 /// The `type` of a line or message that carries an operation with a sequence number.
 pub const SEQUENCED_OPERATION: &str = "sequenced_op";
@@ -105,8 +105,6 @@ pub struct Undecodable {
     pub did: String,
     /// The stated CID; empty when none was.
     pub cid: String,
-    /// When it is said to have been accepted; none when that is no time.
-    pub created_at: Option<Timestamp>,
     /// The stated sequence number; none when it is no such number.
     pub sequence: Option<i64>,
     /// What is wrong with it.
@@ -120,33 +118,32 @@ impl Received {
     ///
     /// See [`Undecodable`].
     pub fn decode(line: &[u8]) -> Result<Received, Undecodable> {
-        let line = str::from_utf8(without_mark(line)).map_err(|error| Undecodable::not_json(&error))?;
+        let line =
+            str::from_utf8(without_mark(line)).map_err(|error| Undecodable::not_json(&error))?;
         let entry = Entry::read(line).map_err(|error| undecodable(line, &error))?;
-        let created_at = entry.created_at.parse().ok();
         if let Some(kind) = entry.kind.as_deref().filter(|&kind| kind != SEQUENCED_OPERATION) {
             return Err(Undecodable {
                 did: String::new(),
                 cid: entry.cid.into_owned(),
-                created_at,
                 sequence: entry.seq,
                 refusal: Refusal::UnknownType { stated: kind.to_owned() },
             });
         }
-        Received::from_entry(&entry, created_at).map_err(|refusal| Undecodable {
+        Received::from_entry(&entry).map_err(|refusal| Undecodable {
             did: entry.did.to_string(),
             cid: entry.cid.to_string(),
-            created_at,
             sequence: entry.seq,
             refusal,
         })
     }
 
-    fn from_entry(entry: &Entry<'_>, created_at: Option<Timestamp>) -> Result<Received, Refusal> {
+    fn from_entry(entry: &Entry<'_>) -> Result<Received, Refusal> {
         let did = entry.did.parse().map_err(|_| Refusal::MalformedDid)?;
         let malformed = |reason: String| Refusal::Malformed { reason };
-        let created_at = created_at.ok_or_else(|| {
-            malformed(format!("createdAt `{}`: {MalformedTimestamp}", entry.created_at))
-        })?;
+        let created_at = entry
+            .created_at
+            .parse()
+            .map_err(|error| malformed(format!("createdAt `{}`: {error}", entry.created_at)))?;
         let signed = json::read_operation(entry.operation())
             .map_err(|error| malformed(error.to_string()))?;
         let cid = Cid::of(&signed);
@@ -169,7 +166,6 @@ impl Undecodable {
         Undecodable {
             did: String::new(),
             cid: String::new(),
-            created_at: None,
             sequence: None,
             refusal: Refusal::NotJson { reason: error.to_string() },
         }
@@ -181,7 +177,6 @@ impl Undecodable {
         Undecodable {
             did: received.did.to_string(),
             cid: received.cid.to_string(),
-            created_at: Some(received.created_at),
             sequence: received.sequence,
             refusal: Refusal::Malformed { reason },
         }
@@ -195,12 +190,11 @@ fn undecodable(line: &str, error: &serde_json::Error) -> Undecodable {
         return Undecodable::not_json(error);
     }
     #[derive(Default, serde::Deserialize)]
-    #[serde(default, rename_all = "camelCase")]
+    #[serde(default)]
     struct Envelope {
         r#type: serde_json::Value,
         did: serde_json::Value,
         cid: serde_json::Value,
-        created_at: serde_json::Value,
     }
     #[derive(Default, serde::Deserialize)]
     #[serde(default)]
@@ -216,13 +210,24 @@ fn undecodable(line: &str, error: &serde_json::Error) -> Undecodable {
     Undecodable {
         did: if other_type.is_some() { String::new() } else { text(&envelope.did) },
         cid: text(&envelope.cid),
-        created_at: envelope.created_at.as_str().and_then(|at| at.parse().ok()),
         sequence: seq,
         refusal: match other_type {
             Some(stated) => Refusal::UnknownType { stated: stated.to_owned() },
             None => Refusal::Malformed { reason: error.to_string() },
         },
     }
+}
+
+/// The time that a line states, whatever else is wrong with it.
+pub fn stated_time(line: &[u8]) -> Option<Timestamp> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Dated<'a> {
+        #[serde(borrow)]
+        created_at: Cow<'a, str>,
+    }
+    let dated: Dated<'_> = serde_json::from_slice(without_mark(line)).ok()?;
+    dated.created_at.parse().ok()
 }
 
 /// An operation of the log, to be written into an envelope.
@@ -354,12 +359,19 @@ mod tests {
     #[test]
     fn what_surrounds_a_line_is_not_the_line() {
         let expected = Received::decode(line().as_bytes()).unwrap();
-        for (before, after) in [("\u{feff}", ""), ("", "\r"), ("\u{feff} \t", " \r\n"), (" ", "\n")] {
+        for (before, after) in [("\u{feff}", ""), ("", "\r"), ("\u{feff} \t", " \r\n"), (" ", "\n")]
+        {
             let surrounded = format!("{before}{}{after}", line());
-            assert_eq!(Received::decode(surrounded.as_bytes()), Ok(expected.clone()), "{surrounded:?}");
+            assert_eq!(
+                Received::decode(surrounded.as_bytes()),
+                Ok(expected.clone()),
+                "{surrounded:?}"
+            );
         }
         // Inside of a line the mark is a character like any other, and two of them are one too many.
-        for damaged in [format!("\u{feff}\u{feff}{}", line()), line().replace(",\"cid\"", ",\u{feff}\"cid\"")] {
+        for damaged in
+            [format!("\u{feff}\u{feff}{}", line()), line().replace(",\"cid\"", ",\u{feff}\"cid\"")]
+        {
             let undecodable = Received::decode(damaged.as_bytes()).unwrap_err();
             assert_eq!(undecodable.refusal.kind(), "not-json", "{damaged:?}");
         }
@@ -369,7 +381,8 @@ mod tests {
     fn members_may_be_missing_or_unknown() {
         let bare = Received::decode(line().as_bytes()).unwrap();
         assert_eq!(bare.nullified, None);
-        let more = replaced("{\"did\":", "{\"note\":{\"did\":[1,null]},\"nullified\":false,\"did\":");
+        let more =
+            replaced("{\"did\":", "{\"note\":{\"did\":[1,null]},\"nullified\":false,\"did\":");
         let more = Received::decode(more.as_bytes()).unwrap();
         assert_eq!(more, Received { nullified: Some(false), ..bare.clone() });
         let unnumbered = replaced("\"seq\":1,", "");
@@ -391,11 +404,13 @@ mod tests {
         for no_time in [second, "9999-12-31T23:59:59-01:00", "1737522051752", ""] {
             let undecodable = Received::decode(replaced(&at, no_time).as_bytes()).unwrap_err();
             assert!(undecodable.refusal.to_string().contains(&format!("createdAt `{no_time}`")));
-            assert_eq!((undecodable.created_at, undecodable.sequence), (None, Some(1)));
+            assert_eq!(undecodable.sequence, Some(1));
+            assert_eq!(stated_time(replaced(&at, no_time).as_bytes()), None);
         }
         let null = replaced(&format!("\"{at}\""), "null");
+        assert_eq!(stated_time(null.as_bytes()), None);
         let null = Received::decode(null.as_bytes()).unwrap_err();
-        assert_eq!((null.refusal.kind(), null.created_at), ("malformed", None));
+        assert_eq!(null.refusal.kind(), "malformed");
         assert_eq!((null.did, null.cid), (honest.did.to_string(), honest.cid.to_string()));
     }
 
@@ -403,14 +418,17 @@ mod tests {
     fn what_is_no_sequence_number_is_a_fault_of_the_line() {
         let honest = Received::decode(line().as_bytes()).unwrap();
         for no_number in ["0", "-1", "1.5", "\"1\"", "9007199254740992", "9223372036854775808"] {
-            let stated = format!("\"seq\":{no_number},");
-            let undecodable = Received::decode(replaced("\"seq\":1,", &stated).as_bytes()).unwrap_err();
+            let line = replaced("\"seq\":1,", &format!("\"seq\":{no_number},"));
+            let undecodable = Received::decode(line.as_bytes()).unwrap_err();
             assert_eq!(undecodable.sequence, None, "{no_number}");
             let reason = undecodable.refusal.to_string();
             assert_eq!(undecodable.refusal.kind(), "malformed");
             assert!(reason.contains("sequence number") && reason.contains(no_number), "{reason}");
-            assert_eq!((undecodable.did, undecodable.cid), (honest.did.to_string(), honest.cid.to_string()));
-            assert_eq!(undecodable.created_at, Some(honest.created_at));
+            assert_eq!(
+                (undecodable.did, undecodable.cid),
+                (honest.did.to_string(), honest.cid.to_string())
+            );
+            assert_eq!(stated_time(line.as_bytes()), Some(honest.created_at));
             // Also on a line that is of another type, or wrong in another way.
             let notice = format!("{{\"type\":\"notice\",\"seq\":{no_number}}}");
             let notice = Received::decode(notice.as_bytes()).unwrap_err();

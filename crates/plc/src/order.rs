@@ -66,7 +66,7 @@ fn after_their_prev<T>(items: Vec<T>, signed: impl for<'a> Fn(&'a T) -> &'a [u8]
 
 /// The operation that `prev` names.
 fn prev(signed: &[u8]) -> Option<Cid> {
-    Operation::read(signed).ok()?.prev()?.parse().ok()
+    Operation::read(signed).ok()?.prev_cid()
 }
 
 #[cfg(test)]

@@ -98,7 +98,9 @@ mod tests {
         ] {
             let error = serde_json::from_str::<Line>(&format!("{{\"seq\":{json}}}")).unwrap_err();
             assert!(error.is_data(), "{json}");
-            let named = format!("sequence number is whole and between 1 and 9007199254740991, not `{json}`");
+            let named = format!(
+                "sequence number is whole and between 1 and 9007199254740991, not `{json}`"
+            );
             assert!(error.to_string().contains(&named), "{error}");
         }
     }

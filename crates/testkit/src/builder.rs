@@ -22,7 +22,7 @@ use serde_json::{Map, Value, json};
 pub use super::draft::Draft;
 use super::keys::SigningKey;
 pub use super::so_far::{RECOVERY_WINDOW, Told};
-use super::so_far::{SoFar, told};
+use super::so_far::{SoFar, as_specified, told};
 use super::{Expected, Generated};
 
 /// A log that is being told.
@@ -142,7 +142,7 @@ impl Story {
         while let Some(index) = self.so_far.log.iter().rposition(|other| other.cid == cid) {
             let operation = &self.so_far.operations[index];
             match &*field(operation, "type") {
-                "plc_tombstone" => cid = field(operation, "prev"),
+                "plc_tombstone" => cid = as_specified(&field(operation, "prev")),
                 "create" => {
                     let key = field(operation, "signingKey");
                     return regular(

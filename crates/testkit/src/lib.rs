@@ -11,6 +11,7 @@ pub mod profile;
 pub mod set_model;
 mod shape;
 mod so_far;
+pub mod spelling;
 pub mod wire;
 
 use wire::json_string;

@@ -46,7 +46,7 @@ impl SoFar {
         self.now = self.now.max(at);
         if entry.expected == Expected::Accepted {
             let prev = operation.get("prev").and_then(Value::as_str);
-            let prev = prev.and_then(Cid::of_any_spelling).map(|cid| cid.to_string());
+            let prev = prev.map(as_specified);
             let chain =
                 |other: &Generated| other.did == entry.did && other.expected == Expected::Accepted;
             // From the end: what is told next mostly follows something recent.
@@ -62,6 +62,11 @@ impl SoFar {
         self.log.push(entry);
         self.operations.push(operation);
     }
+}
+
+/// What `prev` says, in the spelling in which entries state their CID; as it is when it is no CID.
+pub fn as_specified(prev: &str) -> String {
+    Cid::of_any_spelling(prev).map_or_else(|| prev.to_owned(), |cid| cid.to_string())
 }
 
 /// What a story says of an entry.

@@ -270,7 +270,8 @@ mod tests {
         expect("\u{feff}", &[], None);
         expect("\u{feff}{\"a\":1}\r\n{}", &[(1, "{\"a\":1}"), (2, "{}")], None);
         expect("\u{feff}[1,2]", &[(1, "1"), (2, "2")], None);
-        expect("\u{feff} [1]", &[(1, "1")], None);
+        expect("\u{feff}\r\n [1]", &[(1, "1")], None);
+        expect(&" ".repeat(10_000), &[], None);
         // Only the first one, and not half of it.
         expect("\u{feff}\u{feff}{}", &[(1, "\u{feff}{}")], None);
         for (bytes, line) in [(&b"\xef\xbb"[..], 2), (b"\xef\xbb{}", 4)] {

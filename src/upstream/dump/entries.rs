@@ -6,13 +6,27 @@ use std::ops::Range;
 /// What the first character of a dump says about the rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
-    /// Nothing has been read yet.
+    /// Nothing but white space has been read yet.
     Unknown,
     /// An entry a line.
     Lines,
     /// Arrays, one after another.
     Arrays,
 }
+
+impl Layout {
+    /// What can be told from the beginning of a file.
+    fn of(beginning: &[u8]) -> Layout {
+        match beginning.trim_ascii_start() {
+            [] if beginning.len() <= MAX_LEADING_SPACE => Layout::Unknown,
+            [b'[', ..] => Layout::Arrays,
+            _ => Layout::Lines,
+        }
+    }
+}
+
+/// White space that may stand before the first character; with more than this it is a file of lines.
+const MAX_LEADING_SPACE: usize = 4096;
 
 /// Finds where entries begin and end in a buffer that grows at its end and is consumed at its
 /// beginning. Positions are those of the buffer.
@@ -52,9 +66,8 @@ impl Entries {
 
     /// The next complete entry, white space around it included; none before more has been read.
     pub fn next(&mut self, buffer: &[u8]) -> Result<Option<Range<usize>>, Stray> {
-        if self.layout == Layout::Unknown && !buffer.is_empty() {
-            let is_array = buffer.trim_ascii_start().starts_with(b"[");
-            self.layout = if is_array { Layout::Arrays } else { Layout::Lines };
+        if self.layout == Layout::Unknown {
+            self.layout = Layout::of(buffer);
         }
         match self.layout {
             Layout::Unknown => Ok(None),
