@@ -80,18 +80,18 @@ impl Store {
         backend!(self, store => store.source())
     }
 
-    /// All operations of these identities, nullified ones included, by DID (as bytes) and
-    /// `created_at`.
+    /// All operations of these identities, nullified ones included, by DID (as bytes), and those of
+    /// each in the order in which they are judged ([`did_plc::order`]).
     pub async fn histories(&self, dids: &[Did]) -> Result<Vec<StoredOperation>, StoreError> {
         backend!(self, store => store.histories(dids))
     }
 
-    /// All operations of one identity, nullified ones included, by `created_at`.
+    /// All operations of one identity, nullified ones included, in the order in which they are judged.
     pub async fn history(&self, did: &Did) -> Result<Vec<StoredOperation>, StoreError> {
         backend!(self, store => store.history(did))
     }
 
-    /// The newest operation of an identity that is not nullified.
+    /// The last operation of an identity in that order that is not nullified.
     pub async fn head(&self, did: &Did) -> Result<Option<StoredOperation>, StoreError> {
         backend!(self, store => store.head(did))
     }
@@ -185,7 +185,7 @@ impl Store {
     }
 
     /// Whole identities after `after` in the order of the DID's bytes, each with all of its
-    /// operations by `created_at`: as many as hold about `operations` operations, and at least
+    /// operations in that order: as many as hold about `operations` operations, and at least
     /// one while there is one.
     pub async fn next_histories(
         &self,
@@ -259,7 +259,8 @@ impl Store {
         backend!(self, store => store.commit(lease, commit))
     }
 
-    /// Records what came of asking about refusals.
+    /// Records what came of asking about refusals. [`StoreError::LostLease`] unless the lease is still the
+    /// newest.
     pub async fn note_asked(
         &self,
         lease: &Lease,
@@ -269,7 +270,8 @@ impl Store {
         backend!(self, store => store.note_asked(lease, asked, now))
     }
 
-    /// Records how far what was read is read again.
+    /// Records how far what was read is read again. [`StoreError::LostLease`] unless the lease is still
+    /// the newest.
     pub async fn set_rereading(
         &self,
         lease: &Lease,
@@ -278,7 +280,7 @@ impl Store {
         backend!(self, store => store.set_rereading(lease, rereading))
     }
 
-    /// How much of what is refused this process keeps, from now on.
+    /// How much of what is refused the commits of this process keep, from now on.
     pub fn limit_refusals(&self, limits: RefusalLimits) {
         match self {
             Store::Postgres(store) => store.limit_refusals(limits),

@@ -1,8 +1,8 @@
 //! Which refusals go when there are too many: the one rule of both backends.
 //!
 //! What a commit brings makes room for itself: the oldest of the same source and kind go first, then the oldest of the
-//! same source, then the oldest of all, until no more bytes are kept than the bound says. So whoever sends junk
-//! pushes out his own. The newest stays, however large it is.
+//! same source, then the oldest of all, until no more bytes are kept than the bound says. So an upstream that sends
+//! junk pushes out its own. The newest stays, however large it is.
 
 use std::collections::BTreeMap;
 

@@ -209,3 +209,47 @@ fn a_page_of_divergences_is_evidence_whatever_is_on_it() {
     assert_eq!(ran.code, Some(0), "{ran:?}");
     assert!(ran.out.contains("ours: one operation, which verifies"), "{ran:?}");
 }
+
+/// What is refused is kept up to so many bytes, the newest of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_lines_are_kept_within_the_stated_bounds() {
+    let mut story = Story::seeded(62);
+    let thief = story.k256();
+    for _ in 0..2 {
+        let identity = story.create().accepted();
+        for _ in 0..20 {
+            story.update(&identity).signed_by(&thief).refused("signature-invalid");
+        }
+    }
+    let lines: Vec<String> =
+        story.log().iter().map(|entry| LogEntry::from(entry).sequenced()).collect();
+    let folder = TempDir::new().unwrap();
+    std::fs::write(folder.path().join("dump.jsonl"), lines.join("\n")).unwrap();
+    for (database, arguments, environment, of_one, in_all) in [
+        ("usual.db", &[][..], "268435456", u64::MAX, u64::MAX),
+        ("flag.db", &["--refused-bytes-per-identity", "6000"], "268435456", 6_000, 12_000),
+        ("both.db", &["--refused-bytes-per-identity", "6000"], "5000", 6_000, 5_000),
+    ] {
+        let url = format!("sqlite://{}", folder.path().join(database).display());
+        let import = [&["import", "dump.jsonl", "--database", &url], arguments].concat();
+        let mut import = command(folder.path(), &import);
+        let imported = Ran::from(import.env("PLC_REFUSED_BYTES", environment).output().unwrap());
+        assert_eq!(imported.code, Some(0), "{imported:?}");
+        assert!(imported.out.contains("40 refused"), "{imported:?}");
+        let store = plc_replica::store::Store::open(&url).await.unwrap();
+        let kept = store.refusals(None, 0, 100).await.unwrap();
+        let bytes = |did: Option<&str>| -> u64 {
+            let of = kept.iter().filter(|kept| did.is_none_or(|did| kept.refusal.did == did));
+            of.map(|kept| (kept.refusal.line.len() + kept.refusal.detail.len()) as u64).sum()
+        };
+        let forgotten = store.statistics().await.unwrap().forgotten_refusals;
+        assert_eq!(kept.len() as u64 + forgotten, 40, "{database}");
+        assert_eq!(forgotten > 0, in_all < u64::MAX, "{database}");
+        assert!(bytes(None) <= in_all && bytes(None) > in_all.min(6_000) / 2, "{database}");
+        for entry in story.log() {
+            assert!(bytes(Some(&entry.did)) <= of_one, "{database}");
+        }
+        let newest = story.log().last().unwrap().seq;
+        assert_eq!(kept.last().unwrap().refusal.sequence, Some(newest), "{database}");
+    }
+}

@@ -85,6 +85,7 @@ contract! {
     numbers_move_between_identities,
     numbers_at_the_end_go_and_come_back,
     what_is_rewritten_has_to_be_what_is_known,
+    what_is_rewritten_is_in_the_index_of_claims,
     refusals_are_known_by_their_key,
     refusals_are_asked_about,
     refusals_make_room_for_newer_ones,
@@ -668,6 +669,33 @@ async fn what_is_rewritten_has_to_be_what_is_known(place: Place) {
     for store in [&store, &elsewhere] {
         assert_holds(store, &[alice.clone(), bob.clone(), carol.clone()].concat()).await;
     }
+}
+
+async fn what_is_rewritten_is_in_the_index_of_claims(place: Place) {
+    let mut story = Story::seeded(18);
+    for number in 0..3 {
+        let identity = story.create().accepted();
+        story.update(&identity).handle(&format!("middle{number}.example")).accepted();
+        story.update(&identity).handle(&format!("last{number}.example")).accepted();
+    }
+    let told = told(&story);
+    let (alice, mut bob, carol) = (told[..3].to_vec(), told[3..6].to_vec(), told[6..].to_vec());
+    bob[1].sequence = None;
+    let without_middle = |of: &[StoredOperation]| vec![of[0].clone(), of[2].clone()];
+    let early = [without_middle(&alice), without_middle(&bob), carol].concat();
+    let (store, lease) = filled(&place, &early).await;
+    store.keep_claims().await.unwrap();
+    for _ in 0..2 {
+        store.build_claims(100).await.unwrap();
+    }
+    let before = store.claims_index().await.unwrap().unwrap();
+    assert!(before.is_complete());
+    let late = [&alice, &bob].map(|whole| rewritten(&without_middle(whole), whole));
+    let late = Commit { rewritten: late.to_vec(), ..commit_of(0, &[]) };
+    write(&store, &lease, late).await.unwrap();
+    let after = store.claims_index().await.unwrap().unwrap();
+    assert!(after.is_complete() && after.pairs == before.pairs + 2, "{before:?} {after:?}");
+    assert_index(&store).await;
 }
 
 fn refusal(line: &str) -> NewRefusal {

@@ -289,4 +289,27 @@ mod tests {
         }
         assert_eq!(store.claims_index().await.unwrap().unwrap().behind(), 0);
     }
+
+    /// A page of them ends between operations of one identity and time.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn equal_times_without_a_number_are_all_taken_in() {
+        let Some(database) = Database::create().await else { return };
+        let store = Postgres::open(&database.url).await.unwrap();
+        let (lease, _) = store.follow("https://plc.example").await.unwrap();
+        let told = log(3);
+        let at = |of: &StoredOperation, millis| StoredOperation {
+            did: told[0].did,
+            created_at: Timestamp::from_millis(millis),
+            sequence: None,
+            ..of.clone()
+        };
+        let mut operations = vec![at(&told[0], 1); READ - 1];
+        operations.extend([at(&told[1], 2), at(&told[2], 2)]);
+        store.commit(&lease, &commit_of(&operations, vec![])).await.unwrap();
+        store.keep_claims().await.unwrap();
+        store.build_claims(10).await.unwrap();
+        assert!(store.claims_index().await.unwrap().unwrap().is_complete());
+        let expected = claims::pairs(&operations).unwrap();
+        assert_eq!(store.absent_claims(&expected).await.unwrap(), [0i64; 0]);
+    }
 }

@@ -236,6 +236,44 @@ async fn a_number_below_what_is_indexed_is_found_when_it_comes_back() {
     }
 }
 
+/// Of a commit that fails at its very end, in which numbers move, nothing is left.
+#[tokio::test]
+async fn a_commit_that_takes_numbers_away_and_fails_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, elsewhere) = (open(&folder).await, open(&folder).await);
+    let (lease, _) = store.follow(UPSTREAM).await.unwrap();
+    let held = log(2);
+    commit(&store, &lease, &held[..5]).await;
+    let run = |sql: &str| store.shared.writer().connection().execute_batch(sql).unwrap();
+    // What is missing is looked for when COMMIT comes.
+    run("PRAGMA foreign_keys = ON;
+         CREATE TABLE parents (id INTEGER PRIMARY KEY);
+         CREATE TABLE children (parent REFERENCES parents (id) DEFERRABLE INITIALLY DEFERRED);
+         CREATE TRIGGER orphan AFTER DELETE ON operations BEGIN INSERT INTO children VALUES (1); END");
+    let mut then = held[..5].to_vec();
+    (then[0].sequence, then[1].sequence) = (held[1].sequence, held[0].sequence);
+    (then[4].sequence, then[3].sequence) = (None, held[4].sequence);
+    let moves = [0, 1].map(|who| {
+        let of: Vec<_> = then.iter().filter(|of| of.did == then[who].did).cloned().collect();
+        rewritten(&held[..5], &of)
+    });
+    let moving = Commit { rewritten: moves.to_vec(), ..commit_of(5, &held[5..]) };
+    for _ in 0..2 {
+        let failed = store.commit(&lease, &moving).await;
+        let Err(StoreError::Damaged { reason, .. }) = failed else { panic!("{failed:?}") };
+        assert!(reason.contains("FOREIGN KEY"), "{reason}");
+        for store in [&store, &elsewhere] {
+            assert_holds(store, &held[..5]).await;
+        }
+    }
+    run("DROP TRIGGER orphan");
+    store.commit(&lease, &moving).await.unwrap();
+    then.push(held[5].clone());
+    for store in [&store, &elsewhere, &open(&folder).await] {
+        assert_holds(store, &then).await;
+    }
+}
+
 #[tokio::test]
 async fn a_full_disk_passes() {
     let folder = tempfile::tempdir().unwrap();
