@@ -29,8 +29,8 @@ pub struct DoubtSettings {
 
 impl Default for DoubtSettings {
     fn default() -> DoubtSettings {
-        let pauses = [60, 600, 3_600, 6 * 3_600, 24 * 3_600].map(Duration::from_secs).to_vec();
-        DoubtSettings { look: Duration::from_secs(5), pauses }
+        let pauses = [10, 60, 600, 3_600, 6 * 3_600, 24 * 3_600].map(Duration::from_secs);
+        DoubtSettings { look: Duration::from_secs(5), pauses: pauses.to_vec() }
     }
 }
 

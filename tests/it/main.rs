@@ -12,6 +12,7 @@ mod crash;
 mod explorer;
 mod export;
 mod follow;
+mod healing;
 mod import;
 mod limits;
 mod logging;

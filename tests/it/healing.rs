@@ -1,0 +1,326 @@
+//! An upstream that fails or lies for a few seconds and is honest ever after: `serve` ends with the honest log,
+//! row for row, by itself.
+
+use std::collections::BTreeMap;
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use did_plc::signature::PlainVerifier;
+use did_plc::Timestamp;
+use plc_replica::audit::fsck;
+use plc_replica::store::Store;
+use plc_testkit::fake_upstream::{FakeUpstream, Fault, LogEntry, Route};
+use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha20Rng;
+
+use crate::follow::{Place, lives_with_attacks, places};
+
+/// For how long an upstream is faulty.
+const FAULTY: Duration = Duration::from_millis(2_500);
+/// Everything is read again so long after it was read first.
+const SECOND_READING: &str = "0.1";
+/// Until when it has to be whole again.
+const HEALED: Duration = Duration::from_secs(100);
+/// Operations that are there at the start, and that come while the upstream is faulty.
+const AT_START: usize = 200;
+
+/// `serve` as its user runs it, but for how soon things are read again.
+struct Serving(Child);
+
+impl Serving {
+    fn start(place: &Place, upstream: &str) -> Serving {
+        let child = Command::new(env!("CARGO_BIN_EXE_plc-replica"))
+            .args(["serve", "--listen", "127.0.0.1:0", "--upstream-requests-per-minute", "0"])
+            .args(["--audit-requests-per-minute", "0", "--read-through", "off"])
+            .args(["--second-reading-minutes", SECOND_READING])
+            .args(["--database", &place.url, "--upstream", upstream])
+            .env("PLC_LOG", "error")
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Serving(child)
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+/// An operation as it is held: its identity, CID and time, who signed it, and what nullified it.
+type Row = (String, String, Timestamp, u16, Option<Timestamp>);
+
+/// What is held under each number.
+async fn rows(store: &Store) -> BTreeMap<i64, Row> {
+    let held = store.export_by_sequence(0, 1_000_000).await.unwrap().into_iter();
+    held.map(|it| {
+        let row = (it.did.to_string(), it.cid().to_string(), it.created_at, it.signer, it.nullified_by);
+        (it.sequence.unwrap(), row)
+    })
+    .collect()
+}
+
+/// What an honest log comes to.
+async fn honest(log: &[LogEntry]) -> BTreeMap<i64, Row> {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}", folder.path().join("plc.db").display());
+    let upstream = FakeUpstream::start(log.to_vec()).await;
+    let replica = crate::follow::Running::start(&url, &upstream.url()).await;
+    replica.live_at(log.last().unwrap().seq).await;
+    let rows = rows(&replica.store).await;
+    replica.end().await;
+    rows
+}
+
+/// What is wrong while the upstream is faulty: it can change lines of pages and messages of the stream, and the
+/// log itself.
+struct Misfortune {
+    name: &'static str,
+    /// Changes what is sent; draws from the second.
+    edit: fn(&mut Vec<String>, &mut ChaCha20Rng),
+    /// Whether pages are changed so, and the stream.
+    routes: &'static [Route],
+}
+
+fn damage(line: &mut String, random: &mut ChaCha20Rng) {
+    let mut bytes = std::mem::take(line).into_bytes();
+    let at = random.random_range(0..bytes.len());
+    bytes[at] = b"x7\"{}:, a"[random.random_range(0..9)];
+    *line = String::from_utf8(bytes).unwrap();
+}
+
+/// Puts another text in place of the value of a member.
+fn replace_value(line: &mut String, name: &str, other: impl FnOnce(&str) -> String) {
+    let name = format!("\"{name}\":");
+    let Some(begin) = line.find(&name).map(|at| at + name.len()) else { return };
+    let quoted = line[begin..].starts_with('"');
+    let end = match quoted {
+        true => begin + 1 + line[begin + 1..].find('"').unwrap() + 1,
+        false => begin + line[begin..].find([',', '}']).unwrap(),
+    };
+    let new = other(line[begin..end].trim_matches('"'));
+    let new = if quoted { format!("\"{new}\"") } else { new };
+    line.replace_range(begin..end, &new);
+}
+
+const BOTH: &[Route] = &[Route::Export, Route::Stream];
+
+const MISFORTUNES: &[Misfortune] = &[
+    Misfortune {
+        name: "a tenth of the stream is dropped",
+        edit: |lines, random| lines.retain(|_| random.random_bool(0.9)),
+        routes: &[Route::Stream],
+    },
+    Misfortune {
+        name: "a tenth of everything is dropped",
+        edit: |lines, random| lines.retain(|_| random.random_bool(0.9)),
+        routes: BOTH,
+    },
+    Misfortune {
+        name: "a tenth of all lines is damaged",
+        edit: |lines, random| {
+            for line in lines {
+                if random.random_bool(0.1) {
+                    damage(line, random);
+                }
+            }
+        },
+        routes: BOTH,
+    },
+    Misfortune {
+        name: "all lines are damaged",
+        edit: |lines, random| lines.iter_mut().for_each(|line| damage(line, random)),
+        routes: BOTH,
+    },
+    Misfortune {
+        name: "signatures are wrong",
+        edit: |lines, random| {
+            for line in lines.iter_mut().filter(|_| random.random_bool(0.3)) {
+                replace_value(line, "sig", |sig| format!("A{}", &sig[1..]));
+            }
+        },
+        routes: BOTH,
+    },
+    Misfortune {
+        name: "everything is in reverse",
+        edit: |lines, _| lines.reverse(),
+        routes: BOTH,
+    },
+    Misfortune {
+        name: "everything is in any order, some of it many times",
+        edit: |lines, random| {
+            let again: Vec<String> =
+                lines.iter().filter(|_| random.random_bool(0.2)).cloned().collect();
+            lines.extend(again.iter().cloned());
+            lines.extend(again);
+            lines.shuffle(random);
+        },
+        routes: BOTH,
+    },
+    Misfortune {
+        name: "times are wrong",
+        edit: |lines, random| {
+            for line in lines.iter_mut().filter(|_| random.random_bool(0.2)) {
+                replace_value(line, "createdAt", |time| time.replacen("2024", "2025", 1));
+            }
+        },
+        routes: BOTH,
+    },
+    Misfortune {
+        name: "numbers are wrong",
+        edit: |lines, random| {
+            for line in lines.iter_mut().filter(|_| random.random_bool(0.2)) {
+                replace_value(line, "seq", |seq| (seq.parse::<i64>().unwrap() + 3).to_string());
+            }
+        },
+        routes: BOTH,
+    },
+    Misfortune {
+        name: "numbers are beyond all others",
+        edit: |lines, random| {
+            for line in lines {
+                let number = [i64::MAX, (1 << 53) - 1, 5_000_000][random.random_range(0..3)];
+                if random.random_bool(0.05) {
+                    replace_value(line, "seq", |_| number.to_string());
+                }
+            }
+        },
+        routes: BOTH,
+    },
+    Misfortune {
+        name: "CIDs are those of others",
+        edit: |lines, _| {
+            let mut cids = Vec::new();
+            for line in lines.iter_mut() {
+                replace_value(line, "cid", |cid| {
+                    cids.push(cid.to_owned());
+                    cids[cids.len() / 2].clone()
+                });
+            }
+        },
+        routes: BOTH,
+    },
+    Misfortune {
+        name: "identities are those of others",
+        edit: |lines, random| {
+            for line in lines.iter_mut().filter(|_| random.random_bool(0.2)) {
+                replace_value(line, "did", |_| "did:plc:ewvi7nxzyoun6zhxrhs64oiz".to_owned());
+            }
+        },
+        routes: BOTH,
+    },
+];
+
+/// Follows an upstream that is faulty for some seconds, and waits until all that is held is the honest log.
+async fn heals(place: &Place, seed: u64, misfortune: &Misfortune) {
+    let log = lives_with_attacks(41, 2 * AT_START);
+    let expected = honest(&log).await;
+    let (early, late) = log.split_at(AT_START);
+    let upstream = FakeUpstream::start(early.to_vec()).await;
+    let faulty = Arc::new(AtomicBool::new(true));
+    for &route in misfortune.routes {
+        let random = Mutex::new(ChaCha20Rng::seed_from_u64(seed));
+        let (edit, faulty) = (misfortune.edit, Arc::clone(&faulty));
+        let edited = Fault::edited(move |lines| {
+            if faulty.load(Ordering::Acquire) {
+                edit(lines, &mut random.lock().unwrap());
+            }
+        });
+        upstream.fail(route, usize::MAX, edited);
+    }
+    let begun = Instant::now();
+    let serving = Serving::start(place, &upstream.url());
+    let steps = 20;
+    for some in late.chunks(late.len().div_ceil(steps)) {
+        tokio::time::sleep(FAULTY / steps as u32).await;
+        upstream.append_all(some.iter().cloned());
+    }
+    faulty.store(false, Ordering::Release);
+    let at_mend = upstream.asked().len();
+    let seconds = ends_with(place, &expected, misfortune.name, begun).await;
+    drop(serving);
+    println!(
+        "{}: whole after {seconds:.1} s, {at_mend} requests while faulty and {} after",
+        misfortune.name,
+        upstream.asked().len() - at_mend
+    );
+    is_sound(place).await;
+}
+
+/// Waits until what is held is this; how long it took.
+async fn ends_with(
+    place: &Place,
+    expected: &BTreeMap<i64, Row>,
+    name: &str,
+    begun: Instant,
+) -> f64 {
+    let mut store = None;
+    loop {
+        if store.is_none() {
+            store = Store::open_existing(&place.url).await.ok();
+        }
+        let held = match &store {
+            Some(store) => rows(store).await,
+            None => BTreeMap::new(),
+        };
+        if &held == expected {
+            return begun.elapsed().as_secs_f64();
+        }
+        if begun.elapsed() > HEALED {
+            let missing: Vec<_> =
+                expected.iter().filter(|(number, row)| held.get(number) != Some(row)).collect();
+            let more: Vec<_> =
+                held.iter().filter(|(number, row)| expected.get(number) != Some(row)).collect();
+            panic!(
+                "{name}: not whole within {HEALED:?}: {} of {} are missing or other, {} are too much:\n\
+                 {:#?}\n{:#?}",
+                missing.len(),
+                expected.len(),
+                more.len(),
+                &missing[..missing.len().min(3)],
+                &more[..more.len().min(3)]
+            );
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn is_sound(place: &Place) {
+    let store = Store::open(&place.url).await.unwrap();
+    let mut damages = Vec::new();
+    fsck::check(&store, &PlainVerifier, |damage| damages.push(damage), |_| ()).await.unwrap();
+    assert_eq!(damages, []);
+}
+
+/// Each misfortune at a time for each backend, several at once: most of the time is waiting.
+async fn all_heal(of: usize) {
+    let next = AtomicUsize::new(0);
+    let workers = (0..6).map(|_| async {
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(misfortune) = MISFORTUNES.get(at) else { return };
+            let mut places = places().await;
+            if of >= places.len() {
+                return;
+            }
+            heals(&places.remove(of), at as u64, misfortune).await;
+        }
+    });
+    futures::future::join_all(workers).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_faulty_upstream_costs_time_and_nothing_else_on_sqlite() {
+    all_heal(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_faulty_upstream_costs_time_and_nothing_else_on_postgres() {
+    all_heal(1).await;
+}
