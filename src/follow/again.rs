@@ -3,7 +3,7 @@
 
 use std::time::SystemTime;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::reader::{Event, Gone};
 use crate::judge::{Course, Decoded, Lines};
@@ -41,6 +41,11 @@ pub async fn take_in(
     let (committed, receiver) = oneshot::channel();
     events.send(Event::Again { lines, committed }).await.map_err(|_| Gone)?;
     receiver.await.map_err(|_| Gone)
+}
+
+/// Waits until the upstream is known to have the log that was read from it.
+pub async fn wait_for(same_log: &mut watch::Receiver<bool>) -> Result<(), Gone> {
+    same_log.wait_for(|same| *same).await.map(drop).map_err(|_| Gone)
 }
 
 /// The time of this moment.

@@ -1,6 +1,7 @@
 //! Whether the upstream still has the log that was read from it. One that was restored from a backup and has
 //! grown past the cursor since cannot be told by its numbers: it is asked for lines that it gave us.
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::judge::{Decoded, Position};
@@ -24,6 +25,8 @@ pub struct Continuity {
     asked: Option<Instant>,
     /// How often in a row the upstream did not have what it gave us.
     missing: u32,
+    /// Whether it is out of doubt, for who asks for what was read already.
+    confirmed: watch::Sender<bool>,
 }
 
 /// What came of asking.
@@ -39,8 +42,12 @@ pub enum Shared {
 
 impl Continuity {
     /// Of a log that was read up to here.
-    pub fn from_position(client: ExportClient, last: Option<Position>) -> Continuity {
-        Continuity { client, anchor: last.clone(), last, asked: None, missing: 0 }
+    pub fn from_position(
+        client: ExportClient,
+        last: Option<Position>,
+        confirmed: watch::Sender<bool>,
+    ) -> Continuity {
+        Continuity { client, anchor: last.clone(), last, asked: None, missing: 0, confirmed }
     }
 
     /// Remembers what was read up to this cursor.
@@ -53,6 +60,7 @@ impl Continuity {
     /// Something went wrong: who was away may come back from a backup.
     pub fn put_in_doubt(&mut self) {
         self.asked = None;
+        self.confirmed.send_replace(false);
     }
 
     /// Whether the upstream is to be asked: it is in doubt, or nothing was wrong for so long.
@@ -100,11 +108,13 @@ impl Continuity {
         self.asked = Some(Instant::now());
         self.anchor = self.last.clone();
         self.missing = 0;
+        self.confirmed.send_replace(true);
     }
 
     /// The upstream does not have the anchor any more: what came since is of another log.
     pub fn fall_back_to_anchor(&mut self) -> UpstreamFault {
         self.last = self.anchor.clone();
+        self.confirmed.send_replace(false);
         let sequence = self.last.as_ref().map_or(0, |last| last.sequence);
         UpstreamFault::GoneBack { sequence }
     }

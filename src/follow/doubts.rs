@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
 use super::again::{self, AgainError};
@@ -44,15 +44,21 @@ pub struct Doubts {
     pub lease: Lease,
     /// Who judges what comes.
     pub events: mpsc::Sender<Event>,
+    /// Whether the upstream has the log that was read from it. Of another one nothing is taken in here: its
+    /// numbers would hide where it begins.
+    pub same_log: watch::Receiver<bool>,
     /// When to ask.
     pub settings: DoubtSettings,
 }
 
 impl Doubts {
     /// Asks until the session ends.
-    pub async fn run(self) -> Gone {
+    pub async fn run(mut self) -> Gone {
         let mut backoff = Backoff::new(self.client.limits());
         loop {
+            if again::wait_for(&mut self.same_log).await.is_err() {
+                return Gone;
+            }
             let pause = match self.settle().await {
                 Ok(()) => {
                     backoff.reset();

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use futures::future::OptionFuture;
 use metrics::counter;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::continuity::{Continuity, REWINDS, Shared};
@@ -77,12 +77,14 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// A reader of what comes after what is stored.
+    /// A reader of what comes after what is stored. It says in `confirmed` whether the upstream has the log
+    /// that was read from it.
     pub fn new(
         client: ExportClient,
         source: &Source,
         events: mpsc::Sender<Event>,
         status: Arc<Status>,
+        confirmed: watch::Sender<bool>,
     ) -> Reader {
         let cursor = source.cursor;
         let last = source.cursor_cid.clone();
@@ -90,7 +92,7 @@ impl Reader {
         Reader {
             backoff: Backoff::new(client.limits()),
             ask_again: Backoff::new(client.limits()),
-            continuity: Continuity::from_position(client.clone(), last),
+            continuity: Continuity::from_position(client.clone(), last, confirmed),
             client,
             events,
             status,

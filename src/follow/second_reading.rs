@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 
 use super::again::{self, AgainError};
@@ -48,6 +48,9 @@ pub struct SecondReading {
     pub lease: Lease,
     /// Who judges what comes.
     pub events: mpsc::Sender<Event>,
+    /// Whether the upstream has the log that was read from it. Of another one nothing is taken in here: its
+    /// numbers would hide where it begins.
+    pub same_log: watch::Receiver<bool>,
     /// Where it is said how far it is.
     pub status: Arc<Status>,
     /// When to read.
@@ -74,6 +77,9 @@ impl SecondReading {
         // Since when there has been nothing here of what the follower has passed.
         let mut unheld_since = None;
         loop {
+            if again::wait_for(&mut self.same_log).await.is_err() {
+                return Gone;
+            }
             let done = match self.next(&mut unheld_since, next_of_round).await {
                 Ok(Next::Pause(pause)) => {
                     if self.events.is_closed() {

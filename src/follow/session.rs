@@ -60,8 +60,9 @@ impl Session<'_> {
         let (work, prepared) = mpsc::channel(PREPARED);
         let (sender, events) = mpsc::channel(EVENTS);
         let (client, status) = (self.client.clone(), Arc::clone(self.status));
-        let again = self.again(source, &sender);
-        let reader = Reader::new(client, source, sender, Arc::clone(&status));
+        let (confirmed, same_log) = watch::channel(false);
+        let again = self.again(source, &sender, same_log);
+        let reader = Reader::new(client, source, sender, Arc::clone(&status), confirmed);
         let reader = AbortOnDropHandle::new(tokio::spawn(reader.run()));
         let writer = self.writer(committed).run(prepared);
         let mut writer = AbortOnDropHandle::new(tokio::spawn(writer));
@@ -87,13 +88,20 @@ impl Session<'_> {
         }
     }
 
-    /// The tasks that ask the upstream once more for what was read already; dropped, they end.
-    fn again(&self, source: &Source, events: &mpsc::Sender<Event>) -> [AbortOnDropHandle<()>; 2] {
+    /// The tasks that ask the upstream once more for what was read already, while it has the log that was read;
+    /// dropped, they end.
+    fn again(
+        &self,
+        source: &Source,
+        events: &mpsc::Sender<Event>,
+        same_log: watch::Receiver<bool>,
+    ) -> [AbortOnDropHandle<()>; 2] {
         let second = SecondReading {
             store: self.store.clone(),
             client: self.client.clone(),
             lease: self.lease.clone(),
             events: events.clone(),
+            same_log: same_log.clone(),
             status: Arc::clone(self.status),
             settings: self.rereading,
             position: source.rereading,
@@ -103,6 +111,7 @@ impl Session<'_> {
             client: self.client.clone(),
             lease: self.lease.clone(),
             events: events.clone(),
+            same_log,
             settings: self.doubts.clone(),
         };
         let second = tokio::spawn(async move {

@@ -77,11 +77,20 @@ pub async fn step_back(
     cursor: i64,
     from: i64,
 ) -> Result<Option<Commit>, StepBackError> {
-    let shared = last_shared(store, upstream, from).await?;
-    let number = shared.as_ref().and_then(|shared| shared.sequence).unwrap_or(0);
+    let mut shared = last_shared(store, upstream, from).await?;
+    let mut number = number_of(shared.as_ref());
     if number == from {
-        tracing::info!(from, "the upstream has it again");
-        return Ok(None);
+        let given = store.source().await?.and_then(|source| source.cursor_cid);
+        let has_it_again =
+            from != cursor || given == shared.as_ref().map(|shared| shared.cid().to_string());
+        if has_it_again {
+            tracing::info!(from, "the upstream has it again");
+            return Ok(None);
+        }
+        // What we hold there is not what it gave us first, and was taken in since. What it gave us before that
+        // tells where it has gone back to.
+        shared = last_shared(store, upstream, from - 1).await?;
+        number = number_of(shared.as_ref());
     }
     let lost = store.export_by_sequence(number, 1).await?.pop();
     let cursor_cid = shared.as_ref().map(|shared| shared.cid().to_string());
@@ -111,6 +120,10 @@ pub async fn step_back(
         received_at_millis: Timestamp::from(SystemTime::now()).millis(),
         ..Commit::default()
     }))
+}
+
+fn number_of(operation: Option<&StoredOperation>) -> i64 {
+    operation.and_then(|operation| operation.sequence).unwrap_or(0)
 }
 
 /// The record of the first operation that the upstream has lost, and of what it has instead.

@@ -135,8 +135,11 @@ impl BatchJudge {
         let mut wholes = self.judge_whole(late, received_at, course).await?;
         let judged;
         (ordered, judged) = self.judge_groups(ordered).await;
-        let numbers = (!numbers_ascend || !wholes.is_empty())
+        let mut numbers = (!numbers_ascend || !wholes.is_empty())
             .then(|| numbers(&judged, &wholes, &holders, course));
+        if let Some(numbers) = &mut numbers {
+            self.number_freed(&wholes, numbers).await?;
+        }
         let chains: AHashMap<Did, &Group> =
             ordered.iter().map(|(did, group)| (*did, group)).collect();
         for judged in judged {
@@ -315,6 +318,34 @@ impl BatchJudge {
         Ok(Some(holders.filter(is_claimed_by_another).collect()))
     }
 
+    /// What was refused before and is accepted now has the number that was stated for it, unless that is
+    /// another's: it was stated long ago.
+    async fn number_freed(
+        &self,
+        wholes: &[Whole],
+        numbers: &mut Numbers,
+    ) -> Result<(), StoreError> {
+        let mut freed: Vec<(i64, i64, Holder)> = wholes
+            .iter()
+            .flat_map(|whole| whole.freed.iter().map(|&(id, number, cid)| (id, number, (whole.did, cid))))
+            .collect();
+        if freed.is_empty() {
+            return Ok(());
+        }
+        let stated: Vec<i64> = freed.iter().map(|(_, number, _)| *number).collect();
+        for held in self.store.sequences(&stated).await? {
+            if let Some(number) = held.sequence {
+                numbers.leave(number, (held.did, held.cid()));
+            }
+        }
+        // Of several the one that was refused last.
+        freed.sort_unstable_by(|a, b| b.cmp(a));
+        for (_, number, holder) in freed {
+            numbers.leave(number, holder);
+        }
+        Ok(())
+    }
+
     /// Gives every group its chain: from memory, or all others in one query.
     async fn load_chains(&mut self, groups: &mut [(Did, Group)]) -> Result<(), StoreError> {
         let mut missing = Vec::new();
@@ -366,7 +397,7 @@ fn numbers(
         numbers.state(*line, received);
     }
     if !course.states_numbers() {
-        numbers.leave_to(holders);
+        numbers.leave_all(holders);
     }
     numbers
 }

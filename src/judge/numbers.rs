@@ -32,13 +32,18 @@ impl Numbers {
         }
     }
 
-    /// Forgets what is stated of numbers that other operations have already.
-    pub fn leave_to(&mut self, holders: &AHashMap<i64, Holder>) {
+    /// Leaves numbers to the operations that have them already, whatever is stated.
+    pub fn leave_all(&mut self, holders: &AHashMap<i64, Holder>) {
         for (number, holder) in holders {
             if self.stated.get(number).is_some_and(|(_, stated)| stated != holder) {
                 self.stated.insert(*number, (usize::MAX, *holder));
             }
         }
+    }
+
+    /// Leaves a number to this operation where the batch states it for none.
+    pub fn leave(&mut self, number: i64, holder: Holder) {
+        self.stated.entry(number).or_insert((usize::MAX, holder));
     }
 
     /// The operation that has this number now, if the batch says so.
@@ -106,11 +111,23 @@ mod tests {
     }
 
     #[test]
+    fn a_number_that_is_stated_for_none_is_left_to_the_first() {
+        let mut numbers = Numbers::default();
+        numbers.state(0, &stating(7, 1));
+        numbers.leave(7, holder(2));
+        numbers.leave(8, holder(2));
+        numbers.leave(8, holder(3));
+        assert_eq!(numbers.number(holder(2), Some(7)), None);
+        assert_eq!(numbers.number(holder(2), Some(8)), Some(8));
+        assert_eq!(numbers.number(holder(3), Some(8)), None);
+    }
+
+    #[test]
     fn numbers_that_are_left_to_who_has_them_are_not_taken() {
         let mut numbers = Numbers::default();
         numbers.state(0, &stating(7, 1));
         numbers.state(1, &stating(8, 1));
-        numbers.leave_to(&AHashMap::from_iter([(8, holder(2))]));
+        numbers.leave_all(&AHashMap::from_iter([(8, holder(2))]));
         assert_eq!(numbers.number(holder(2), Some(8)), Some(8));
         assert_eq!(numbers.number(holder(1), Some(5)), Some(5));
     }

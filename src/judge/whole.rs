@@ -45,6 +45,9 @@ pub struct Whole {
     pub refused: Vec<(Statement, Refusal)>,
     /// Refusals on record whose operation is accepted now.
     pub lifted: Vec<RefusalKey>,
+    /// Operations among those with a number that was stated when they were refused: the record's number, the
+    /// sequence number, and the CID.
+    pub freed: Vec<(i64, i64, Cid)>,
 }
 
 /// That somebody has stated an operation of the identity.
@@ -134,6 +137,7 @@ impl Known {
             restated: Vec::new(),
             refused: Vec::new(),
             lifted: Vec::new(),
+            freed: Vec::new(),
             stored: Vec::new(),
         };
         for (statement, verdict) in judged {
@@ -181,7 +185,10 @@ impl Known {
     /// What is accepted lifts its refusal, at whatever time that had it.
     fn note_accepted(&self, statement: &Statement, whole: &mut Whole) {
         if let Origin::Refused(index) = statement.origin {
-            whole.lifted.push(self.refused[index].refusal.key);
+            let kept = &self.refused[index];
+            whole.lifted.push(kept.refusal.key);
+            let number = kept.refusal.sequence;
+            whole.freed.extend(number.map(|number| (kept.id, number, statement.received.cid)));
         }
     }
 

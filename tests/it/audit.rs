@@ -131,7 +131,9 @@ impl Watched {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("not within 10 s: {kinds:?}, but {:#?}", self.divergences(Some(true)).await);
+        let open = self.divergences(Some(true)).await;
+        let found: Vec<&str> = open.iter().map(|record| &*record.divergence.kind).collect();
+        panic!("not within 10 s: {kinds:?}, but {found:?}: {open:#?}");
     }
 }
 
@@ -447,7 +449,7 @@ async fn an_upstream_that_goes_back_is_followed_from_what_is_shared() {
         let shared = &told.story.log()[4].cid;
         assert_eq!(found[0].divergence.subject, format!("5 {shared}"));
         // What it numbers from here on takes the numbers that it gave to what it has lost.
-        told.story.create().accepted();
+        told.story.create().at(&now().to_string()).accepted();
         let mut new = LogEntry::from(told.story.log().last().unwrap());
         new.seq = 6;
         upstream.append(new.clone());
@@ -493,15 +495,7 @@ async fn an_upstream_that_has_used_our_numbers_again_is_caught_at_it() {
         upstream.append_all(new.clone());
         upstream.start_again().await;
         // What it took back is missing there: Alice's and Bob's last operations.
-        let found = watched
-            .finds(&[
-                "missing-there",
-                "missing-there",
-                "restated-sequence",
-                "restated-sequence",
-                "upstream-rewound",
-            ])
-            .await;
+        let found = watched.finds(&["missing-there", "missing-there", "upstream-rewound"]).await;
         let rewound = found.iter().find(|found| found.divergence.kind == "upstream-rewound");
         let rewound = &rewound.unwrap().divergence;
         assert_eq!(rewound.subject, format!("5 {}", log[4].cid));
@@ -514,11 +508,14 @@ async fn an_upstream_that_has_used_our_numbers_again_is_caught_at_it() {
         assert_eq!(numbered, [new[0].cid.clone(), new[1].cid.clone()]);
         assert!(watched.store.refusals(None, 0, 10).await.unwrap().is_empty());
 
-        for entry in &new {
-            upstream.delete(entry.seq);
-        }
-        upstream.append_all(log[5..].iter().chain(&new[2..]).cloned());
+        // What it took back is there again, under other numbers.
+        let again = log[5..].iter().zip(11..).map(|(lost, seq)| LogEntry { seq, ..lost.clone() });
+        upstream.append_all(again);
+        watched.live_at(12).await;
         watched.finds(&[]).await;
+        let numbered = watched.store.sequences(&[11, 12]).await.unwrap();
+        let numbered: Vec<String> = numbered.iter().map(|held| held.cid().to_string()).collect();
+        assert_eq!(numbered, [log[5].cid.clone(), log[6].cid.clone()]);
         watched.end().await;
     }
 }
@@ -552,7 +549,8 @@ async fn a_log_that_is_replaced_under_an_open_stream_is_noticed() {
         assert_eq!(upstream.asked_for(Route::Stream), streams, "by the same stream");
         let found =
             watched.finds(&["restated-sequence", "restated-sequence", "upstream-rewound"]).await;
-        assert_eq!(found[2].divergence.subject, format!("5 {}", log[4].cid));
+        let subjects: Vec<_> = found.iter().map(|found| &*found.divergence.subject).collect();
+        assert!(subjects.contains(&&*format!("5 {}", log[4].cid)), "{subjects:?}");
         assert!(watched.store.refusals(None, 0, 10).await.unwrap().is_empty());
         watched.end().await;
     }
