@@ -16,7 +16,7 @@ use crate::blocking;
 use crate::metrics;
 use crate::store::{Commit, Store, StoreError, StoredOperation, audit_log};
 use did_plc::signature::Verifier;
-use did_plc::{Did, Timestamp, Verdict};
+use did_plc::{Did, Timestamp};
 
 /// Memory of the chains that are kept: some 100,000 operations; most updates follow soon upon what they
 /// update.
@@ -381,7 +381,8 @@ impl BatchJudge {
     }
 }
 
-/// The numbers that the batch states for what is accepted.
+/// The numbers that the batch states. What is refused has none here, and yet nobody else has the number that the
+/// upstream gives it.
 fn numbers(
     judged: &[Judged],
     wholes: &[Whole],
@@ -389,12 +390,13 @@ fn numbers(
     course: Course,
 ) -> Numbers {
     let mut numbers = Numbers::default();
-    let in_order = judged.iter().filter(|judged| !matches!(judged.verdict, Verdict::Refused(_)));
-    let accepted = wholes.iter().flat_map(|whole| &whole.accepted);
-    let restated = wholes.iter().flat_map(|whole| &whole.restated).map(|(candidate, _)| candidate);
-    let all = in_order.map(|judged| &judged.candidate).chain(accepted).chain(restated);
-    for Candidate { line, received } in all {
-        numbers.state(*line, received);
+    let in_order = judged.iter().map(|judged| &judged.candidate);
+    let of_wholes = wholes.iter().flat_map(Whole::candidates);
+    for (line, received) in in_order.map(Candidate::parts).chain(of_wholes) {
+        // A line that is not what it says may be damaged in its number as well.
+        if received.stated_cid.is_none() {
+            numbers.state(line, received);
+        }
     }
     if !course.states_numbers() {
         numbers.leave_all(holders);

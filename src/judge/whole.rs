@@ -75,6 +75,19 @@ pub fn judge(known: Vec<Known>, verifier: &dyn Verifier, received_at: Timestamp)
     known.into_par_iter().map(|known| known.judge(verifier, received_at)).collect()
 }
 
+impl Whole {
+    /// What has come, each by its line.
+    pub fn candidates(&self) -> impl Iterator<Item = (usize, &Received)> {
+        let accepted = self.accepted.iter().map(Candidate::parts);
+        let restated = self.restated.iter().map(|(candidate, _)| candidate.parts());
+        let refused = self.refused.iter().filter_map(|(statement, _)| match statement.origin {
+            Origin::Line(line) => Some((line, &statement.received)),
+            Origin::Stored(_) | Origin::Refused(_) => None,
+        });
+        accepted.chain(restated).chain(refused)
+    }
+}
+
 impl Known {
     /// The statements that are judged, in their order.
     ///

@@ -298,6 +298,100 @@ async fn is_sound(place: &Place) {
     assert_eq!(damages, []);
 }
 
+/// Every other way in which the testkit's upstream can fail, for as long.
+fn failures() -> Vec<(&'static str, Route, Fault)> {
+    vec![
+        ("lines are cut", Route::Export, Fault::CutLine),
+        ("bodies are cut", Route::Export, Fault::CutBody),
+        ("chunks are cut", Route::Export, Fault::CutChunks),
+        ("bodies come in crumbs", Route::Export, Fault::Drip(2_000)),
+        ("compressed bodies are cut", Route::Export, Fault::Gzip { cut: true }),
+        ("bodies have no end", Route::Export, Fault::EndlessBody),
+        ("requests are too many", Route::Export, Fault::Status(429, Some("1".to_owned()))),
+        ("the server fails", Route::Export, Fault::Status(503, None)),
+        ("pages are not found", Route::Export, Fault::Status(404, None)),
+        ("redirects go round", Route::Export, Fault::RedirectLoop),
+        ("pages are of the web", Route::Export, Fault::WebPage),
+        ("there is no stream", Route::Stream, Fault::Status(404, None)),
+        ("streams are dropped", Route::Stream, Fault::DropAfter(3)),
+        ("streams are closed", Route::Stream, Fault::Close(1000, "OutdatedCursor")),
+        ("streams know no cursor", Route::Stream, Fault::Close(1000, "FutureCursor")),
+    ]
+}
+
+/// The same with an upstream that fails on one route.
+async fn survives(place: &Place, (name, route, fault): (&str, Route, Fault)) {
+    let log = lives_with_attacks(41, 2 * AT_START);
+    let expected = honest(&log).await;
+    let (early, late) = log.split_at(AT_START);
+    let upstream = FakeUpstream::start(early.to_vec()).await;
+    upstream.fail(route, usize::MAX, fault);
+    let begun = Instant::now();
+    let serving = Serving::start(place, &upstream.url());
+    let steps = 20;
+    for some in late.chunks(late.len().div_ceil(steps)) {
+        tokio::time::sleep(FAULTY / steps as u32).await;
+        upstream.append_all(some.iter().cloned());
+    }
+    upstream.mend();
+    let seconds = ends_with(place, &expected, name, begun).await;
+    drop(serving);
+    println!("{name}: whole after {seconds:.1} s, {} requests in all", upstream.asked().len());
+    is_sound(place).await;
+}
+
+/// An upstream that is restored from a backup, goes on, and gives numbers again: its export is ours in the end,
+/// and what it has lost is still here.
+async fn follows_a_restored_upstream(place: &Place) {
+    let log = lives_with_attacks(41, 3 * AT_START);
+    let upstream = FakeUpstream::start(log[..2 * AT_START].to_vec()).await;
+    let begun = Instant::now();
+    let serving = Serving::start(place, &upstream.url());
+    ends_with(place, &honest(&log[..2 * AT_START]).await, "before the restore", begun).await;
+    let lost = honest(&log[..2 * AT_START]).await.split_off(&(AT_START as i64 + 1));
+    let other = lives_with_attacks(42, 2 * AT_START);
+    let renumbered = other.iter().zip(AT_START as i64 + 1..);
+    let renumbered: Vec<LogEntry> =
+        renumbered.map(|(entry, seq)| LogEntry { seq, ..entry.clone() }).collect();
+    upstream.replace_after(AT_START as i64, renumbered[..AT_START / 2].to_vec());
+    upstream.close_streams(1012, "restart");
+    for some in renumbered[AT_START / 2..].chunks(20) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        upstream.append_all(some.iter().cloned());
+    }
+    let expected = honest(&upstream.log()).await;
+    let seconds = ends_with(place, &expected, "a restored upstream", begun).await;
+    drop(serving);
+    println!("restored: whole after {seconds:.1} s, {} requests in all", upstream.asked().len());
+    let store = Store::open(&place.url).await.unwrap();
+    for (did, cid, ..) in lost.values() {
+        let history = store.history(&did.parse().unwrap()).await.unwrap();
+        assert!(history.iter().any(|held| &held.cid().to_string() == cid), "{cid} is lost");
+    }
+    is_sound(place).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_upstream_costs_time_and_nothing_else() {
+    let failures = Mutex::new(failures());
+    let workers = (0..6).map(|_| async {
+        loop {
+            let Some(failure) = failures.lock().unwrap().pop() else { return };
+            for place in places().await {
+                survives(&place, failure.clone()).await;
+            }
+        }
+    });
+    futures::future::join_all(workers).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_upstream_is_followed_and_nothing_is_lost() {
+    for place in places().await {
+        follows_a_restored_upstream(&place).await;
+    }
+}
+
 /// Each misfortune at a time for each backend, several at once: most of the time is waiting.
 async fn all_heal(of: usize) {
     let next = AtomicUsize::new(0);
