@@ -391,11 +391,11 @@ fn numbers(
 ) -> Numbers {
     let mut numbers = Numbers::default();
     let in_order = judged.iter().map(|judged| &judged.candidate);
-    let of_wholes = wholes.iter().flat_map(Whole::candidates);
-    for (line, received) in in_order.map(Candidate::parts).chain(of_wholes) {
+    let of_wholes = wholes.iter().flat_map(|whole| &whole.candidates);
+    for Candidate { line, received } in in_order.chain(of_wholes) {
         // A line that is not what it says may be damaged in its number as well.
         if received.stated_cid.is_none() {
-            numbers.state(line, received);
+            numbers.state(*line, received);
         }
     }
     if !course.states_numbers() {

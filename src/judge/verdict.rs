@@ -31,13 +31,6 @@ pub struct Candidate {
     pub received: Received,
 }
 
-impl Candidate {
-    /// Its line and its operation.
-    pub fn parts(&self) -> (usize, &Received) {
-        (self.line, &self.received)
-    }
-}
-
 /// A candidate and its verdict.
 #[derive(Debug, Clone)]
 pub struct Judged {

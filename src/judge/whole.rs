@@ -37,6 +37,8 @@ pub struct Whole {
     pub stored: Vec<StoredOperation>,
     /// The operations that are accepted, in the order in which they were judged.
     pub operations: Vec<StoredOperation>,
+    /// What has come, in the order of receipt.
+    pub candidates: Vec<Candidate>,
     /// What has come and is accepted now, and was not before.
     pub accepted: Vec<Candidate>,
     /// What has come and was known, with what is stated otherwise.
@@ -73,19 +75,6 @@ pub enum Origin {
 /// Judges identities on all cores. New operations were received at this time.
 pub fn judge(known: Vec<Known>, verifier: &dyn Verifier, received_at: Timestamp) -> Vec<Whole> {
     known.into_par_iter().map(|known| known.judge(verifier, received_at)).collect()
-}
-
-impl Whole {
-    /// What has come, each by its line.
-    pub fn candidates(&self) -> impl Iterator<Item = (usize, &Received)> {
-        let accepted = self.accepted.iter().map(Candidate::parts);
-        let restated = self.restated.iter().map(|(candidate, _)| candidate.parts());
-        let refused = self.refused.iter().filter_map(|(statement, _)| match statement.origin {
-            Origin::Line(line) => Some((line, &statement.received)),
-            Origin::Stored(_) | Origin::Refused(_) => None,
-        });
-        accepted.chain(restated).chain(refused)
-    }
 }
 
 impl Known {
@@ -151,6 +140,7 @@ impl Known {
             refused: Vec::new(),
             lifted: Vec::new(),
             freed: Vec::new(),
+            candidates: Vec::new(),
             stored: Vec::new(),
         };
         for (statement, verdict) in judged {
@@ -160,7 +150,7 @@ impl Known {
             }
         }
         self.note_candidates(&mut whole);
-        Whole { stored: self.stored, ..whole }
+        Whole { stored: self.stored, candidates: self.candidates, ..whole }
     }
 
     /// The rows of what is accepted, in the order of the chain.
@@ -205,15 +195,26 @@ impl Known {
         }
     }
 
-    fn note_refused(&self, statement: Statement, refusal: Refusal, whole: &mut Whole) {
+    fn note_refused(&self, mut statement: Statement, refusal: Refusal, whole: &mut Whole) {
         let refusal = whole.chain.explain(&statement.received, refusal);
+        let number = self.number_stated(&statement.received.cid);
+        statement.received.sequence = number.or(statement.received.sequence);
         if let Origin::Refused(index) = statement.origin {
             let kept = &self.refused[index].refusal;
-            if kept.kind == refusal.kind() && kept.detail == refusal.to_string() {
+            let is_on_record = kept.kind == refusal.kind()
+                && kept.detail == refusal.to_string()
+                && kept.sequence == statement.received.sequence;
+            if is_on_record {
                 return;
             }
         }
         whole.refused.push((statement, refusal));
+    }
+
+    /// The number that was stated last for an operation by what has come.
+    fn number_stated(&self, cid: &Cid) -> Option<i64> {
+        let of_it = self.candidates.iter().rev().filter(|of| of.received.cid == *cid);
+        of_it.filter(|of| of.received.stated_cid.is_none()).find_map(|of| of.received.sequence)
     }
 
     /// The time that a stored operation had until now, where another is taken.

@@ -29,5 +29,6 @@ mod skip;
 mod sql;
 mod stories;
 mod tls;
+mod two_ways;
 mod upstream;
 mod vectors;
