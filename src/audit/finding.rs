@@ -113,14 +113,9 @@ impl Finding {
     }
 
     /// An operation that nullifies others which are stated not to be nullified.
-    pub(super) fn nullifies_unstated(
-        line: u64,
-        received: &Received,
-        unstated: &[Cid],
-    ) -> Finding {
+    pub(super) fn nullifies_unstated(line: u64, received: &Received, unstated: &[Cid]) -> Finding {
         let cids: Vec<String> = unstated.iter().map(Cid::to_string).collect();
-        let expected =
-            format!("this operation nullifies {}, stated not to be", cids.join(" and "));
+        let expected = format!("this operation nullifies {}, stated not to be", cids.join(" and "));
         Finding::new(line, &received.did, &received.cid, (WRONG_FLAG, expected))
     }
 

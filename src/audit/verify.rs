@@ -91,9 +91,8 @@ impl<'a> DumpJudge<'a> {
     /// Ends the log: flags that nothing in it bore out, and the summary.
     pub fn finish(mut self) -> (Vec<Finding>, Summary) {
         let stated = self.shares.into_iter().flat_map(|share| share.stated_nullified);
-        let mut findings: Vec<Finding> = stated
-            .map(|((did, cid), line)| Finding::nothing_nullifies(line, &did, &cid))
-            .collect();
+        let mut findings: Vec<Finding> =
+            stated.map(|((did, cid), line)| Finding::nothing_nullifies(line, &did, &cid)).collect();
         findings.sort_by_key(|finding| finding.line);
         self.summary.wrong_flags += findings.len() as u64;
         (findings, self.summary)

@@ -94,8 +94,7 @@ impl Doubts {
     /// Reads again where the refused lines stood: many of one page with one request.
     async fn ask_by_number(&self, due: &[StoredRefusal]) -> Result<(), AgainError> {
         let page = self.client.limits().page as i64;
-        let mut numbers: Vec<i64> =
-            due.iter().filter_map(|doubt| doubt.refusal.sequence).collect();
+        let mut numbers: Vec<i64> = due.iter().filter_map(|doubt| doubt.refusal.sequence).collect();
         numbers.sort_unstable();
         numbers.dedup();
         let mut rest = &numbers[..];

@@ -214,7 +214,10 @@ impl Reader {
         let cursor = lines.decoded.cursor_after(self.cursor);
         if cursor.saturating_sub(self.cursor) > MAX_JUMP {
             // Pages say whether it is to be believed.
-            return Ok(Some(UpstreamFault::ImplausibleNumber { after: self.cursor, stated: cursor }));
+            return Ok(Some(UpstreamFault::ImplausibleNumber {
+                after: self.cursor,
+                stated: cursor,
+            }));
         }
         if let Some((after, before)) = lines.decoded.gap_after(self.cursor)
             && let Err(fault) = self.read_gap(after, before).await?

@@ -35,6 +35,9 @@ const UNDER_WAY: Duration = Duration::from_secs(10 * 60);
 /// do not end in the order in which they began.
 const OUT_OF_ORDER: Duration = Duration::from_secs(60);
 
+/// The operations of several identities.
+type Groups = Vec<(Did, Group)>;
+
 /// Judges batches one after the other, each on top of those before it, committed or not.
 pub struct BatchJudge {
     store: Store,
@@ -162,7 +165,7 @@ impl BatchJudge {
         groups: Vec<(Did, Group)>,
         holders: &AHashMap<i64, Holder>,
         course: Course,
-    ) -> (Vec<(Did, Group)>, Vec<(Did, Group)>) {
+    ) -> (Groups, Groups) {
         let losing: AHashSet<Did> = holders.values().map(|(did, _)| *did).collect();
         let (ordered, mut late): (Vec<_>, Vec<_>) = groups.into_iter().partition(|(did, group)| {
             group.is_in_order()
@@ -292,7 +295,8 @@ impl BatchJudge {
     ) -> Result<Option<AHashMap<i64, Holder>>, StoreError> {
         let stated = || candidates.iter().filter_map(|candidate| candidate.received.sequence);
         let first_new = self.highest_sequence.saturating_add(1);
-        if stated().next().is_none_or(|first| first >= first_new) && stated().is_sorted_by(|a, b| a < b)
+        if stated().next().is_none_or(|first| first >= first_new)
+            && stated().is_sorted_by(|a, b| a < b)
         {
             return Ok(None);
         }
@@ -327,7 +331,9 @@ impl BatchJudge {
     ) -> Result<(), StoreError> {
         let mut freed: Vec<(i64, i64, Holder)> = wholes
             .iter()
-            .flat_map(|whole| whole.freed.iter().map(|&(id, number, cid)| (id, number, (whole.did, cid))))
+            .flat_map(|whole| {
+                whole.freed.iter().map(|&(id, number, cid)| (id, number, (whole.did, cid)))
+            })
             .collect();
         if freed.is_empty() {
             return Ok(());

@@ -145,7 +145,9 @@ impl Known {
         };
         for (statement, verdict) in judged {
             match verdict {
-                Verdict::Accepted(_) | Verdict::Known(_) => self.note_accepted(&statement, &mut whole),
+                Verdict::Accepted(_) | Verdict::Known(_) => {
+                    self.note_accepted(&statement, &mut whole)
+                }
                 Verdict::Refused(refusal) => self.note_refused(statement, refusal, &mut whole),
             }
         }

@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use did_plc::signature::PlainVerifier;
 use did_plc::Timestamp;
+use did_plc::signature::PlainVerifier;
 use plc_replica::audit::fsck;
 use plc_replica::store::Store;
 use plc_testkit::fake_upstream::{FakeUpstream, Fault, LogEntry, Route};
@@ -60,7 +60,8 @@ type Row = (String, String, Timestamp, u16, Option<Timestamp>);
 async fn rows(store: &Store) -> BTreeMap<i64, Row> {
     let held = store.export_by_sequence(0, 1_000_000).await.unwrap().into_iter();
     held.map(|it| {
-        let row = (it.did.to_string(), it.cid().to_string(), it.created_at, it.signer, it.nullified_by);
+        let row =
+            (it.did.to_string(), it.cid().to_string(), it.created_at, it.signer, it.nullified_by);
         (it.sequence.unwrap(), row)
     })
     .collect()
@@ -147,11 +148,7 @@ const MISFORTUNES: &[Misfortune] = &[
         },
         routes: BOTH,
     },
-    Misfortune {
-        name: "everything is in reverse",
-        edit: |lines, _| lines.reverse(),
-        routes: BOTH,
-    },
+    Misfortune { name: "everything is in reverse", edit: |lines, _| lines.reverse(), routes: BOTH },
     Misfortune {
         name: "everything is in any order, some of it many times",
         edit: |lines, random| {

@@ -70,9 +70,10 @@ async fn seen(place: &Place) -> BTreeMap<&'static str, Vec<String>> {
         let page = store.next_histories(after, 1_000).await.unwrap();
         let Some(last) = page.last() else { break };
         after = Some(last.did);
-        verdicts.extend(page.iter().map(|it| {
-            format!("{} {} {} {:?}", it.did, it.cid(), it.signer, it.nullified_by)
-        }));
+        verdicts.extend(
+            page.iter()
+                .map(|it| format!("{} {} {} {:?}", it.did, it.cid(), it.signer, it.nullified_by)),
+        );
     }
     seen.insert("verdicts", verdicts);
     let refusals = store.refusals(None, 0, 100_000).await.unwrap().into_iter();
@@ -163,9 +164,14 @@ async fn both_ways_lead_to_the_same(by_stream: &Place, by_dump: &Place) {
     for place in [by_stream, by_dump] {
         let store = Store::open(&place.url).await.unwrap();
         let mut damages = Vec::new();
-        plc_replica::audit::fsck::check(&store, &PlainVerifier, |damage| damages.push(damage), |_| ())
-            .await
-            .unwrap();
+        plc_replica::audit::fsck::check(
+            &store,
+            &PlainVerifier,
+            |damage| damages.push(damage),
+            |_| (),
+        )
+        .await
+        .unwrap();
         assert_eq!(damages, []);
     }
 }

@@ -91,9 +91,8 @@ fn judge(statement: &Generated, accepted: &mut [Accepted]) -> Option<Accepted> {
     if accepted[at].nullified_by.is_some() || accepted[at].tombstone {
         return None;
     }
-    let overruled: Vec<usize> = (at + 1..accepted.len())
-        .filter(|&later| accepted[later].nullified_by.is_none())
-        .collect();
+    let overruled: Vec<usize> =
+        (at + 1..accepted.len()).filter(|&later| accepted[later].nullified_by.is_none()).collect();
     let mut allowed = accepted[at].keys.clone();
     if let Some(&first) = overruled.first() {
         allowed.truncate(accepted[first].signer);
