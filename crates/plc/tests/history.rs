@@ -217,14 +217,14 @@ fn prev_in_a_spelling_that_the_directory_does_not_know_names_nothing() {
     let history = History::of_lines(alice.did.parse().unwrap(), lines, &PlainVerifier);
     for entry in &history.entries[1..] {
         let refusal = entry.refusal().unwrap();
-        assert_eq!((refusal.kind(), refusal.awaits()), ("unknown-prev", None));
+        assert_eq!((refusal.kind(), refusal.lacking_prev()), ("unknown-prev", None));
         assert_eq!((entry.remark(), entry.prev), (None, None));
     }
 }
 
-/// What waits for an operation is told by it, however it spells its CID.
+/// What is lacking is told by what names it, however that spells its CID.
 #[test]
-fn what_comes_before_its_prev_awaits_it() {
+fn what_lacks_its_prev_names_it() {
     let mut story = Story::seeded(35);
     let alice = story.create().accepted();
     let update = story.update(&alice).accepted();
@@ -233,11 +233,11 @@ fn what_comes_before_its_prev_awaits_it() {
         .accepted(&alice)
         .map(|entry| Received::decode(entry.audit_entry().as_bytes()).unwrap())
         .collect();
-    log.swap(1, 2);
+    log.remove(1);
     let history = History::verified(alice.did.parse().unwrap(), log, &PlainVerifier);
     assert_eq!(history.entries[1].received.cid, cid(&last));
-    assert_eq!(history.entries[1].refusal().unwrap().awaits(), Some(cid(&update)));
-    assert_eq!(history.entries[1].prev, Some(2));
+    assert_eq!(history.entries[1].refusal().unwrap().lacking_prev(), Some(cid(&update)));
+    assert_eq!(history.entries[1].prev, None);
 }
 
 #[test]
