@@ -147,9 +147,9 @@ pub fn cache(name: &'static str, hits: usize, misses: usize) {
 }
 
 /// The statuses that are counted by themselves; the others are counted as `other`.
-const STATUSES: [&str; 18] = [
+const STATUSES: [&str; 19] = [
     "200", "303", "304", "400", "404", "405", "406", "408", "410", "426", "429", "414", "500",
-    "501", "503", "504", "101", "204",
+    "501", "502", "503", "504", "101", "204",
 ];
 
 /// Requests of all routes, by the name of the route.

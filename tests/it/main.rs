@@ -18,6 +18,7 @@ mod logging;
 mod ops;
 mod postgres;
 mod process;
+mod refused;
 mod replica;
 mod reports;
 mod resolution;

@@ -137,6 +137,7 @@ async fn show(server: &Server, did: &str, query: &str) -> Result<String, ServeEr
         did,
         operations: store.history(&did).await?,
         refusals: store.refusals(Some(&text), 0, records).await?,
+        refused_since: server.refused.standing(store, &did).await?,
         divergences: store.divergences(Some(&text), None, None, 0, records).await?,
     };
     if held.operations.is_empty() && held.refusals.is_empty() {
