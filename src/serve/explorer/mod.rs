@@ -51,6 +51,7 @@ pub(super) async fn home(State(server): State<Arc<Server>>) -> Answer {
         caught_up: status.caught_up(),
         sequence: status.sequence(),
         lag: status.lag(now),
+        read_twice: status.read_twice(),
         upstream_age: status.upstream_age(now),
         last_operation: status.last_operation(),
         statistics: sample.statistics,
