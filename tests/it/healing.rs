@@ -6,12 +6,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use did_plc::Timestamp;
 use did_plc::signature::PlainVerifier;
 use plc_replica::audit::fsck;
 use plc_replica::store::Store;
+use plc_testkit::builder::Story;
 use plc_testkit::fake_upstream::{FakeUpstream, Fault, LogEntry, Route};
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
@@ -33,10 +34,15 @@ struct Serving(Child);
 
 impl Serving {
     fn start(place: &Place, upstream: &str) -> Serving {
+        Serving::start_reading_again(place, upstream, SECOND_READING)
+    }
+
+    /// Reads everything again after so many minutes.
+    fn start_reading_again(place: &Place, upstream: &str, after: &str) -> Serving {
         let child = Command::new(env!("CARGO_BIN_EXE_plc-replica"))
             .args(["serve", "--listen", "127.0.0.1:0", "--upstream-requests-per-minute", "0"])
             .args(["--audit-requests-per-minute", "0", "--read-through", "off"])
-            .args(["--second-reading-minutes", SECOND_READING])
+            .args(["--second-reading-minutes", after])
             .args(["--database", &place.url, "--upstream", upstream])
             .env("PLC_LOG", "error")
             .stderr(Stdio::null())
@@ -387,6 +393,85 @@ async fn a_restored_upstream_is_followed_and_nothing_is_lost() {
     for place in places().await {
         follows_a_restored_upstream(&place).await;
     }
+}
+
+/// What an honest upstream is asked for, by what it is.
+fn counted(upstream: &FakeUpstream) -> BTreeMap<&'static str, usize> {
+    let mut counts = BTreeMap::new();
+    for asked in upstream.asked() {
+        let what = match asked.route {
+            Route::Stream => "streams",
+            Route::Identity => "identities",
+            Route::Export if asked.path.ends_with("count=1000") => "pages",
+            // Once a minute and before the stream: whether it still has the log that was read.
+            Route::Export if asked.path.ends_with("count=1") => "lines",
+            Route::Export => "gaps",
+        };
+        *counts.entry(what).or_default() += 1;
+    }
+    counts
+}
+
+/// Fifty operations a second with forks: nothing is doubted or recorded, and nothing asked for but pages, the
+/// stream, and the pages once more. `PLC_HONEST_SECONDS=3600` makes it an hour.
+async fn an_honest_upstream(place: &Place, seconds: u64, second_reading: &str) {
+    let mut story = Story::seeded(5);
+    let recovery = story.recovery.clone();
+    let upstream = FakeUpstream::start([]).await;
+    let serving = Serving::start_reading_again(place, &upstream.url(), second_reading);
+    let begun = Instant::now();
+    while upstream.streams() == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(30), "no stream is opened");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let mut beat = tokio::time::interval(Duration::from_millis(80));
+    while begun.elapsed() < Duration::from_secs(seconds) {
+        beat.tick().await;
+        let known = story.log().len();
+        let first = Timestamp::from(SystemTime::now());
+        let at = |n: u64| (first + Duration::from_millis(n)).to_string();
+        let identity = story.create().at(&at(0)).accepted();
+        let update = story.update(&identity).at(&at(1)).handle("x.example").accepted();
+        story.update(&identity).at(&at(2)).handle("y.example").accepted();
+        story.after(&update).at(&at(3)).signed_by(&recovery).handle("z.example").accepted();
+        upstream.append_all(story.log()[known..].iter().map(LogEntry::from));
+        // All that is told stays in memory: each identity is told once.
+        if story.log().len() % 40_000 == 0 {
+            upstream.close_streams(1012, "restart");
+        }
+    }
+    let last = story.log().len() as i64;
+    let mut operations = 0;
+    let ended = Instant::now();
+    while operations < last {
+        assert!(ended.elapsed() < Duration::from_secs(60), "not at the end within a minute");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let store = Store::open_existing(&place.url).await.unwrap();
+        operations = store.last_sequence().await.unwrap().unwrap_or(0);
+    }
+    drop(serving);
+    let counts = counted(&upstream);
+    println!("{operations} operations in {seconds} s: {counts:?}");
+    assert_eq!(counts.get("identities"), None);
+    assert_eq!(counts.get("gaps"), None);
+    let store = Store::open(&place.url).await.unwrap();
+    let read_twice = store.source().await.unwrap().unwrap().rereading.second;
+    println!("read twice up to {read_twice}");
+    assert!(read_twice > 0, "nothing was read twice");
+    assert_eq!(store.divergences(None, None, None, 0, 10).await.unwrap(), []);
+    assert_eq!(store.refusals(None, 0, 10).await.unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_honest_upstream_is_asked_for_no_more() {
+    let seconds = std::env::var("PLC_HONEST_SECONDS").ok().and_then(|text| text.parse().ok());
+    // Of the usual hour a sixth, so that an hour has a second reading.
+    let second_reading = if seconds.is_some() { "10" } else { "0.05" };
+    let places = places().await;
+    let all = places
+        .iter()
+        .map(|place| an_honest_upstream(place, seconds.unwrap_or(10), second_reading));
+    futures::future::join_all(all).await;
 }
 
 /// Each misfortune at a time for each backend, several at once: most of the time is waiting.

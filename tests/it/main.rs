@@ -19,6 +19,7 @@ mod logging;
 mod ops;
 mod postgres;
 mod process;
+mod refused;
 mod replica;
 mod reports;
 mod resolution;
