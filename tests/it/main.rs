@@ -30,3 +30,4 @@ mod stories;
 mod tls;
 mod upstream;
 mod vectors;
+mod verify;

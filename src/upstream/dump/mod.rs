@@ -9,8 +9,10 @@ mod entries;
 mod error;
 mod input;
 mod reader;
+mod source;
 
 pub use blocks::{Block, Dump, MAX_ENTRY};
 pub use error::DumpError;
 pub use input::Progress;
 pub use reader::DumpReader;
+pub use source::Original;
