@@ -19,6 +19,8 @@ mod ops;
 mod postgres;
 mod process;
 mod replica;
+mod renumber;
+mod repair;
 mod reports;
 mod resolution;
 mod serve;

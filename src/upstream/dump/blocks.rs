@@ -10,7 +10,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use super::entries::{Entries, Layout, Stray};
 use super::error::DumpError;
 use super::input::{Input, Progress};
-use super::source::{Original, Source};
+use super::raw::{Original, Raw};
 
 /// Bytes of one entry; a longer one is cut here and what remains of it is skipped, so that it
 /// comes out as JSON that is not complete, and the entries after it as if nothing had been. Far
@@ -47,22 +47,22 @@ pub struct Dump {
 impl Dump {
     /// Opens a file, or standard input for `-`.
     pub fn open(path: &Path) -> Result<Dump, DumpError> {
-        Dump::of(Source::open(path)?)
+        Dump::of(Raw::open(path)?)
     }
 
     /// The same of what may have to be read twice.
     pub fn open_twice(path: &Path) -> Result<(Dump, Original), DumpError> {
-        let (source, original) = Source::open_twice(path)?;
-        Ok((Dump::of(source)?, original))
+        let (raw, original) = Raw::open_twice(path)?;
+        Ok((Dump::of(raw)?, original))
     }
 
     /// Opens it for the second time, when it was read to its end; none where that cannot be: it came through a
     /// pipe, and was too much to be kept.
     pub fn open_again(original: Original) -> Result<Option<Dump>, DumpError> {
-        original.source()?.map(Dump::of).transpose()
+        original.raw()?.map(Dump::of).transpose()
     }
 
-    fn of(Source { name, bytes, total }: Source) -> Result<Dump, DumpError> {
+    fn of(Raw { name, bytes, total }: Raw) -> Result<Dump, DumpError> {
         let input = match Input::open(bytes, total) {
             Ok(input) => input,
             Err((read, source)) => return Err(DumpError::Read { name, read, source }),
@@ -221,7 +221,7 @@ mod tests {
     fn dump(bytes: &[u8], crumbs: usize) -> Dump {
         let input = Crumbs(Cursor::new(bytes.to_vec()), crumbs);
         let (name, bytes) = ("a test".to_owned(), Box::new(input));
-        Dump::of(Source { name, bytes, total: None }).unwrap()
+        Dump::of(Raw { name, bytes, total: None }).unwrap()
     }
 
     /// All entries, and the error at the end.

@@ -12,7 +12,7 @@ use super::error::DumpError;
 const MAX_KEPT: usize = 64 << 20;
 
 /// The bytes of a dump, as they are stored.
-pub struct Source {
+pub struct Raw {
     /// What they are called in messages.
     pub name: String,
     /// The bytes.
@@ -37,54 +37,54 @@ enum OriginalBytes {
 /// Everything that was read, unless it has become too much.
 type Kept = Option<Vec<u8>>;
 
-impl Source {
+impl Raw {
     /// Opens a file, or standard input for `-`.
-    pub fn open(path: &Path) -> Result<Source, DumpError> {
+    pub fn open(path: &Path) -> Result<Raw, DumpError> {
         if path == Path::new("-") {
             let name = "standard input".to_owned();
-            return Ok(Source { name, bytes: Box::new(io::stdin()), total: None });
+            return Ok(Raw { name, bytes: Box::new(io::stdin()), total: None });
         }
         let (name, file, total) = open_file(path)?;
-        Ok(Source { name, bytes: Box::new(file), total })
+        Ok(Raw { name, bytes: Box::new(file), total })
     }
 
     /// The same of what may have to be read twice. Of what is no file a copy is kept.
-    pub fn open_twice(path: &Path) -> Result<(Source, Original), DumpError> {
+    pub fn open_twice(path: &Path) -> Result<(Raw, Original), DumpError> {
         if path != Path::new("-") {
             let (name, file, total) = open_file(path)?;
             if total.is_some() {
                 let again = file.try_clone().map_err(|source| opening(&name, source))?;
                 let original = Original { name: name.clone(), bytes: OriginalBytes::File(again) };
-                return Ok((Source { name, bytes: Box::new(file), total }, original));
+                return Ok((Raw { name, bytes: Box::new(file), total }, original));
             }
-            return Ok(Source { name, bytes: Box::new(file), total }.with_copy());
+            return Ok(Raw { name, bytes: Box::new(file), total }.with_copy());
         }
-        Ok(Source::open(path)?.with_copy())
+        Ok(Raw::open(path)?.with_copy())
     }
 
-    fn with_copy(self) -> (Source, Original) {
+    fn with_copy(self) -> (Raw, Original) {
         let kept = Arc::new(Mutex::new(Some(Vec::new())));
         let bytes = Box::new(Copied { bytes: self.bytes, kept: Arc::clone(&kept) });
         let original = Original { name: self.name.clone(), bytes: OriginalBytes::Kept(kept) };
-        (Source { bytes, ..self }, original)
+        (Raw { bytes, ..self }, original)
     }
 }
 
 impl Original {
     /// The bytes once more; none where there were too many to keep.
-    pub fn source(self) -> Result<Option<Source>, DumpError> {
+    pub fn raw(self) -> Result<Option<Raw>, DumpError> {
         let Original { name, bytes } = self;
         match bytes {
             OriginalBytes::File(mut file) => {
                 file.rewind().map_err(|source| opening(&name, source))?;
                 let total = file.metadata().ok().map(|about| about.len());
-                Ok(Some(Source { name, bytes: Box::new(file), total }))
+                Ok(Some(Raw { name, bytes: Box::new(file), total }))
             }
             OriginalBytes::Kept(kept) => {
                 let kept = kept.lock().unwrap_or_else(PoisonError::into_inner).take();
                 Ok(kept.map(|kept| {
                     let total = Some(kept.len() as u64);
-                    Source { name, bytes: Box::new(io::Cursor::new(kept)), total }
+                    Raw { name, bytes: Box::new(io::Cursor::new(kept)), total }
                 }))
             }
         }
@@ -130,43 +130,43 @@ impl Read for Copied {
 mod tests {
     use super::*;
 
-    fn read(source: Source) -> Vec<u8> {
+    fn read(raw: Raw) -> Vec<u8> {
         let mut bytes = Vec::new();
-        let mut source = source.bytes;
-        source.read_to_end(&mut bytes).unwrap();
+        let mut bytes_left = raw.bytes;
+        bytes_left.read_to_end(&mut bytes).unwrap();
         bytes
     }
 
-    fn piped(bytes: Vec<u8>) -> (Source, Original) {
+    fn piped(bytes: Vec<u8>) -> (Raw, Original) {
         let bytes = Box::new(io::Cursor::new(bytes));
-        Source { name: "a test".to_owned(), bytes, total: None }.with_copy()
+        Raw { name: "a test".to_owned(), bytes, total: None }.with_copy()
     }
 
     #[test]
     fn a_file_is_read_again_from_its_beginning() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "{}\n[]").unwrap();
-        let (source, original) = Source::open_twice(file.path()).unwrap();
-        assert_eq!(read(source), b"{}\n[]");
+        let (raw, original) = Raw::open_twice(file.path()).unwrap();
+        assert_eq!(read(raw), b"{}\n[]");
         // Whatever has become of its name.
         std::fs::remove_file(file.path()).unwrap();
-        let again = original.source().unwrap().unwrap();
+        let again = original.raw().unwrap().unwrap();
         assert_eq!(again.total, Some(5));
         assert_eq!(read(again), b"{}\n[]");
     }
 
     #[test]
     fn what_comes_through_a_pipe_is_kept_up_to_a_bound() {
-        let (source, original) = piped(b"{}".to_vec());
-        assert_eq!(read(source), b"{}");
-        assert_eq!(read(original.source().unwrap().unwrap()), b"{}");
+        let (raw, original) = piped(b"{}".to_vec());
+        assert_eq!(read(raw), b"{}");
+        assert_eq!(read(original.raw().unwrap().unwrap()), b"{}");
 
         let much = vec![b' '; MAX_KEPT];
-        let (source, original) = piped(much.clone());
-        assert!(read(source) == much);
-        assert!(read(original.source().unwrap().unwrap()) == much);
-        let (source, original) = piped(vec![b' '; MAX_KEPT + 1]);
-        assert_eq!(read(source).len(), MAX_KEPT + 1);
-        assert!(original.source().unwrap().is_none());
+        let (raw, original) = piped(much.clone());
+        assert!(read(raw) == much);
+        assert!(read(original.raw().unwrap().unwrap()) == much);
+        let (raw, original) = piped(vec![b' '; MAX_KEPT + 1]);
+        assert_eq!(read(raw).len(), MAX_KEPT + 1);
+        assert!(original.raw().unwrap().is_none());
     }
 }
