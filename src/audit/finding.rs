@@ -43,6 +43,9 @@ pub struct Summary {
     pub wrong_flags: u64,
     /// Operations that were accepted and are remarked on.
     pub remarked: u64,
+    /// Lines that were not judged: their identities do not come in order, and the log could not be read a second
+    /// time.
+    pub unjudged: u64,
 }
 
 impl Summary {
@@ -55,14 +58,20 @@ impl Summary {
         self.restated += part.restated;
         self.wrong_flags += part.wrong_flags;
         self.remarked += part.remarked;
+        self.unjudged += part.unjudged;
         for (kind, count) in &part.refused {
             *self.refused.entry(kind.clone()).or_default() += count;
         }
     }
 
+    /// Counts a line that was refused.
+    pub(super) fn count_refused(&mut self, kind: &str) {
+        *self.refused.entry(kind.to_owned()).or_default() += 1;
+    }
+
     /// Whether everything was accepted and every statement agrees.
     pub fn is_clean(&self) -> bool {
-        self.refused.is_empty() && self.restated == 0 && self.wrong_flags == 0
+        self.refused.is_empty() && self.restated == 0 && self.wrong_flags == 0 && self.unjudged == 0
     }
 }
 
@@ -133,12 +142,5 @@ impl Finding {
     /// Whether it is no fault.
     pub fn is_remark(&self) -> bool {
         Remark::KINDS.contains(&&*self.kind)
-    }
-
-    /// Whether its line was refused.
-    pub(super) fn is_refusal(&self) -> bool {
-        self.kind != WRONG_FLAG
-            && !self.is_remark()
-            && DivergenceKind::of_name(&self.kind).is_none()
     }
 }

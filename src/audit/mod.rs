@@ -19,6 +19,8 @@ mod newest;
 mod pages;
 pub mod peer;
 mod recheck;
+mod said;
+mod share;
 mod suspect;
 pub mod sweep;
 pub mod sweep_file;

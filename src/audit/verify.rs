@@ -1,45 +1,44 @@
-//! Judging a log that somebody has dumped, from its first line to its last, in bounded memory:
-//! the chains of identities not met for long go to a temporary database.
+//! Judging a log that somebody has dumped, from its first line to its last, in bounded memory. What comes of it
+//! depends on the lines and their times, and not on the order in which they stand.
+//!
+//! ```text
+//! first reading ──▶ share of the identity ──in order──▶ said, in the end
+//!                                          └──late────▶ second reading ──▶ gathered ──▶ judged as a whole
+//! ```
 //!
 //! No identity has to do with another, so that they are dealt out to a number of shares that are
-//! worked on side by side.
+//! worked on side by side. Identities whose lines do not come in the order of their times are judged when all is
+//! known, from a second reading of the log; a log in which there is none is read once.
+
+use std::mem;
 
 use ahash::AHashMap;
 use bytes::Bytes;
 use rayon::prelude::*;
 
 use super::finding::{Finding, Summary};
-use crate::judge::{self, Candidate, Group, Judged, SpillError, SpillingChains};
-use did_plc::entry::Received;
-use did_plc::history::Remark;
+use super::said::Said;
+use super::share::{Late, Share};
+use crate::judge::{self, Candidate, LateLines, SpillError};
+use did_plc::entry::stated_did;
 use did_plc::signature::Verifier;
-use did_plc::{Acceptance, Cid, Did, Operation, Verdict};
+use did_plc::{Cid, Did};
 
 /// Shares that the identities are dealt out to: enough for the cores of most machines.
 const SHARES: usize = 16;
-/// Memory of the chains that a share keeps there, 160 MB in all: about 400,000 operations. The rest
-/// is in its temporary database.
-const MAX_BYTES: usize = 10 << 20;
+/// Findings that are put in the order of their lines before they are told. With more of them they are told in
+/// several runs.
+const SORTED: usize = 200_000;
 
 /// Judges a log block by block.
 pub struct DumpJudge<'a> {
     verifier: &'a dyn Verifier,
     shares: Vec<Share>,
-    /// Of all shares.
-    summary: Summary,
-}
-
-/// Some of the identities.
-struct Share {
-    chains: SpillingChains,
-    /// Operations stated to be nullified, until something in the log nullifies them.
-    stated_nullified: AHashMap<(Did, Cid), u64>,
-}
-
-/// What came of a share of a block.
-#[derive(Default)]
-struct Outcome {
-    findings: Vec<Finding>,
+    /// The number of the last line.
+    last: u64,
+    /// What was gathered by the second reading.
+    gathered: Option<LateLines>,
+    /// Of what is certain already.
     summary: Summary,
 }
 
@@ -47,141 +46,200 @@ impl<'a> DumpJudge<'a> {
     /// A judge that has seen nothing.
     pub fn new(verifier: &'a dyn Verifier) -> DumpJudge<'a> {
         let shares = (0..SHARES).map(|_| Share::new()).collect();
-        DumpJudge { verifier, shares, summary: Summary::default() }
+        DumpJudge { verifier, shares, last: 0, gathered: None, summary: Summary::default() }
     }
 
-    /// Judges the next lines of the log, each with its number; what is wrong with them, in order.
+    /// Judges a log that is in memory: what is found, in the order of its lines, and what it comes to.
+    ///
+    /// # Errors
+    ///
+    /// When the temporary database fails, here and below.
+    pub fn judge_all(
+        log: &[(u64, Bytes)],
+        verifier: &'a dyn Verifier,
+    ) -> Result<(Vec<Finding>, Summary), SpillError> {
+        let mut judge = DumpJudge::new(verifier);
+        let mut findings = judge.judge(log)?;
+        if judge.late_identities() > 0 {
+            judge.gather(log)?;
+        }
+        let summary = judge.finish(|finding| {
+            findings.push(finding);
+            Ok::<(), SpillError>(())
+        })?;
+        findings.sort_by_key(|finding| finding.line);
+        Ok((findings, summary))
+    }
+
+    /// Takes in the next lines of the log, each with its number. Of those that carry no operation it is said at
+    /// once, in order; what is wrong with others is certain in the end.
     ///
     /// # Errors
     ///
     /// When the temporary database fails.
     pub fn judge(&mut self, block: &[(u64, Bytes)]) -> Result<Vec<Finding>, SpillError> {
-        let lines: Vec<Bytes> = block.iter().map(|(_, line)| line.clone()).collect();
-        let mut findings = Vec::new();
+        let mut undecodable = Vec::new();
         let mut dealt: Vec<Vec<Candidate>> = self.shares.iter().map(|_| Vec::new()).collect();
-        for (index, decoded) in judge::decode(&lines).into_iter().enumerate() {
+        for (line, decoded) in judge::decode(&texts(block)).into_iter().enumerate() {
             match decoded {
                 Ok(received) => {
-                    dealt[share_of(&received.did)].push(Candidate { line: index, received });
+                    dealt[share_of(&received.did)].push(Candidate { line, received });
                 }
-                Err(undecodable) => {
-                    findings.push(Finding::undecodable(block[index].0, undecodable));
+                Err(error) => {
+                    self.summary.count_refused(error.refusal.kind());
+                    undecodable.push(Finding::undecodable(block[line].0, error));
                 }
             }
         }
         let verifier = self.verifier;
-        let outcomes: Vec<Outcome> = self
+        self.shares
+            .par_iter_mut()
+            .zip(dealt)
+            .try_for_each(|(share, candidates)| share.judge(block, candidates, verifier))?;
+        self.summary.operations += block.len() as u64;
+        self.last = block.last().map_or(self.last, |(number, _)| *number);
+        Ok(undecodable)
+    }
+
+    /// How many identities are left that did not come in order. They are judged if the log is read a second
+    /// time, by [`gather`](DumpJudge::gather), and counted as not judged otherwise.
+    pub fn late_identities(&self) -> u64 {
+        self.shares.iter().map(|share| share.late().identities).sum()
+    }
+
+    /// Takes in the next lines of the log for the second time.
+    ///
+    /// # Errors
+    ///
+    /// When the temporary database fails.
+    pub fn gather(&mut self, block: &[(u64, Bytes)]) -> Result<(), SpillError> {
+        let named: Vec<Option<Did>> = block.par_iter().map(|(_, line)| stated_did(line)).collect();
+        let mut dealt: Vec<Vec<(Did, usize)>> = self.shares.iter().map(|_| Vec::new()).collect();
+        for (line, did) in named.into_iter().enumerate() {
+            // A file may have grown meanwhile.
+            if let Some(did) = did.filter(|_| block[line].0 <= self.last) {
+                dealt[share_of(&did)].push((did, line));
+            }
+        }
+        // The shares are not changed: their databases are one thread's at a time.
+        let late: Vec<Vec<(Did, usize)>> = self
             .shares
             .par_iter_mut()
             .zip(dealt)
-            .map(|(share, candidates)| share.judge(block, candidates, verifier))
-            .collect::<Result<_, _>>()?;
-        self.summary.operations += block.len() as u64;
-        for outcome in outcomes {
-            self.summary.add(&outcome.summary);
-            findings.extend(outcome.findings);
-        }
-        for finding in findings.iter().filter(|finding| finding.is_refusal()) {
-            *self.summary.refused.entry(finding.kind.clone()).or_default() += 1;
-        }
-        findings.sort_by_key(|finding| finding.line);
-        Ok(findings)
+            .map(|(share, mut named)| {
+                let mut late = Vec::new();
+                for (did, line) in named.drain(..) {
+                    if share.is_late(&did)? {
+                        late.push((did, line));
+                    }
+                }
+                Ok(late)
+            })
+            .collect::<Result<_, SpillError>>()?;
+        let lines =
+            late.into_iter().flatten().map(|(did, line)| (did, block[line].0, &block[line].1));
+        let gathered = match &mut self.gathered {
+            Some(gathered) => gathered,
+            none => none.insert(LateLines::new()?),
+        };
+        gathered.add(lines)
     }
 
-    /// Ends the log: flags that nothing in it bore out, and the summary.
-    pub fn finish(mut self) -> (Vec<Finding>, Summary) {
-        let stated = self.shares.into_iter().flat_map(|share| share.stated_nullified);
-        let mut findings: Vec<Finding> =
-            stated.map(|((did, cid), line)| Finding::nothing_nullifies(line, &did, &cid)).collect();
-        findings.sort_by_key(|finding| finding.line);
-        self.summary.wrong_flags += findings.len() as u64;
-        (findings, self.summary)
+    /// Ends the log: tells what is wrong with its operations, and returns what it comes to.
+    ///
+    /// # Errors
+    ///
+    /// When the temporary database fails, or the telling.
+    pub fn finish<E: From<SpillError>>(
+        self,
+        mut tell: impl FnMut(Finding) -> Result<(), E>,
+    ) -> Result<Summary, E> {
+        let mut summary = self.summary;
+        let mut findings = Vec::new();
+        let mut unjudged = 0;
+        for share in self.shares {
+            let Late { lines, .. } = share.late();
+            unjudged += lines;
+            let (found, of_share) = share.finish();
+            findings.extend(found);
+            summary.add(&of_share);
+        }
+        if let Some(gathered) = self.gathered {
+            unjudged = 0;
+            gathered.for_each_group(|lines| {
+                let (found, of_group) = judge_whole(lines, self.verifier);
+                findings.extend(found);
+                summary.add(&of_group);
+                if findings.len() < SORTED { Ok(()) } else { tell_sorted(&mut findings, &mut tell) }
+            })?;
+        }
+        tell_sorted(&mut findings, &mut tell)?;
+        summary.unjudged = unjudged;
+        let refused: u64 = summary.refused.values().sum();
+        // Every other line says what another one has said.
+        summary.repeated = summary.operations.saturating_sub(summary.accepted + refused + unjudged);
+        Ok(summary)
     }
 }
 
-fn remark_on(received: &Received) -> Option<Remark> {
-    Remark::on(&Operation::read(&received.signed).ok()?)
+fn tell_sorted<E>(
+    findings: &mut Vec<Finding>,
+    tell: &mut impl FnMut(Finding) -> Result<(), E>,
+) -> Result<(), E> {
+    findings.sort_by_key(|finding| finding.line);
+    mem::take(findings).into_iter().try_for_each(tell)
 }
 
-/// By the last bits of an identity, which are as random as a hash; [`SpillingChains`] go by the first.
+fn texts(block: &[(u64, Bytes)]) -> Vec<Bytes> {
+    block.iter().map(|(_, line)| line.clone()).collect()
+}
+
+/// By the last bits of an identity, which are as random as a hash;
+/// [`SpillingChains`](judge::SpillingChains) go by the first.
 fn share_of(did: &Did) -> usize {
     let [.., last] = did.as_bytes();
     usize::from(*last) % SHARES
 }
 
-impl Share {
-    fn new() -> Share {
-        let chains = SpillingChains::with_room_for(MAX_BYTES);
-        Share { chains, stated_nullified: AHashMap::new() }
-    }
-
-    fn judge(
-        &mut self,
-        block: &[(u64, Bytes)],
-        candidates: Vec<Candidate>,
-        verifier: &dyn Verifier,
-    ) -> Result<Outcome, SpillError> {
-        let mut groups = judge::group(candidates.into_iter());
-        for (did, group) in &mut groups {
-            group.chain = self.chains.take(did)?;
-        }
-        let unknown = |groups: &[(Did, Group)]| {
-            groups.iter().filter(|(_, group)| group.chain.links().is_empty()).count() as u64
-        };
-        let before = unknown(&groups);
-        let judged = judge::judge(&mut groups, verifier);
-        let mut outcome = Outcome::default();
-        outcome.summary.identities = before - unknown(&groups);
+/// Judges identities of which these are all lines.
+fn judge_whole(lines: &[(u64, Bytes)], verifier: &dyn Verifier) -> (Vec<Finding>, Summary) {
+    let decoded = judge::decode(&texts(lines)).into_iter().enumerate();
+    // What carries no operation was told at the first reading.
+    let candidates =
+        decoded.filter_map(|(line, decoded)| Some(Candidate { line, received: decoded.ok()? }));
+    let mut groups = judge::group(candidates);
+    groups.iter_mut().for_each(|(_, group)| forget_order(&mut group.candidates));
+    let judged = judge::judge(&mut groups, verifier);
+    let mut findings = Vec::new();
+    let mut summary = Summary::default();
+    for ((did, group), judged) in groups.iter().zip(judge::by_identity(&judged)) {
+        let mut said = Said::default();
         for judged in judged {
-            self.note(block[judged.candidate.line].0, judged, &mut outcome);
+            said.note(lines[judged.candidate.line].0, judged);
         }
-        for (did, Group { chain, .. }) in groups {
-            self.chains.put(did, chain)?;
-        }
-        Ok(outcome)
+        let (found, of_identity) = said.finish(did);
+        findings.extend(found);
+        summary.add(&of_identity);
+        summary.accepted += group.chain.links().len() as u64;
+        summary.identities += u64::from(!group.chain.links().is_empty());
     }
+    (findings, summary)
+}
 
-    fn note(&mut self, line: u64, judged: Judged, outcome: &mut Outcome) {
-        let received = judged.candidate.received;
-        match judged.verdict {
-            Verdict::Accepted(acceptance) => {
-                outcome.summary.accepted += 1;
-                if let Some(remark) = remark_on(&received) {
-                    outcome.summary.remarked += 1;
-                    outcome.findings.push(Finding::remark(line, &received, &remark));
-                }
-                self.compare_flags(line, &received, acceptance, outcome);
-            }
-            Verdict::Known(restated) => {
-                outcome.summary.repeated += 1;
-                outcome.summary.restated += u64::from(!restated.agrees());
-                outcome.findings.extend(Finding::restated(line, &received, &restated));
-            }
-            Verdict::Refused(refusal) => {
-                outcome.findings.push(Finding::refused(line, &received, &refusal));
-            }
-        }
+/// Makes what the lines of one identity say the same in whatever order they stand: of statements of one operation
+/// and one time those with its CID come first, and then those with the lower number; and it is stated to be
+/// nullified if one of its lines says so.
+fn forget_order(candidates: &mut [Candidate]) {
+    candidates.sort_by_key(|Candidate { received, .. }| {
+        (received.stated_cid.is_some(), received.sequence)
+    });
+    let mut flags: AHashMap<Cid, Option<bool>> = AHashMap::new();
+    for Candidate { received, .. } in candidates.iter() {
+        let flag = flags.entry(received.cid).or_default();
+        *flag = (*flag).max(received.nullified);
     }
-
-    /// Compares what an operation nullifies with the flags of the log. Logs without flags state nothing that
-    /// could be wrong.
-    fn compare_flags(
-        &mut self,
-        line: u64,
-        received: &Received,
-        acceptance: Acceptance,
-        outcome: &mut Outcome,
-    ) {
-        let did = received.did;
-        if received.nullified == Some(true) {
-            self.stated_nullified.insert((did, received.cid), line);
-        }
-        let mut unstated = acceptance.nullifies;
-        unstated.retain(|cid| self.stated_nullified.remove(&(did, *cid)).is_none());
-        if received.nullified.is_some() && !unstated.is_empty() {
-            outcome.summary.wrong_flags += unstated.len() as u64;
-            outcome.findings.push(Finding::nullifies_unstated(line, received, &unstated));
-        }
+    for Candidate { received, .. } in candidates {
+        received.nullified = flags.get(&received.cid).copied().flatten();
     }
 }
 
@@ -204,15 +262,91 @@ mod tests {
             .zip([honest, honest, &moved, &renamed])
             .map(|(number, entry)| (number, entry.sequenced_line().into()))
             .collect();
-        let mut judge = DumpJudge::new(&PlainVerifier);
-        let findings = judge.judge(&block).unwrap();
+        let (findings, summary) = DumpJudge::judge_all(&block, &PlainVerifier).unwrap();
         let found: Vec<_> = findings.iter().map(|found| (found.line, &*found.kind)).collect();
         assert_eq!(
             found,
             [(3, "restated-created-at"), (3, "restated-sequence"), (4, "restated-cid")]
         );
-        let (_, summary) = judge.finish();
         assert_eq!((summary.accepted, summary.repeated, summary.restated), (1, 3, 2));
         assert!(summary.refused.is_empty() && !summary.is_clean());
+    }
+
+    fn block(lines: impl IntoIterator<Item = String>) -> Vec<(u64, Bytes)> {
+        (1..).zip(lines.into_iter().map(Bytes::from)).collect()
+    }
+
+    #[test]
+    fn what_comes_in_order_is_read_once() {
+        let mut story = Story::seeded(2);
+        let alice = story.create().accepted();
+        let stolen = story.update(&alice).accepted();
+        story.update(&stolen).padded_signature().refused("signature-encoding");
+        let recovery = story.recovery.clone();
+        story.after(&alice).signed_by(&recovery).accepted();
+        story.create().accepted();
+        let lines: Vec<String> = story.log().iter().map(Generated::timestamped_line).collect();
+        let mut judge = DumpJudge::new(&PlainVerifier);
+        for one in block(lines.clone()) {
+            assert_eq!(judge.judge(&[one]).unwrap(), []);
+        }
+        // Some of them come twice, as where pages overlap.
+        for number in [0, 4] {
+            judge.judge(&[(6 + number as u64, lines[4].clone().into())]).unwrap();
+        }
+        assert_eq!(judge.late_identities(), 0);
+        let mut findings = Vec::new();
+        let summary = judge.finish(|finding| Ok::<(), SpillError>(findings.push(finding))).unwrap();
+        let found: Vec<_> = findings.iter().map(|found| (found.line, &*found.kind)).collect();
+        assert_eq!(found, [(3, "signature-encoding")]);
+        let counts = (summary.operations, summary.identities, summary.accepted, summary.repeated);
+        assert_eq!(counts, (7, 2, 4, 2));
+    }
+
+    #[test]
+    fn without_a_second_reading_each_line_is_counted_once() {
+        let mut story = Story::seeded(3);
+        let alice = story.create().accepted();
+        let first = story.update(&alice).accepted();
+        story.update(&first).padded_signature().refused("signature-encoding");
+        story.update(&first).accepted();
+        story.create().accepted();
+        let lines: Vec<String> = story.log().iter().map(Generated::sequenced_line).collect();
+        // The third update comes before the second, and that twice.
+        let order = [0, 2, 4, 1, 1, 3];
+        let mut judge = DumpJudge::new(&PlainVerifier);
+        for one in block(order.map(|at| lines[at].clone())) {
+            judge.judge(&[one]).unwrap();
+        }
+        assert_eq!(judge.late_identities(), 1);
+        let summary = judge.finish(|finding| panic!("{finding:?}")).map_err(|it: SpillError| it);
+        let summary = summary.unwrap();
+        let counts = (summary.operations, summary.identities, summary.accepted, summary.unjudged);
+        assert_eq!(counts, (6, 1, 1, 5));
+        assert_eq!((summary.repeated, summary.is_clean()), (0, false));
+    }
+
+    #[test]
+    fn an_identity_of_which_too_much_is_to_be_said_is_left_for_later() {
+        let mut story = Story::seeded(4);
+        let alice = story.create().accepted();
+        story.update(&alice).padded_signature().refused("signature-encoding");
+        let [honest, refused] = story.log() else { panic!() };
+        let at = |minutes: u64| {
+            let at = alice.created_at + std::time::Duration::from_secs(60 * minutes);
+            Generated { created_at: at.to_string(), ..refused.clone() }.sequenced_line()
+        };
+        let many = 12_000;
+        let log = block(std::iter::once(honest.sequenced_line()).chain((1..=many).map(at)));
+        let mut judge = DumpJudge::new(&PlainVerifier);
+        for part in log.chunks(1_000) {
+            assert_eq!(judge.judge(part).unwrap(), []);
+        }
+        assert_eq!(judge.late_identities(), 1);
+        assert!(judge.shares.iter().all(|share| share.held() <= 10_000));
+        let (findings, summary) = DumpJudge::judge_all(&log, &PlainVerifier).unwrap();
+        assert!(findings.iter().map(|finding| finding.line).eq(2..=many + 1));
+        assert_eq!((summary.accepted, &summary.refused["signature-encoding"]), (1, &many));
+        assert_eq!((summary.repeated, summary.unjudged), (0, 0));
     }
 }

@@ -135,10 +135,8 @@ fn judge_log(log: &[&RawValue], verifier: &dyn Verifier) -> anyhow::Result<(u64,
         .zip(log)
         .map(|(number, entry)| (number, Bytes::copy_from_slice(entry.get().as_bytes())))
         .collect();
-    let mut judge = DumpJudge::new(verifier);
-    let mut findings = judge.judge(&block).context("judging the evidence")?;
-    let (flags, summary) = judge.finish();
-    findings.extend(flags);
+    let (findings, summary) =
+        DumpJudge::judge_all(&block, verifier).context("judging the evidence")?;
     Ok((summary.operations, findings))
 }
 

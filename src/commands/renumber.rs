@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::bail;
 
-use crate::follow::renumber;
-use crate::store::Store;
+use crate::follow::{RenumberError, renumber};
+use crate::store::{Store, StoreError};
 use crate::upstream::{ExportClient, Limits};
 
 /// Turn the database to an upstream that has the same operations under other sequence numbers.
@@ -35,7 +35,10 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
             "nothing was followed into this database yet: `serve` can follow any upstream into it"
         );
     };
-    renumber(&store, &client).await?;
+    renumber(&store, &client).await.map_err(|error| match error {
+        RenumberError::Store(error @ StoreError::LostLease(_)) => super::in_use(error),
+        error => error.into(),
+    })?;
     writeln!(
         std::io::stdout(),
         "{} was followed up to number {}; from now on it is {}, whose log is read from its beginning by the next \

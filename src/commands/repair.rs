@@ -8,8 +8,8 @@ use anyhow::{Context, bail};
 use did_plc::Did;
 
 use crate::blocking;
-use crate::follow::{Extent, Repair, Repaired};
-use crate::store::Store;
+use crate::follow::{Extent, Repair, RepairError, Repaired};
+use crate::store::{Store, StoreError};
 use crate::upstream::{Dump, ExportClient, Limits};
 
 use super::progress::Meter;
@@ -18,30 +18,26 @@ use super::progress::Meter;
 ///
 /// `serve` does the same by itself: it asks about what was refused, and reads the whole log again behind
 /// the follower. This is for now, with `serve` stopped. Ends with 0 when nothing was missing, refused or
-/// different, with 1 when something was (and is here now, or on record), with 2 when it could not be done.
+/// different, with 1 when something was (and is here now, or on record) or is not known to the upstream, with 2
+/// when it could not be done to the end.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
+#[command(group = clap::ArgGroup::new("extent").required(true))]
 pub struct Args {
     /// Identities whose audit logs are asked for.
-    #[arg(value_name = "DID", required_unless_present_any = ["from", "all"])]
+    #[arg(value_name = "DID", group = "extent")]
     dids: Vec<String>,
     /// A dump to compare with instead: plain, `.gz` or `.zst`; `-` is standard input.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["dids", "all"])]
+    #[arg(long, value_name = "FILE", group = "extent")]
     from: Option<PathBuf>,
     /// The upstream's whole log, page by page.
-    #[arg(long, conflicts_with = "dids")]
+    #[arg(long, group = "extent")]
     all: bool,
     #[command(flatten)]
     database: super::Database,
-    /// The upstream that is asked; it has to be the one that the database follows.
-    #[arg(
-        long,
-        env = "PLC_UPSTREAM",
-        hide_env_values = true,
-        value_name = "URL",
-        default_value = "https://plc.directory"
-    )]
-    upstream: String,
+    /// The upstream that is asked; it has to be the one that the database follows, which is asked without this.
+    #[arg(long, env = "PLC_UPSTREAM", hide_env_values = true, value_name = "URL")]
+    upstream: Option<String>,
     /// Requests a minute that the upstream is sent at most; 0 for no limit.
     #[arg(
         long,
@@ -58,18 +54,18 @@ pub struct Args {
 
 /// Runs the command.
 pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let client = ExportClient::new(
-        &args.upstream,
-        args.upstream_requests_per_minute,
-        super::USER_AGENT,
-        Limits::default(),
-    )
-    .map_err(|error| anyhow::anyhow!("--upstream: {error}"))?;
     let store = Store::open_existing(&args.database.url).await?;
     args.refusals.limit(&store);
     let Some(source) = store.source().await? else {
         bail!("nothing was followed into this database yet: there is nothing to repair");
     };
+    let client = ExportClient::new(
+        args.upstream.as_ref().unwrap_or(&source.upstream),
+        args.upstream_requests_per_minute,
+        super::USER_AGENT,
+        Limits::default(),
+    )
+    .map_err(|error| anyhow::anyhow!("--upstream: {error}"))?;
     if source.upstream != client.base() {
         bail!(
             "the database follows {}, and --upstream is {}: it is repaired from the one that it follows",
@@ -79,11 +75,24 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let (extent, meter) = extent(args, source.cursor).await?;
     let repair = Repair { store: &store, client: &client, verifier: args.signatures.verifier() };
-    let repaired = repair.run(extent, |done| meter.set(done)).await;
+    let mut found = Repaired::default();
+    let repaired = repair.run(extent, &mut found, |done| meter.set(done)).await;
     meter.finish();
-    let repaired = repaired?;
-    print(&repaired)?;
-    Ok(if repaired.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    match repaired {
+        // Nothing was done.
+        Err(RepairError::Store(error @ StoreError::LostLease(_))) if found.lines == 0 => {
+            Err(super::in_use(error))
+        }
+        Err(error) => {
+            // What was found until then is in the database.
+            print(&found)?;
+            Err(error.into())
+        }
+        Ok(()) => {
+            print(&found)?;
+            Ok(if found.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+    }
 }
 
 /// Where to look, and what shows how far it is.
@@ -117,8 +126,9 @@ fn print(repaired: &Repaired) -> anyhow::Result<()> {
     for (did, kind) in &repaired.differences {
         writeln!(out, "{did}: recorded: {kind}")?;
     }
-    for did in &repaired.unknown {
-        writeln!(out, "{did}: not known to the upstream")?;
+    for (did, here) in &repaired.unknown {
+        let here = if *here > 0 { format!(", and {here} operations are here") } else { String::new() };
+        writeln!(out, "{did}: not known to the upstream{here}")?;
     }
     writeln!(
         out,

@@ -21,8 +21,13 @@ use super::progress::Meter;
 /// `/_audit/divergences` and `audit --json`, of which it judges both sides; plain or compressed
 /// with gzip or zstd. Prints a line for each operation that is refused, for each that comes again
 /// with another CID, `createdAt` or number, for each `nullified` flag that the log does not lead
-/// to, and, which is no fault, for each in which something is to be remarked; then a summary. That two operations claim one number is for `import` to find. Ends with 0 when there is none,
-/// with 1 when there is one (of records: on our side), and with 2 when the input cannot be read.
+/// to, and, which is no fault, for each in which something is to be remarked; then a summary. That two operations
+/// claim one number is for `import` to find. Ends with 0 when there is none, with 1 when there is one (of records:
+/// on our side), and with 2 when the input cannot be read.
+///
+/// The order of the lines does not matter. Identities whose operations do not come in the order of their times are
+/// judged from a second reading of the file. What comes through a pipe can be read twice up to 64 MB; beyond that
+/// it is said how many lines were not judged.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub struct Args {
@@ -54,16 +59,13 @@ fn verify(
     verifier: &dyn Verifier,
     out: &mut impl Write,
 ) -> anyhow::Result<bool> {
-    let dump = Dump::open(path)?.with_entries_up_to(evidence::MAX_LINE);
+    let (dump, original) = Dump::open_twice(path)?;
     let name = dump.name().to_owned();
-    let progress = dump.progress();
     let begun = Instant::now();
     let mut judge = DumpJudge::new(verifier);
-    let meter = Meter::bytes(&format!("verifying {name}"), progress.total);
     let (mut is_evidence, mut records, mut records_verify) = (false, 0_u64, true);
-    let mut blocks = DumpReader::start(dump);
-    while let Some(block) = blocks.next_blocking() {
-        let (entries, found) = tell_apart(block?);
+    read("verifying", dump, |block, meter| {
+        let (entries, found) = tell_apart(block);
         is_evidence |= found.is_some();
         for record in found.into_iter().flatten() {
             records += 1;
@@ -72,13 +74,16 @@ fn verify(
         for finding in judge.judge(&entries)? {
             meter.suspend(|| print_finding(&finding, json, out))?;
         }
-        meter.set(progress.read());
+        Ok(())
+    })?;
+    let late_identities = judge.late_identities();
+    if late_identities > 0
+        && let Some(dump) = Dump::open_again(original)?
+    {
+        let what = format!("reading {late_identities} identities again of");
+        read(&what, dump, |block, _| Ok(judge.gather(&tell_apart(block).0)?))?;
     }
-    meter.finish();
-    let (findings, summary) = judge.finish();
-    for finding in findings {
-        print_finding(&finding, json, out)?;
-    }
+    let summary = judge.finish(|finding| print_finding(&finding, json, out))?;
     if is_evidence && summary.operations == 0 {
         if records == 0 && !json {
             writeln!(out, "{name}: no differences")?;
@@ -86,7 +91,37 @@ fn verify(
         return Ok(records_verify);
     }
     print_summary(&name, &summary, begun.elapsed().as_secs_f64(), json, out)?;
+    if summary.unjudged > 0 && !json {
+        writeln!(out, "{}", unjudged(&summary, late_identities))?;
+    }
     Ok(summary.is_clean() && records_verify)
+}
+
+/// Reads a dump to its end.
+fn read(
+    what: &str,
+    dump: Dump,
+    mut take: impl FnMut(Block, &Meter) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let dump = dump.with_entries_up_to(evidence::MAX_LINE);
+    let progress = dump.progress();
+    let meter = Meter::bytes(&format!("{what} {}", dump.name()), progress.total);
+    let mut blocks = DumpReader::start(dump);
+    while let Some(block) = blocks.next_blocking() {
+        take(block?, &meter)?;
+        meter.set(progress.read());
+    }
+    meter.finish();
+    Ok(())
+}
+
+/// What to do about lines that were not judged.
+fn unjudged(summary: &Summary, identities: u64) -> String {
+    format!(
+        "  {} lines of {identities} identities were not judged: these do not come in the order of their times, and \
+         what came through the pipe was too much to be read twice. Write it to a file, and verify that.",
+        summary.unjudged
+    )
 }
 
 /// Entries of a log, and records of differences where a line is about these.

@@ -123,7 +123,10 @@ impl Doubts {
         dids.dedup();
         for did in dids {
             let Some(log) = self.client.audit_log(&did).await? else { continue };
-            self.take_in(Decoded::from_audit_log(&log).await).await?;
+            // One that is none leaves the doubt to the next time, and does not keep the others waiting.
+            if let Ok(decoded) = Decoded::from_audit_log(&log).await {
+                self.take_in(decoded).await?;
+            }
         }
         Ok(())
     }

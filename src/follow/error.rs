@@ -7,7 +7,7 @@ use crate::store::StoreError;
 pub enum FollowError {
     /// The store was filled from another upstream, and this one tells another story.
     #[error(
-        "--upstream {given} is not the log that this database holds (it was filled from {remembered}): at sequence number {sequence} it has {theirs}, and we hold {ours}; use the upstream of before, or another database"
+        "--upstream {given} is not the log that this database holds (it was filled from {remembered}): at sequence number {sequence} it has {theirs}, and we hold {ours}; use the upstream of before, or another database; if it has the same operations under other numbers, `plc-replica renumber --upstream {given}` turns this database to it"
     )]
     OtherUpstream {
         /// The upstream as set.

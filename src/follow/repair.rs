@@ -4,13 +4,21 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use tokio::time::sleep;
+
 use super::direct::DirectIntake;
 use super::lease::while_renewing;
 use crate::judge::{Course, Decoded, Prepared};
 use crate::store::{Lease, Source, Store, StoreError};
-use crate::upstream::{Dump, DumpError, DumpReader, ExportClient, Priority, UpstreamFault};
+use crate::upstream::{Backoff, Dump, DumpError, DumpReader, ExportClient, Page, UpstreamFault};
 use did_plc::Did;
 use did_plc::signature::Verifier;
+
+/// How often the upstream is asked for one thing before the repair is given up: with the pauses in between some
+/// minutes.
+const ATTEMPTS: usize = 8;
+/// How often a page with a line that is not JSON is fetched before that is kept as it is.
+const NOT_JSON_ATTEMPTS: usize = 3;
 
 /// Looks for what is missing in a store, and takes it in.
 pub struct Repair<'a> {
@@ -43,14 +51,17 @@ pub struct Repaired {
     pub refused: Vec<(String, String)>,
     /// Differences that were recorded: the identity, and the kind.
     pub differences: Vec<(String, String)>,
-    /// Identities that the upstream does not know.
-    pub unknown: Vec<Did>,
+    /// Identities that the upstream does not know, and how many operations of each are here.
+    pub unknown: Vec<(Did, usize)>,
 }
 
 impl Repaired {
-    /// Whether nothing was missing, refused or different.
+    /// Whether nothing was missing, refused, different or unknown.
     pub fn is_clean(&self) -> bool {
-        self.missing.is_empty() && self.refused.is_empty() && self.differences.is_empty()
+        self.missing.is_empty()
+            && self.refused.is_empty()
+            && self.differences.is_empty()
+            && self.unknown.is_empty()
     }
 
     fn add(&mut self, lines: usize, prepared: &Prepared) {
@@ -88,8 +99,8 @@ pub enum RepairError {
 }
 
 impl Repair<'_> {
-    /// Looks there, as the one follower of the store. Tells `progress` how far it is: identities, or the last
-    /// sequence number.
+    /// Looks there, as the one follower of the store. What is found is added to `found`, also where the repair
+    /// fails in the end. Tells `progress` how far it is: identities, or the last sequence number.
     ///
     /// # Errors
     ///
@@ -97,12 +108,14 @@ impl Repair<'_> {
     pub async fn run(
         &self,
         extent: Extent,
+        found: &mut Repaired,
         progress: impl FnMut(u64),
-    ) -> Result<Repaired, RepairError> {
+    ) -> Result<(), RepairError> {
         let (lease, source) = self.store.follow(self.client.base()).await?;
-        let work = self.look(&lease, &source, extent, progress);
+        let work = self.look(&lease, &source, extent, found, progress);
         let repaired = while_renewing(self.store, &lease, work).await;
-        self.store.release(lease).await?;
+        // One that cannot be given back runs out by itself.
+        self.store.release(lease).await.ok();
         repaired
     }
 
@@ -111,14 +124,15 @@ impl Repair<'_> {
         lease: &Lease,
         source: &Source,
         extent: Extent,
+        found: &mut Repaired,
         progress: impl FnMut(u64),
-    ) -> Result<Repaired, RepairError> {
+    ) -> Result<(), RepairError> {
         let (verifier, upstream) = (Arc::clone(&self.verifier), self.client.base());
         let intake = DirectIntake::new(self.store, (lease, source), verifier, upstream).await?;
         match extent {
-            Extent::Identities(dids) => self.identities(intake, dids, progress).await,
-            Extent::File(dump) => Repair::file(intake, dump, progress).await,
-            Extent::All => self.all(intake, source.cursor, progress).await,
+            Extent::Identities(dids) => self.identities(intake, dids, found, progress).await,
+            Extent::File(dump) => Repair::file(intake, dump, found, progress).await,
+            Extent::All => self.all(intake, source.cursor, found, progress).await,
         }
     }
 
@@ -126,41 +140,47 @@ impl Repair<'_> {
         &self,
         mut intake: DirectIntake<'_>,
         dids: Vec<Did>,
+        found: &mut Repaired,
         mut progress: impl FnMut(u64),
-    ) -> Result<Repaired, RepairError> {
-        let mut repaired = Repaired::default();
+    ) -> Result<(), RepairError> {
         for (done, did) in (1..).zip(dids) {
-            match self.client.audit_log(&did).await? {
-                Some(log) => {
-                    let decoded = Decoded::from_audit_log(&log).await;
+            match self.patiently(async || self.audit_log(&did).await).await? {
+                Some(decoded) => {
                     let lines = decoded.len();
                     let prepared = intake.take(decoded, Course::Again, false).await?;
-                    repaired.add(lines, &prepared);
+                    found.add(lines, &prepared);
                 }
-                None => repaired.unknown.push(did),
+                None => found.unknown.push((did, self.store.history(&did).await?.len())),
             }
             progress(done);
         }
-        Ok(repaired)
+        Ok(())
+    }
+
+    async fn audit_log(&self, did: &Did) -> Result<Option<Decoded>, UpstreamFault> {
+        match self.client.audit_log(did).await? {
+            Some(log) => Ok(Some(Decoded::from_audit_log(&log).await?)),
+            None => Ok(None),
+        }
     }
 
     async fn file(
         mut intake: DirectIntake<'_>,
         dump: Dump,
+        found: &mut Repaired,
         mut progress: impl FnMut(u64),
-    ) -> Result<Repaired, RepairError> {
+    ) -> Result<(), RepairError> {
         let position = dump.progress();
         let mut blocks = DumpReader::start(dump);
-        let mut repaired = Repaired::default();
         while let Some(block) = blocks.next().await {
             let lines = block?.into_iter().map(|(_, line)| line).collect();
             let decoded = Decoded::from_lines(lines).await;
             let lines = decoded.len();
             let prepared = intake.take(decoded, Course::Elsewhere, false).await?;
-            repaired.add(lines, &prepared);
+            found.add(lines, &prepared);
             progress(position.read());
         }
-        Ok(repaired)
+        Ok(())
     }
 
     /// Everything up to the cursor: what comes after it is for the follower.
@@ -168,26 +188,61 @@ impl Repair<'_> {
         &self,
         mut intake: DirectIntake<'_>,
         cursor: i64,
+        found: &mut Repaired,
         mut progress: impl FnMut(u64),
-    ) -> Result<Repaired, RepairError> {
-        let mut repaired = Repaired::default();
-        let count = self.client.limits().page;
+    ) -> Result<(), RepairError> {
         let mut after = 0;
         while after < cursor {
-            let lines = self.client.lines(after, count, Priority::Following).await?;
-            let is_last = lines.len() < count;
-            let mut decoded = Decoded::from_lines(lines).await;
-            let next = decoded.cursor_after(after);
+            let (mut decoded, near_end, end) = self.page(after).await?;
             decoded.retain_up_to(cursor);
+            let next = decoded.cursor_after(after);
             let lines = decoded.len();
             let prepared = intake.take(decoded, Course::Again, false).await?;
-            repaired.add(lines, &prepared);
-            if is_last || next <= after {
+            found.add(lines, &prepared);
+            if near_end || end > cursor {
                 break;
+            }
+            if next <= after {
+                return Err(UpstreamFault::NotAdvancing { after }.into());
             }
             after = next;
             progress(after.unsigned_abs());
         }
-        Ok(repaired)
+        Ok(())
+    }
+
+    /// The lines after a number, whether there are no more, and the cursor after them. What is not JSON may have
+    /// been damaged on its way, and is fetched again.
+    async fn page(&self, after: i64) -> Result<(Decoded, bool, i64), UpstreamFault> {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let page = self.patiently(async || self.client.page(after).await).await?;
+            let Page { mut lines, tail, near_end, next, .. } = page.believed();
+            // No page comes after this one for it.
+            lines.extend(tail.filter(|_| near_end));
+            let decoded = Decoded::from_lines(lines).await;
+            if decoded.first_damaged().is_none() || attempts >= NOT_JSON_ATTEMPTS {
+                return Ok((decoded, near_end, next));
+            }
+        }
+    }
+
+    /// Asks the upstream, several times where that is called for.
+    async fn patiently<T>(
+        &self,
+        ask: impl AsyncFn() -> Result<T, UpstreamFault>,
+    ) -> Result<T, UpstreamFault> {
+        let mut backoff = Backoff::new(self.client.limits());
+        for _ in 1..ATTEMPTS {
+            match ask().await {
+                Ok(answer) => return Ok(answer),
+                Err(fault) => {
+                    tracing::warn!("{fault}; asked again");
+                    sleep(backoff.after(&fault)).await;
+                }
+            }
+        }
+        ask().await
     }
 }

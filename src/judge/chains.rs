@@ -50,6 +50,11 @@ impl ChainCache {
         Some(held.chain)
     }
 
+    /// Looks at a chain, which counts as no use of it.
+    pub fn get(&self, did: &Did) -> Option<&Chain> {
+        self.chains.peek(did).map(|held| &held.chain)
+    }
+
     /// Puts a chain in that batch `changed_by` may have changed.
     pub fn put(&mut self, did: Did, chain: Chain, changed_by: u64) {
         let bytes = IDENTITY + chain.bytes();

@@ -7,8 +7,9 @@ use rayon::prelude::*;
 use serde_json::value::RawValue;
 
 use crate::blocking;
+use crate::upstream::UpstreamFault;
 use did_plc::Refusal;
-use did_plc::entry::{Received, Undecodable};
+use did_plc::entry::{Received, Undecodable, without_mark};
 
 /// Lines that one thread decodes in a row: some tens of microseconds, so that handing out work
 /// costs little beside it.
@@ -48,11 +49,16 @@ impl Decoded {
         .await
     }
 
-    /// Decodes the elements of an audit log; of what is none there are no lines.
-    pub async fn from_audit_log(body: &[u8]) -> Decoded {
-        let elements: Vec<&RawValue> = serde_json::from_slice(body).unwrap_or_default();
+    /// Decodes the elements of an audit log.
+    ///
+    /// # Errors
+    ///
+    /// When the body is none.
+    pub async fn from_audit_log(body: &[u8]) -> Result<Decoded, UpstreamFault> {
+        let elements: Vec<&RawValue> = serde_json::from_slice(without_mark(body))
+            .map_err(|error| UpstreamFault::NotAnAuditLog { reason: error.to_string() })?;
         let lines = elements.iter().map(|element| Bytes::copy_from_slice(element.get().as_bytes()));
-        Decoded::from_lines(lines.collect()).await
+        Ok(Decoded::from_lines(lines.collect()).await)
     }
 
     /// How many there are.

@@ -9,16 +9,19 @@
 //! ```
 //!
 //! Following and importing go the whole way ([`BatchJudge`]); what judges a log that is no store's
-//! (`verify`) keeps all chains itself ([`SpillingChains`]) and makes its findings of the verdicts. Nothing here
-//! writes to the store: a crash at any step costs the work on what has not been committed.
+//! (`verify`) keeps all chains itself ([`SpillingChains`]), reads what came late once more ([`LateLines`]), and
+//! makes its findings of the verdicts. Nothing here writes to the store: a crash at any step costs the work on what
+//! has not been committed.
 
 mod batch;
 mod chains;
 mod cut;
 mod decode;
+mod late;
 mod numbers;
 mod outcome;
 mod spill;
+mod temporary;
 mod verdict;
 mod whole;
 
@@ -26,6 +29,8 @@ pub use batch::BatchJudge;
 pub use chains::ChainCache;
 pub use cut::{Course, Cut, Lines, NotJson, Part};
 pub use decode::{Decoded, Position, decode};
+pub use late::LateLines;
 pub use outcome::Prepared;
-pub use spill::{SpillError, SpillingChains};
-pub use verdict::{Candidate, Group, Judged, group, judge};
+pub use spill::{Met, SpillingChains};
+pub use temporary::SpillError;
+pub use verdict::{Candidate, Group, Judged, by_identity, group, judge};

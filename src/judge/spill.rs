@@ -4,19 +4,24 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::chains::ChainCache;
+use super::temporary::{self, SpillError};
 use did_plc::chain::{Chain, Link};
 use did_plc::{Cid, Did, Timestamp};
-
-/// The temporary database failed.
-#[derive(Debug, thiserror::Error)]
-#[error("the temporary database for what does not fit into memory failed: {0}")]
-pub struct SpillError(#[from] rusqlite::Error);
 
 /// All chains so far, of which as many stay in memory as it has room for.
 #[derive(Debug)]
 pub struct SpillingChains {
     recent: ChainCache,
     spilled: Option<Spilled>,
+}
+
+/// What was met of an identity so far.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Met {
+    /// Its chain, empty when nothing of it was accepted.
+    Chain(Chain),
+    /// It is judged as a whole in the end: no chain is kept of it.
+    Late,
 }
 
 /// The chains that are in the temporary database.
@@ -34,18 +39,27 @@ impl SpillingChains {
         SpillingChains { recent: ChainCache::with_room_for(max_bytes), spilled: None }
     }
 
-    /// Takes a chain out, to be judged against and put back; an empty one of an identity that was not met.
+    /// Takes out what is kept of an identity: a chain to be judged against and put back.
     ///
     /// # Errors
     ///
     /// When the temporary database fails, here and below.
-    pub fn take(&mut self, did: &Did) -> Result<Chain, SpillError> {
-        if let Some(chain) = self.recent.take(did) {
-            return Ok(chain);
-        }
-        match self.spilled.as_ref().filter(|spilled| spilled.has_mark(did)) {
-            Some(spilled) => spilled.get(did),
-            None => Ok(Chain::default()),
+    pub fn take(&mut self, did: &Did) -> Result<Met, SpillError> {
+        let kept = match self.recent.take(did) {
+            None => self.spilled(did)?,
+            recent => recent,
+        };
+        Ok(match kept {
+            Some(chain) if stands_for_late(&chain) => Met::Late,
+            kept => Met::Chain(kept.unwrap_or_default()),
+        })
+    }
+
+    /// Whether an identity is judged as a whole in the end.
+    pub fn is_late(&self, did: &Did) -> Result<bool, SpillError> {
+        match self.recent.get(did) {
+            Some(recent) => Ok(stands_for_late(recent)),
+            None => Ok(self.spilled(did)?.is_some_and(|kept| stands_for_late(&kept))),
         }
     }
 
@@ -54,6 +68,22 @@ impl SpillingChains {
         if chain.links().is_empty() {
             return Ok(());
         }
+        self.keep(did, chain)
+    }
+
+    /// Puts in that an identity is judged as a whole in the end.
+    pub fn put_late(&mut self, did: Did) -> Result<(), SpillError> {
+        self.keep(did, Chain::default())
+    }
+
+    fn spilled(&self, did: &Did) -> Result<Option<Chain>, SpillError> {
+        match self.spilled.as_ref().filter(|spilled| spilled.has_mark(did)) {
+            Some(spilled) => spilled.get(did),
+            None => Ok(None),
+        }
+    }
+
+    fn keep(&mut self, did: Did, chain: Chain) -> Result<(), SpillError> {
         // Nothing is committed here, so that no chain has to wait for it.
         self.recent.put(did, chain, 0);
         if self.recent.is_over() { self.spill() } else { Ok(()) }
@@ -75,11 +105,19 @@ impl SpillingChains {
     }
 }
 
+/// No chain without links is kept but to say this.
+fn stands_for_late(kept: &Chain) -> bool {
+    kept.links().is_empty()
+}
+
 /// Bits of an identity that [`Spilled::marks`] goes by: 2 MB, 32 MB in all shares, and at 50
 /// million identities four of five new ones are still told from the old.
 const MARK_BITS: usize = 24;
 /// Memory of a temporary database, in kB: 64 MB in all shares.
 const SPILLED_CACHE: u32 = 4 << 10;
+
+const SCHEMA: &str =
+    "CREATE TABLE chains (did BLOB PRIMARY KEY, links BLOB NOT NULL) WITHOUT ROWID";
 
 /// The first bits of an identity, which are as random as a hash.
 fn mark(did: &Did) -> usize {
@@ -89,14 +127,8 @@ fn mark(did: &Did) -> usize {
 }
 
 impl Spilled {
-    /// A database without a name: SQLite keeps it in a temporary file that is gone when it is
-    /// closed.
     fn open() -> Result<Spilled, SpillError> {
-        let connection = Connection::open("")?;
-        connection.execute_batch(&format!(
-            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -{SPILLED_CACHE};
-             CREATE TABLE chains (did BLOB PRIMARY KEY, links BLOB NOT NULL) WITHOUT ROWID;",
-        ))?;
+        let connection = temporary::open(SCHEMA, SPILLED_CACHE)?;
         Ok(Spilled { connection, marks: vec![0; 1 << (MARK_BITS - 6)] })
     }
 
@@ -105,13 +137,13 @@ impl Spilled {
         self.marks[mark >> 6] >> (mark & 63) & 1 == 1
     }
 
-    fn get(&self, did: &Did) -> Result<Chain, SpillError> {
+    fn get(&self, did: &Did) -> Result<Option<Chain>, SpillError> {
         let bytes: Option<Vec<u8>> = self
             .connection
             .prepare_cached("SELECT links FROM chains WHERE did = ?1")?
             .query_row([did.as_bytes()], |row| row.get(0))
             .optional()?;
-        Ok(bytes.map(|bytes| Chain::from_links(read_links(&bytes))).unwrap_or_default())
+        Ok(bytes.map(|bytes| Chain::from_links(read_links(&bytes))))
     }
 
     fn put(&mut self, did: &Did, chain: &Chain) -> Result<(), SpillError> {
@@ -217,15 +249,40 @@ mod tests {
         }
         assert!(chains.spilled.is_some() && !chains.recent.is_over());
         for n in [0, identities / 2, identities - 1] {
-            assert_eq!(chains.take(&did(n)).unwrap().links(), many);
+            assert_eq!(chains.take(&did(n)).unwrap(), Met::Chain(chain.clone()));
         }
-        assert!(chains.take(&did(identities)).unwrap().links().is_empty());
+        assert_eq!(chains.take(&did(identities)).unwrap(), Met::Chain(Chain::default()));
 
         // One operation whose keys, without a letter, take all the room.
         let keys = vec![Box::default(); MAX_BYTES / size_of::<Box<str>>()].into();
         let vast = Chain::from_links(vec![Link { rotation_keys: keys, ..link(1) }]);
         chains.put(did(identities), vast.clone()).unwrap();
         assert!(chains.recent.take(&did(identities)).is_none());
-        assert_eq!(chains.take(&did(identities)).unwrap(), vast);
+        assert_eq!(chains.take(&did(identities)).unwrap(), Met::Chain(vast));
+    }
+
+    #[test]
+    fn what_is_late_stays_late() {
+        let mut chains = SpillingChains::with_room_for(1 << 10);
+        let did = |n: u8| Did::from_bytes([n; 15]);
+        chains.put(did(1), Chain::from_links(vec![link(1)])).unwrap();
+        assert!(!chains.is_late(&did(1)).unwrap() && !chains.is_late(&did(2)).unwrap());
+        // Its chain may be in the temporary database already.
+        for n in 2..50 {
+            chains.put(did(n), Chain::from_links(vec![link(n)])).unwrap();
+        }
+        assert!(chains.recent.get(&did(1)).is_none());
+        for late in [1, 49, 60] {
+            chains.put_late(did(late)).unwrap();
+            assert!(chains.is_late(&did(late)).unwrap());
+        }
+        for n in 100..150 {
+            chains.put(did(n), Chain::from_links(vec![link(n)])).unwrap();
+        }
+        for late in [1, 49, 60] {
+            assert!(chains.recent.get(&did(late)).is_none() && chains.is_late(&did(late)).unwrap());
+            assert_eq!(chains.take(&did(late)).unwrap(), Met::Late);
+        }
+        assert!(!chains.is_late(&did(100)).unwrap() && !chains.is_late(&did(2)).unwrap());
     }
 }

@@ -68,6 +68,11 @@ pub fn judge(groups: &mut [(Did, Group)], verifier: &dyn Verifier) -> Vec<Judged
         .collect()
 }
 
+/// The verdicts on each of the groups that were [judged](judge), in the order of the groups.
+pub fn by_identity(judged: &[Judged]) -> impl Iterator<Item = &[Judged]> {
+    judged.chunk_by(|one, next| one.candidate.received.did == next.candidate.received.did)
+}
+
 impl Group {
     /// Whether everything that is new comes after all that was judged of the identity, and one later
     /// than the other: then what is in the chain stays as it is, whatever the verdicts.

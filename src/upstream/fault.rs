@@ -36,6 +36,9 @@ pub enum UpstreamFault {
     /// 200, but what came is a web page or something else: not one line is a JSON object.
     #[error("what the upstream sent is not an export; it begins {beginning:?}")]
     NotAnExport { beginning: String },
+    /// 200, but what came for an audit log is no JSON array.
+    #[error("what the upstream sent is not an audit log: {reason}")]
+    NotAnAuditLog { reason: String },
     /// A page of lines, none of which has a sequence number above the one asked for: asking again
     /// would bring the same page.
     #[error("the upstream's page after {after} does not lead any further")]
@@ -89,6 +92,7 @@ impl UpstreamFault {
             UpstreamFault::ServerError { .. } => "server-error",
             UpstreamFault::UnexpectedStatus { .. } => "unexpected-status",
             UpstreamFault::NotAnExport { .. } => "not-an-export",
+            UpstreamFault::NotAnAuditLog { .. } => "not-an-audit-log",
             UpstreamFault::NotAdvancing { .. } => "not-advancing",
             UpstreamFault::ImplausibleNumber { .. } => "implausible-number",
             UpstreamFault::NoStream { .. } => "no-stream",

@@ -31,7 +31,7 @@ pub use backoff::Backoff;
 pub use batch::{Batch, Origin};
 pub use budget::{ASIDE_SHARE, Priority, RequestBudget};
 pub use client::{Answer, ExportClient, UnusableUpstream};
-pub use dump::{Block, Dump, DumpError, DumpReader, MAX_ENTRY, Progress};
+pub use dump::{Block, Dump, DumpError, DumpReader, MAX_ENTRY, Original, Progress};
 pub use fault::UpstreamFault;
 pub use limits::Limits;
 pub use page::{MAX_JUMP, Page};

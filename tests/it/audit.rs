@@ -181,9 +181,7 @@ fn verify(log: &str) -> Vec<String> {
         .enumerate()
         .map(|(index, entry)| (index as u64 + 1, entry.get().to_owned().into()))
         .collect();
-    let mut judge = DumpJudge::new(&PlainVerifier);
-    let mut findings = judge.judge(&block).unwrap();
-    findings.extend(judge.finish().0);
+    let (findings, _) = DumpJudge::judge_all(&block, &PlainVerifier).unwrap();
     findings.into_iter().map(|finding| finding.kind).collect()
 }
 

@@ -107,7 +107,7 @@ fn standing(story: &Story, told: &[Told]) -> Vec<Told> {
 }
 
 /// A log of many identities.
-fn log(seed: u64) -> Vec<Generated> {
+pub fn log(seed: u64) -> Vec<Generated> {
     let mut random = ChaCha20Rng::seed_from_u64(seed);
     let mut story = Story::seeded(seed);
     for _ in 0..IDENTITIES {
@@ -120,10 +120,10 @@ fn log(seed: u64) -> Vec<Generated> {
 }
 
 /// What is held of an identity: each operation with its CID, time, number, signer and what nullified it.
-type Rows = Vec<(String, Timestamp, Option<i64>, u16, Option<Timestamp>)>;
+pub type Rows = Vec<(String, Timestamp, Option<i64>, u16, Option<Timestamp>)>;
 
 /// What the model makes of a log.
-fn modelled(log: &[Generated]) -> (BTreeMap<String, Rows>, BTreeSet<String>) {
+pub fn modelled(log: &[Generated]) -> (BTreeMap<String, Rows>, BTreeSet<String>) {
     let mut of_each: BTreeMap<&str, Vec<Generated>> = BTreeMap::new();
     for entry in log {
         of_each.entry(&entry.did).or_default().push(entry.clone());

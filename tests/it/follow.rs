@@ -135,8 +135,16 @@ impl Running {
         self.store
     }
 
+    /// Why following ends for good.
+    pub async fn fails(self) -> FollowError {
+        let error = self.follower.await.unwrap().unwrap_err();
+        self.shutdown.cancel();
+        self.server.await.unwrap();
+        error
+    }
+
     /// Status, media type and body of an answer.
-    async fn get(&self, path: &str) -> (u16, String, String) {
+    pub async fn get(&self, path: &str) -> (u16, String, String) {
         let answer = reqwest::get(format!("{}{path}", self.url())).await.unwrap();
         let media_type = answer.headers().get("content-type").map_or("", |t| t.to_str().unwrap());
         let media_type = media_type.split(';').next().unwrap().to_owned();
@@ -848,14 +856,12 @@ async fn another_upstream_must_tell_the_same_story() {
 
         let other = FakeUpstream::start(entries(&lives(29, 20))).await;
         let replica = Running::start(&place.url, &other.url()).await;
-        let error = replica.follower.await.unwrap().unwrap_err();
+        let error = replica.fails().await;
         assert!(
             matches!(&error, FollowError::OtherUpstream { ours, theirs, .. } if ours != theirs)
         );
         let sentence = error.to_string();
         assert!(sentence.contains(&other.url()) && sentence.contains(&behind.url()), "{sentence}");
-        replica.shutdown.cancel();
-        replica.server.await.unwrap();
     }
 }
 

@@ -1,4 +1,4 @@
-//! `serve` as a process of its own, whose log is kept.
+//! The program as a process of its own: a command that is run to its end, and `serve`, whose log is kept.
 
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
@@ -10,6 +10,26 @@ use tokio::time::sleep;
 
 /// Long enough for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What came of a command.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: Option<i32>,
+    pub out: String,
+    pub errors: String,
+}
+
+/// Runs a command to its end, with no settings but those that are given.
+pub fn run(arguments: &[&str]) -> Ran {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_plc-replica"));
+    for name in ["DATABASE_URL", "PLC_UPSTREAM", "PLC_CONFIG", "PLC_LISTEN", "PLC_LOG"] {
+        command.env_remove(name);
+    }
+    let output = tokio::task::block_in_place(|| command.args(arguments).output().unwrap());
+    let [out, errors] =
+        [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+    Ran { code: output.status.code(), out, errors }
+}
 
 /// A replica that runs until it is ended or dropped.
 pub struct Served {

@@ -1,6 +1,5 @@
 //! The entries of a file, in blocks.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::mem;
 use std::ops::Range;
@@ -11,6 +10,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use super::entries::{Entries, Layout, Stray};
 use super::error::DumpError;
 use super::input::{Input, Progress};
+use super::raw::{Original, Raw};
 
 /// Bytes of one entry; a longer one is cut here and what remains of it is skipped, so that it
 /// comes out as JSON that is not complete, and the entries after it as if nothing had been. Far
@@ -47,22 +47,23 @@ pub struct Dump {
 impl Dump {
     /// Opens a file, or standard input for `-`.
     pub fn open(path: &Path) -> Result<Dump, DumpError> {
-        if path == Path::new("-") {
-            return Dump::new("standard input".to_owned(), Box::new(io::stdin()), None);
-        }
-        let name = path.display().to_string();
-        let opened = File::open(path).and_then(|file| file.metadata().map(|about| (file, about)));
-        match opened {
-            Ok((file, about)) => {
-                let total = about.is_file().then_some(about.len());
-                Dump::new(name, Box::new(file), total)
-            }
-            Err(source) => Err(DumpError::Open { name, source }),
-        }
+        Dump::of(Raw::open(path)?)
     }
 
-    fn new(name: String, raw: Box<dyn Read + Send>, total: Option<u64>) -> Result<Dump, DumpError> {
-        let input = match Input::open(raw, total) {
+    /// The same of what may have to be read twice.
+    pub fn open_twice(path: &Path) -> Result<(Dump, Original), DumpError> {
+        let (raw, original) = Raw::open_twice(path)?;
+        Ok((Dump::of(raw)?, original))
+    }
+
+    /// Opens it for the second time, when it was read to its end; none where that cannot be: it came through a
+    /// pipe, and was too much to be kept.
+    pub fn open_again(original: Original) -> Result<Option<Dump>, DumpError> {
+        original.raw()?.map(Dump::of).transpose()
+    }
+
+    fn of(Raw { name, bytes, total }: Raw) -> Result<Dump, DumpError> {
+        let input = match Input::open(bytes, total) {
             Ok(input) => input,
             Err((read, source)) => return Err(DumpError::Read { name, read, source }),
         };
@@ -219,7 +220,8 @@ mod tests {
 
     fn dump(bytes: &[u8], crumbs: usize) -> Dump {
         let input = Crumbs(Cursor::new(bytes.to_vec()), crumbs);
-        Dump::new("a test".to_owned(), Box::new(input), None).unwrap()
+        let (name, bytes) = ("a test".to_owned(), Box::new(input));
+        Dump::of(Raw { name, bytes, total: None }).unwrap()
     }
 
     /// All entries, and the error at the end.

@@ -8,9 +8,11 @@ mod blocks;
 mod entries;
 mod error;
 mod input;
+mod raw;
 mod reader;
 
 pub use blocks::{Block, Dump, MAX_ENTRY};
 pub use error::DumpError;
 pub use input::Progress;
+pub use raw::Original;
 pub use reader::DumpReader;
