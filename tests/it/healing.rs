@@ -436,7 +436,7 @@ async fn an_honest_upstream(place: &Place, seconds: u64, second_reading: &str) {
         story.after(&update).at(&at(3)).signed_by(&recovery).handle("z.example").accepted();
         upstream.append_all(story.log()[known..].iter().map(LogEntry::from));
         // All that is told stays in memory: each identity is told once.
-        if story.log().len() % 40_000 == 0 {
+        if story.log().len().is_multiple_of(40_000) {
             upstream.close_streams(1012, "restart");
         }
     }
