@@ -5,9 +5,11 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use bytes::Bytes;
-use did_plc::entry::Undecodable;
+use did_plc::document::write_document;
+use did_plc::entry::{Logged, Received, Undecodable};
+use did_plc::json::read_operation;
 use did_plc::signature::{PlainVerifier, Verifier};
-use did_plc::{Did, Refusal, Verdict};
+use did_plc::{Cid, Did, History, Refusal, Verdict};
 use plc_curve::{FastVerifier, Tables};
 use plc_replica::judge::{self, Candidate, Group};
 
@@ -168,4 +170,87 @@ fn the_recorded_exports_are_judged_as_the_reference_does() {
             assert_eq!(nullified[index], expected["nullified"].as_bool().unwrap(), "{line}");
         }
     }
+}
+
+/// An operation as the first of an identity's log, stated to be of the identity that it would create.
+fn as_first(operation: &str, signed: &[u8]) -> Bytes {
+    let (did, cid) = (Did::of_genesis(signed), Cid::of(signed));
+    let time = "2023-06-01T00:00:00.000Z";
+    let entry =
+        format!(r#"{{"did":"{did}","cid":"{cid}","createdAt":"{time}","operation":{operation}}}"#);
+    entry.into()
+}
+
+/// What the directory removed in June 2023, each operation by itself. Those that verify so were removed since
+/// their identifiers had another length, which nothing in them says.
+#[test]
+fn operations_that_the_directory_removed() {
+    let Some(folder) = shared::folder("real") else { return };
+    let text = std::fs::read_to_string(folder.join("invalidated-op-log.txt")).unwrap();
+    let mut verdicts: BTreeMap<&str, usize> = BTreeMap::new();
+    for operation in text.lines().filter_map(|line| line.strip_prefix("- ")) {
+        let verdict = match read_operation(operation) {
+            // One has a field too many, and one has lost its end in the report.
+            Err(_) => "malformed",
+            Ok(signed) => judge_log(&[as_first(operation, &signed)]).0[0].unwrap_or("accepted"),
+        };
+        *verdicts.entry(verdict).or_default() += 1;
+    }
+    let expected =
+        [("accepted", 7), ("malformed", 2), ("signature-invalid", 6), ("unknown-did", 7)];
+    assert_eq!(verdicts, BTreeMap::from(expected));
+}
+
+/// A first operation with a P-256 key, and an endpoint on somebody's own machine.
+#[test]
+fn a_real_genesis_with_a_p256_key() {
+    let Some(folder) = shared::folder("real") else { return };
+    let operation = std::fs::read_to_string(folder.join("scitt_genesis_op.json")).unwrap();
+    let signed = read_operation(&operation).unwrap();
+    assert_eq!(judge_log(&[as_first(&operation, &signed)]).0, [None]);
+    let mut document = Vec::new();
+    write_document(&Did::of_genesis(&signed), &signed, &mut document).unwrap();
+    let document: serde_json::Value = serde_json::from_slice(&document).unwrap();
+    assert_eq!(document["@context"][2], "https://w3id.org/security/suites/ecdsa-2019/v1");
+    assert_eq!(document["service"][0]["type"], "SCITTSCRAPI");
+}
+
+/// A page that the directory served is what we write of what we read of it, byte for byte.
+#[test]
+fn a_real_page_is_written_as_it_was_read() {
+    let Some(folder) = shared::folder("real") else { return };
+    let page =
+        std::fs::read_to_string(folder.join("export_after0_count2_2026-09-25.jsonl")).unwrap();
+    let lines: Vec<Bytes> =
+        page.lines().map(|line| Bytes::copy_from_slice(line.as_bytes())).collect();
+    assert_eq!(judge_log(&lines).0, [None, None]);
+    for line in page.lines() {
+        let received = Received::decode(line.as_bytes()).unwrap();
+        let logged = Logged {
+            did: &received.did,
+            cid: &received.cid,
+            created_at: received.created_at,
+            sequence: received.sequence,
+            nullified: false,
+            signed: &received.signed,
+        };
+        let mut written = Vec::new();
+        logged.write_sequenced(&mut written).unwrap();
+        assert_eq!(String::from_utf8(written).unwrap(), line);
+    }
+}
+
+/// The document that the directory served is the one that the identity's log leads to, byte for byte.
+#[test]
+fn a_real_document_is_the_one_that_its_log_leads_to() {
+    let Some(folder) = shared::folder("real") else { return };
+    let name = "did_plc_ewvi7nxzyoun6zhxrhs64oiz";
+    let log = std::fs::read(folder.join(format!("audit/{name}.hyprstream.json"))).unwrap();
+    let did = "did:plc:ewvi7nxzyoun6zhxrhs64oiz".parse().unwrap();
+    let history = History::of_audit_log(did, &log, &PlainVerifier).unwrap();
+    let mut document = Vec::new();
+    write_document(&did, &history.head().unwrap().received.signed, &mut document).unwrap();
+    let served = folder.join(format!("{name}.doc_hyprstream_2026-07.json"));
+    let served = std::fs::read_to_string(served).unwrap();
+    assert_eq!(String::from_utf8(document).unwrap(), served.trim());
 }
