@@ -12,6 +12,7 @@ use super::reader::{Event, Gone};
 use crate::judge::{Course, Decoded};
 use crate::store::{Asked, Lease, NewRefusal, Store, StoredRefusal};
 use crate::upstream::{Backoff, ExportClient, Priority};
+use did_plc::refusal::UNKNOWN_TYPE;
 use did_plc::{Did, Refusal};
 
 /// Refusals that are asked about in one go.
@@ -154,7 +155,8 @@ impl Doubts {
                 let accepted = is_of_line(doubt)
                     && doubt.refusal.sequence.is_some_and(|number| held.contains_key(&number));
                 let pause = self.settings.pauses.get(doubt.asked.unsigned_abs() as usize);
-                let again = !accepted && (is_of_line(doubt) || lacks_prev(doubt));
+                let may_help = is_of_line(doubt) && !is_of_other_type(doubt) || lacks_prev(doubt);
+                let again = !accepted && may_help;
                 let ask_at = pause.filter(|_| again).map(|pause| now + *pause);
                 Asked { id: doubt.id, accepted, ask_at }
             })
@@ -183,6 +185,11 @@ impl Doubts {
 fn is_of_line(doubt: &StoredRefusal) -> bool {
     let refusal = &doubt.refusal;
     refusal.key == NewRefusal::key_of_line(&refusal.line)
+}
+
+/// Whether it is a whole line of a type that carries no operation, as the upstream may have from now on.
+fn is_of_other_type(doubt: &StoredRefusal) -> bool {
+    doubt.refusal.kind == UNKNOWN_TYPE
 }
 
 /// Whether all that is wrong is that something before it is not there.

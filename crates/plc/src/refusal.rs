@@ -4,6 +4,9 @@ use super::cid::Cid;
 use super::did::Did;
 use super::timestamp::Timestamp;
 
+/// The [kind](Refusal::kind) of [`Refusal::UnknownType`].
+pub const UNKNOWN_TYPE: &str = "unknown-type";
+
 /// Why a line of a log or its operation is not accepted. Each says what was expected;
 /// [`Refusal::kind`] is its name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -118,7 +121,7 @@ impl Refusal {
     pub fn kind(&self) -> &'static str {
         match self {
             Refusal::NotJson { .. } => "not-json",
-            Refusal::UnknownType { .. } => "unknown-type",
+            Refusal::UnknownType { .. } => UNKNOWN_TYPE,
             Refusal::MalformedDid => "malformed-did",
             Refusal::Malformed { .. } => "malformed",
             Refusal::CidMismatch { .. } => "cid-mismatch",
