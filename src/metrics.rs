@@ -37,8 +37,28 @@ pub const METRICS: &[(&str, MetricKind, &str)] = &[
         MetricKind::Counter,
         "Times that the upstream's stream was joined",
     ),
+    (
+        "plc_upstream_gaps_total",
+        MetricKind::Counter,
+        "Gaps between sequence numbers that the upstream was asked about",
+    ),
+    (
+        "plc_doubts_asked_total",
+        MetricKind::Counter,
+        "Kept refusals about which the upstream was asked again",
+    ),
+    (
+        "plc_doubts_healed_total",
+        MetricKind::Counter,
+        "Those of them that did not stand any more afterwards",
+    ),
     ("plc_received_cursor", MetricKind::Gauge, "Last sequence number that was received"),
     ("plc_cursor", MetricKind::Gauge, "Last sequence number that is committed"),
+    (
+        "plc_read_twice_cursor",
+        MetricKind::Gauge,
+        "Sequence number up to which the log was read a second time",
+    ),
     ("plc_lag_seconds", MetricKind::Gauge, "How old the store's picture of the upstream is"),
     (
         "plc_lag_operations",
@@ -132,6 +152,9 @@ pub fn install(builder: PrometheusBuilder) -> Result<PrometheusHandle, BuildErro
         "plc_operations_accepted_total",
         "plc_operations_known_total",
         "plc_signature_disagreements_total",
+        "plc_upstream_gaps_total",
+        "plc_doubts_asked_total",
+        "plc_doubts_healed_total",
     ] {
         counter!(unlabelled).absolute(0);
     }
@@ -147,9 +170,9 @@ pub fn cache(name: &'static str, hits: usize, misses: usize) {
 }
 
 /// The statuses that are counted by themselves; the others are counted as `other`.
-const STATUSES: [&str; 18] = [
+const STATUSES: [&str; 19] = [
     "200", "303", "304", "400", "404", "405", "406", "408", "410", "426", "429", "414", "500",
-    "501", "503", "504", "101", "204",
+    "501", "502", "503", "504", "101", "204",
 ];
 
 /// Requests of all routes, by the name of the route.

@@ -11,7 +11,7 @@ use anyhow::Context;
 use did_plc::history::{History, HistoryEntry, Judgement};
 use did_plc::{Did, Timestamp};
 
-use super::settings::without_password;
+use super::absence::absence;
 
 /// Tell what happened to an identity: what changed, who signed it, what was overruled by what.
 ///
@@ -37,20 +37,22 @@ pub struct Args {
 /// Runs the command.
 pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let verifier = args.signatures.verifier();
-    let (history, place) = match &args.from {
+    let (history, absence) = match &args.from {
         Some(place) => {
             let peer = Peer::new(place, 0, super::USER_AGENT).context("--from")?;
-            (peer.ask(args.did, &verifier).await?.history, peer.name())
+            let history = peer.ask(args.did, &verifier).await?.history;
+            (history, format!("{} is not in {}", args.did, peer.name()))
         }
         None => {
-            let stored = Store::open_existing(&args.database.url).await?.history(&args.did).await?;
+            let store = Store::open_existing(&args.database.url).await?;
+            let stored = store.history(&args.did).await?;
             let received = stored.iter().map(StoredOperation::as_received);
             let history = History::verified(args.did, received, &*verifier);
-            (history, without_password(&args.database.url))
+            (history, absence(&store, &args.did, &args.database.url).await?)
         }
     };
     if history.is_empty() {
-        eprintln!("{} is not in {place}", args.did);
+        eprintln!("{absence}");
         return Ok(ExitCode::from(1));
     }
     let mut out = io::stdout().lock();

@@ -33,7 +33,9 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
         .map_err(|error| anyhow::anyhow!("--upstream: {error}"))?;
     let store = Store::open_existing(&args.database.url).await?;
     let Some(before) = store.source().await? else {
-        bail!("nothing was followed into this database yet: `serve` can follow any upstream into it");
+        bail!(
+            "nothing was followed into this database yet: `serve` can follow any upstream into it"
+        );
     };
     renumber(&store, &client).await.map_err(|error| match error {
         RenumberError::Store(error @ StoreError::LostLease(_)) => failure::in_use(error),

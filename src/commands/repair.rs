@@ -117,7 +117,8 @@ async fn extent(args: &Args, cursor: i64) -> anyhow::Result<(Extent, Meter)> {
 fn print(repaired: &Repaired) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     for (did, count) in &repaired.missing {
-        let (operations, are) = if *count == 1 { ("operation", "is") } else { ("operations", "are") };
+        let (operations, are) =
+            if *count == 1 { ("operation", "is") } else { ("operations", "are") };
         writeln!(out, "{did}: {count} {operations} missing, which {are} here now")?;
     }
     for (did, reason) in &repaired.refused {

@@ -7,7 +7,7 @@ use crate::store::Store;
 use did_plc::operation::OperationKind;
 use did_plc::{Did, Operation, document};
 
-use super::settings::without_password;
+use super::absence::absence;
 
 /// Print the DID document of an identity, from the store alone.
 ///
@@ -28,7 +28,7 @@ pub struct Args {
 pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let store = Store::open_existing(&args.database.url).await?;
     let Some(head) = store.head(&args.did).await? else {
-        eprintln!("{} is not in {}", args.did, without_password(&args.database.url));
+        eprintln!("{}", absence(&store, &args.did, &args.database.url).await?);
         return Ok(ExitCode::from(1));
     };
     if Operation::read(&head.signed)?.kind() == OperationKind::Tombstone {

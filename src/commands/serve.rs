@@ -140,7 +140,11 @@ pub struct Args {
 fn positive(text: &str) -> Result<f64, String> {
     let number: f64 = text.parse().map_err(|_| "expected a number".to_owned())?;
     // A hundred years are more than any clock here can add up.
-    if (0.0..=36_500.0).contains(&number) { Ok(number) } else { Err("expected 0 to 36500".to_owned()) }
+    if (0.0..=36_500.0).contains(&number) {
+        Ok(number)
+    } else {
+        Err("expected 0 to 36500".to_owned())
+    }
 }
 
 /// An address to listen on. A name is none: it may stand for several, or for another one tomorrow.

@@ -29,8 +29,8 @@ pub struct DoubtSettings {
 
 impl Default for DoubtSettings {
     fn default() -> DoubtSettings {
-        let pauses = [60, 600, 3_600, 6 * 3_600, 24 * 3_600].map(Duration::from_secs).to_vec();
-        DoubtSettings { look: Duration::from_secs(5), pauses }
+        let pauses = [10, 60, 600, 3_600, 6 * 3_600, 24 * 3_600].map(Duration::from_secs);
+        DoubtSettings { look: Duration::from_secs(5), pauses: pauses.to_vec() }
     }
 }
 
@@ -94,8 +94,7 @@ impl Doubts {
     /// Reads again where the refused lines stood: many of one page with one request.
     async fn ask_by_number(&self, due: &[StoredRefusal]) -> Result<(), AgainError> {
         let page = self.client.limits().page as i64;
-        let mut numbers: Vec<i64> =
-            due.iter().filter_map(|doubt| doubt.refusal.sequence).collect();
+        let mut numbers: Vec<i64> = due.iter().filter_map(|doubt| doubt.refusal.sequence).collect();
         numbers.sort_unstable();
         numbers.dedup();
         let mut rest = &numbers[..];

@@ -27,6 +27,7 @@ mod follower;
 mod import;
 mod intake;
 mod lease;
+mod notices;
 mod pauses;
 mod published;
 mod reader;

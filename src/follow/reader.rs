@@ -74,6 +74,8 @@ pub struct Reader {
     unknown: u32,
     /// How many gaps in a row had nothing in them when they were asked for.
     gaps_without_lines: u32,
+    /// The cursor that was too old for the stream when it was opened last.
+    outdated_at: Option<i64>,
 }
 
 impl Reader {
@@ -101,6 +103,7 @@ impl Reader {
             streamless_until: None,
             unknown: 0,
             gaps_without_lines: 0,
+            outdated_at: None,
         }
     }
 
@@ -211,7 +214,10 @@ impl Reader {
         let cursor = lines.decoded.cursor_after(self.cursor);
         if cursor.saturating_sub(self.cursor) > MAX_JUMP {
             // Pages say whether it is to be believed.
-            return Ok(Some(UpstreamFault::ImplausibleNumber { after: self.cursor, stated: cursor }));
+            return Ok(Some(UpstreamFault::ImplausibleNumber {
+                after: self.cursor,
+                stated: cursor,
+            }));
         }
         if let Some((after, before)) = lines.decoded.gap_after(self.cursor)
             && let Err(fault) = self.read_gap(after, before).await?
@@ -324,7 +330,11 @@ impl Reader {
             }
         }
         let pause = match fault {
-            UpstreamFault::OutdatedCursor => Duration::ZERO,
+            // Pages lead on from there; where they have not, the next stream will end likewise.
+            UpstreamFault::OutdatedCursor if self.outdated_at != Some(self.cursor) => {
+                self.outdated_at = Some(self.cursor);
+                Duration::ZERO
+            }
             UpstreamFault::NoStream { .. } => {
                 self.streamless_until = Some(Instant::now() + ASK_FOR_STREAM);
                 self.send(Event::Mode(Mode::Live)).await?;

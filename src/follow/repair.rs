@@ -77,9 +77,8 @@ impl Repaired {
             }
         }
         let refused = commit.refusals.iter();
-        self.refused.extend(
-            refused.map(|new| (new.did.clone(), format!("{}: {}", new.kind, new.detail))),
-        );
+        self.refused
+            .extend(refused.map(|new| (new.did.clone(), format!("{}: {}", new.kind, new.detail))));
         let differences = commit.divergences.iter();
         self.differences.extend(differences.map(|new| (new.did.clone(), new.kind.clone())));
     }

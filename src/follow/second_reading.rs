@@ -186,12 +186,7 @@ impl SecondReading {
 
     /// Reads one page after this number, of which what is above `through` is left out. Everything up to the
     /// number that is returned was read.
-    async fn read_page(
-        &self,
-        after: i64,
-        through: i64,
-        course: Course,
-    ) -> Result<i64, AgainError> {
+    async fn read_page(&self, after: i64, through: i64, course: Course) -> Result<i64, AgainError> {
         let count = self.client.limits().page;
         let lines = self.client.lines(after, count, Priority::Aside).await?;
         let is_full = lines.len() >= count;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use metrics::{counter, gauge, histogram};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::notices::Notices;
 use super::published::Published;
 use crate::judge::Prepared;
 use crate::live::{Feed, Status};
@@ -60,6 +61,7 @@ impl Writer {
     /// That of the first commit that failed.
     pub async fn run(self, mut work: mpsc::Receiver<Work>) -> Result<(), StoreError> {
         let mut totals = Totals { since: Instant::now(), operations: 0 };
+        let mut notices = Notices::default();
         let mut live = false;
         let mut waiting = None;
         loop {
@@ -79,7 +81,7 @@ impl Writer {
                         waiting = join_waiting(&mut prepared, &mut work);
                     }
                     totals.operations += prepared.accepted();
-                    self.commit(*prepared).await?;
+                    self.commit(*prepared, &mut notices).await?;
                     if let Some(committed) = committed {
                         // Whoever does not wait any more need not be told.
                         committed.send(()).ok();
@@ -93,7 +95,7 @@ impl Writer {
     /// One transaction, and then what others are told of it. A crash before the transaction ends leaves what
     /// was there before it. After it, nobody may have been told: a process that starts takes its position from
     /// the store, and stream clients come back for what they lack.
-    async fn commit(&self, prepared: Prepared) -> Result<(), StoreError> {
+    async fn commit(&self, prepared: Prepared, notices: &mut Notices) -> Result<(), StoreError> {
         let accepted = prepared.accepted();
         let Prepared { batch, commit, late, known } = prepared;
         let begun = Instant::now();
@@ -121,6 +123,7 @@ impl Writer {
         drop(committing);
         self.published.commit_published(commit.cursor_after);
         count(&commit, accepted, known);
+        notices.say(&commit, Instant::now());
         Ok(())
     }
 }
@@ -142,7 +145,7 @@ fn join_waiting(prepared: &mut Prepared, work: &mut mpsc::Receiver<Work>) -> Opt
     None
 }
 
-/// What happened, in numbers; what was refused or differs, in a line each.
+/// What happened, in numbers.
 fn count(commit: &Commit, accepted: usize, known: usize) {
     counter!("plc_operations_accepted_total").increment(accepted as u64);
     counter!("plc_operations_known_total").increment(known as u64);
@@ -150,25 +153,9 @@ fn count(commit: &Commit, accepted: usize, known: usize) {
     histogram!("plc_ingest_batch_operations").record(accepted as f64);
     for refusal in &commit.refusals {
         counter!("plc_operations_refused_total", "kind" => refusal.kind.clone()).increment(1);
-        let cid = refusal.cid.map(|cid| cid.to_string());
-        tracing::warn!(
-            did = refusal.did,
-            sequence = refusal.sequence,
-            cid,
-            "refused: {}: {}",
-            refusal.kind,
-            refusal.detail
-        );
     }
     for divergence in &commit.divergences {
         counter!("plc_divergences_total", "kind" => divergence.kind.clone()).increment(1);
-        tracing::warn!(
-            did = divergence.did,
-            subject = divergence.subject,
-            source = divergence.source,
-            "divergence: {}",
-            divergence.kind
-        );
     }
 }
 

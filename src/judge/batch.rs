@@ -16,7 +16,7 @@ use crate::blocking;
 use crate::metrics;
 use crate::store::{Commit, Store, StoreError, StoredOperation, audit_log};
 use did_plc::signature::Verifier;
-use did_plc::{Did, Timestamp, Verdict};
+use did_plc::{Did, Timestamp};
 
 /// Memory of the chains that are kept: some 100,000 operations; most updates follow soon upon what they
 /// update.
@@ -34,6 +34,9 @@ const UNDER_WAY: Duration = Duration::from_secs(10 * 60);
 /// How far `createdAt` may go back from one operation to the next: transactions of the directory
 /// do not end in the order in which they began.
 const OUT_OF_ORDER: Duration = Duration::from_secs(60);
+
+/// The operations of several identities.
+type Groups = Vec<(Did, Group)>;
 
 /// Judges batches one after the other, each on top of those before it, committed or not.
 pub struct BatchJudge {
@@ -168,7 +171,7 @@ impl BatchJudge {
         groups: Vec<(Did, Group)>,
         holders: &AHashMap<i64, Holder>,
         course: Course,
-    ) -> (Vec<(Did, Group)>, Vec<(Did, Group)>) {
+    ) -> (Groups, Groups) {
         let losing: AHashSet<Did> = holders.values().map(|(did, _)| *did).collect();
         let (ordered, mut late): (Vec<_>, Vec<_>) = groups.into_iter().partition(|(did, group)| {
             group.is_in_order()
@@ -298,7 +301,8 @@ impl BatchJudge {
     ) -> Result<Option<AHashMap<i64, Holder>>, StoreError> {
         let stated = || candidates.iter().filter_map(|candidate| candidate.received.sequence);
         let first_new = self.highest_sequence.saturating_add(1);
-        if stated().next().is_none_or(|first| first >= first_new) && stated().is_sorted_by(|a, b| a < b)
+        if stated().next().is_none_or(|first| first >= first_new)
+            && stated().is_sorted_by(|a, b| a < b)
         {
             return Ok(None);
         }
@@ -333,7 +337,9 @@ impl BatchJudge {
     ) -> Result<(), StoreError> {
         let mut freed: Vec<(i64, i64, Holder)> = wholes
             .iter()
-            .flat_map(|whole| whole.freed.iter().map(|&(id, number, cid)| (id, number, (whole.did, cid))))
+            .flat_map(|whole| {
+                whole.freed.iter().map(|&(id, number, cid)| (id, number, (whole.did, cid)))
+            })
             .collect();
         if freed.is_empty() {
             return Ok(());
@@ -387,7 +393,8 @@ impl BatchJudge {
     }
 }
 
-/// The numbers that the batch states for what is accepted.
+/// The numbers that the batch states. What is refused has none here, and yet nobody else has the number that the
+/// upstream gives it.
 fn numbers(
     judged: &[Judged],
     wholes: &[Whole],
@@ -395,12 +402,13 @@ fn numbers(
     course: Course,
 ) -> Numbers {
     let mut numbers = Numbers::default();
-    let in_order = judged.iter().filter(|judged| !matches!(judged.verdict, Verdict::Refused(_)));
-    let accepted = wholes.iter().flat_map(|whole| &whole.accepted);
-    let restated = wholes.iter().flat_map(|whole| &whole.restated).map(|(candidate, _)| candidate);
-    let all = in_order.map(|judged| &judged.candidate).chain(accepted).chain(restated);
-    for Candidate { line, received } in all {
-        numbers.state(*line, received);
+    let in_order = judged.iter().map(|judged| &judged.candidate);
+    let of_wholes = wholes.iter().flat_map(|whole| &whole.candidates);
+    for Candidate { line, received } in in_order.chain(of_wholes) {
+        // A line that is not what it says may be damaged in its number as well.
+        if received.stated_cid.is_none() {
+            numbers.state(*line, received);
+        }
     }
     if !course.states_numbers() {
         numbers.leave_all(holders);

@@ -9,7 +9,7 @@ use did_plc::{Cid, Did};
 /// An operation, as numbers are given to it.
 pub type Holder = (Did, Cid);
 
-/// The numbers that the lines of a batch state for operations that are accepted.
+/// The numbers that the lines of a batch state for operations.
 #[derive(Debug, Default)]
 pub struct Numbers {
     /// The last line that states each number, and for which operation.
@@ -19,7 +19,7 @@ pub struct Numbers {
 }
 
 impl Numbers {
-    /// Takes in that a line states a number for an operation that is accepted.
+    /// Takes in that a line states a number for an operation.
     pub fn state(&mut self, line: usize, received: &Received) {
         let Some(number) = received.sequence else { return };
         let holder = (received.did, received.cid);

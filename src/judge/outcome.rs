@@ -7,10 +7,10 @@ use super::cut::Part;
 use super::numbers::Numbers;
 use super::verdict::{Candidate, Group, Judged};
 use super::whole::{Origin, Statement, Whole};
+use crate::store::codec::is_genesis;
 use crate::store::{
     Commit, DivergenceKind, NewDivergence, NewRefusal, RefusalKey, Rewritten, StoredOperation,
 };
-use crate::store::codec::is_genesis;
 use did_plc::chain::Restated;
 use did_plc::entry::{Received, Undecodable};
 use did_plc::{Cid, Did, Refusal, Timestamp, Verdict};
@@ -69,7 +69,8 @@ impl Prepared {
 
     /// Operations that are new in the store.
     pub fn accepted(&self) -> usize {
-        let more = |rewritten: &Rewritten| rewritten.operations.len().saturating_sub(rewritten.stored);
+        let more =
+            |rewritten: &Rewritten| rewritten.operations.len().saturating_sub(rewritten.stored);
         self.commit.operations.len() + self.commit.rewritten.iter().map(more).sum::<usize>()
     }
 }
@@ -186,17 +187,16 @@ impl Assembly {
                         link.map(|link| (received.did, link.created_at, received.created_at)),
                     );
                 }
-                let nullified_by =
-                    chain.and_then(|chain| chain.find(&received.cid)?.nullified_by);
+                let nullified_by = chain.and_then(|chain| chain.find(&received.cid)?.nullified_by);
                 self.accept(candidate, acceptance.signer, nullified_by, numbers);
             }
             Verdict::Known(restated) => {
                 let held = chain.and_then(|chain| chain.find(&received.cid));
                 let number = restated.numbered.filter(|_| has_number(numbers, received));
                 let numbered = held.zip(number);
-                self.commit.numbered.extend(
-                    numbered.map(|(held, number)| (received.did, held.created_at, number)),
-                );
+                self.commit
+                    .numbered
+                    .extend(numbered.map(|(held, number)| (received.did, held.created_at, number)));
                 self.note_known(&candidate, &restated);
             }
             Verdict::Refused(refusal) => self.refuse_line(&candidate, &refusal),

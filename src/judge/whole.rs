@@ -38,6 +38,8 @@ pub struct Whole {
     pub stored: Vec<StoredOperation>,
     /// The operations that are accepted, in the order in which they were judged.
     pub operations: Vec<StoredOperation>,
+    /// What has come, in the order of receipt.
+    pub candidates: Vec<Candidate>,
     /// What has come and is accepted now, and was not before.
     pub accepted: Vec<Candidate>,
     /// What has come and was known, with what is stated otherwise.
@@ -59,6 +61,7 @@ impl Whole {
             chain,
             stored: Vec::new(),
             operations,
+            candidates: Vec::new(),
             accepted: Vec::new(),
             restated: Vec::new(),
             refused: Vec::new(),
@@ -157,7 +160,7 @@ impl Known {
             None => self.judge_statements(verifier, received_at),
         };
         self.note_candidates(&mut whole);
-        Whole { stored: self.stored, ..whole }
+        Whole { stored: self.stored, candidates: self.candidates, ..whole }
     }
 
     fn judge_statements(&self, verifier: &dyn Verifier, received_at: Timestamp) -> Whole {
@@ -174,7 +177,9 @@ impl Known {
         let mut whole = Whole::of(self.did, chain, operations);
         for (statement, verdict) in judged {
             match verdict {
-                Verdict::Accepted(_) | Verdict::Known(_) => self.note_accepted(&statement, &mut whole),
+                Verdict::Accepted(_) | Verdict::Known(_) => {
+                    self.note_accepted(&statement, &mut whole)
+                }
                 Verdict::Refused(refusal) => self.note_refused(statement, refusal, &mut whole),
             }
         }
@@ -223,15 +228,26 @@ impl Known {
         }
     }
 
-    fn note_refused(&self, statement: Statement, refusal: Refusal, whole: &mut Whole) {
+    fn note_refused(&self, mut statement: Statement, refusal: Refusal, whole: &mut Whole) {
         let refusal = whole.chain.explain(&statement.received, refusal);
+        let number = self.number_stated(&statement.received.cid);
+        statement.received.sequence = number.or(statement.received.sequence);
         if let Origin::Refused(index) = statement.origin {
             let kept = &self.refused[index].refusal;
-            if kept.kind == refusal.kind() && kept.detail == refusal.to_string() {
+            let is_on_record = kept.kind == refusal.kind()
+                && kept.detail == refusal.to_string()
+                && kept.sequence == statement.received.sequence;
+            if is_on_record {
                 return;
             }
         }
         whole.refused.push((statement, refusal));
+    }
+
+    /// The number that was stated last for an operation by what has come.
+    fn number_stated(&self, cid: &Cid) -> Option<i64> {
+        let of_it = self.candidates.iter().rev().filter(|of| of.received.cid == *cid);
+        of_it.filter(|of| of.received.stated_cid.is_none()).find_map(|of| of.received.sequence)
     }
 
     /// The time that a stored operation had until now, where another is taken.

@@ -28,6 +28,11 @@ pub enum ServeError {
     /// An identity or a version is not here yet, and the log was never read to its end.
     #[error("{0} is not known yet: this replica is still reading the log for the first time")]
     NotKnownYet(String),
+    /// All that was received of an identity was refused.
+    #[error(
+        "operations of {0} were received here and none of them verifies: see /_audit/refused?did={0} on this server"
+    )]
+    OnlyRefused(Did),
     /// The operation that the client waited for has not come.
     #[error(
         "{did} has no operation {cid} here after {seconds} s; this replica has read its upstream up to sequence number {sequence}"
@@ -119,6 +124,15 @@ impl ServeError {
         })
     }
 
+    /// Of an identity that is not held, of which so many refusals stand.
+    pub fn absent(did: Did, refused: usize, caught_up: bool) -> ServeError {
+        match (refused, caught_up) {
+            (0, true) => ServeError::NotRegistered(did.to_string()),
+            (0, false) => ServeError::NotKnownYet(did.to_string()),
+            _ => ServeError::OnlyRefused(did),
+        }
+    }
+
     /// The status of the answer.
     pub fn status(&self) -> StatusCode {
         match self {
@@ -135,6 +149,7 @@ impl ServeError {
             ServeError::ReadOnly { .. } | ServeError::MethodNotAllowed(_) => {
                 StatusCode::METHOD_NOT_ALLOWED
             }
+            ServeError::OnlyRefused(_) => StatusCode::BAD_GATEWAY,
             ServeError::NotYet { .. } => StatusCode::GATEWAY_TIMEOUT,
             ServeError::UpgradeRequired => StatusCode::UPGRADE_REQUIRED,
             ServeError::TooManyRequests { .. }

@@ -25,6 +25,7 @@ struct Health {
     last_operation_at: Option<String>,
     upstream_age_seconds: Option<u64>,
     state: &'static str,
+    read_twice: i64,
 }
 
 #[derive(Serialize)]
@@ -55,6 +56,7 @@ pub async fn health(State(server): State<Arc<Server>>) -> Answer {
         last_operation_at: status.last_operation().map(|at| at.to_string()),
         upstream_age_seconds: status.upstream_age(now()).map(|age| age.as_secs()),
         state: status.mode().name(),
+        read_twice: status.read_twice(),
     };
     report(StatusCode::OK, &health)
 }

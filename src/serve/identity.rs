@@ -13,7 +13,8 @@ use super::answer::{self, Answer, Freshness};
 use super::conditional::{Representation, etag};
 use super::error::ServeError;
 use super::extract::RequestHead;
-use super::read_through::{self, Outcome, wants_upstream};
+use super::notes::Notes;
+use super::read_through::{self, wants_upstream};
 use super::state::{ServeState, Server};
 use super::{verdicts, wait};
 
@@ -39,27 +40,31 @@ pub enum View {
 }
 
 /// Answers for the identity that the path names, which may be any text. Every answer says how
-/// fresh it is.
+/// fresh it is, and what was refused of the identity after what it shows.
 pub async fn identity(server: &Server, did: &str, head: &RequestHead, view: View) -> Answer {
-    let mut read_through = None;
-    let (freshness, shown) = match did.parse::<Did>() {
-        Err(_) => (Freshness::now(&server.state.status), Err(ServeError::NotPlc(did.to_owned()))),
-        Ok(did) => {
-            let waited = wait::for_operation(server, head, did).await;
-            let freshness = Freshness::now(&server.state.status);
-            let shown = match waited {
-                Ok(()) => show(server, &head.headers, did, view, &mut read_through).await,
-                Err(error) => Err(error),
-            };
-            (freshness, shown)
-        }
+    let mut notes = Notes::new(Freshness::now(&server.state.status));
+    let shown = match did.parse::<Did>() {
+        Err(_) => Err(ServeError::NotPlc(did.to_owned())),
+        Ok(did) => wait_and_show(server, head, did, view, &mut notes).await,
     };
     let mut answer = shown.into_response();
-    freshness.state(answer.headers_mut());
-    if let Some(outcome) = read_through {
-        outcome.state(answer.headers_mut());
-    }
+    notes.state(answer.headers_mut());
     answer
+}
+
+async fn wait_and_show(
+    server: &Server,
+    head: &RequestHead,
+    did: Did,
+    view: View,
+    notes: &mut Notes,
+) -> Result<Answer, ServeError> {
+    let waited = wait::for_operation(server, head, did).await;
+    notes.freshness = Freshness::now(&server.state.status);
+    // Read before the answer: what is not held after that was refused then, and not unknown.
+    notes.refused = server.refused.standing(&server.state.store, &did).await?;
+    waited?;
+    show(server, &head.headers, did, view, notes).await
 }
 
 async fn show(
@@ -67,7 +72,7 @@ async fn show(
     request: &HeaderMap,
     did: Did,
     view: View,
-    read_through: &mut Option<Outcome>,
+    notes: &mut Notes,
 ) -> Result<Answer, ServeError> {
     // Read before the store: what is caught up to after that is no proof of absence.
     let caught_up = server.state.status.caught_up();
@@ -80,16 +85,13 @@ async fn show(
     }
     let ServeState { upstream, store, .. } = &server.state;
     let (outcome, history) = read_through::read(upstream.as_ref(), store, did).await;
-    *read_through = outcome;
+    notes.read_through = outcome;
     let shown = match history {
         Some(history) => show_operations(server, request, history, view).await?,
         // It may have come while the upstream was asked.
         None => show_local(server, request, did, view).await?,
     };
-    shown.ok_or_else(|| match caught_up {
-        true => ServeError::NotRegistered(did.to_string()),
-        false => ServeError::NotKnownYet(did.to_string()),
-    })
+    shown.ok_or_else(|| ServeError::absent(did, notes.refused, caught_up))
 }
 
 /// What the store has; none when it does not hold the identity.

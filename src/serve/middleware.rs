@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use axum::handler::Handler;
 use axum::extract::{MatchedPath, Request};
 use axum::response::{IntoResponse, Response};
 use futures::TryFutureExt;
@@ -15,11 +16,12 @@ use http::header::{
     ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ALLOW,
 };
 use http::{Method, StatusCode, Uri};
+use tower::layer::util::{Identity, Stack};
+use tower::util::MapResponseLayer;
 use tower::{Service, ServiceBuilder};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{self, CorsLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
-use tower_http::timeout::TimeoutLayer;
 use tower_http::trace::TraceLayer;
 use tracing::{Span, debug, debug_span, field};
 
@@ -35,13 +37,13 @@ use super::{compression, resolution};
 /// Seconds that a browser may keep the answer to `OPTIONS`; it never changes.
 const PREFLIGHT_AGE: Duration = Duration::from_secs(86_400);
 
-/// What the layer that times requests says of one that took too long. No handler answers with it.
-const TOO_LATE: StatusCode = StatusCode::REQUEST_TIMEOUT;
+/// What [`preflight`] puts around a handler.
+type PreflightLayer =
+    ServiceBuilder<Stack<CorsLayer, Stack<MapResponseLayer<fn(Response) -> Response>, Identity>>>;
 
 /// Puts the middleware around routes: a request goes through it from the first to the last, its
 /// answer from the last to the first.
 pub fn apply_middleware(routes: Router<Arc<Server>>, server: &Arc<Server>) -> Router<Arc<Server>> {
-    let time = server.state.settings.limits.request_time;
     let layers = ServiceBuilder::new()
         // First, so that everything that is logged of a request stands in its span, and the span
         // has the whole time.
@@ -67,25 +69,21 @@ pub fn apply_middleware(routes: Router<Arc<Server>>, server: &Arc<Server>) -> Ro
         // is stated, and what clients do not take of it can be counted.
         .and_then(compression::gather)
         .layer(compression::layer())
-        // Preflights end here, having been counted.
-        .map_response(complete_preflight)
-        .layer(
-            CorsLayer::new()
-                .allow_methods([Method::GET, Method::HEAD, Method::OPTIONS])
-                .allow_headers(cors::Any)
-                .max_age(PREFLIGHT_AGE)
-                .vary([]),
-        )
         // Around the work alone: the answer to a panic is treated like any other.
         .map_response(IntoResponse::into_response)
-        .layer(CatchPanicLayer::custom(panicked))
-        // Last, so that only the work is timed.
-        .map_response(move |answer: Response| match answer.status() {
-            TOO_LATE => ServeError::TookTooLong(time).into_response(),
-            _ => answer,
-        })
-        .layer(TimeoutLayer::with_status_code(TOO_LATE, time));
-    routes.method_not_allowed_fallback(method_not_allowed).layer(layers)
+        .layer(CatchPanicLayer::custom(panicked));
+    routes.method_not_allowed_fallback(method_not_allowed.layer(preflight())).layer(layers)
+}
+
+/// Answers preflights. `OPTIONS` is no method of any route: this stands around what answers those methods, so
+/// that no other request goes through it.
+pub fn preflight() -> PreflightLayer {
+    let cors = CorsLayer::new()
+        .allow_methods([Method::GET, Method::HEAD, Method::OPTIONS])
+        .allow_headers(cors::Any)
+        .max_age(PREFLIGHT_AGE)
+        .vary([]);
+    ServiceBuilder::new().map_response(complete_preflight as fn(Response) -> Response).layer(cors)
 }
 
 /// The span of a request. It costs nothing unless debugging is logged.
@@ -162,7 +160,7 @@ where
         let limits = &self.server.state.settings.limits;
         let answering = match over_limit(limits, allowance, request.uri()) {
             Some(refused) => Either::Left(ready(Ok(refused.into_response()))),
-            None => Either::Right(self.inner.call(request)),
+            None => Either::Right(within(limits.request_time, self.inner.call(request))),
         };
         Box::pin(answering.map_ok(move |mut answer| {
             if let Some(allowance) = allowance {
@@ -173,6 +171,16 @@ where
             answer
         }))
     }
+}
+
+/// The answer, or that it took too long. A timer is only set for what does not answer at once, as most lookups
+/// do: tower-http's layer sets one for each request.
+async fn within(
+    time: Duration,
+    answer: impl Future<Output = Result<Response, Infallible>>,
+) -> Result<Response, Infallible> {
+    let in_time = tokio::time::timeout(time, answer).await;
+    in_time.unwrap_or_else(|_| Ok(ServeError::TookTooLong(time).into_response()))
 }
 
 fn over_limit(limits: &Limits, allowance: Option<Allowance>, uri: &Uri) -> Option<ServeError> {

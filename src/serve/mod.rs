@@ -28,8 +28,10 @@ mod identity;
 pub mod limits;
 mod lookup;
 mod middleware;
+mod notes;
 mod query;
 mod read_through;
+mod refused;
 mod resolution;
 mod router;
 mod sampling;
@@ -61,7 +63,12 @@ pub async fn run(listener: TcpListener, state: ServeState, shutdown: Cancellatio
             Sampling { samples, store, status, shutdown }.run().await;
         }
     });
+    let refused = tokio::spawn({
+        let server = Arc::clone(&server);
+        async move { server.refused.keep_up(&server.state.store, &server.shutdown).await }
+    });
     let router = router::router(&server);
     connection::accept(listener, server, router).await;
     sampling.abort();
+    refused.abort();
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::handler::Handler;
 use axum::extract::State;
 use axum::middleware::from_fn;
 use axum::routing::{MethodRouter, get};
@@ -13,7 +14,7 @@ use super::answer;
 use super::error::ServeError;
 use super::extract::PathDid;
 use super::identity::{self, View};
-use super::middleware::apply_middleware;
+use super::middleware::{apply_middleware, preflight};
 use super::state::Server;
 use super::{evidence, explorer, export, health, lookup, resolution, stream};
 
@@ -22,7 +23,7 @@ type Routes = Router<Arc<Server>>;
 /// Everything that is served. Paths are compared as they are written; only a DID in them is
 /// decoded.
 pub fn router(server: &Arc<Server>) -> Router {
-    let routes = directory().merge(reports()).merge(pages()).fallback(no_such_path);
+    let routes = directory().merge(reports()).merge(pages()).fallback(no_such_path.layer(preflight()));
     // Outermost, so that a refusal by whatever is around the routes has the form as well.
     let resolution = apply_middleware(resolution(), server).layer(from_fn(resolution::in_form));
     apply_middleware(routes, server).merge(resolution).with_state(Arc::clone(server))

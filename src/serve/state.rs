@@ -13,6 +13,7 @@ use crate::store::Store;
 
 use super::limits::{Limiter, Limits, MAX_JUDGED, MAX_STREAM_CLIENTS, MAX_WAITING};
 use super::read_through::ReadThrough;
+use super::refused::RefusedIdentities;
 use super::sampling::Samples;
 
 /// What the server answers from. Clones share all of it.
@@ -59,6 +60,8 @@ pub struct Server {
     pub state: ServeState,
     /// Figures of the store and of the last hour.
     pub samples: Samples,
+    /// Of whom something was refused.
+    pub refused: RefusedIdentities,
     /// What clients have asked for.
     pub limiter: Limiter,
     /// One for each stream client that there may be.
@@ -80,6 +83,7 @@ impl Server {
             limiter: Limiter::new(&state.settings.limits),
             state,
             samples: Samples::default(),
+            refused: RefusedIdentities::new(),
             stream_places: Arc::new(Semaphore::new(MAX_STREAM_CLIENTS)),
             waiting_places: Semaphore::new(MAX_WAITING),
             judging_places: Arc::new(Semaphore::new(MAX_JUDGED)),

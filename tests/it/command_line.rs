@@ -253,3 +253,28 @@ async fn refused_lines_are_kept_within_the_stated_bounds() {
         assert_eq!(kept.last().unwrap().refusal.sequence, Some(newest), "{database}");
     }
 }
+
+/// Neither command says of an identity that it is not there when operations of it were refused.
+#[test]
+fn who_has_only_refused_operations_is_not_unknown() {
+    let mut story = Story::seeded(63);
+    let forged = story.create().forged_signature().refused("signature-invalid");
+    let unknown = "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa";
+    let folder = TempDir::new().unwrap();
+    let line = LogEntry::from(&story.log()[0]).sequenced();
+    std::fs::write(folder.path().join("dump.jsonl"), line).unwrap();
+    let imported = run(folder.path(), &["import", "dump.jsonl"]);
+    assert_eq!(imported.code, Some(0), "{imported:?}");
+    for command in ["resolve", "history"] {
+        let ran = run(folder.path(), &[command, &forged.did]);
+        let said = format!(
+            "operations of {did} were received and none of them verifies: \
+             see `plc-replica refused --did {did}`\n",
+            did = forged.did
+        );
+        assert_eq!((ran.code, ran.errors.as_str(), ran.out.as_str()), (Some(1), &*said, ""));
+        let ran = run(folder.path(), &[command, unknown]);
+        assert_eq!(ran.code, Some(1), "{ran:?}");
+        assert!(ran.errors.starts_with(&format!("{unknown} is not in sqlite://")), "{ran:?}");
+    }
+}

@@ -79,3 +79,46 @@ async fn a_request_is_logged_with_its_route_status_time_and_did() {
         assert!(span["microseconds"].is_u64(), "{line}");
     }
 }
+
+/// Forged operations by the hundred are a line, not hundreds; who debugs sees each.
+#[tokio::test]
+async fn what_is_refused_in_masses_is_logged_in_groups() {
+    const FORGED: usize = 300;
+    let mut story = Story::seeded(83);
+    for _ in 0..FORGED {
+        story.create().forged_signature().refused("signature-invalid");
+    }
+    story.create().padded_signature().refused("signature-encoding");
+    let upstream = FakeUpstream::start(story.log().iter().map(LogEntry::from)).await;
+    let folder = TempDir::new().unwrap();
+    let settings = [("PLC_LOG_FORMAT", "json"), ("PLC_LOG", "info,plc_replica::follow=debug")];
+    let replica = Served::start(folder.path(), &upstream.url(), &settings);
+    replica.reaches(story.log().len() as i64).await;
+    let log = replica.end();
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of_kind = |level: &str, kind: &str| -> Vec<Value> {
+        let is_it = |line: &&Value| {
+            let message = line["message"].as_str().unwrap();
+            line["level"] == level && message.starts_with(&format!("refused: {kind}"))
+        };
+        lines.iter().filter(is_it).cloned().collect()
+    };
+    // A page is one commit, and what is asked about again comes within seconds.
+    let [said] = &of_kind("WARN", "signature-invalid")[..] else { panic!("one line: {log}") };
+    assert_eq!(said["count"], FORGED);
+    assert_eq!(said["did"], *story.log()[0].did);
+    assert_eq!(said["sequence"], 1);
+    let message = said["message"].as_str().unwrap();
+    assert!(message.starts_with("refused: signature-invalid (300 of them): "), "{message}");
+    let [alone] = &of_kind("WARN", "signature-encoding")[..] else { panic!("one line: {log}") };
+    assert_eq!(alone["count"], 1);
+    assert_eq!(alone["did"], *story.log()[FORGED].did);
+    assert!(alone["message"].as_str().unwrap().starts_with("refused: signature-encoding: "));
+    let mut single: Vec<String> = of_kind("DEBUG", "signature-invalid")
+        .iter()
+        .map(|line| line["did"].as_str().unwrap().to_owned())
+        .collect();
+    single.sort_unstable();
+    single.dedup();
+    assert_eq!(single.len(), FORGED);
+}

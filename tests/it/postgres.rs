@@ -116,6 +116,34 @@ async fn another_process_reads_what_is_interned_meanwhile() {
     assert_eq!(writer.export_by_sequence(0, 2000).await.unwrap(), more);
 }
 
+/// Who meets such a number while somebody else is looking it up is not told that it is missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_readers_meet_what_is_interned_at_once() {
+    let Some(database) = Database::create().await else { return };
+    let log = operations(100);
+    let writer = Store::open(&database.url).await.unwrap();
+    let (lease, _) = writer.follow(UPSTREAM).await.unwrap();
+    writer.commit(&lease, &commit(0, &log)).await.unwrap();
+    for _ in 0..10 {
+        let reader = Store::open(&database.url).await.unwrap();
+        let reads: Vec<_> = (0..12)
+            .map(|number| {
+                let (reader, did) = (reader.clone(), log[100 + 2 * number].did);
+                tokio::spawn(async move {
+                    match number % 3 {
+                        0 => reader.history(&did).await.map(|read| read.len()),
+                        1 => reader.histories(&[did]).await.map(|read| read.len()),
+                        _ => reader.export_by_sequence(198, 2).await.map(|read| read.len()),
+                    }
+                })
+            })
+            .collect();
+        for read in reads {
+            assert_eq!(read.await.unwrap().unwrap(), 2);
+        }
+    }
+}
+
 /// While catching up COMMIT does not wait for the disk, unless it gives numbers to texts: this
 /// process refers to them from then on, whatever a crash of the server takes back.
 #[tokio::test(flavor = "multi_thread")]

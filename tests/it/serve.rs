@@ -428,7 +428,7 @@ async fn health_and_readiness() {
             200,
             &*format!(
                 "{{\"version\":\"{version}\",\"sequence\":0,\"lastOperationAt\":null,\
-                 \"upstreamAgeSeconds\":null,\"state\":\"idle\"}}"
+                 \"upstreamAgeSeconds\":null,\"state\":\"idle\",\"readTwice\":0}}"
             )
         )
     );
@@ -444,10 +444,16 @@ async fn health_and_readiness() {
         format!(
             "{{\"version\":\"{version}\",\"sequence\":7,\
              \"lastOperationAt\":\"2024-01-01T00:00:00.000Z\",\
-             \"upstreamAgeSeconds\":0,\"state\":\"live\"}}"
+             \"upstreamAgeSeconds\":0,\"state\":\"live\",\"readTwice\":0}}"
         )
     );
-    assert!(replica.get("/").await.text().contains("https://plc.example.com"));
+    let page = replica.get("/").await;
+    assert!(page.text().contains("https://plc.example.com"));
+    assert!(page.text().contains("<dt>Read twice</dt><dd>nothing yet</dd>"), "{}", page.text());
+    replica.state.status.set_read_twice(1_234);
+    assert!(replica.get("/_health").await.text().ends_with(",\"readTwice\":1234}"));
+    let page = replica.get("/").await;
+    assert!(page.text().contains("<dd>everything up to number 1,234</dd>"), "{}", page.text());
 }
 
 #[tokio::test]

@@ -39,7 +39,7 @@ fn judge_log_by(
         match result {
             Ok(received) => {
                 candidates.push(Candidate { line: index, received: received.clone() });
-            },
+            }
             Err(other) if other.refusal.is_of_line() => panic!("line {index}: {other:?}"),
             Err(Undecodable { refusal, .. }) => verdicts[index] = Some(refusal.kind()),
         }

@@ -217,27 +217,32 @@ fn prev_in_a_spelling_that_the_directory_does_not_know_names_nothing() {
     let history = History::of_lines(alice.did.parse().unwrap(), lines, &PlainVerifier);
     for entry in &history.entries[1..] {
         let refusal = entry.refusal().unwrap();
-        assert_eq!((refusal.kind(), refusal.awaits()), ("unknown-prev", None));
+        assert_eq!((refusal.kind(), refusal.lacking_prev()), ("unknown-prev", None));
         assert_eq!((entry.remark(), entry.prev), (None, None));
     }
 }
 
-/// What waits for an operation is told by it, however it spells its CID.
+/// What lacks an operation says which, however it spells its CID; and of one millisecond it comes after it.
 #[test]
-fn what_comes_before_its_prev_awaits_it() {
+fn what_lacks_its_prev_names_it() {
     let mut story = Story::seeded(35);
     let alice = story.create().accepted();
     let update = story.update(&alice).accepted();
-    let last = story.update(&alice).prev(&spellings(&update.cid)[0]).accepted();
+    let last = story.update(&alice).prev(&spellings(&update.cid)[0]);
+    let last = last.at(&update.created_at.to_string()).accepted();
     let mut log: Vec<Received> = story
         .accepted(&alice)
         .map(|entry| Received::decode(entry.audit_entry().as_bytes()).unwrap())
         .collect();
     log.swap(1, 2);
-    let history = History::verified(alice.did.parse().unwrap(), log, &PlainVerifier);
+    let did = alice.did.parse().unwrap();
+    let history = History::verified(did, log.clone(), &PlainVerifier);
+    assert_eq!(history.entries[2].received.cid, cid(&last));
+    assert_eq!((history.is_clean(), history.entries[2].prev), (true, Some(1)));
+    log.pop();
+    let history = History::verified(did, log, &PlainVerifier);
     assert_eq!(history.entries[1].received.cid, cid(&last));
-    assert_eq!(history.entries[1].refusal().unwrap().awaits(), Some(cid(&update)));
-    assert_eq!(history.entries[1].prev, Some(2));
+    assert_eq!(history.entries[1].refusal().unwrap().lacking_prev(), Some(cid(&update)));
 }
 
 #[test]

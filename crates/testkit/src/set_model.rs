@@ -40,7 +40,7 @@ pub fn outcomes(statements: &[Generated]) -> BTreeMap<String, Outcome> {
         statements.iter().map(|statement| (statement.cid.clone(), statement)).collect();
     let mut accepted: Vec<Accepted> = Vec::new();
     let mut outcomes = BTreeMap::new();
-    while let Some(next) = next(&left) {
+    while let Some(next) = next(&left, statements) {
         let Some(statement) = left.remove(&next) else { break };
         if let Some(new) = judge(statement, &mut accepted) {
             accepted.push(new);
@@ -54,9 +54,9 @@ pub fn outcomes(statements: &[Generated]) -> BTreeMap<String, Outcome> {
     outcomes
 }
 
-/// The one that is judged next: the earliest; of several the one whose `prev` is not among them; of several the
-/// one with the lowest digest.
-fn next(left: &BTreeMap<String, &Generated>) -> Option<String> {
+/// The one that is judged next: the earliest; of several one whose `prev` is not among them; of several the one
+/// whose `prev` is the earliest; of several the one with the lowest digest.
+fn next(left: &BTreeMap<String, &Generated>, all: &[Generated]) -> Option<String> {
     let time = |statement: &Generated| statement.created_at.parse::<Timestamp>().ok();
     let earliest = left.values().filter_map(|statement| time(statement)).min()?;
     let tied: Vec<&&Generated> =
@@ -66,7 +66,14 @@ fn next(left: &BTreeMap<String, &Generated>) -> Option<String> {
         tied.iter().any(|other| Some(&other.cid) == prev.as_ref())
     };
     let free = tied.iter().filter(|statement| !waits(statement));
-    free.min_by_key(|statement| Sha256::digest(&statement.signed)).map(|one| one.cid.clone())
+    let time_of_prev = |statement: &Generated| {
+        let prev = field(&parsed(statement), "prev");
+        let known = all.iter().find(|other| Some(&other.cid) == prev.as_ref());
+        // Where none is known it comes last.
+        known.and_then(time).map_or(i64::MAX, Timestamp::millis)
+    };
+    free.min_by_key(|statement| (time_of_prev(statement), Sha256::digest(&statement.signed)))
+        .map(|one| one.cid.clone())
 }
 
 fn judge(statement: &Generated, accepted: &mut [Accepted]) -> Option<Accepted> {
@@ -91,9 +98,8 @@ fn judge(statement: &Generated, accepted: &mut [Accepted]) -> Option<Accepted> {
     if accepted[at].nullified_by.is_some() || accepted[at].tombstone {
         return None;
     }
-    let overruled: Vec<usize> = (at + 1..accepted.len())
-        .filter(|&later| accepted[later].nullified_by.is_none())
-        .collect();
+    let overruled: Vec<usize> =
+        (at + 1..accepted.len()).filter(|&later| accepted[later].nullified_by.is_none()).collect();
     let mut allowed = accepted[at].keys.clone();
     if let Some(&first) = overruled.first() {
         allowed.truncate(accepted[first].signer);

@@ -24,6 +24,8 @@ pub struct Report {
     pub caught_up: bool,
     /// The last sequence number that is committed.
     pub sequence: i64,
+    /// The sequence number up to which everything was read twice.
+    pub read_twice: i64,
     /// How old the store's picture is.
     pub lag: Option<Duration>,
     /// How long ago the upstream said something.
@@ -49,6 +51,13 @@ pub fn home_page(report: &Report) -> String {
                 dd { (text(&report.upstream)) }
                 dt { "Cursor" }
                 dd { "sequence number " (number(report.sequence.unsigned_abs())) }
+                dt { "Read twice" }
+                dd {
+                    @match report.read_twice {
+                        0 => "nothing yet",
+                        read => { "everything up to number " (number(read.unsigned_abs())) }
+                    }
+                }
                 dt { "Behind by" }
                 dd {
                     @match report.lag {

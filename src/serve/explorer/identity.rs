@@ -28,6 +28,8 @@ pub struct IdentityRecords {
     pub operations: Vec<StoredOperation>,
     /// What was refused of it, accepted later or not.
     pub refusals: Vec<StoredRefusal>,
+    /// How many refusals stand of what was stated after its head.
+    pub refused_since: usize,
     /// Where somebody said otherwise.
     pub divergences: Vec<StoredDivergence>,
 }
@@ -79,7 +81,7 @@ pub fn identity_page(
     let changes: Vec<Vec<Change>> = (0..count).map(|index| history.changes(index)).collect();
     let context = Context { history: &history, changes: &changes, now, href: &href };
     let content = html! {
-        (present(handle.as_deref(), content.as_ref(), &history, now))
+        (present(handle.as_deref(), content.as_ref(), &history, held.refused_since, now))
         (records::refusals(&did, &held.refusals, now))
         (records::divergences(&did, &held.divergences, now))
         (tree(&history, &changes, href))
@@ -98,6 +100,7 @@ fn present(
     handle: Option<&str>,
     content: Option<&Operation<'_>>,
     history: &History,
+    refused_since: usize,
     now: Timestamp,
 ) -> Markup {
     let did = history.did;
@@ -116,8 +119,15 @@ fn present(
                 }
             }
             @match content {
-                Some(content) => (facts(content, history, now)),
-                None => p { "No operation of it was accepted." },
+                Some(content) => {
+                    (newer_refused(refused_since))
+                    (facts(content, history, now))
+                }
+                None => p.outcome.open {
+                    "Operations of it were received here, and none of them verifies: "
+                    a href=(format!("/_audit/refused?did={did}")) { "what was received, and why" }
+                    "."
+                },
             }
             nav.links aria-label="Raw data" {
                 @for (path, name) in [
@@ -127,6 +137,19 @@ fn present(
                     a href=(format!("/{did}{path}")) { (name) }
                 }
                 a href=(format!("/1.0/identifiers/{did}")) { "Resolution" }
+            }
+        }
+    }
+}
+
+/// What was refused after what is shown; nothing when that is nothing.
+fn newer_refused(count: usize) -> Markup {
+    html! {
+        @if count > 0 {
+            p.outcome.open {
+                strong { "Refused since: " (plural(count as u64, "operation")) }
+                ". What is shown is the last that verifies. "
+                a href="#refused" { "Why" }
             }
         }
     }

@@ -51,6 +51,7 @@ pub(super) async fn home(State(server): State<Arc<Server>>) -> Answer {
         caught_up: status.caught_up(),
         sequence: status.sequence(),
         lag: status.lag(now),
+        read_twice: status.read_twice(),
         upstream_age: status.upstream_age(now),
         last_operation: status.last_operation(),
         statistics: sample.statistics,
@@ -137,6 +138,7 @@ async fn show(server: &Server, did: &str, query: &str) -> Result<String, ServeEr
         did,
         operations: store.history(&did).await?,
         refusals: store.refusals(Some(&text), 0, records).await?,
+        refused_since: server.refused.standing(store, &did).await?,
         divergences: store.divergences(Some(&text), None, None, 0, records).await?,
     };
     if held.operations.is_empty() && held.refusals.is_empty() {

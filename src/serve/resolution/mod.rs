@@ -21,7 +21,8 @@ use self::version::Version;
 use super::answer::{Answer, Freshness};
 use super::error::ServeError;
 use super::extract::{RequestHead, decode};
-use super::read_through::{self, Outcome, wants_upstream};
+use super::notes::Notes;
+use super::read_through::{self, wants_upstream};
 use super::state::{ServeState, Server};
 use super::wait;
 
@@ -34,19 +35,10 @@ pub async fn resolve(State(server): State<Arc<Server>>, uri: Uri, head: RequestH
     let written = written.strip_prefix('/').unwrap_or_default();
     let written = written.strip_suffix('/').unwrap_or(written);
     let did = decode(written).unwrap_or(written.into());
-    let asked = read(&server, &head, &did).await;
-    let freshness = Freshness::now(&server.state.status);
-    let mut read_through = None;
-    let resolved = match asked {
-        Ok(asked) => find(&server, &head.headers, &asked, &mut read_through).await,
-        Err(failure) => Err(failure),
-    };
+    let mut notes = Notes::new(Freshness::now(&server.state.status));
+    let resolved = wait_and_find(&server, &head, &did, &mut notes).await;
     let mut answer = resolved.unwrap_or_else(|failure| failure.into_answer(&head.headers));
-    let headers = answer.headers_mut();
-    freshness.state(headers);
-    if let Some(outcome) = read_through {
-        outcome.state(headers);
-    }
+    notes.state(answer.headers_mut());
     answer
 }
 
@@ -60,18 +52,27 @@ pub async fn in_form(request: Request, next: Next) -> Answer {
     }
 }
 
-/// What is asked for, once the operation that it may have to wait for is here.
-async fn read(server: &Server, head: &RequestHead, did: &str) -> Result<Asked, Failure> {
+async fn wait_and_find(
+    server: &Server,
+    head: &RequestHead,
+    did: &str,
+    notes: &mut Notes,
+) -> Result<Answer, Failure> {
     let asked = Asked::read(head, did)?;
-    wait::for_operation(server, head, asked.did).await?;
-    Ok(asked)
+    let waited = wait::for_operation(server, head, asked.did).await;
+    notes.freshness = Freshness::now(&server.state.status);
+    // Read before the history: what is not held after that was refused then, and not unknown.
+    let standing = server.refused.standing(&server.state.store, &asked.did).await;
+    notes.refused = standing.map_err(ServeError::from)?;
+    waited?;
+    find(server, &head.headers, &asked, notes).await
 }
 
 async fn find(
     server: &Server,
     request: &HeaderMap,
     asked: &Asked,
-    outcome: &mut Option<Outcome>,
+    notes: &mut Notes,
 ) -> Result<Answer, Failure> {
     let ServeState { store, status, upstream, .. } = &server.state;
     // Read before the store: what is caught up to after that is no proof of absence.
@@ -83,13 +84,16 @@ async fn find(
     };
     if history.is_empty() {
         let (tried, theirs) = read_through::read(upstream.as_ref(), store, asked.did).await;
-        *outcome = tried;
+        notes.read_through = tried;
         complete |= theirs.is_some();
         history = match theirs {
             Some(theirs) => theirs,
             // It may have come while the upstream was asked.
             None => local().await?,
         };
+    }
+    if history.is_empty() && notes.refused > 0 {
+        return Err(Failure::Other(ServeError::OnlyRefused(asked.did)));
     }
     Ok(Version::choose(asked, &history, complete)?.into_answer(asked.media_type))
 }

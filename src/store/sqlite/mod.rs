@@ -11,6 +11,7 @@
 mod claims;
 mod commit;
 mod connection;
+mod entries;
 mod error;
 mod export;
 mod read;

@@ -123,6 +123,34 @@ impl Shared {
         })
     }
 
+    /// The same for a read that is short: it is made again if there was a change meanwhile, which saves the
+    /// statement that would take the transaction's view beforehand.
+    fn with_few_recent<T>(
+        &self,
+        find: impl Fn(&Recent) -> Vec<Entry>,
+        read: impl Fn(&Connection, &[Entry]) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let tried = self.readers.with(|connection| {
+            if !self.following.load(Ordering::Acquire) {
+                return Ok(None);
+            }
+            let version = self.recent.version();
+            let recent = find(&self.recent);
+            let transaction = Transaction::begin(connection)?;
+            let result = read(connection, &recent);
+            drop(transaction);
+            // Then nothing has changed since before the transaction took its view, at the first read.
+            match self.recent.version() == version {
+                true => result.map(Some),
+                false => Ok(None),
+            }
+        })?;
+        match tried {
+            Some(result) => Ok(result),
+            None => self.with_recent(find, |connection, recent| read(connection, &recent)),
+        }
+    }
+
     /// Calls `take` with each operation that is stored under the identity's prefix and is its own.
     fn each_of(
         &self,
@@ -313,21 +341,21 @@ impl Sqlite {
 
     /// See [`crate::store::Store::history`].
     pub async fn history(&self, did: &Did) -> Result<Vec<StoredOperation>, StoreError> {
-        self.shared.with_recent(
+        self.shared.with_few_recent(
             |recent| recent.find(&[Prefix::of(did)]),
-            |connection, recent| self.shared.operations_of(connection, did, &recent),
+            |connection, recent| self.shared.operations_of(connection, did, recent),
         )
     }
 
     /// See [`crate::store::Store::head`].
     pub async fn head(&self, did: &Did) -> Result<Option<StoredOperation>, StoreError> {
         let shared = &self.shared;
-        shared.with_recent(
+        shared.with_few_recent(
             |recent| recent.find(&[Prefix::of(did)]),
             |connection, recent| {
                 let mut head: Option<StoredOperation> = None;
                 let mut is_tied = false;
-                shared.each_of(connection, did, &recent, |row| {
+                shared.each_of(connection, did, recent, |row| {
                     if rows::is_nullified(row)? {
                         return Ok(());
                     }
@@ -344,7 +372,7 @@ impl Sqlite {
                 })?;
                 if is_tied {
                     // Which of them is the last, only the order of the whole history says.
-                    head = head_of(shared.operations_of(connection, did, &recent)?);
+                    head = head_of(shared.operations_of(connection, did, recent)?);
                 }
                 Ok(head)
             },

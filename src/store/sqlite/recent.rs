@@ -1,11 +1,11 @@
 //! The operations at the end of the log that the index of identities does not have yet.
 
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use rusqlite::{Connection, OptionalExtension};
 
+use super::entries::Entries;
 use super::error::damaged;
 use crate::store::StoreError;
 use did_plc::Did;
@@ -29,6 +29,11 @@ impl Prefix {
         bytes.copy_from_slice(&did.as_bytes()[..PREFIX_LENGTH]);
         // The lowest number for the lowest bytes, though numbers in SQLite have a sign.
         Prefix((u32::from_be_bytes(bytes) ^ SIGN) as i32)
+    }
+
+    /// Its first bits, as a number in the order of DIDs.
+    pub(super) fn first_bits(self, bits: u32) -> usize {
+        ((self.0 as u32 ^ SIGN) >> (u32::BITS - bits)) as usize
     }
 
     /// The one after this, if there is one.
@@ -119,14 +124,14 @@ pub(super) struct Recent {
 #[derive(Debug)]
 struct State {
     extent: Extent,
-    entries: BTreeSet<Entry>,
+    entries: Entries,
 }
 
 impl Default for Recent {
     fn default() -> Recent {
         Recent {
             version: AtomicU64::new(0),
-            state: RwLock::new(State { extent: Extent::NONE, entries: BTreeSet::new() }),
+            state: RwLock::new(State { extent: Extent::NONE, entries: Entries::default() }),
         }
     }
 }
@@ -162,10 +167,9 @@ impl Recent {
     /// The numbers of the operations of these identities, and of some others that share a prefix.
     pub(super) fn find(&self, prefixes: &[Prefix]) -> Vec<Entry> {
         let state = self.state();
-        // Without an upper bound, which would be searched for in the tree as well.
         let of = |&prefix| {
-            let from = state.entries.range((prefix, i64::MIN)..);
-            from.take_while(move |entry| entry.0 == prefix).copied()
+            let from = state.entries.from((prefix, i64::MIN));
+            from.take_while(move |entry| entry.0 == prefix)
         };
         prefixes.iter().flat_map(of).collect()
     }
@@ -175,7 +179,7 @@ impl Recent {
     pub(super) fn from(&self, first: Prefix, limit: usize) -> Vec<Entry> {
         let state = self.state();
         let mut found: Vec<Entry> = Vec::new();
-        for &entry in state.entries.range((first, i64::MIN)..) {
+        for entry in state.entries.from((first, i64::MIN)) {
             if found.len() >= limit && found.last().is_some_and(|last| last.0 != entry.0) {
                 break;
             }
@@ -190,7 +194,7 @@ impl Recent {
 
     /// All entries, for the index.
     pub(super) fn all(&self) -> Vec<Entry> {
-        self.state().entries.iter().copied().collect()
+        self.state().entries.iter().collect()
     }
 
     pub(super) fn extent(&self) -> Extent {
@@ -201,7 +205,7 @@ impl Recent {
     pub(super) fn add(&self, entries: &[Entry]) {
         // In pieces, between which readers have their turn.
         for entries in entries.chunks(512) {
-            self.change().state.entries.extend(entries);
+            self.change().state.entries.extend(entries.iter().copied());
         }
     }
 

@@ -1,6 +1,7 @@
 //! What only this backend has: an index that lags behind, and a file that can be harmed.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use tempfile::TempDir;
@@ -206,6 +207,61 @@ async fn numbers_move_on_both_sides_of_what_is_indexed() {
             assert_holds(store, &held).await;
         }
     }
+}
+
+/// The same while others read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_find_everything_while_numbers_move_and_are_indexed() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder).await;
+    let (lease, _) = store.follow(UPSTREAM).await.unwrap();
+    let mut held = log(6);
+    commit(&store, &lease, &held).await;
+    let dids: Vec<Did> = held[..6].iter().map(|of| of.did).collect();
+    let ended = Arc::new(AtomicBool::new(false));
+    let readers: Vec<_> = [store.clone(), store.clone(), open(&folder).await]
+        .map(|store| {
+            let (dids, ended) = (dids.clone(), Arc::clone(&ended));
+            tokio::spawn(async move {
+                let mut looked = 0;
+                while !ended.load(Ordering::Relaxed) {
+                    let mut numbers: Vec<_> = store.histories(&dids).await.unwrap();
+                    assert_eq!(numbers.len(), 18);
+                    numbers.sort_by_key(|of| of.sequence);
+                    assert!(numbers.is_sorted_by(|a, b| a.sequence < b.sequence), "half a commit");
+                    let did = dids[looked % 6];
+                    assert_eq!(store.history(&did).await.unwrap().len(), 3);
+                    assert_eq!(store.next_histories(None, 7).await.unwrap().len() % 3, 0);
+                    looked += 1;
+                    tokio::task::yield_now().await;
+                }
+            })
+        })
+        .into();
+    let mut random = ChaCha20Rng::seed_from_u64(1);
+    for round in 0..150 {
+        let before = held.clone();
+        // Each time some of the numbers are new ones at the end.
+        let mut numbers: Vec<i64> = held.iter().filter_map(|of| of.sequence).collect();
+        numbers.shuffle(&mut random);
+        numbers[0] = 100 + round;
+        for (operation, number) in held.iter_mut().zip(numbers) {
+            operation.sequence = Some(number);
+        }
+        let of = |did| held.iter().filter(move |of| of.did == did).cloned().collect::<Vec<_>>();
+        let rewritten = dids.iter().map(|&did| rewritten(&before, &of(did))).collect();
+        let cursor = store.source().await.unwrap().unwrap().cursor;
+        let commit = Commit { rewritten, ..commit_of(cursor, &[]) };
+        store.commit(&lease, &commit).await.unwrap();
+        if round % 7 == 0 {
+            index(&store, &lease).await;
+        }
+    }
+    ended.store(true, Ordering::Relaxed);
+    for reader in readers {
+        reader.await.unwrap();
+    }
+    assert_holds(&store, &held).await;
 }
 
 /// The highest number is indexed, goes away, and comes to somebody else after a restart.

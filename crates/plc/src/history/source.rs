@@ -39,7 +39,11 @@ impl History {
     ) -> History {
         let mut history = History { did, entries: Vec::new(), unreadable: Vec::new() };
         let mut log: Vec<(usize, Received)> = log.into_iter().enumerate().collect();
-        order::sort(&mut log, |(_, received)| received.created_at, |(_, received)| &received.signed);
+        order::sort(
+            &mut log,
+            |(_, received)| received.created_at,
+            |(_, received)| &received.signed,
+        );
         let mut chain = Chain::default();
         for (place, received) in log {
             let (judgement, nullifies) = match chain.take(&received, verifier) {

@@ -39,7 +39,7 @@ pub enum Fault {
     Silence,
     /// 200, and a web page.
     WebPage,
-    /// Other lines than those of the log.
+    /// Other lines than those of the log; of a stream other messages, of all that are to be sent at once.
     Edited(Edit),
     /// Of a stream: dropped after so many messages, without a close.
     DropAfter(usize),

@@ -534,6 +534,10 @@ async fn tell(shared: &Shared, mut socket: WebSocket, cursor: Option<i64>, fault
     let close = |code, reason: &'static str| {
         Message::Close(Some(CloseFrame { code, reason: reason.into() }))
     };
+    let edit = match &fault {
+        Some(Fault::Edited(edit)) => Some(Arc::clone(edit)),
+        _ => None,
+    };
     let mut left = match fault {
         Some(Fault::SilentStream) => return std::future::pending().await,
         Some(Fault::Close(code, reason)) => return close_socket(socket, close(code, reason)).await,
@@ -544,7 +548,7 @@ async fn tell(shared: &Shared, mut socket: WebSocket, cursor: Option<i64>, fault
     };
     loop {
         version.borrow_and_update();
-        let backlog: Vec<String> = {
+        let mut backlog: Vec<String> = {
             let story = shared.story();
             let from = story.log.partition_point(|(entry, _)| entry.seq <= cursor);
             story.log[from..]
@@ -557,6 +561,9 @@ async fn tell(shared: &Shared, mut socket: WebSocket, cursor: Option<i64>, fault
                 .collect()
         };
         let more = !backlog.is_empty();
+        if let Some(edit) = &edit {
+            edit(&mut backlog);
+        }
         for message in backlog {
             if left == 0 || socket.send(Message::text(message)).await.is_err() {
                 return;
