@@ -128,7 +128,8 @@ fn print(repaired: &Repaired) -> anyhow::Result<()> {
         writeln!(out, "{did}: recorded: {kind}")?;
     }
     for (did, here) in &repaired.unknown {
-        let here = if *here > 0 { format!(", and {here} operations are here") } else { String::new() };
+        let here =
+            if *here > 0 { format!(", and {here} operations are here") } else { String::new() };
         writeln!(out, "{did}: not known to the upstream{here}")?;
     }
     writeln!(

@@ -105,7 +105,9 @@ async fn reads_go_on_meanwhile() {
         replica.live_at(last).await;
         let paths: Vec<String> = log
             .iter()
-            .flat_map(|entry| ["", "/log/audit", "/log/last"].map(|path| format!("/{}{path}", entry.did)))
+            .flat_map(|entry| {
+                ["", "/log/audit", "/log/last"].map(|path| format!("/{}{path}", entry.did))
+            })
             .collect();
         let mut before = BTreeMap::new();
         for path in &paths {
