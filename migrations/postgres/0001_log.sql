@@ -78,6 +78,8 @@ CREATE TABLE sources (
     round          int8 NOT NULL DEFAULT 0,
     round_began_at int8,
     rounds         int8 NOT NULL DEFAULT 0,
+    -- The numbers in the log are an earlier upstream's, until the log has been read to its end.
+    renumbering    bool NOT NULL DEFAULT false,
     -- Bytes of `line` and `detail` in `refusals`, and how many rows of it were deleted for being too many.
     refused_bytes  int8 NOT NULL DEFAULT 0,
     forgotten      int8 NOT NULL DEFAULT 0,

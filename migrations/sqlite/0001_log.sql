@@ -64,6 +64,8 @@ CREATE TABLE sources (
     round          INTEGER NOT NULL DEFAULT 0,
     round_began_at INTEGER,
     rounds         INTEGER NOT NULL DEFAULT 0,
+    -- 1 while the numbers in the log are an earlier upstream's, until the log has been read to its end.
+    renumbering    INTEGER NOT NULL DEFAULT 0,
     -- Bytes of `line` and `detail` in `refusals`, and how many rows of it were deleted for being too many.
     refused_bytes  INTEGER NOT NULL DEFAULT 0,
     forgotten      INTEGER NOT NULL DEFAULT 0,

@@ -115,15 +115,14 @@ impl Share {
         for judged in judged {
             said.note(block[judged.candidate.line].0, judged);
         }
-        let is_full = !said.is_empty() && self.held + said.len() > MAX_SAID;
+        self.accepted += accepted as u64;
+        self.identities += u64::from(before == 0 && accepted > 0);
         if !said.is_empty() {
             self.held += said.len();
             self.said.insert(did, said);
-        }
-        self.accepted += accepted as u64;
-        self.identities += u64::from(before == 0 && accepted > 0);
-        if is_full {
-            return self.leave(did, chain.links().len(), 0);
+            if self.held > MAX_SAID {
+                return self.leave(did, chain.links().len(), 0);
+            }
         }
         self.chains.put(did, chain)
     }

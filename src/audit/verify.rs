@@ -296,7 +296,11 @@ mod tests {
         }
         assert_eq!(judge.late_identities(), 0);
         let mut findings = Vec::new();
-        let summary = judge.finish(|finding| Ok::<(), SpillError>(findings.push(finding))).unwrap();
+        let tell = |finding| {
+            findings.push(finding);
+            Ok::<(), SpillError>(())
+        };
+        let summary = judge.finish(tell).unwrap();
         let found: Vec<_> = findings.iter().map(|found| (found.line, &*found.kind)).collect();
         assert_eq!(found, [(3, "signature-encoding")]);
         let counts = (summary.operations, summary.identities, summary.accepted, summary.repeated);

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use crate::store::StoreError;
+
 /// An error with its causes, but for those that are quoted already, and for what a cause itself
 /// begins with.
 pub fn sentence(error: &anyhow::Error) -> String {
@@ -14,6 +16,11 @@ pub fn sentence(error: &anyhow::Error) -> String {
         }
     }
     said
+}
+
+/// What to do about a database that somebody else writes to.
+pub fn in_use(error: StoreError) -> anyhow::Error {
+    anyhow::anyhow!("{error}; stop `serve` while this runs")
 }
 
 /// What a shell says of a program that was ended by SIGPIPE.

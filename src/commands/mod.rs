@@ -29,7 +29,6 @@ use std::process::ExitCode;
 pub use self::arguments::{Database, KeptRefusals, Signatures, USER_AGENT};
 pub use self::failure::{UNREAD, is_unread, sentence};
 
-use crate::store::StoreError;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// An independent, verifying replica of the PLC directory.
@@ -140,11 +139,6 @@ fn with_command(mut arguments: Vec<OsString>) -> Vec<OsString> {
         arguments.insert(1, "serve".into());
     }
     arguments
-}
-
-/// What to do about a database that somebody else writes to.
-fn in_use(error: StoreError) -> anyhow::Error {
-    anyhow::anyhow!("{error}; stop `serve` while this runs")
 }
 
 /// Runs a subcommand on a runtime with all cores.

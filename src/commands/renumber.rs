@@ -9,6 +9,8 @@ use crate::follow::{RenumberError, renumber};
 use crate::store::{Store, StoreError};
 use crate::upstream::{ExportClient, Limits};
 
+use super::failure;
+
 /// Turn the database to an upstream that has the same operations under other sequence numbers.
 ///
 /// For a replica or a directory that was restored elsewhere, whose export counts otherwise. Nothing is
@@ -36,7 +38,7 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
         );
     };
     renumber(&store, &client).await.map_err(|error| match error {
-        RenumberError::Store(error @ StoreError::LostLease(_)) => super::in_use(error),
+        RenumberError::Store(error @ StoreError::LostLease(_)) => failure::in_use(error),
         error => error.into(),
     })?;
     writeln!(

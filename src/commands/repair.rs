@@ -12,6 +12,7 @@ use crate::follow::{Extent, Repair, RepairError, Repaired};
 use crate::store::{Store, StoreError};
 use crate::upstream::{Dump, ExportClient, Limits};
 
+use super::failure;
 use super::progress::Meter;
 
 /// Look for operations that are missing here, and take them in; says what was found.
@@ -81,7 +82,7 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     match repaired {
         // Nothing was done.
         Err(RepairError::Store(error @ StoreError::LostLease(_))) if found.lines == 0 => {
-            Err(super::in_use(error))
+            Err(failure::in_use(error))
         }
         Err(error) => {
             // What was found until then is in the database.
@@ -127,7 +128,8 @@ fn print(repaired: &Repaired) -> anyhow::Result<()> {
         writeln!(out, "{did}: recorded: {kind}")?;
     }
     for (did, here) in &repaired.unknown {
-        let here = if *here > 0 { format!(", and {here} operations are here") } else { String::new() };
+        let here =
+            if *here > 0 { format!(", and {here} operations are here") } else { String::new() };
         writeln!(out, "{did}: not known to the upstream{here}")?;
     }
     writeln!(

@@ -56,6 +56,7 @@ mod tests {
             epoch,
             caught_up_at: None,
             rereading: Rereading::default(),
+            renumbering: false,
         }
     }
 

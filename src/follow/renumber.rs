@@ -1,13 +1,10 @@
 //! Turning a store to an upstream that has the same operations under other sequence numbers: another replica,
 //! or a directory that was restored elsewhere.
 
-use std::time::SystemTime;
-
 use super::lease::while_renewing;
 use crate::judge::Decoded;
-use crate::store::{Commit, Lease, Rereading, Source, Store, StoreError};
+use crate::store::{Lease, Store, StoreError};
 use crate::upstream::{ExportClient, Priority, UpstreamFault};
-use did_plc::Timestamp;
 
 /// Lines of the other upstream that are looked for in the store.
 const COMPARED: usize = 100;
@@ -29,39 +26,24 @@ pub enum RenumberError {
 }
 
 /// Has the store read the log of this upstream from its beginning when it is followed the next time. What
-/// is known is recognised then, and gets the numbers that the upstream states for it. Nothing is deleted, and what
-/// is served stays as it is until then.
-///
-/// A crash in between leaves a store that reads the log of one of the two from the beginning, which does no
-/// harm.
+/// is known is recognised then, and gets the numbers that the upstream states for it, which are no differences to
+/// be recorded. Nothing is deleted, and what is served stays as it is until then.
 ///
 /// # Errors
 ///
 /// [`RenumberError`]; [`StoreError::LostLease`] while somebody follows.
 pub async fn renumber(store: &Store, client: &ExportClient) -> Result<(), RenumberError> {
-    let (lease, source) = store.follow(client.base()).await?;
-    let turned = while_renewing(store, &lease, turn(store, client, &lease, &source)).await;
+    let (lease, _) = store.follow(client.base()).await?;
+    let turned = while_renewing(store, &lease, turn(store, client, &lease)).await;
     // One that cannot be given back runs out by itself.
     store.release(lease).await.ok();
     turned
 }
 
-async fn turn(
-    store: &Store,
-    client: &ExportClient,
-    lease: &Lease,
-    source: &Source,
-) -> Result<(), RenumberError> {
+/// A crash in between leaves a store that follows the upstream of before.
+async fn turn(store: &Store, client: &ExportClient, lease: &Lease) -> Result<(), RenumberError> {
     compare(store, client).await?;
-    let commit = Commit {
-        cursor_before: source.cursor,
-        received_at_millis: Timestamp::from(SystemTime::now()).millis(),
-        ..Commit::default()
-    };
-    store.commit(lease, &commit).await?;
-    store.set_rereading(lease, Rereading::default()).await?;
-    store.set_upstream(lease, client.base()).await?;
-    Ok(())
+    Ok(store.begin_renumbering(lease, client.base()).await?)
 }
 
 /// Makes sure that the upstream's first operations are here, under whatever numbers.
@@ -71,10 +53,13 @@ async fn compare(store: &Store, client: &ExportClient) -> Result<(), RenumberErr
     let (mut known, mut compared) = (0, 0);
     for received in decoded.entries().iter().flatten() {
         compared += 1;
-        let history = store.history(&received.did).await?;
-        known += usize::from(history.iter().any(|held| held.cid() == received.cid));
+        let held = store.history(&received.did).await?;
+        let refused = store.standing_refusals(&[received.did]).await?;
+        let is_here = held.iter().any(|held| held.cid() == received.cid)
+            || refused.iter().any(|kept| kept.refusal.cid == Some(received.cid));
+        known += usize::from(is_here);
     }
-    // Some may be refused here, and some missing: the rest is the same.
+    // Some may be missing here: the rest is the same.
     if compared > 0 && known * 2 > compared {
         return Ok(());
     }

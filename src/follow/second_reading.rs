@@ -57,6 +57,8 @@ pub struct SecondReading {
     pub settings: RereadingSettings,
     /// How far it is.
     pub position: Rereading,
+    /// The numbers of stored operations are an earlier upstream's: pages cannot be compared with them yet.
+    pub renumbering: bool,
 }
 
 /// What is read next.
@@ -113,10 +115,14 @@ impl SecondReading {
     }
 
     async fn next(
-        &self,
+        &mut self,
         unheld_since: &mut Option<Instant>,
         next_of_round: Instant,
     ) -> Result<Next, AgainError> {
+        if self.renumbering {
+            self.renumbering = self.store.source().await?.is_some_and(|source| source.renumbering);
+            return Ok(Next::Pause(LOOK.min(self.settings.second_after / 10)));
+        }
         let page = self.client.limits().page;
         let held = self.store.export_by_sequence(self.position.second, page).await?;
         let due = again::now() - self.settings.second_after;

@@ -105,6 +105,7 @@ impl Session<'_> {
             status: Arc::clone(self.status),
             settings: self.rereading,
             position: source.rereading,
+            renumbering: source.renumbering,
         };
         let doubts = Doubts {
             store: self.store.clone(),

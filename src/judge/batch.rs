@@ -49,6 +49,8 @@ pub struct BatchJudge {
     highest_sequence: i64,
     /// The latest `createdAt` that was accepted so far.
     latest: Option<Timestamp>,
+    /// The numbers of stored operations are an earlier upstream's.
+    renumbering: bool,
     /// Number of the batch that was judged last.
     judged: u64,
     /// Number of the batch that was committed last.
@@ -105,6 +107,7 @@ impl BatchJudge {
     ) -> Result<BatchJudge, StoreError> {
         let refused = RefusedIdentities::read(&store).await?;
         let highest_sequence = store.last_sequence().await?.unwrap_or(0);
+        let renumbering = store.source().await?.is_some_and(|source| source.renumbering);
         Ok(BatchJudge {
             store,
             verifier,
@@ -113,6 +116,7 @@ impl BatchJudge {
             refused,
             highest_sequence,
             latest: None,
+            renumbering,
             judged: 0,
             committed,
         })
@@ -127,8 +131,10 @@ impl BatchJudge {
         let (received_at, course) = (part.received_at, part.course);
         let backdated_before =
             (course == Course::Stream).then(|| self.backdated_before(received_at));
+        let renumbering = self.renumbering;
+        self.renumbering &= !part.caught_up;
         let (mut assembly, candidates) =
-            Assembly::begin(part, self.upstream.clone(), backdated_before);
+            Assembly::begin(part, self.upstream.clone(), backdated_before, renumbering);
         let holders = self.holders_of_numbers(&candidates).await?;
         let numbers_ascend = holders.is_none();
         let holders = holders.unwrap_or_default();

@@ -82,6 +82,8 @@ pub(super) struct Assembly {
     received_at: Timestamp,
     /// Of what came live: no `createdAt` should be before this.
     backdated_before: Option<Timestamp>,
+    /// Other numbers than those that are stored are no difference.
+    renumbering: bool,
     commit: Commit,
     late: Vec<StoredOperation>,
     known: usize,
@@ -95,11 +97,13 @@ pub(super) struct Assembly {
 
 impl Assembly {
     /// Begins with the lines that cannot be judged, and returns the operations of the others. Operations that
-    /// came live should not be dated before `backdated_before`.
+    /// came live should not be dated before `backdated_before`; while `renumbering`, other numbers than those that
+    /// are stored are no difference.
     pub(super) fn begin(
         part: Part,
         upstream: String,
         backdated_before: Option<Timestamp>,
+        renumbering: bool,
     ) -> (Assembly, Vec<Candidate>) {
         let (lines, entries) = part.decoded.into_lines_and_entries();
         let commit = Commit {
@@ -116,6 +120,7 @@ impl Assembly {
             upstream,
             received_at: part.received_at,
             backdated_before,
+            renumbering,
             commit,
             late: Vec::new(),
             known: 0,
@@ -289,6 +294,9 @@ impl Assembly {
     /// Records that a line does not agree with what is held. Our side of a record is the identity's whole log,
     /// which is added at the end.
     fn diverge(&mut self, kind: DivergenceKind, of: &Received, line: Option<usize>) {
+        if self.renumbering && kind == DivergenceKind::RestatedSequence {
+            return;
+        }
         let line = line.and_then(|line| self.lines.get(line));
         self.commit.divergences.push(NewDivergence {
             source: self.upstream.clone(),

@@ -4,6 +4,7 @@
 use ahash::AHashSet;
 use rayon::prelude::*;
 
+use super::chains;
 use super::verdict::Candidate;
 use crate::store::{RefusalKey, StoredOperation, StoredRefusal};
 use did_plc::chain::Restated;
@@ -50,6 +51,24 @@ pub struct Whole {
     /// Operations among those with a number that was stated when they were refused: the record's number, the
     /// sequence number, and the CID.
     pub freed: Vec<(i64, i64, Cid)>,
+}
+
+impl Whole {
+    /// An identity with this chain and these operations.
+    fn of(did: Did, chain: Chain, operations: Vec<StoredOperation>) -> Whole {
+        Whole {
+            did,
+            chain,
+            stored: Vec::new(),
+            operations,
+            candidates: Vec::new(),
+            accepted: Vec::new(),
+            restated: Vec::new(),
+            refused: Vec::new(),
+            lifted: Vec::new(),
+            freed: Vec::new(),
+        }
+    }
 }
 
 /// That somebody has stated an operation of the identity.
@@ -121,7 +140,30 @@ impl Known {
         statements
     }
 
+    /// The chain as it is stored, where nothing has come that is not stored with its time, as when only numbers
+    /// change: no verdict can be another then.
+    fn unchanged(&self) -> Option<Chain> {
+        let held: AHashSet<Cid> = self.stored.iter().map(StoredOperation::cid).collect();
+        let is_held = |Candidate { received, .. }: &Candidate| {
+            held.contains(&received.cid) && self.other_time(received).is_none()
+        };
+        if !self.candidates.iter().all(is_held) {
+            return None;
+        }
+        let (_, chain) = chains::from_stored(&self.stored).ok()?.pop()?;
+        Some(chain)
+    }
+
     fn judge(self, verifier: &dyn Verifier, received_at: Timestamp) -> Whole {
+        let mut whole = match self.unchanged() {
+            Some(chain) => Whole::of(self.did, chain, self.stored.clone()),
+            None => self.judge_statements(verifier, received_at),
+        };
+        self.note_candidates(&mut whole);
+        Whole { stored: self.stored, candidates: self.candidates, ..whole }
+    }
+
+    fn judge_statements(&self, verifier: &dyn Verifier, received_at: Timestamp) -> Whole {
         let mut chain = Chain::default();
         let judged: Vec<(Statement, Verdict)> = self
             .statements()
@@ -131,18 +173,8 @@ impl Known {
                 (statement, verdict)
             })
             .collect();
-        let mut whole = Whole {
-            did: self.did,
-            operations: self.operations(&judged, &chain, received_at),
-            chain,
-            accepted: Vec::new(),
-            restated: Vec::new(),
-            refused: Vec::new(),
-            lifted: Vec::new(),
-            freed: Vec::new(),
-            candidates: Vec::new(),
-            stored: Vec::new(),
-        };
+        let operations = self.operations(&judged, &chain, received_at);
+        let mut whole = Whole::of(self.did, chain, operations);
         for (statement, verdict) in judged {
             match verdict {
                 Verdict::Accepted(_) | Verdict::Known(_) => {
@@ -151,8 +183,7 @@ impl Known {
                 Verdict::Refused(refusal) => self.note_refused(statement, refusal, &mut whole),
             }
         }
-        self.note_candidates(&mut whole);
-        Whole { stored: self.stored, candidates: self.candidates, ..whole }
+        whole
     }
 
     /// The rows of what is accepted, in the order of the chain.
@@ -256,5 +287,73 @@ impl Known {
                 (None, None) => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use did_plc::signature::{PlainVerifier, Signed, UnsupportedKey};
+    use plc_testkit::builder::Story;
+
+    /// For what must not be verified again.
+    struct NotAsked;
+
+    impl Verifier for NotAsked {
+        fn find_signer(&self, _: &[&str], _: &Signed) -> Result<Option<usize>, UnsupportedKey> {
+            panic!("asked about a signature")
+        }
+    }
+
+    fn known(story: &Story, stored: &[StoredOperation], more: i64, takes_times: bool) -> Known {
+        let candidate = |(line, entry): (usize, &plc_testkit::Generated)| {
+            let received = Received::decode(entry.sequenced_line().as_bytes()).unwrap();
+            let sequence = received.sequence.map(|number| number + more);
+            Candidate { line, received: Received { sequence, ..received } }
+        };
+        Known {
+            did: story.log()[0].did.parse().unwrap(),
+            stored: stored.to_vec(),
+            refused: Vec::new(),
+            candidates: story.log().iter().enumerate().map(candidate).collect(),
+            takes_times,
+        }
+    }
+
+    #[test]
+    fn other_numbers_are_no_reason_to_verify_anything_again() {
+        let mut story = Story::seeded(1);
+        let alice = story.create().accepted();
+        story.update(&alice).handle("stolen.example").accepted();
+        let recovery = story.recovery.clone();
+        story.after(&alice).signed_by(&recovery).accepted();
+        let at = Timestamp::from_millis(1_800_000_000_000);
+        let first = known(&story, &[], 0, false).judge(&PlainVerifier, at);
+        assert!(first.operations[1].nullified_by.is_some());
+        for takes_times in [false, true] {
+            let again = known(&story, &first.operations, 10, takes_times);
+            let expected = known(&story, &first.operations, 10, takes_times)
+                .judge_statements(&PlainVerifier, at);
+            let again = again.judge(&NotAsked, at);
+            assert_eq!(again.operations, first.operations);
+            assert_eq!(again.chain, expected.chain);
+            let restated: Vec<_> = again.restated.iter().map(|(_, it)| it.sequence).collect();
+            assert_eq!(restated, [Some(1), Some(2), Some(3)]);
+        }
+    }
+
+    #[test]
+    fn another_time_is() {
+        let mut story = Story::seeded(2);
+        let alice = story.create().accepted();
+        story.update(&alice).accepted();
+        let at = Timestamp::from_millis(1_800_000_000_000);
+        let first = known(&story, &[], 0, false).judge(&PlainVerifier, at);
+        let mut again = known(&story, &first.operations, 0, true);
+        // Before its `prev`.
+        again.candidates[1].received.created_at = Timestamp::from_millis(0);
+        let again = again.judge(&PlainVerifier, at);
+        assert_eq!(again.operations.len(), 1);
+        assert_eq!(again.refused[0].1.kind(), "timestamp-order");
     }
 }

@@ -92,6 +92,9 @@ pub struct Source {
     pub caught_up_at: Option<Timestamp>,
     /// How far what was read is read again.
     pub rereading: Rereading,
+    /// The numbers that operations have are an earlier upstream's, until the log of this one has been read to its
+    /// end.
+    pub renumbering: bool,
 }
 
 /// How far the log is read again, behind the follower.

@@ -253,6 +253,12 @@ impl Store {
         backend!(self, store => store.set_upstream(lease, upstream))
     }
 
+    /// Remembers another upstream, whose log is read from its beginning and whose numbers are taken over
+    /// ([`Source::renumbering`]).
+    pub async fn begin_renumbering(&self, lease: &Lease, upstream: &str) -> Result<(), StoreError> {
+        backend!(self, store => store.begin_renumbering(lease, upstream))
+    }
+
     /// Writes all of a commit in one transaction, or nothing. [`StoreError::LostLease`] unless the
     /// lease is still the newest and the stored cursor the one that the commit starts from.
     pub async fn commit(&self, lease: &Lease, commit: &Commit) -> Result<(), StoreError> {

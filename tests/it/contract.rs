@@ -77,6 +77,7 @@ contract! {
     a_commit_starts_from_the_stored_cursor,
     a_commit_that_fails_leaves_nothing,
     one_upstream_is_remembered,
+    renumbering_ends_at_the_present,
     numbers_come_later,
     late_arrivals_are_found,
     the_export_by_time_is_ordered_by_cid_within_a_millisecond,
@@ -382,6 +383,41 @@ async fn one_upstream_is_remembered(place: Place) {
     for live in [false, true] {
         store.set_durability(live).await.unwrap();
     }
+}
+
+async fn renumbering_ends_at_the_present(place: Place) {
+    let operations = identities(17, 4);
+    let (store, lease) = filled(&place, &operations).await;
+    let before = store.source().await.unwrap().unwrap();
+    assert!(before.cursor > 0 && !before.renumbering);
+    let rereading = Rereading { second: 2, round: 1, round_began_at: Some(RECEIVED), rounds: 3 };
+    store.set_rereading(&lease, rereading).await.unwrap();
+
+    store.begin_renumbering(&lease, "https://elsewhere.example").await.unwrap();
+    let source = place.open().await.source().await.unwrap().unwrap();
+    let begun = Source {
+        upstream: "https://elsewhere.example".to_owned(),
+        cursor: 0,
+        cursor_cid: None,
+        rereading: Rereading { rounds: 3, ..Rereading::default() },
+        renumbering: true,
+        ..before
+    };
+    assert_eq!(source, begun);
+    assert_holds(&store, &operations).await;
+    let mut commit = Commit { cursor_after: 1, ..Commit::default() };
+    store.commit(&lease, &commit).await.unwrap();
+    assert!(store.source().await.unwrap().unwrap().renumbering);
+    (commit.cursor_before, commit.cursor_after, commit.caught_up) = (1, 2, true);
+    store.commit(&lease, &commit).await.unwrap();
+    assert!(!store.source().await.unwrap().unwrap().renumbering);
+
+    store.release(lease.clone()).await.unwrap();
+    let other = place.open().await;
+    let (_, source) = follow(&other).await;
+    let lost = store.begin_renumbering(&lease, UPSTREAM).await;
+    assert!(matches!(lost, Err(StoreError::LostLease(_))), "{lost:?}");
+    assert_eq!(other.source().await.unwrap().unwrap(), source);
 }
 
 async fn numbers_come_later(place: Place) {

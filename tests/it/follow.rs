@@ -81,6 +81,16 @@ impl Running {
 
     /// Asks for so many lines a page.
     pub async fn start_paging_by(url: &str, upstream: &str, page: usize) -> Running {
+        Running::start_rereading(url, upstream, page, RereadingSettings::default()).await
+    }
+
+    /// The same, reading the log again as is set.
+    pub async fn start_rereading(
+        url: &str,
+        upstream: &str,
+        page: usize,
+        rereading: RereadingSettings,
+    ) -> Running {
         let limits = Limits { page, ..limits() };
         let client = ExportClient::new(upstream, 0, "test", limits).unwrap();
         let store = Store::open(url).await.unwrap();
@@ -105,7 +115,7 @@ impl Running {
             verifier: Arc::new(FastVerifier::new(Tables::On)),
             feed,
             status: Arc::clone(&status),
-            rereading: RereadingSettings::default(),
+            rereading,
             doubts: DoubtSettings::default(),
         };
         let follower = tokio::spawn(follower.run(shutdown.clone()));

@@ -26,8 +26,7 @@ pub fn run(arguments: &[&str]) -> Ran {
         command.env_remove(name);
     }
     let output = tokio::task::block_in_place(|| command.args(arguments).output().unwrap());
-    let [out, errors] =
-        [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+    let [out, errors] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
     Ran { code: output.status.code(), out, errors }
 }
 

@@ -1,16 +1,17 @@
 //! `plc-replica renumber`: a store is turned to an upstream that has the same operations under other numbers.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use did_plc::Timestamp;
-use plc_replica::follow::FollowError;
+use plc_replica::follow::{FollowError, RereadingSettings};
 use plc_replica::store::Store;
 use plc_testkit::fake_upstream::{FakeUpstream, LogEntry};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha20Rng;
 
-use crate::follow::{Place, Running, lives_with_attacks, places};
+use crate::follow::{Place, Running, eventually, lives_with_attacks, places};
 use crate::process::{Ran, run};
 
 /// The same operations under other numbers.
@@ -104,7 +105,9 @@ async fn reads_go_on_meanwhile() {
         replica.live_at(last).await;
         let paths: Vec<String> = log
             .iter()
-            .flat_map(|entry| ["", "/log/audit", "/log/last"].map(|path| format!("/{}{path}", entry.did)))
+            .flat_map(|entry| {
+                ["", "/log/audit", "/log/last"].map(|path| format!("/{}{path}", entry.did))
+            })
             .collect();
         let mut before = BTreeMap::new();
         for path in &paths {
@@ -167,5 +170,26 @@ async fn another_log_is_refused() {
         assert_eq!((source.upstream, source.cursor), (first.url(), log.last().unwrap().seq));
         replica.end().await;
         assert_eq!(held(&place).await, before);
+    }
+}
+
+/// What was read before is not compared with the other log before its numbers are taken over.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_second_reading_waits_for_the_numbers() {
+    let log = lives_with_attacks(86, 60);
+    let last = 1_000 + log.last().unwrap().seq;
+    for place in places().await {
+        let first = FakeUpstream::start(log.clone()).await;
+        follow(&place, &first).await;
+        let other = FakeUpstream::start(renumbered(&log, 1_001..)).await;
+        other.give_at_most(2);
+        assert_eq!(renumber(&place, &other.url()).code, Some(0));
+        let at_once = RereadingSettings { second_after: Duration::ZERO, round: None };
+        let replica = Running::start_rereading(&place.url, &other.url(), 2, at_once).await;
+        replica.live_at(last).await;
+        eventually("everything is read twice", || replica.status.read_twice() >= last).await;
+        let records = replica.store.divergences(None, None, None, 0, 100).await.unwrap();
+        assert_eq!(records, []);
+        replica.end().await;
     }
 }

@@ -173,7 +173,10 @@ async fn mistakes_are_told_and_change_nothing() {
         follow_without(&place, &upstream, &[&log[6]]).await;
         let other = FakeUpstream::start(log.clone()).await;
 
-        is_told(&repair(&place, &["did:plc:nonsense"]), &["did:plc:nonsense is no did:plc identifier"]);
+        is_told(
+            &repair(&place, &["did:plc:nonsense"]),
+            &["did:plc:nonsense is no did:plc identifier"],
+        );
         is_told(&repair(&place, &[]), &["--all", "--from"]);
         let missing = folder.path().join("missing.jsonl");
         is_told(&repair(&place, &["--from", missing.to_str().unwrap()]), &["missing.jsonl"]);

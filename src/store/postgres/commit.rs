@@ -133,6 +133,7 @@ async fn advance(
             cursor_cid = CASE WHEN cursor = $3 THEN cursor_cid ELSE $11 END,
             lease_until = clock_timestamp() + make_interval(secs => $4),
             caught_up_at = CASE WHEN $5 THEN coalesce(caught_up_at, $6) ELSE caught_up_at END,
+            renumbering = renumbering AND NOT $5,
             operations = operations + $7,
             identities = identities + $8,
             claimed = CASE WHEN $9 AND claimed >= coalesce((SELECT max(sequence) FROM operations), 0)

@@ -92,6 +92,22 @@ impl Postgres {
         }
     }
 
+    /// See [`crate::store::Store::begin_renumbering`].
+    pub async fn begin_renumbering(&self, lease: &Lease, upstream: &str) -> Result<(), StoreError> {
+        let _turn = self.writer.turn.lock().await;
+        let begin = sqlx::query!(
+            "UPDATE sources SET upstream = $2, renumbering = true, cursor = 0, cursor_cid = NULL,
+                second_reading = 0, round = 0, round_began_at = NULL
+             WHERE epoch = $1",
+            lease.epoch,
+            upstream
+        );
+        match self.writer.pool.lend().await?.execute(begin).await? {
+            0 => Err(over(lease)),
+            _ => Ok(()),
+        }
+    }
+
     /// See [`crate::store::Store::set_rereading`].
     pub async fn set_rereading(
         &self,

@@ -49,7 +49,7 @@ macro_rules! sources {
         sqlx::query_as!(
             SourceRow,
             $before + "upstream, cursor, epoch, caught_up_at, cursor_cid, second_reading, round,
-                round_began_at, rounds" + $after
+                round_began_at, rounds, renumbering" + $after
             $(, $argument)*
         )
     };
@@ -218,6 +218,7 @@ pub(super) struct SourceRow {
     pub(super) round: i64,
     pub(super) round_began_at: Option<i64>,
     pub(super) rounds: i64,
+    pub(super) renumbering: bool,
 }
 
 impl TryFrom<SourceRow> for Source {
@@ -236,6 +237,7 @@ impl TryFrom<SourceRow> for Source {
                 round_began_at: row.round_began_at.map(Timestamp::from_millis),
                 rounds: row.rounds,
             },
+            renumbering: row.renumbering,
         })
     }
 }

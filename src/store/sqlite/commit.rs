@@ -25,6 +25,7 @@ const ADVANCE: &str = "UPDATE sources SET
     cursor = ?1,
     cursor_cid = CASE WHEN cursor = ?1 THEN cursor_cid ELSE ?6 END,
     caught_up_at = CASE WHEN ?2 THEN coalesce(caught_up_at, ?3) ELSE caught_up_at END,
+    renumbering = renumbering AND NOT ?2,
     operations = operations + ?4,
     identities = identities + ?5,
     unnumbered = ?7";

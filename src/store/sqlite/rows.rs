@@ -35,7 +35,8 @@ macro_rules! divergence_columns {
 /// The columns of [`source`], in its order.
 macro_rules! source_columns {
     () => {
-        "upstream, cursor, epoch, caught_up_at, cursor_cid, second_reading, round, round_began_at, rounds"
+        "upstream, cursor, epoch, caught_up_at, cursor_cid, second_reading, round, round_began_at, rounds,
+         renumbering"
     };
 }
 
@@ -119,6 +120,7 @@ pub(super) fn source(row: &Row) -> rusqlite::Result<Source> {
             round_began_at: row.get::<_, Option<i64>>(7)?.map(Timestamp::from_millis),
             rounds: row.get(8)?,
         },
+        renumbering: row.get(9)?,
     })
 }
 

@@ -17,6 +17,10 @@ const RAISE_EPOCH: &str = "UPDATE sources SET epoch = epoch + 1";
 
 const SET_UPSTREAM: &str = "UPDATE sources SET upstream = ?1";
 
+const BEGIN_RENUMBERING: &str =
+    "UPDATE sources SET upstream = ?1, renumbering = 1, cursor = 0, cursor_cid = NULL,
+        second_reading = 0, round = 0, round_began_at = NULL";
+
 const SET_REREADING: &str = "UPDATE sources SET
     second_reading = ?1, round = ?2, round_began_at = ?3, rounds = ?4";
 
@@ -95,6 +99,18 @@ impl Sqlite {
             let mut writer = shared.writer();
             let (transaction, _) = writer.transaction(&lease)?;
             transaction.execute(SET_UPSTREAM, [upstream])?;
+            Ok(transaction.commit()?)
+        })
+        .await
+    }
+
+    /// See [`crate::store::Store::begin_renumbering`].
+    pub async fn begin_renumbering(&self, lease: &Lease, upstream: &str) -> Result<(), StoreError> {
+        let (lease, upstream) = (lease.clone(), upstream.to_owned());
+        self.write("turning to another upstream", move |shared| {
+            let mut writer = shared.writer();
+            let (transaction, _) = writer.transaction(&lease)?;
+            transaction.execute(BEGIN_RENUMBERING, [upstream])?;
             Ok(transaction.commit()?)
         })
         .await

@@ -50,16 +50,16 @@ impl Raw {
 
     /// The same of what may have to be read twice. Of what is no file a copy is kept.
     pub fn open_twice(path: &Path) -> Result<(Raw, Original), DumpError> {
-        if path != Path::new("-") {
-            let (name, file, total) = open_file(path)?;
-            if total.is_some() {
-                let again = file.try_clone().map_err(|source| opening(&name, source))?;
-                let original = Original { name: name.clone(), bytes: OriginalBytes::File(again) };
-                return Ok((Raw { name, bytes: Box::new(file), total }, original));
-            }
+        if path == Path::new("-") {
+            return Ok(Raw::open(path)?.with_copy());
+        }
+        let (name, file, total) = open_file(path)?;
+        if total.is_none() {
             return Ok(Raw { name, bytes: Box::new(file), total }.with_copy());
         }
-        Ok(Raw::open(path)?.with_copy())
+        let again = file.try_clone().map_err(|source| opening(&name, source))?;
+        let original = Original { name: name.clone(), bytes: OriginalBytes::File(again) };
+        Ok((Raw { name, bytes: Box::new(file), total }, original))
     }
 
     fn with_copy(self) -> (Raw, Original) {
