@@ -7,8 +7,8 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::handler::Handler;
 use axum::extract::{MatchedPath, Request};
+use axum::handler::Handler;
 use axum::response::{IntoResponse, Response};
 use futures::TryFutureExt;
 use futures::future::{BoxFuture, Either, ready};

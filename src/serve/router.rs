@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::handler::Handler;
 use axum::extract::State;
+use axum::handler::Handler;
 use axum::middleware::from_fn;
 use axum::routing::{MethodRouter, get};
 use http::{Method, Uri, header};
@@ -23,7 +23,8 @@ type Routes = Router<Arc<Server>>;
 /// Everything that is served. Paths are compared as they are written; only a DID in them is
 /// decoded.
 pub fn router(server: &Arc<Server>) -> Router {
-    let routes = directory().merge(reports()).merge(pages()).fallback(no_such_path.layer(preflight()));
+    let routes =
+        directory().merge(reports()).merge(pages()).fallback(no_such_path.layer(preflight()));
     // Outermost, so that a refusal by whatever is around the routes has the form as well.
     let resolution = apply_middleware(resolution(), server).layer(from_fn(resolution::in_form));
     apply_middleware(routes, server).merge(resolution).with_state(Arc::clone(server))

@@ -468,9 +468,8 @@ async fn an_honest_upstream_is_asked_for_no_more() {
     // Of the usual hour a sixth, so that an hour has a second reading.
     let second_reading = if seconds.is_some() { "10" } else { "0.05" };
     let places = places().await;
-    let all = places
-        .iter()
-        .map(|place| an_honest_upstream(place, seconds.unwrap_or(10), second_reading));
+    let all =
+        places.iter().map(|place| an_honest_upstream(place, seconds.unwrap_or(10), second_reading));
     futures::future::join_all(all).await;
 }
 
