@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::chains;
 use super::verdict::Candidate;
-use crate::store::{RefusalKey, StoredOperation, StoredRefusal};
+use crate::store::{NewRefusal, RefusalKey, StoredOperation, StoredRefusal};
 use did_plc::chain::Restated;
 use did_plc::entry::Received;
 use did_plc::signature::Verifier;
@@ -232,14 +232,17 @@ impl Known {
         let refusal = whole.chain.explain(&statement.received, refusal);
         let number = self.number_stated(&statement.received.cid);
         statement.received.sequence = number.or(statement.received.sequence);
-        if let Origin::Refused(index) = statement.origin {
-            let kept = &self.refused[index].refusal;
-            let is_on_record = kept.kind == refusal.kind()
+        let is_of_line = matches!(statement.origin, Origin::Line(_));
+        let key = NewRefusal::key_of_operation(&statement.received);
+        let on_record = self.refused.iter().map(|kept| &kept.refusal).find(|kept| kept.key == key);
+        let is_on_record = on_record.is_some_and(|kept| {
+            kept.kind == refusal.kind()
                 && kept.detail == refusal.to_string()
-                && kept.sequence == statement.received.sequence;
-            if is_on_record {
-                return;
-            }
+                // The number that a line states is taken from all of them.
+                && (is_of_line || kept.sequence == statement.received.sequence)
+        });
+        if is_on_record {
+            return;
         }
         whole.refused.push((statement, refusal));
     }
