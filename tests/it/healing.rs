@@ -25,7 +25,7 @@ const FAULTY: Duration = Duration::from_millis(2_500);
 /// Everything is read again so long after it was read first.
 const SECOND_READING: &str = "0.1";
 /// Until when it has to be whole again.
-const HEALED: Duration = Duration::from_secs(100);
+const HEALED: Duration = Duration::from_secs(240);
 /// Operations that are there at the start, and that come while the upstream is faulty.
 const AT_START: usize = 200;
 
