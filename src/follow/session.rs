@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinError;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::doubts::{DoubtSettings, Doubts};
 use super::intake::{End, Intake};
 use super::published::Published;
-use super::reader::{Event, Reader};
+use super::reader::{Event, Gone, Reader};
 use super::second_reading::{RereadingSettings, SecondReading};
 use super::writer::Writer;
 use crate::judge::{BatchJudge, NotJson};
@@ -61,26 +61,22 @@ impl Session<'_> {
         let (sender, events) = mpsc::channel(EVENTS);
         let (client, status) = (self.client.clone(), Arc::clone(self.status));
         let (confirmed, same_log) = watch::channel(false);
-        let again = self.again(source, &sender, same_log);
+        // Dropped, they end.
+        let mut readers = self.again(source, &sender, same_log);
         let reader = Reader::new(client, source, sender, Arc::clone(&status), confirmed);
-        let reader = AbortOnDropHandle::new(tokio::spawn(reader.run()));
+        readers.spawn(reader.run());
         let writer = self.writer(committed).run(prepared);
         let mut writer = AbortOnDropHandle::new(tokio::spawn(writer));
         let cursor = source.cursor;
         let intake =
             Intake { judge, cursor, not_json, status, events, waiting: None, writer: work };
         let end = tokio::select! {
+            biased;
             end = intake.run(shutdown) => end?,
             written = &mut writer => return Err(unexpected_end(written)),
+            Some(read) = readers.join_next() => return Err(unexpected_end_of_reading(read)),
         };
-        drop(again);
-        // A reader that panicked is an end of the events like any other.
-        if reader.is_finished()
-            && let Err(error) = reader.await
-            && let Ok(panic) = error.try_into_panic()
-        {
-            std::panic::resume_unwind(panic);
-        }
+        drop(readers);
         // Everything that was judged is written before the session ends in order.
         match writer.await {
             Ok(Ok(())) => Ok(end),
@@ -88,14 +84,13 @@ impl Session<'_> {
         }
     }
 
-    /// The tasks that ask the upstream once more for what was read already, while it has the log that was read;
-    /// dropped, they end.
+    /// The tasks that ask the upstream once more for what was read already, while it has the log that was read.
     fn again(
         &self,
         source: &Source,
         events: &mpsc::Sender<Event>,
         same_log: watch::Receiver<bool>,
-    ) -> [AbortOnDropHandle<()>; 2] {
+    ) -> JoinSet<Gone> {
         let second = SecondReading {
             store: self.store.clone(),
             client: self.client.clone(),
@@ -115,13 +110,10 @@ impl Session<'_> {
             same_log,
             settings: self.doubts.clone(),
         };
-        let second = tokio::spawn(async move {
-            second.run().await;
-        });
-        let doubts = tokio::spawn(async move {
-            doubts.run().await;
-        });
-        [AbortOnDropHandle::new(second), AbortOnDropHandle::new(doubts)]
+        let mut tasks = JoinSet::new();
+        tasks.spawn(second.run());
+        tasks.spawn(doubts.run());
+        tasks
     }
 
     fn writer(&self, committed: watch::Sender<u64>) -> Writer {
@@ -145,5 +137,13 @@ fn unexpected_end(written: Result<Result<(), StoreError>, JoinError>) -> StoreEr
             Ok(panic) => std::panic::resume_unwind(panic),
             Err(error) => StoreError::Unavailable(error.to_string()),
         },
+    }
+}
+
+/// Why one who reads ended before the intake did, who listens.
+fn unexpected_end_of_reading(read: Result<Gone, JoinError>) -> StoreError {
+    match read.map_err(JoinError::try_into_panic) {
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        Ok(Gone) | Err(Err(_)) => StoreError::Unavailable("a reader ended".to_owned()),
     }
 }
