@@ -4,8 +4,8 @@ use std::sync::atomic::Ordering;
 
 use rusqlite::{Connection, OptionalExtension, Row, Transaction};
 
+use super::prefix::{Entry, Prefix};
 use super::read::{all, did_of};
-use super::recent::{Entry, Prefix};
 use super::rows::{self, operation_columns};
 use super::{Shared, Sqlite};
 use crate::store::claims::{self, Claimants, ClaimsIndex};

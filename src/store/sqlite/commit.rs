@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use rusqlite::{Transaction, params};
 
 use super::error::damaged;
-use super::recent::{Entry, Extent, Prefix, Recent};
+use super::prefix::{Entry, Prefix};
+use super::recent::{Extent, Recent};
 use super::{Shared, refusals};
 use crate::store::codec::Packer;
 use crate::store::{Commit, Lease, NewDivergence, Noted, Rewritten, StoreError, StoredOperation};

@@ -1,6 +1,6 @@
 //! A set of entries of the index of identities, in their order.
 
-use super::recent::Entry;
+use super::prefix::Entry;
 
 /// Bits of a prefix that say in which bucket it is: with as many entries as there ever are, sixteen are in each,
 /// and looking one up touches two places in memory instead of the five of a tree.
@@ -84,7 +84,7 @@ fn bucket_of(entry: &Entry) -> usize {
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::super::recent::Prefix;
+    use super::super::prefix::Prefix;
     use super::*;
     use did_plc::Did;
     use proptest::prelude::*;

@@ -14,6 +14,7 @@ mod connection;
 mod entries;
 mod error;
 mod export;
+mod prefix;
 mod read;
 mod recent;
 mod refusals;

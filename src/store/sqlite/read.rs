@@ -8,7 +8,8 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Params, Row};
 
 use super::error::damaged;
-use super::recent::{Entry, Prefix, Recent};
+use super::prefix::{Entry, Prefix};
+use super::recent::Recent;
 use super::rows::{self, divergence_columns, operation_columns, source_columns};
 use super::writer::beside;
 use super::{Shared, Sqlite};

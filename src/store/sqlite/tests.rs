@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use tempfile::TempDir;
 
-use super::recent::{Entry, Prefix};
+use super::prefix::{Entry, Prefix};
 use super::*;
 use crate::store::{Commit, Lease, Rewritten, StoredOperation};
 use did_plc::{Did, Timestamp};
