@@ -11,7 +11,7 @@ use super::again::{self, AgainError};
 use super::reader::{Event, Gone};
 use crate::judge::{Course, Decoded};
 use crate::store::{Asked, Lease, NewRefusal, Store, StoredRefusal};
-use crate::upstream::{Backoff, ExportClient, Priority};
+use crate::upstream::{Backoff, ExportClient, Priority, UpstreamFault};
 use did_plc::refusal::UNKNOWN_TYPE;
 use did_plc::{Did, Refusal};
 
@@ -79,15 +79,17 @@ impl Doubts {
         }
     }
 
-    /// Asks about everything that is due. A crash leaves it due.
+    /// Asks about everything that is due by now. A crash leaves it due.
     async fn settle(&self) -> Result<(), AgainError> {
+        let now = again::now();
         loop {
-            let due = self.store.doubtful(again::now(), AT_ONCE).await?;
+            let due = self.store.doubtful(now, AT_ONCE).await?;
             if due.is_empty() {
                 return Ok(());
             }
             self.ask_by_number(&due).await?;
-            self.ask_by_identity(&due).await?;
+            let standing = self.standing(&due).await?;
+            self.ask_by_identity(&standing).await?;
             self.note(&due).await?;
         }
     }
@@ -103,8 +105,7 @@ impl Doubts {
             let here = rest.partition_point(|&number| number < first.saturating_add(page));
             let last = rest[here - 1];
             let count = usize::try_from(last - first + 1).unwrap_or(1);
-            let lines = self.client.lines(first - 1, count, Priority::Aside).await?;
-            let mut decoded = Decoded::from_lines(lines).await;
+            let mut decoded = again::fetch(&self.client, first - 1, count, Priority::Aside).await?;
             decoded.retain_up_to(last);
             self.take_in(decoded).await?;
             rest = &rest[here..];
@@ -113,9 +114,9 @@ impl Doubts {
     }
 
     /// Reads the audit logs of identities of which something is lacking, or which the refused line names
-    /// without a number.
-    async fn ask_by_identity(&self, due: &[StoredRefusal]) -> Result<(), AgainError> {
-        let mut dids: Vec<Did> = due
+    /// without a number. One that cannot be had counts as asked for: the others do not wait for it.
+    async fn ask_by_identity(&self, standing: &[StoredRefusal]) -> Result<(), AgainError> {
+        let mut dids: Vec<Did> = standing
             .iter()
             .filter(|doubt| doubt.refusal.sequence.is_none() || lacks_prev(doubt))
             .filter_map(|doubt| doubt.refusal.did.parse().ok())
@@ -123,8 +124,19 @@ impl Doubts {
         dids.sort_unstable();
         dids.dedup();
         for did in dids {
-            let Some(log) = self.client.audit_log(&did).await? else { continue };
-            // One that is none leaves the doubt to the next time, and does not keep the others waiting.
+            let log = match self.client.audit_log(&did).await {
+                Ok(Some(log)) => log,
+                Ok(None) => continue,
+                Err(
+                    fault @ (UpstreamFault::Unreachable { .. } | UpstreamFault::RateLimited { .. }),
+                ) => {
+                    return Err(fault.into());
+                }
+                Err(fault) => {
+                    tracing::debug!(%did, "its audit log cannot be had: {fault}");
+                    continue;
+                }
+            };
             if let Ok(decoded) = Decoded::from_audit_log(&log).await {
                 self.take_in(decoded).await?;
             }
@@ -149,7 +161,7 @@ impl Doubts {
         let now = again::now();
         let asked: Vec<Asked> = due
             .iter()
-            .filter(|doubt| standing.contains(&doubt.id))
+            .filter(|doubt| standing.iter().any(|standing| standing.id == doubt.id))
             .map(|doubt| {
                 // The line was another rendering of what has its number now.
                 let accepted = is_of_line(doubt)
@@ -170,12 +182,12 @@ impl Doubts {
     }
 
     /// Those of them that still stand, after what came was judged.
-    async fn standing(&self, due: &[StoredRefusal]) -> Result<Vec<i64>, AgainError> {
+    async fn standing(&self, due: &[StoredRefusal]) -> Result<Vec<StoredRefusal>, AgainError> {
         let mut standing = Vec::new();
         for doubt in due {
             let now = self.store.refusals(None, doubt.id - 1, 1).await?;
-            let is_it = |kept: &&StoredRefusal| kept.id == doubt.id && kept.accepted_at.is_none();
-            standing.extend(now.iter().find(is_it).map(|kept| kept.id));
+            let is_it = |kept: &StoredRefusal| kept.id == doubt.id && kept.accepted_at.is_none();
+            standing.extend(now.into_iter().find(is_it));
         }
         Ok(standing)
     }

@@ -113,11 +113,9 @@ impl Intake {
     ) -> Result<Option<End>, StoreError> {
         self.status.set_heard(lines.received_at);
         let begun = Instant::now();
-        let not_json = match lines.course {
-            // Whoever reads again fetches what was damaged on its way by itself.
-            Course::Again | Course::Second => NotJson::Keep,
-            _ => self.not_json,
-        };
+        // Whoever reads again fetches what was damaged on its way by itself.
+        let reads_on = matches!(lines.course, Course::Pages | Course::Stream);
+        let not_json = if reads_on { self.not_json } else { NotJson::Keep };
         let Cut { part, cursor, stopped, kept_damaged } = Cut::of(lines, self.cursor, not_json);
         let prepared = Box::new(self.judge.judge(part).await?);
         if let Some(end) = self.hand_over(Work::Commit(prepared, committed)).await {
@@ -126,7 +124,7 @@ impl Intake {
         metrics::histogram!("plc_ingest_stage_seconds", "stage" => "judge")
             .record(begun.elapsed().as_secs_f64());
         // Until then it is still to come: a message of the stream is after an empty page.
-        if kept_damaged || cursor != self.cursor {
+        if reads_on && (kept_damaged || cursor != self.cursor) {
             self.not_json = NotJson::StopBefore;
         }
         self.cursor = cursor;

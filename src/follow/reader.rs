@@ -12,8 +12,9 @@ use metrics::counter;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::again;
 use super::continuity::{Continuity, REWINDS, Shared};
-use crate::judge::{Course, Decoded, Lines, Position};
+use crate::judge::{Course, Lines, Position};
 use crate::live::{Mode, Status};
 use crate::store::Source;
 use crate::upstream::{
@@ -31,8 +32,8 @@ const ASK_FOR_STREAM: Duration = Duration::from_secs(600);
 /// upstream's last word is known.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 
-/// After so many gaps between the numbers of pages with nothing in them, they are this upstream's way of
-/// numbering: what a page leaves out then is found when it is read the second time.
+/// After so many gaps between numbers with nothing in them, they are this upstream's way of
+/// numbering: what is left out then is found when it is read the second time.
 const USUAL_GAPS: u32 = 20;
 
 /// What the reader tells.
@@ -220,6 +221,7 @@ impl Reader {
             }));
         }
         if let Some((after, before)) = lines.decoded.gap_after(self.cursor)
+            && self.gaps_without_lines < USUAL_GAPS
             && let Err(fault) = self.read_gap(after, before).await?
         {
             return Ok(Some(fault));
@@ -242,11 +244,11 @@ impl Reader {
         while after + 1 < before {
             let missing = usize::try_from(before - after - 1).unwrap_or(usize::MAX);
             let count = missing.min(self.client.limits().page);
-            let lines = match self.client.lines(after, count, Priority::Following).await {
-                Ok(lines) => lines,
+            let fetched = again::fetch(&self.client, after, count, Priority::Following).await;
+            let mut decoded = match fetched {
+                Ok(decoded) => decoded,
                 Err(fault) => return Ok(Err(fault)),
             };
-            let mut decoded = Decoded::from_lines(lines).await;
             let read_to = decoded.cursor_after(after);
             decoded.retain_up_to(before - 1);
             if decoded.is_empty() || read_to <= after {

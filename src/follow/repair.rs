@@ -147,7 +147,7 @@ impl Repair<'_> {
             match self.patiently(async || self.audit_log(&did).await).await? {
                 Some(decoded) => {
                     let lines = decoded.len();
-                    let prepared = intake.take(decoded, Course::Again, false).await?;
+                    let prepared = intake.take(decoded, Course::Second, false).await?;
                     found.add(lines, &prepared);
                 }
                 None => found.unknown.push((did, self.store.history(&did).await?.len())),
@@ -197,7 +197,7 @@ impl Repair<'_> {
             decoded.retain_up_to(cursor);
             let next = decoded.cursor_after(after);
             let lines = decoded.len();
-            let prepared = intake.take(decoded, Course::Again, false).await?;
+            let prepared = intake.take(decoded, Course::Second, false).await?;
             found.add(lines, &prepared);
             if near_end || end > cursor {
                 break;

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ahash::{AHashMap, AHashSet};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 
@@ -15,10 +16,14 @@ use crate::live::Status;
 use crate::store::{
     DivergenceKind, Lease, NewDivergence, Rereading, Store, StoredOperation, audit_log,
 };
-use crate::upstream::{Backoff, ExportClient, Priority};
+use crate::upstream::{Backoff, ExportClient, Priority, UpstreamFault};
+use did_plc::Cid;
 
 /// The longest pause before it is looked whether something is due.
 const LOOK: Duration = Duration::from_secs(60);
+
+/// Of so many operations of a page that the upstream does not have any more it is asked for each.
+const FEW_MISSING: usize = 20;
 
 /// When the log is read again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +64,8 @@ pub struct SecondReading {
     pub position: Rereading,
     /// The numbers of stored operations are an earlier upstream's: pages cannot be compared with them yet.
     pub renumbering: bool,
+    /// How many pages the log has, about.
+    pub pages: u64,
 }
 
 /// What is read next.
@@ -121,17 +128,19 @@ impl SecondReading {
     ) -> Result<Next, AgainError> {
         if self.renumbering {
             self.renumbering = self.store.source().await?.is_some_and(|source| source.renumbering);
-            return Ok(Next::Pause(LOOK.min(self.settings.second_after / 10)));
+            return Ok(Next::Pause(self.pause()));
         }
         let page = self.client.limits().page;
         let held = self.store.export_by_sequence(self.position.second, page).await?;
         let due = again::now() - self.settings.second_after;
+        // What is numbered above all that was read on is not the log's yet.
+        let passed = self.status.sequence();
         let read_before = held.iter().take_while(|operation| operation.received_at <= due);
-        if let Some(through) = read_before.filter_map(|operation| operation.sequence).last() {
+        let read_before = read_before.filter_map(|operation| operation.sequence);
+        if let Some(through) = read_before.take_while(|number| *number <= passed).last() {
             *unheld_since = None;
             return Ok(Next::Second { through });
         }
-        let passed = self.status.sequence();
         if held.is_empty() && passed > self.position.second {
             let since = *unheld_since.get_or_insert_with(Instant::now);
             if since.elapsed() >= self.settings.second_after {
@@ -144,9 +153,14 @@ impl SecondReading {
             return Ok(Next::Round);
         }
         let until_round = next_of_round.saturating_duration_since(Instant::now());
+        let pause = self.pause();
+        Ok(Next::Pause(if round.is_some() { pause.min(until_round) } else { pause }))
+    }
+
+    /// The time after which it is looked again whether something is due.
+    fn pause(&self) -> Duration {
         let pause = (self.settings.second_after / 10).min(LOOK);
-        let pause = if round.is_some() { pause.min(until_round) } else { pause };
-        Ok(Next::Pause(pause.max(self.client.limits().backoff_first / 2)))
+        pause.max(self.client.limits().backoff_first / 2)
     }
 
     async fn read_second(&mut self, through: i64) -> Result<(), AgainError> {
@@ -158,10 +172,11 @@ impl SecondReading {
     }
 
     async fn read_round(&mut self) -> Result<(), AgainError> {
-        let position = &mut self.position;
-        if position.round_began_at.is_none() {
-            position.round_began_at = Some(again::now());
+        if self.position.round_began_at.is_none() {
+            self.position.round_began_at = Some(again::now());
         }
+        let operations = self.store.statistics().await?.operations;
+        self.pages = operations / self.client.limits().page.max(1) as u64 + 1;
         let end = self.read_page(self.position.round, self.position.second, Course::Again).await?;
         self.position.round = end;
         if end >= self.position.second {
@@ -179,24 +194,34 @@ impl SecondReading {
 
     /// The time between two pages of a round.
     fn pause_of_round(&self) -> Duration {
-        let page = self.client.limits().page.max(1) as i64;
-        let pages = u32::try_from(self.position.second / page + 1).unwrap_or(u32::MAX);
+        let pages = u32::try_from(self.pages.max(1)).unwrap_or(u32::MAX);
         self.settings.round.map_or(LOOK, |round| round / pages)
     }
 
     /// Reads one page after this number, of which what is above `through` is left out. Everything up to the
     /// number that is returned was read.
+    ///
+    /// What contradicts what is held is fetched twice, and believed if it is the same both times.
     async fn read_page(&self, after: i64, through: i64, course: Course) -> Result<i64, AgainError> {
-        let count = self.client.limits().page;
-        let lines = self.client.lines(after, count, Priority::Aside).await?;
-        let is_full = lines.len() >= count;
-        let mut decoded = Decoded::from_lines(lines).await;
-        let last = decoded.cursor_after(after);
-        let end = if is_full { last.min(through) } else { through };
-        decoded.retain_up_to(end);
-        let missing = self.missing_there(after, end, &decoded).await?;
-        if !decoded.is_empty() {
-            again::take_in(&self.events, decoded, course).await?;
+        let held = self.store.export_by_sequence(after, self.client.limits().page).await?;
+        let last_held = held.last().and_then(|last| last.sequence);
+        let is_all = held.len() < self.client.limits().page;
+        let through = if is_all { through } else { through.min(last_held.unwrap_or(through)) };
+        let (page, end) = self.fetch(after, through).await?;
+        let mut missing = missing_in(&page, &held, end);
+        if !missing.is_empty() || has_other_times(&page, &held) {
+            let (again, other_end) = self.fetch(after, through).await?;
+            if other_end != end || again.entries() != page.entries() {
+                // One of the two was damaged on its way.
+                let reason = "a page that was fetched twice is not the same".to_owned();
+                return Err(UpstreamFault::Truncated { reason }.into());
+            }
+        }
+        if missing.len() <= FEW_MISSING {
+            missing = self.still_missing(missing).await?;
+        }
+        if !page.is_empty() {
+            again::take_in(&self.events, page, course).await?;
         }
         for operation in missing {
             self.record_missing(&operation).await?;
@@ -204,40 +229,40 @@ impl SecondReading {
         Ok(end)
     }
 
-    /// What we hold between two numbers, the second one included, and the upstream does not have there any
-    /// more: it was asked for each once more.
-    async fn missing_there(
-        &self,
-        after: i64,
-        end: i64,
-        page: &Decoded,
-    ) -> Result<Vec<StoredOperation>, AgainError> {
-        let stated = page.numbers();
-        let mut missing = Vec::new();
-        let mut at = after;
-        loop {
-            let held = self.store.export_by_sequence(at, self.client.limits().page).await?;
-            let Some(last) = held.last().and_then(|last| last.sequence) else { break };
-            for operation in held {
-                let Some(number) = operation.sequence.filter(|&number| number <= end) else {
-                    continue;
-                };
-                if !stated.contains(&number) && self.is_gone(number).await? {
-                    missing.push(operation);
-                }
-            }
-            at = last;
-            if at >= end {
-                break;
-            }
+    /// A page after a number up to another one, and up to which number it has told everything.
+    async fn fetch(&self, after: i64, through: i64) -> Result<(Decoded, i64), AgainError> {
+        let count = self.client.limits().page;
+        let mut page = again::fetch(&self.client, after, count, Priority::Aside).await?;
+        if page.is_empty() {
+            // Only what is empty twice is the end.
+            page = again::fetch(&self.client, after, count, Priority::Aside).await?;
         }
-        Ok(missing)
+        let end = match page.is_empty() {
+            true => through,
+            false => page.cursor_after(after).min(through),
+        };
+        if end <= after {
+            return Err(UpstreamFault::NotAdvancing { after }.into());
+        }
+        page.retain_up_to(end);
+        Ok((page, end))
     }
 
-    async fn is_gone(&self, number: i64) -> Result<bool, AgainError> {
-        let line = self.client.first_from(number, Priority::Aside).await?;
-        let decoded = Decoded::from_lines(line.into_iter().collect()).await;
-        Ok(decoded.first_number() != Some(number))
+    /// Those that the upstream does not have under their numbers when it is asked for each.
+    async fn still_missing(
+        &self,
+        missing: Vec<StoredOperation>,
+    ) -> Result<Vec<StoredOperation>, AgainError> {
+        let mut still = Vec::new();
+        for operation in missing {
+            let Some(number) = operation.sequence else { continue };
+            let line = self.client.first_from(number, Priority::Aside).await?;
+            let decoded = Decoded::from_lines(line.into_iter().collect()).await;
+            if decoded.first_number() != Some(number) {
+                still.push(operation);
+            }
+        }
+        Ok(still)
     }
 
     /// Records that the upstream's export lacks an operation that we hold. A crash before this leaves it to
@@ -265,4 +290,25 @@ impl SecondReading {
         }
         Ok(())
     }
+}
+
+/// What is held under a number up to `end`, and stated neither under that number nor under another one.
+fn missing_in(page: &Decoded, held: &[StoredOperation], end: i64) -> Vec<StoredOperation> {
+    let numbers = page.numbers();
+    let cids: AHashSet<Cid> = page.entries().iter().flatten().map(|stated| stated.cid).collect();
+    let is_missing = |operation: &&StoredOperation| {
+        let number = operation.sequence.filter(|&number| number <= end);
+        number.is_some_and(|number| !numbers.contains(&number)) && !cids.contains(&operation.cid())
+    };
+    held.iter().filter(is_missing).cloned().collect()
+}
+
+/// Whether an operation that is held is stated with another time.
+fn has_other_times(page: &Decoded, held: &[StoredOperation]) -> bool {
+    let held: AHashMap<i64, &StoredOperation> =
+        held.iter().filter_map(|operation| Some((operation.sequence?, operation))).collect();
+    page.entries().iter().flatten().any(|stated| {
+        let held = stated.sequence.and_then(|number| held.get(&number));
+        held.is_some_and(|held| held.created_at != stated.created_at && held.cid() == stated.cid)
+    })
 }

@@ -101,6 +101,7 @@ impl Session<'_> {
             settings: self.rereading,
             position: source.rereading,
             renumbering: source.renumbering,
+            pages: 1,
         };
         let doubts = Doubts {
             store: self.store.clone(),

@@ -79,6 +79,7 @@ pub async fn step_back(
 ) -> Result<Option<Commit>, StepBackError> {
     let mut shared = last_shared(store, upstream, from).await?;
     let mut number = number_of(shared.as_ref());
+    let mut is_there = false;
     if number == from {
         let given = store.source().await?.and_then(|source| source.cursor_cid);
         let has_it_again =
@@ -91,8 +92,11 @@ pub async fn step_back(
         // tells where it has gone back to.
         shared = last_shared(store, upstream, from - 1).await?;
         number = number_of(shared.as_ref());
+        is_there = true;
     }
+    // It may have gone back no further than to say that number better.
     let lost = store.export_by_sequence(number, 1).await?.pop();
+    let lost = lost.filter(|lost| !(is_there && lost.sequence == Some(from)));
     let cursor_cid = shared.as_ref().map(|shared| shared.cid().to_string());
     let record = match (shared, lost) {
         (Some(shared), Some(lost)) => Some(record(store, upstream, &shared, &lost).await?),
@@ -106,12 +110,14 @@ pub async fn step_back(
         (_, None) if number < cursor => None,
         (_, None) => return Ok(None),
     };
-    tracing::error!(
-        upstream = upstream.base(),
-        cursor,
-        shared = number,
-        "the upstream has gone back; following resumes at the last operation that both sides have"
-    );
+    if record.is_some() {
+        tracing::error!(
+            upstream = upstream.base(),
+            cursor,
+            shared = number,
+            "the upstream has gone back; following resumes at the last operation that both sides have"
+        );
+    }
     Ok(Some(Commit {
         cursor_before: cursor,
         cursor_after: number,

@@ -26,8 +26,9 @@ pub enum Course {
     Pages,
     /// From the upstream once more. The cursor stays where it is.
     Again,
-    /// From the upstream for the second time: the times that it states now are taken over, since those of the
-    /// first time may have been damaged on their way. The cursor stays where it is.
+    /// From the upstream for the second time, or because somebody asked for it: the times that it states now are
+    /// taken over, since those of the first time may have been damaged on their way. The cursor stays where it
+    /// is.
     Second,
     /// From a dump, or from somebody beside the upstream: their sequence numbers are taken only where
     /// nothing else has them.

@@ -185,6 +185,16 @@ const MISFORTUNES: &[Misfortune] = &[
         routes: BOTH,
     },
     Misfortune {
+        name: "numbers are those of before",
+        edit: |lines, random| {
+            for line in lines.iter_mut().filter(|_| random.random_bool(0.2)) {
+                let other = |seq: &str| (seq.parse::<i64>().unwrap() - 3).max(1).to_string();
+                replace_value(line, "seq", other);
+            }
+        },
+        routes: BOTH,
+    },
+    Misfortune {
         name: "numbers are beyond all others",
         edit: |lines, random| {
             for line in lines {
