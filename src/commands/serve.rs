@@ -101,6 +101,17 @@ pub struct Args {
         value_parser = positive
     )]
     rereading_days: f64,
+    /// Other directories or replicas, with commas between their URLs, that are asked for the audit log of an
+    /// identity when something of it is lacking and the upstream does not have it. What they answer is verified
+    /// like everything else.
+    #[arg(
+        long,
+        env = "PLC_ALSO_ASK",
+        hide_env_values = true,
+        value_name = "URLS",
+        value_delimiter = ','
+    )]
+    also_ask: Vec<String>,
     /// Ask the upstream for an identity that is not here, and where a client asks for it with
     /// `Cache-Control: no-cache`. What it answers is verified in full, and not stored.
     #[arg(
@@ -158,7 +169,20 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from
 /// Seconds of a day.
 const DAY: f64 = 24.0 * 60.0 * 60.0;
 
+/// Requests a minute that each of those who are also asked is sent at most.
+const OTHERS_REQUESTS_PER_MINUTE: u32 = 30;
+
 impl Args {
+    /// Who else is asked.
+    fn others(&self) -> anyhow::Result<Vec<ExportClient>> {
+        let client = |url: &String| {
+            let limits = Limits::default();
+            ExportClient::new(url, OTHERS_REQUESTS_PER_MINUTE, super::USER_AGENT, limits)
+                .map_err(|error| anyhow::anyhow!("--also-ask: {error}"))
+        };
+        self.also_ask.iter().map(client).collect()
+    }
+
     fn rereading(&self) -> RereadingSettings {
         let days = self.rereading_days;
         RereadingSettings {
@@ -178,6 +202,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Limits::default(),
     )
     .map_err(|error| anyhow::anyhow!("--upstream: {error}"))?;
+    let others = args.others()?;
     if let Some(address) = args.metrics_listen {
         super::metrics::listen(address).await?;
     }
@@ -204,7 +229,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         client,
         store,
         rereading: args.rereading(),
-        doubts: DoubtSettings::default(),
+        doubts: DoubtSettings { others, ..DoubtSettings::default() },
     };
     work(args, follower, listener, shutdown).await?;
     tracing::info!("ended in order");

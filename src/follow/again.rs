@@ -1,6 +1,7 @@
 //! Asking the upstream once more for what was read already: lines that are judged beside what is followed, and
 //! what comes of them.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -52,13 +53,15 @@ pub async fn fetch(
     }
 }
 
-/// Hands lines over to be judged, and waits until what follows from them is committed.
+/// Hands lines over to be judged, and waits until what follows from them is committed. `source` states them,
+/// where that is not the upstream.
 pub async fn take_in(
     events: &mpsc::Sender<Event>,
     decoded: Decoded,
     course: Course,
+    source: Option<Arc<str>>,
 ) -> Result<(), Gone> {
-    let lines = Lines { decoded, received_at: now(), caught_up: false, course };
+    let lines = Lines { decoded, received_at: now(), caught_up: false, course, source };
     let (committed, receiver) = oneshot::channel();
     events.send(Event::Again { lines, committed }).await.map_err(|_| Gone)?;
     receiver.await.map_err(|_| Gone)

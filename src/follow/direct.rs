@@ -47,14 +47,10 @@ impl<'a> DirectIntake<'a> {
         leads: bool,
     ) -> Result<Prepared, StoreError> {
         let received_at = Timestamp::from(SystemTime::now());
-        let lines = Lines { decoded, received_at, caught_up: false, course };
-        let Cut { part, cursor, .. } = Cut::of(lines, self.cursor, NotJson::Keep);
-        let mut prepared = self.judge.judge(part).await?;
-        if leads {
-            self.cursor = cursor;
-        } else {
-            prepared.commit.cursor_after = self.cursor;
-        }
+        let lines = Lines { decoded, received_at, caught_up: false, course, source: None };
+        let Cut { part, cursor, .. } = Cut::of(lines, self.cursor, NotJson::Keep, leads);
+        let prepared = self.judge.judge(part).await?;
+        self.cursor = cursor;
         self.store.commit(self.lease, &prepared.commit).await?;
         self.committed.send_replace(prepared.batch);
         Ok(prepared)

@@ -19,19 +19,21 @@ use did_plc::{Did, Refusal};
 const AT_ONCE: usize = 1_000;
 
 /// When the upstream is asked about what was refused.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct DoubtSettings {
     /// How often it is looked whether there is something to ask about.
     pub look: Duration,
     /// The pauses after the first question, the second, and so on; after the last nothing is expected any
     /// more, and what is missing is found by reading everything again.
     pub pauses: Vec<Duration>,
+    /// Who else is asked for the audit log of an identity, in turn, when what it lacks is not the upstream's.
+    pub others: Vec<ExportClient>,
 }
 
 impl Default for DoubtSettings {
     fn default() -> DoubtSettings {
         let pauses = [10, 60, 600, 3_600, 6 * 3_600, 24 * 3_600].map(Duration::from_secs);
-        DoubtSettings { look: Duration::from_secs(5), pauses: pauses.to_vec() }
+        DoubtSettings { look: Duration::from_secs(5), pauses: pauses.to_vec(), others: Vec::new() }
     }
 }
 
@@ -88,8 +90,10 @@ impl Doubts {
                 return Ok(());
             }
             self.ask_by_number(&due).await?;
-            let standing = self.standing(&due).await?;
-            self.ask_by_identity(&standing).await?;
+            for source in std::iter::once(&self.client).chain(&self.settings.others) {
+                let standing = self.standing(&due).await?;
+                self.ask_by_identity(&standing, source).await?;
+            }
             self.note(&due).await?;
         }
     }
@@ -115,7 +119,11 @@ impl Doubts {
 
     /// Reads the audit logs of identities of which something is lacking, or which the refused line names
     /// without a number. One that cannot be had counts as asked for: the others do not wait for it.
-    async fn ask_by_identity(&self, standing: &[StoredRefusal]) -> Result<(), AgainError> {
+    async fn ask_by_identity(
+        &self,
+        standing: &[StoredRefusal],
+        source: &ExportClient,
+    ) -> Result<(), AgainError> {
         let mut dids: Vec<Did> = standing
             .iter()
             .filter(|doubt| doubt.refusal.sequence.is_none() || lacks_prev(doubt))
@@ -124,21 +132,23 @@ impl Doubts {
         dids.sort_unstable();
         dids.dedup();
         for did in dids {
-            let log = match self.client.audit_log(&did).await {
+            let log = match source.audit_log(&did).await {
                 Ok(Some(log)) => log,
                 Ok(None) => continue,
-                Err(
-                    fault @ (UpstreamFault::Unreachable { .. } | UpstreamFault::RateLimited { .. }),
-                ) => {
-                    return Err(fault.into());
-                }
+                // Whoever is away now is asked the next time.
+                Err(UpstreamFault::Unreachable { .. } | UpstreamFault::RateLimited { .. }) => break,
                 Err(fault) => {
                     tracing::debug!(%did, "its audit log cannot be had: {fault}");
                     continue;
                 }
             };
-            if let Ok(decoded) = Decoded::from_audit_log(&log).await {
+            // One that is none counts as asked for, too.
+            let Ok(decoded) = Decoded::from_audit_log(&log).await else { continue };
+            if source.base() == self.client.base() {
                 self.take_in(decoded).await?;
+            } else if !decoded.is_empty() {
+                let (course, source) = (Course::Elsewhere, Some(source.base().into()));
+                again::take_in(&self.events, decoded, course, source).await?;
             }
         }
         Ok(())
@@ -146,7 +156,7 @@ impl Doubts {
 
     async fn take_in(&self, decoded: Decoded) -> Result<(), AgainError> {
         if !decoded.is_empty() {
-            again::take_in(&self.events, decoded, Course::Again).await?;
+            again::take_in(&self.events, decoded, Course::Again, None).await?;
         }
         Ok(())
     }

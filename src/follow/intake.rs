@@ -116,7 +116,8 @@ impl Intake {
         // Whoever reads again fetches what was damaged on its way by itself.
         let reads_on = matches!(lines.course, Course::Pages | Course::Stream);
         let not_json = if reads_on { self.not_json } else { NotJson::Keep };
-        let Cut { part, cursor, stopped, kept_damaged } = Cut::of(lines, self.cursor, not_json);
+        let Cut { part, cursor, stopped, kept_damaged } =
+            Cut::of(lines, self.cursor, not_json, reads_on);
         let prepared = Box::new(self.judge.judge(part).await?);
         if let Some(end) = self.hand_over(Work::Commit(prepared, committed)).await {
             return Ok(Some(end));

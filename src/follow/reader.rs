@@ -257,7 +257,13 @@ impl Reader {
             after = read_to;
             self.gaps_without_lines = 0;
             let received_at = Timestamp::from(SystemTime::now());
-            let lines = Lines { decoded, received_at, caught_up: false, course: Course::Again };
+            let lines = Lines {
+                decoded,
+                received_at,
+                caught_up: false,
+                course: Course::Again,
+                source: None,
+            };
             self.send(Event::Lines(lines)).await?;
         }
         Ok(Ok(()))

@@ -221,7 +221,7 @@ impl SecondReading {
             missing = self.still_missing(missing).await?;
         }
         if !page.is_empty() {
-            again::take_in(&self.events, page, course).await?;
+            again::take_in(&self.events, page, course, None).await?;
         }
         for operation in missing {
             self.record_missing(&operation).await?;

@@ -131,10 +131,11 @@ impl BatchJudge {
         let (received_at, course) = (part.received_at, part.course);
         let backdated_before =
             (course == Course::Stream).then(|| self.backdated_before(received_at));
+        let source = part.source.as_deref().unwrap_or(&self.upstream).to_owned();
         let renumbering = self.renumbering;
         self.renumbering &= !part.caught_up;
         let (mut assembly, candidates) =
-            Assembly::begin(part, self.upstream.clone(), backdated_before, renumbering);
+            Assembly::begin(part, source, backdated_before, renumbering);
         let holders = self.holders_of_numbers(&candidates).await?;
         let numbers_ascend = holders.is_none();
         let holders = holders.unwrap_or_default();

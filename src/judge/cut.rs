@@ -1,5 +1,7 @@
 //! Lines as far as they can be judged at once.
 
+use std::sync::Arc;
+
 use super::decode::Decoded;
 use crate::upstream::{Batch, Origin};
 use did_plc::Timestamp;
@@ -15,20 +17,21 @@ pub struct Lines {
     pub caught_up: bool,
     /// Where they come from.
     pub course: Course,
+    /// Who states them, where that is not the upstream.
+    pub source: Option<Arc<str>>,
 }
 
 /// Where lines come from, which says what follows from them beside the verdicts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Course {
-    /// From the upstream, by its stream, as they happened. The cursor follows them.
+    /// From the upstream, by its stream, as they happened.
     Stream,
-    /// From the upstream's pages. The cursor follows them.
+    /// From the upstream's pages.
     Pages,
-    /// From the upstream once more. The cursor stays where it is.
+    /// From the upstream once more.
     Again,
     /// From the upstream for the second time, or because somebody asked for it: the times that it states now are
-    /// taken over, since those of the first time may have been damaged on their way. The cursor stays where it
-    /// is.
+    /// taken over, since those of the first time may have been damaged on their way.
     Second,
     /// From a dump, or from somebody beside the upstream: their sequence numbers are taken only where
     /// nothing else has them.
@@ -52,6 +55,7 @@ impl Lines {
                 Origin::Stream => Course::Stream,
                 Origin::Page { .. } => Course::Pages,
             },
+            source: None,
             decoded: Decoded::from_lines(batch.lines).await,
         }
     }
@@ -92,6 +96,7 @@ pub struct Part {
     pub(super) cursor_cid: Option<String>,
     pub(super) caught_up: bool,
     pub(super) course: Course,
+    pub(super) source: Option<Arc<str>>,
 }
 
 /// Lines cut off where they cannot be judged.
@@ -108,19 +113,17 @@ pub struct Cut {
 }
 
 impl Cut {
-    /// Cuts lines that follow this cursor before the first that is not JSON, where it is not to be kept.
-    pub fn of(lines: Lines, cursor: i64, not_json: NotJson) -> Cut {
-        let Lines { mut decoded, received_at, mut caught_up, course } = lines;
+    /// Cuts lines before the first that is not JSON, where it is not to be kept. With `leads` the cursor follows
+    /// them from where it is.
+    pub fn of(lines: Lines, cursor: i64, not_json: NotJson, leads: bool) -> Cut {
+        let Lines { mut decoded, received_at, mut caught_up, course, source } = lines;
         let damaged = decoded.first_damaged();
         let stop = damaged.filter(|_| not_json == NotJson::StopBefore);
         if let Some(stop) = stop {
             decoded.truncate(stop);
             caught_up = false;
         }
-        let cursor_after = match course {
-            Course::Again | Course::Second => cursor,
-            _ => decoded.cursor_after(cursor),
-        };
+        let cursor_after = if leads { decoded.cursor_after(cursor) } else { cursor };
         let cursor_cid = decoded.position_at(cursor_after).and_then(|position| position.cid);
         let part = Part {
             decoded,
@@ -130,6 +133,7 @@ impl Cut {
             cursor_cid,
             caught_up,
             course,
+            source,
         };
         let stopped = stop.is_some();
         Cut { part, cursor: cursor_after, stopped, kept_damaged: !stopped && damaged.is_some() }

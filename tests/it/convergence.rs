@@ -218,16 +218,15 @@ impl Taking {
                     if self.random.random_bool(0.5) { Course::Again } else { Course::Elsewhere };
                 let decoded = Decoded::from_lines(batch.iter().rev().cloned().collect()).await;
                 let received_at = Timestamp::from_millis(1_800_000_000_000);
-                let taken = Lines { decoded, received_at, caught_up: false, course };
-                let cut = Cut::of(taken, source.cursor, NotJson::Keep);
-                let mut prepared = judge.judge(cut.part).await.unwrap();
+                let taken = Lines { decoded, received_at, caught_up: false, course, source: None };
+                let cut = Cut::of(taken, source.cursor, NotJson::Keep, false);
+                let prepared = judge.judge(cut.part).await.unwrap();
                 if self.random.random_bool(0.05) {
                     // Killed before the commit: whoever comes next has all of it still to come.
                     lines.extend(batch);
                     store.release(lease).await.unwrap();
                     continue 'process;
                 }
-                prepared.commit.cursor_after = prepared.commit.cursor_before;
                 store.commit(&lease, &prepared.commit).await.unwrap();
                 committed.send_replace(prepared.batch);
             }

@@ -39,11 +39,16 @@ impl Serving {
 
     /// Reads everything again after so many minutes.
     fn start_reading_again(place: &Place, upstream: &str, after: &str) -> Serving {
+        Serving::start_with(place, upstream, after, &[])
+    }
+
+    fn start_with(place: &Place, upstream: &str, after: &str, more: &[&str]) -> Serving {
         let child = Command::new(env!("CARGO_BIN_EXE_plc-replica"))
             .args(["serve", "--listen", "127.0.0.1:0", "--upstream-requests-per-minute", "0"])
             .args(["--audit-requests-per-minute", "0", "--read-through", "off"])
             .args(["--second-reading-minutes", after])
             .args(["--database", &place.url, "--upstream", upstream])
+            .args(more)
             .env("PLC_LOG", "error")
             .stderr(Stdio::null())
             .spawn()
@@ -481,6 +486,36 @@ async fn an_honest_upstream_is_asked_for_no_more() {
     let all =
         places.iter().map(|place| an_honest_upstream(place, seconds.unwrap_or(10), second_reading));
     futures::future::join_all(all).await;
+}
+
+/// What the upstream has lost before anybody read it is asked for elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_upstream_lacks_is_asked_for_elsewhere() {
+    let mut story = Story::seeded(44);
+    let alice = story.create().accepted();
+    story.update(&alice).handle("one.example.com").accepted();
+    story.update(&alice).handle("two.example.com").accepted();
+    let log: Vec<LogEntry> = story.log().iter().map(LogEntry::from).collect();
+    for place in places().await {
+        let other = FakeUpstream::start(log.clone()).await;
+        let upstream = FakeUpstream::start([log[0].clone(), log[2].clone()]).await;
+        let also = ["--also-ask", &other.url()];
+        let serving = Serving::start_with(&place, &upstream.url(), SECOND_READING, &also);
+        let begun = Instant::now();
+        loop {
+            assert!(begun.elapsed() < HEALED, "it is not found");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let Ok(store) = Store::open_existing(&place.url).await else { continue };
+            let held = store.history(&alice.did.parse().unwrap()).await.unwrap_or_default();
+            if held.len() == 3 {
+                let numbers: Vec<_> = held.iter().map(|held| held.sequence).collect();
+                assert_eq!(numbers, [Some(1), None, Some(3)]);
+                break;
+            }
+        }
+        drop(serving);
+        is_sound(&place).await;
+    }
 }
 
 /// Each misfortune at a time for each backend, several at once: most of the time is waiting.
