@@ -16,7 +16,7 @@ use crate::blocking;
 use crate::metrics;
 use crate::store::{Commit, Store, StoreError, StoredOperation, audit_log};
 use did_plc::signature::Verifier;
-use did_plc::{Did, Timestamp};
+use did_plc::{Cid, Did, Timestamp};
 
 /// Memory of the chains that are kept: some 100,000 operations; most updates follow soon upon what they
 /// update.
@@ -148,11 +148,12 @@ impl BatchJudge {
             .then(|| numbers(&judged, &wholes, &holders, course));
         if let Some(numbers) = &mut numbers {
             self.number_freed(&wholes, numbers).await?;
+            give_numbers(&mut ordered, numbers);
         }
         let chains: AHashMap<Did, &Group> =
             ordered.iter().map(|(did, group)| (*did, group)).collect();
         for judged in judged {
-            assembly.add(judged, &chains, numbers.as_ref());
+            assembly.add(judged, &chains);
         }
         drop(chains);
         for whole in &mut wholes {
@@ -390,6 +391,19 @@ impl BatchJudge {
     async fn wait_until_committed(&mut self) {
         let judged = self.judged;
         self.committed.wait_for(|&committed| committed >= judged).await.ok();
+    }
+}
+
+/// Gives the links of chains the numbers that their operations have now. Each has the one that was stated for it in
+/// its identity until here, which may be another's.
+fn give_numbers(groups: &mut [(Did, Group)], numbers: &Numbers) {
+    for (did, group) in groups {
+        let links = group.chain.links().iter();
+        let given: Vec<(Cid, Option<i64>)> =
+            links.map(|link| (link.cid, numbers.number((*did, link.cid), link.sequence))).collect();
+        for (cid, number) in given {
+            group.chain.set_number(&cid, number);
+        }
     }
 }
 

@@ -169,16 +169,12 @@ impl Assembly {
     }
 
     /// Takes in what follows from a verdict on something that came in its order. `groups` have the chains as
-    /// they are with all of the batch.
-    pub(super) fn add(
-        &mut self,
-        judged: Judged,
-        groups: &AHashMap<Did, &Group>,
-        numbers: Option<&Numbers>,
-    ) {
+    /// they are with all of the batch: the number that an operation has there is the one that is written.
+    pub(super) fn add(&mut self, judged: Judged, groups: &AHashMap<Did, &Group>) {
         let Judged { candidate, verdict } = judged;
         let received = &candidate.received;
         let chain = groups.get(&received.did).map(|group| &group.chain);
+        let link = chain.and_then(|chain| chain.find(&received.cid));
         match verdict {
             Verdict::Accepted(acceptance) => {
                 for nullified in &acceptance.nullifies {
@@ -187,16 +183,19 @@ impl Assembly {
                         link.map(|link| (received.did, link.created_at, received.created_at)),
                     );
                 }
-                let nullified_by = chain.and_then(|chain| chain.find(&received.cid)?.nullified_by);
-                self.accept(candidate, acceptance.signer, nullified_by, numbers);
+                let (sequence, nullified_by) =
+                    link.map_or((None, None), |link| (link.sequence, link.nullified_by));
+                self.note_backdated(&candidate);
+                self.accept(candidate.received, acceptance.signer, sequence, nullified_by);
             }
             Verdict::Known(restated) => {
-                let held = chain.and_then(|chain| chain.find(&received.cid));
-                let number = restated.numbered.filter(|_| has_number(numbers, received));
-                let numbered = held.zip(number);
-                self.commit
-                    .numbered
-                    .extend(numbered.map(|(held, number)| (received.did, held.created_at, number)));
+                // What is new in this batch is written with its number.
+                let is_stored =
+                    link.filter(|link| !self.added.contains(&(received.did, link.created_at)));
+                let numbered = is_stored.filter(|_| restated.numbered.is_some());
+                self.commit.numbered.extend(
+                    numbered.and_then(|link| Some((received.did, link.created_at, link.sequence?))),
+                );
                 self.note_known(&candidate, &restated);
             }
             Verdict::Refused(refusal) => self.refuse_line(&candidate, &refusal),
@@ -205,18 +204,16 @@ impl Assembly {
 
     fn accept(
         &mut self,
-        candidate: Candidate,
+        received: Received,
         signer: u16,
+        sequence: Option<i64>,
         nullified_by: Option<Timestamp>,
-        numbers: Option<&Numbers>,
     ) {
-        self.note_backdated(&candidate);
-        let received = candidate.received;
         self.added.insert((received.did, received.created_at));
         self.commit.operations.push(StoredOperation {
             did: received.did,
             created_at: received.created_at,
-            sequence: received.sequence.filter(|_| has_number(numbers, &received)),
+            sequence,
             signed: received.signed,
             signer,
             nullified_by,
@@ -348,12 +345,6 @@ impl Assembly {
             .collect();
         Prepared { batch, commit: self.commit, late: self.late, known: self.known }
     }
-}
-
-/// Whether an operation has the number that is stated for it. Without numbers to look at it has.
-fn has_number(numbers: Option<&Numbers>, received: &Received) -> bool {
-    let holder = (received.did, received.cid);
-    numbers.is_none_or(|numbers| numbers.number(holder, None) == received.sequence)
 }
 
 /// A copy of a line: as a slice it would keep the whole page that it came in.
