@@ -42,7 +42,8 @@ type Groups = Vec<(Did, Group)>;
 pub struct BatchJudge {
     store: Store,
     verifier: Arc<dyn Verifier>,
-    upstream: String,
+    /// Who states what is judged.
+    source: String,
     chains: ChainCache,
     refused: RefusedIdentities,
     /// No operation that was seen so far has a higher number.
@@ -94,7 +95,8 @@ impl RefusedIdentities {
 }
 
 impl BatchJudge {
-    /// A judge that knows nothing yet of what is in the store.
+    /// A judge that knows nothing yet of what is in the store. Records and refusals name `source` as who stated
+    /// the lines: the URL of an upstream, or the name of a file.
     ///
     /// # Errors
     ///
@@ -102,7 +104,7 @@ impl BatchJudge {
     pub async fn new(
         store: Store,
         verifier: Arc<dyn Verifier>,
-        upstream: String,
+        source: String,
         committed: watch::Receiver<u64>,
     ) -> Result<BatchJudge, StoreError> {
         let refused = RefusedIdentities::read(&store).await?;
@@ -111,7 +113,7 @@ impl BatchJudge {
         Ok(BatchJudge {
             store,
             verifier,
-            upstream,
+            source,
             chains: ChainCache::with_room_for(CHAINS_BYTES),
             refused,
             highest_sequence,
@@ -134,7 +136,7 @@ impl BatchJudge {
         let renumbering = self.renumbering;
         self.renumbering &= !part.caught_up;
         let (mut assembly, candidates) =
-            Assembly::begin(part, self.upstream.clone(), backdated_before, renumbering);
+            Assembly::begin(part, self.source.clone(), backdated_before, renumbering);
         let holders = self.holders_of_numbers(&candidates).await?;
         let numbers_ascend = holders.is_none();
         let holders = holders.unwrap_or_default();
@@ -416,9 +418,13 @@ fn numbers(
     course: Course,
 ) -> Numbers {
     let mut numbers = Numbers::default();
-    let in_order = judged.iter().map(|judged| &judged.candidate);
-    let of_wholes = wholes.iter().flat_map(|whole| &whole.candidates);
-    for Candidate { line, received } in in_order.chain(of_wholes) {
+    let gives_others = course.states_numbers();
+    let in_order = judged.iter().filter(|judged| gives_others || judged.has_no_number());
+    let of_wholes = wholes.iter().flat_map(|whole| {
+        let is_to_have = |of: &&Candidate| gives_others || has_no_number(whole, &of.received.cid);
+        whole.candidates.iter().filter(is_to_have)
+    });
+    for Candidate { line, received } in in_order.map(|judged| &judged.candidate).chain(of_wholes) {
         // A line that is not what it says may be damaged in its number as well.
         if received.stated_cid.is_none() {
             numbers.state(*line, received);
@@ -428,4 +434,9 @@ fn numbers(
         numbers.leave_all(holders);
     }
     numbers
+}
+
+/// Whether an operation is not stored, or without a number.
+fn has_no_number(whole: &Whole, cid: &Cid) -> bool {
+    !whole.stored.iter().any(|row| row.sequence.is_some() && row.cid() == *cid)
 }

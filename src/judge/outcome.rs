@@ -78,12 +78,13 @@ impl Prepared {
 /// Collects what a batch changes.
 pub(super) struct Assembly {
     lines: Vec<Bytes>,
-    upstream: String,
+    /// Who states the lines.
+    source: String,
     received_at: Timestamp,
     /// Of what came live: no `createdAt` should be before this.
     backdated_before: Option<Timestamp>,
     /// Other numbers than those that are stored are no difference.
-    renumbering: bool,
+    numbers_may_differ: bool,
     commit: Commit,
     late: Vec<StoredOperation>,
     known: usize,
@@ -97,11 +98,11 @@ pub(super) struct Assembly {
 
 impl Assembly {
     /// Begins with the lines that cannot be judged, and returns the operations of the others. Operations that
-    /// came live should not be dated before `backdated_before`; while `renumbering`, other numbers than those that
-    /// are stored are no difference.
+    /// came live should not be dated before `backdated_before`; while `renumbering`, and in what does not come from
+    /// the upstream, other numbers than those that are stored are no difference.
     pub(super) fn begin(
         part: Part,
-        upstream: String,
+        source: String,
         backdated_before: Option<Timestamp>,
         renumbering: bool,
     ) -> (Assembly, Vec<Candidate>) {
@@ -117,10 +118,10 @@ impl Assembly {
         };
         let mut assembly = Assembly {
             lines,
-            upstream,
+            source,
             received_at: part.received_at,
             backdated_before,
-            renumbering,
+            numbers_may_differ: renumbering || !part.course.states_numbers(),
             commit,
             late: Vec::new(),
             known: 0,
@@ -158,7 +159,7 @@ impl Assembly {
         let line = &self.lines[line];
         self.keep_refusal(NewRefusal {
             key: NewRefusal::key_of_line(line),
-            source: self.upstream.clone(),
+            source: self.source.clone(),
             did,
             sequence,
             cid: None,
@@ -291,12 +292,12 @@ impl Assembly {
     /// Records that a line does not agree with what is held. Our side of a record is the identity's whole log,
     /// which is added at the end.
     fn diverge(&mut self, kind: DivergenceKind, of: &Received, line: Option<usize>) {
-        if self.renumbering && kind == DivergenceKind::RestatedSequence {
+        if self.numbers_may_differ && kind == DivergenceKind::RestatedSequence {
             return;
         }
         let line = line.and_then(|line| self.lines.get(line));
         self.commit.divergences.push(NewDivergence {
-            source: self.upstream.clone(),
+            source: self.source.clone(),
             did: of.did.to_string(),
             kind: kind.name().to_owned(),
             subject: of.cid.to_string(),
@@ -325,7 +326,7 @@ impl Assembly {
         };
         self.keep_refusal(NewRefusal {
             key,
-            source: self.upstream.clone(),
+            source: self.source.clone(),
             did: received.did.to_string(),
             sequence: received.sequence,
             cid: Some(received.cid),

@@ -122,3 +122,31 @@ async fn one_that_is_stated_later_in_the_batch_is_had() {
         assert_eq!(process.records().await, ["restated-created-at"]);
     }
 }
+
+/// What has one keeps it, what has none gets a free one, and nothing of it is a difference.
+#[tokio::test(flavor = "multi_thread")]
+async fn those_of_a_dump_are_had_where_nothing_else_is() {
+    let [held, first, second, without, new] = geneses();
+    for place in places().await {
+        let mut process = Process::start(&place).await;
+        process.take(Course::Again, [under(1, &held), under(2, &first), under(3, &second)]).await;
+        process.take(Course::Again, [without.audit_entry()]).await;
+        // One free number, and each other's.
+        let dump = [under(100, &held), under(3, &first), under(2, &second), under(1, &without)];
+        process.take(Course::Elsewhere, dump).await;
+        let all = [&held, &first, &second, &without];
+        assert_eq!(process.numbers(all).await, [Some(1), Some(2), Some(3), None]);
+        // Neither of two that are had.
+        process.take(Course::Elsewhere, [under(2, &without), under(3, &without)]).await;
+        assert_eq!(process.numbers(all).await, [Some(1), Some(2), Some(3), None]);
+        // What is stated for one that has its own is free for others.
+        let dump = [under(50, &without), under(100, &new), under(100, &held)];
+        process.take(Course::Elsewhere, dump).await;
+        assert_eq!(process.numbers([&held, &without, &new]).await, [Some(1), Some(50), Some(100)]);
+        assert_eq!(process.records().await, [""; 0]);
+        // The upstream's own statement stands against that of a dump.
+        process.take(Course::Again, [under(100, &held)]).await;
+        assert_eq!(process.numbers([&held, &new]).await, [Some(100), None]);
+        assert_eq!(process.records().await.len(), 2);
+    }
+}
