@@ -52,7 +52,14 @@ impl Prepared {
         } = next.commit;
         self.batch = next.batch;
         self.known += next.known;
-        if cursor_after != self.commit.cursor_after {
+        let moves = cursor_after != self.commit.cursor_after;
+        // What is read again, as in a gap, does not move the cursor and says nothing of the upstream's present: it
+        // stays reached, as of the time when it was.
+        if moves || caught_up || !self.commit.caught_up {
+            self.commit.caught_up = caught_up;
+            self.commit.received_at_millis = received_at_millis;
+        }
+        if moves {
             self.commit.cursor_cid = cursor_cid;
         }
         self.commit.cursor_after = cursor_after;
@@ -62,8 +69,6 @@ impl Prepared {
         self.commit.refusals.extend(refusals);
         self.commit.lifted.extend(lifted);
         self.commit.divergences.extend(divergences);
-        self.commit.received_at_millis = received_at_millis;
-        self.commit.caught_up = caught_up;
         None
     }
 
@@ -351,4 +356,39 @@ impl Assembly {
 /// A copy of a line: as a slice it would keep the whole page that it came in.
 fn kept_copy(line: &Bytes) -> Bytes {
     Bytes::copy_from_slice(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prepared(cursor: (i64, i64), caught_up: bool, received_at_millis: i64) -> Prepared {
+        let (cursor_before, cursor_after) = cursor;
+        let commit = Commit {
+            cursor_before,
+            cursor_after,
+            caught_up,
+            received_at_millis,
+            ..Commit::default()
+        };
+        Prepared { batch: 1, commit, late: Vec::new(), known: 0 }
+    }
+
+    #[test]
+    fn what_was_left_out_before_the_present_does_not_lead_away_from_it() {
+        let joined = |first: Prepared, next: Prepared| {
+            let mut joined = first;
+            assert!(joined.join(next).is_none());
+            (joined.commit.caught_up, joined.commit.received_at_millis)
+        };
+        let there = || prepared((0, 5), true, 100);
+        let not_there = || prepared((0, 5), false, 100);
+        // Lines read again leave the cursor where it is.
+        assert_eq!(joined(there(), prepared((5, 5), false, 200)), (true, 100));
+        assert_eq!(joined(there(), prepared((5, 5), true, 200)), (true, 200));
+        assert_eq!(joined(not_there(), prepared((5, 5), false, 200)), (false, 200));
+        // There is more than the first has reached.
+        assert_eq!(joined(there(), prepared((5, 9), false, 200)), (false, 200));
+        assert_eq!(joined(not_there(), prepared((5, 9), true, 200)), (true, 200));
+    }
 }
