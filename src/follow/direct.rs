@@ -22,7 +22,8 @@ pub struct DirectIntake<'a> {
 }
 
 impl<'a> DirectIntake<'a> {
-    /// Into a store whose lease was taken with this source. The lines are `upstream`'s.
+    /// Into a store whose lease was taken with this source. Records and refusals name `stated_by`: the URL of an
+    /// upstream, or the name of a file.
     ///
     /// # Errors
     ///
@@ -31,10 +32,11 @@ impl<'a> DirectIntake<'a> {
         store: &'a Store,
         (lease, source): (&'a Lease, &Source),
         verifier: Arc<dyn Verifier>,
-        upstream: &str,
+        stated_by: &str,
     ) -> Result<DirectIntake<'a>, StoreError> {
         let (committed, receiver) = watch::channel(0);
-        let judge = BatchJudge::new(store.clone(), verifier, upstream.to_owned(), receiver).await?;
+        let judge =
+            BatchJudge::new(store.clone(), verifier, stated_by.to_owned(), receiver).await?;
         Ok(DirectIntake { store, lease, judge, committed, cursor: source.cursor })
     }
 

@@ -70,7 +70,7 @@ impl Import<'_> {
     ) -> Result<Imported, ImportError> {
         let verifier = Arc::clone(&self.verifier);
         let mut intake =
-            DirectIntake::new(self.store, (lease, source), verifier, self.upstream).await?;
+            DirectIntake::new(self.store, (lease, source), verifier, dump.name()).await?;
         let mut blocks = DumpReader::start(dump);
         let mut imported = Imported::default();
         let mut continues = None;

@@ -127,8 +127,12 @@ impl Repair<'_> {
         found: &mut Repaired,
         progress: impl FnMut(u64),
     ) -> Result<(), RepairError> {
-        let (verifier, upstream) = (Arc::clone(&self.verifier), self.client.base());
-        let intake = DirectIntake::new(self.store, (lease, source), verifier, upstream).await?;
+        let stated_by = match &extent {
+            Extent::File(dump) => dump.name(),
+            Extent::Identities(_) | Extent::All => self.client.base(),
+        };
+        let verifier = Arc::clone(&self.verifier);
+        let intake = DirectIntake::new(self.store, (lease, source), verifier, stated_by).await?;
         match extent {
             Extent::Identities(dids) => self.identities(intake, dids, found, progress).await,
             Extent::File(dump) => Repair::file(intake, dump, found, progress).await,

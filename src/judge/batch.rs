@@ -16,7 +16,7 @@ use crate::blocking;
 use crate::metrics;
 use crate::store::{Commit, Store, StoreError, StoredOperation, audit_log};
 use did_plc::signature::Verifier;
-use did_plc::{Did, Timestamp};
+use did_plc::{Cid, Did, Timestamp};
 
 /// Memory of the chains that are kept: some 100,000 operations; most updates follow soon upon what they
 /// update.
@@ -42,7 +42,8 @@ type Groups = Vec<(Did, Group)>;
 pub struct BatchJudge {
     store: Store,
     verifier: Arc<dyn Verifier>,
-    upstream: String,
+    /// Who states what is judged.
+    source: String,
     chains: ChainCache,
     refused: RefusedIdentities,
     /// No operation that was seen so far has a higher number.
@@ -94,7 +95,8 @@ impl RefusedIdentities {
 }
 
 impl BatchJudge {
-    /// A judge that knows nothing yet of what is in the store.
+    /// A judge that knows nothing yet of what is in the store. Records and refusals name `source` as who stated
+    /// the lines: the URL of an upstream, or the name of a file.
     ///
     /// # Errors
     ///
@@ -102,7 +104,7 @@ impl BatchJudge {
     pub async fn new(
         store: Store,
         verifier: Arc<dyn Verifier>,
-        upstream: String,
+        source: String,
         committed: watch::Receiver<u64>,
     ) -> Result<BatchJudge, StoreError> {
         let refused = RefusedIdentities::read(&store).await?;
@@ -111,7 +113,7 @@ impl BatchJudge {
         Ok(BatchJudge {
             store,
             verifier,
-            upstream,
+            source,
             chains: ChainCache::with_room_for(CHAINS_BYTES),
             refused,
             highest_sequence,
@@ -131,7 +133,7 @@ impl BatchJudge {
         let (received_at, course) = (part.received_at, part.course);
         let backdated_before =
             (course == Course::Stream).then(|| self.backdated_before(received_at));
-        let source = part.source.as_deref().unwrap_or(&self.upstream).to_owned();
+        let source = part.source.as_deref().unwrap_or(&self.source).to_owned();
         let renumbering = self.renumbering;
         self.renumbering &= !part.caught_up;
         let (mut assembly, candidates) =
@@ -149,11 +151,12 @@ impl BatchJudge {
             .then(|| numbers(&judged, &wholes, &holders, course));
         if let Some(numbers) = &mut numbers {
             self.number_freed(&wholes, numbers).await?;
+            give_numbers(&mut ordered, numbers);
         }
         let chains: AHashMap<Did, &Group> =
             ordered.iter().map(|(did, group)| (*did, group)).collect();
         for judged in judged {
-            assembly.add(judged, &chains, numbers.as_ref());
+            assembly.add(judged, &chains);
         }
         drop(chains);
         for whole in &mut wholes {
@@ -394,6 +397,19 @@ impl BatchJudge {
     }
 }
 
+/// Gives the links of chains the numbers that their operations have now. Each has the one that was stated for it in
+/// its identity until here, which may be another's.
+fn give_numbers(groups: &mut [(Did, Group)], numbers: &Numbers) {
+    for (did, group) in groups {
+        let links = group.chain.links().iter();
+        let given: Vec<(Cid, Option<i64>)> =
+            links.map(|link| (link.cid, numbers.number((*did, link.cid), link.sequence))).collect();
+        for (cid, number) in given {
+            group.chain.set_number(&cid, number);
+        }
+    }
+}
+
 /// The numbers that the batch states. What is refused has none here, and yet nobody else has the number that the
 /// upstream gives it.
 fn numbers(
@@ -403,9 +419,13 @@ fn numbers(
     course: Course,
 ) -> Numbers {
     let mut numbers = Numbers::default();
-    let in_order = judged.iter().map(|judged| &judged.candidate);
-    let of_wholes = wholes.iter().flat_map(|whole| &whole.candidates);
-    for Candidate { line, received } in in_order.chain(of_wholes) {
+    let gives_others = course.states_numbers();
+    let in_order = judged.iter().filter(|judged| gives_others || judged.has_no_number());
+    let of_wholes = wholes.iter().flat_map(|whole| {
+        let is_to_have = |of: &&Candidate| gives_others || has_no_number(whole, &of.received.cid);
+        whole.candidates.iter().filter(is_to_have)
+    });
+    for Candidate { line, received } in in_order.map(|judged| &judged.candidate).chain(of_wholes) {
         // A line that is not what it says may be damaged in its number as well.
         if received.stated_cid.is_none() {
             numbers.state(*line, received);
@@ -415,4 +435,9 @@ fn numbers(
         numbers.leave_all(holders);
     }
     numbers
+}
+
+/// Whether an operation is not stored, or without a number.
+fn has_no_number(whole: &Whole, cid: &Cid) -> bool {
+    !whole.stored.iter().any(|row| row.sequence.is_some() && row.cid() == *cid)
 }

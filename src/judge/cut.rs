@@ -33,8 +33,8 @@ pub enum Course {
     /// From the upstream for the second time, or because somebody asked for it: the times that it states now are
     /// taken over, since those of the first time may have been damaged on their way.
     Second,
-    /// From a dump, or from somebody beside the upstream: their sequence numbers are taken only where
-    /// nothing else has them.
+    /// From a dump, or from somebody beside the upstream: their sequence numbers are only taken for operations
+    /// without one, where nothing else has them. Other numbers are no difference.
     Elsewhere,
 }
 

@@ -35,7 +35,7 @@ impl Numbers {
     /// Leaves numbers to the operations that have them already, whatever is stated.
     pub fn leave_all(&mut self, holders: &AHashMap<i64, Holder>) {
         for (number, holder) in holders {
-            if self.stated.get(number).is_some_and(|(_, stated)| stated != holder) {
+            if self.holder(*number) != Some(*holder) {
                 self.stated.insert(*number, (usize::MAX, *holder));
             }
         }

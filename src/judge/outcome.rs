@@ -52,7 +52,14 @@ impl Prepared {
         } = next.commit;
         self.batch = next.batch;
         self.known += next.known;
-        if cursor_after != self.commit.cursor_after {
+        let moves = cursor_after != self.commit.cursor_after;
+        // What is read again, as in a gap, does not move the cursor and says nothing of the upstream's present: it
+        // stays reached, as of the time when it was.
+        if moves || caught_up || !self.commit.caught_up {
+            self.commit.caught_up = caught_up;
+            self.commit.received_at_millis = received_at_millis;
+        }
+        if moves {
             self.commit.cursor_cid = cursor_cid;
         }
         self.commit.cursor_after = cursor_after;
@@ -62,8 +69,6 @@ impl Prepared {
         self.commit.refusals.extend(refusals);
         self.commit.lifted.extend(lifted);
         self.commit.divergences.extend(divergences);
-        self.commit.received_at_millis = received_at_millis;
-        self.commit.caught_up = caught_up;
         None
     }
 
@@ -78,12 +83,13 @@ impl Prepared {
 /// Collects what a batch changes.
 pub(super) struct Assembly {
     lines: Vec<Bytes>,
-    upstream: String,
+    /// Who states the lines.
+    source: String,
     received_at: Timestamp,
     /// Of what came live: no `createdAt` should be before this.
     backdated_before: Option<Timestamp>,
     /// Other numbers than those that are stored are no difference.
-    renumbering: bool,
+    numbers_may_differ: bool,
     commit: Commit,
     late: Vec<StoredOperation>,
     known: usize,
@@ -97,11 +103,11 @@ pub(super) struct Assembly {
 
 impl Assembly {
     /// Begins with the lines that cannot be judged, and returns the operations of the others. Operations that
-    /// came live should not be dated before `backdated_before`; while `renumbering`, other numbers than those that
-    /// are stored are no difference.
+    /// came live should not be dated before `backdated_before`; while `renumbering`, and in what does not come from
+    /// the upstream, other numbers than those that are stored are no difference.
     pub(super) fn begin(
         part: Part,
-        upstream: String,
+        source: String,
         backdated_before: Option<Timestamp>,
         renumbering: bool,
     ) -> (Assembly, Vec<Candidate>) {
@@ -117,10 +123,10 @@ impl Assembly {
         };
         let mut assembly = Assembly {
             lines,
-            upstream,
+            source,
             received_at: part.received_at,
             backdated_before,
-            renumbering,
+            numbers_may_differ: renumbering || !part.course.states_numbers(),
             commit,
             late: Vec::new(),
             known: 0,
@@ -158,7 +164,7 @@ impl Assembly {
         let line = &self.lines[line];
         self.keep_refusal(NewRefusal {
             key: NewRefusal::key_of_line(line),
-            source: self.upstream.clone(),
+            source: self.source.clone(),
             did,
             sequence,
             cid: None,
@@ -169,16 +175,12 @@ impl Assembly {
     }
 
     /// Takes in what follows from a verdict on something that came in its order. `groups` have the chains as
-    /// they are with all of the batch.
-    pub(super) fn add(
-        &mut self,
-        judged: Judged,
-        groups: &AHashMap<Did, &Group>,
-        numbers: Option<&Numbers>,
-    ) {
+    /// they are with all of the batch: the number that an operation has there is the one that is written.
+    pub(super) fn add(&mut self, judged: Judged, groups: &AHashMap<Did, &Group>) {
         let Judged { candidate, verdict } = judged;
         let received = &candidate.received;
         let chain = groups.get(&received.did).map(|group| &group.chain);
+        let link = chain.and_then(|chain| chain.find(&received.cid));
         match verdict {
             Verdict::Accepted(acceptance) => {
                 for nullified in &acceptance.nullifies {
@@ -187,16 +189,19 @@ impl Assembly {
                         link.map(|link| (received.did, link.created_at, received.created_at)),
                     );
                 }
-                let nullified_by = chain.and_then(|chain| chain.find(&received.cid)?.nullified_by);
-                self.accept(candidate, acceptance.signer, nullified_by, numbers);
+                let (sequence, nullified_by) =
+                    link.map_or((None, None), |link| (link.sequence, link.nullified_by));
+                self.note_backdated(&candidate);
+                self.accept(candidate.received, acceptance.signer, sequence, nullified_by);
             }
             Verdict::Known(restated) => {
-                let held = chain.and_then(|chain| chain.find(&received.cid));
-                let number = restated.numbered.filter(|_| has_number(numbers, received));
-                let numbered = held.zip(number);
-                self.commit
-                    .numbered
-                    .extend(numbered.map(|(held, number)| (received.did, held.created_at, number)));
+                // What is new in this batch is written with its number.
+                let is_stored =
+                    link.filter(|link| !self.added.contains(&(received.did, link.created_at)));
+                let numbered = is_stored.filter(|_| restated.numbered.is_some());
+                self.commit.numbered.extend(
+                    numbered.and_then(|link| Some((received.did, link.created_at, link.sequence?))),
+                );
                 self.note_known(&candidate, &restated);
             }
             Verdict::Refused(refusal) => self.refuse_line(&candidate, &refusal),
@@ -205,18 +210,16 @@ impl Assembly {
 
     fn accept(
         &mut self,
-        candidate: Candidate,
+        received: Received,
         signer: u16,
+        sequence: Option<i64>,
         nullified_by: Option<Timestamp>,
-        numbers: Option<&Numbers>,
     ) {
-        self.note_backdated(&candidate);
-        let received = candidate.received;
         self.added.insert((received.did, received.created_at));
         self.commit.operations.push(StoredOperation {
             did: received.did,
             created_at: received.created_at,
-            sequence: received.sequence.filter(|_| has_number(numbers, &received)),
+            sequence,
             signed: received.signed,
             signer,
             nullified_by,
@@ -294,12 +297,12 @@ impl Assembly {
     /// Records that a line does not agree with what is held. Our side of a record is the identity's whole log,
     /// which is added at the end.
     fn diverge(&mut self, kind: DivergenceKind, of: &Received, line: Option<usize>) {
-        if self.renumbering && kind == DivergenceKind::RestatedSequence {
+        if self.numbers_may_differ && kind == DivergenceKind::RestatedSequence {
             return;
         }
         let line = line.and_then(|line| self.lines.get(line));
         self.commit.divergences.push(NewDivergence {
-            source: self.upstream.clone(),
+            source: self.source.clone(),
             did: of.did.to_string(),
             kind: kind.name().to_owned(),
             subject: of.cid.to_string(),
@@ -328,7 +331,7 @@ impl Assembly {
         };
         self.keep_refusal(NewRefusal {
             key,
-            source: self.upstream.clone(),
+            source: self.source.clone(),
             did: received.did.to_string(),
             sequence: received.sequence,
             cid: Some(received.cid),
@@ -350,13 +353,42 @@ impl Assembly {
     }
 }
 
-/// Whether an operation has the number that is stated for it. Without numbers to look at it has.
-fn has_number(numbers: Option<&Numbers>, received: &Received) -> bool {
-    let holder = (received.did, received.cid);
-    numbers.is_none_or(|numbers| numbers.number(holder, None) == received.sequence)
-}
-
 /// A copy of a line: as a slice it would keep the whole page that it came in.
 fn kept_copy(line: &Bytes) -> Bytes {
     Bytes::copy_from_slice(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prepared(cursor: (i64, i64), caught_up: bool, received_at_millis: i64) -> Prepared {
+        let (cursor_before, cursor_after) = cursor;
+        let commit = Commit {
+            cursor_before,
+            cursor_after,
+            caught_up,
+            received_at_millis,
+            ..Commit::default()
+        };
+        Prepared { batch: 1, commit, late: Vec::new(), known: 0 }
+    }
+
+    #[test]
+    fn what_was_left_out_before_the_present_does_not_lead_away_from_it() {
+        let joined = |first: Prepared, next: Prepared| {
+            let mut joined = first;
+            assert!(joined.join(next).is_none());
+            (joined.commit.caught_up, joined.commit.received_at_millis)
+        };
+        let there = || prepared((0, 5), true, 100);
+        let not_there = || prepared((0, 5), false, 100);
+        // Lines read again leave the cursor where it is.
+        assert_eq!(joined(there(), prepared((5, 5), false, 200)), (true, 100));
+        assert_eq!(joined(there(), prepared((5, 5), true, 200)), (true, 200));
+        assert_eq!(joined(not_there(), prepared((5, 5), false, 200)), (false, 200));
+        // There is more than the first has reached.
+        assert_eq!(joined(there(), prepared((5, 9), false, 200)), (false, 200));
+        assert_eq!(joined(not_there(), prepared((5, 9), true, 200)), (true, 200));
+    }
 }

@@ -40,6 +40,16 @@ pub struct Judged {
     pub verdict: Verdict,
 }
 
+impl Judged {
+    /// Whether the operation had no number before this line: it is new, or was without one.
+    pub fn has_no_number(&self) -> bool {
+        match &self.verdict {
+            Verdict::Known(restated) => restated.numbered.is_some(),
+            Verdict::Accepted(_) | Verdict::Refused(_) => true,
+        }
+    }
+}
+
 /// Groups candidates by identity, in the order in which the identities first appear.
 pub fn group(candidates: impl Iterator<Item = Candidate>) -> Vec<(Did, Group)> {
     let mut places: AHashMap<Did, usize> = AHashMap::new();

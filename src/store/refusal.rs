@@ -15,7 +15,7 @@ pub type RefusalKey = [u8; 32];
 pub struct NewRefusal {
     /// What it is known by: the same is kept once.
     pub key: RefusalKey,
-    /// Who stated it: the URL of an upstream.
+    /// Who stated it: the URL of an upstream, or the name of a file.
     pub source: String,
     /// The DID as the line stated it, whatever it looks like; empty when it stated none.
     pub did: String,

@@ -16,6 +16,7 @@ mod healing;
 mod import;
 mod limits;
 mod logging;
+mod numbers;
 mod ops;
 mod postgres;
 mod process;

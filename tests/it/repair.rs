@@ -119,6 +119,55 @@ async fn what_differs_and_what_is_refused_is_said() {
     }
 }
 
+/// The numbers of a dump are nobody's statement about ours, and what it says otherwise is said of the dump.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dump_with_other_numbers_differs_in_nothing_else() {
+    let log = told();
+    let folder = TempDir::new().unwrap();
+    let dump = folder.path().join("dump.jsonl");
+    let mut dumped: Vec<LogEntry> =
+        log.iter().map(|entry| LogEntry { seq: 25 - 2 * entry.seq, ..entry.clone() }).collect();
+    for place in places().await {
+        let upstream = FakeUpstream::start(log.clone()).await;
+        follow_without(&place, &upstream, &[]).await;
+        write(&dump, &dumped);
+        let ran = repair(&place, &["--from", dump.to_str().unwrap()]);
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        let store = Store::open(&place.url).await.unwrap();
+        let exported = store.export_by_sequence(0, 100).await.unwrap();
+        let exported: Vec<_> =
+            exported.iter().map(|row| (row.sequence.unwrap(), row.cid().to_string())).collect();
+        let expected: Vec<_> = log.iter().map(|entry| (entry.seq, entry.cid.clone())).collect();
+        assert_eq!(exported, expected);
+    }
+    dumped[1].created_at = "2020-01-01T00:00:00.000Z".to_owned();
+    dumped[8].operation = dumped[8].operation.replace("after", "other");
+    write(&dump, &dumped);
+    let name = dump.to_str().unwrap();
+    for imports in [false, true] {
+        for place in places().await {
+            let upstream = FakeUpstream::start(log.clone()).await;
+            follow_without(&place, &upstream, &[]).await;
+            if imports {
+                run(&["import", name, "--upstream", &upstream.url(), "--database", &place.url]);
+            } else {
+                repair(&place, &["--from", name]);
+            }
+            let store = Store::open(&place.url).await.unwrap();
+            let records = store.divergences(None, None, None, 0, 100).await.unwrap();
+            let said: Vec<_> = records
+                .iter()
+                .map(|record| (&*record.divergence.kind, &*record.divergence.source))
+                .collect();
+            assert_eq!(said, [("restated-created-at", name)]);
+            let refusals = store.refusals(None, 0, 100).await.unwrap();
+            let said: Vec<_> =
+                refusals.iter().map(|kept| (&*kept.refusal.kind, &*kept.refusal.source)).collect();
+            assert_eq!(said, [("cid-mismatch", name)]);
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_identity_that_is_not_known_there_is_named() {
     let log = told();
