@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::reader::{Event, Gone};
 use crate::judge::{Course, Decoded, Lines};
 use crate::store::StoreError;
-use crate::upstream::{ExportClient, Priority, UpstreamFault};
+use crate::upstream::UpstreamFault;
 use did_plc::Timestamp;
 
 /// Why it could not be asked, or what came could not be taken in.
@@ -29,27 +29,6 @@ pub enum AgainError {
 impl From<Gone> for AgainError {
     fn from(_: Gone) -> AgainError {
         AgainError::Gone
-    }
-}
-
-/// How often lines are fetched of which one is not JSON.
-const NOT_JSON_ATTEMPTS: u32 = 3;
-
-/// The lines of the export after a number, at most so many. What is not JSON may have been damaged on its way,
-/// and is fetched again; what stays so is what they have.
-pub async fn fetch(
-    client: &ExportClient,
-    after: i64,
-    count: usize,
-    priority: Priority,
-) -> Result<Decoded, UpstreamFault> {
-    let mut attempts = 0;
-    loop {
-        attempts += 1;
-        let decoded = Decoded::from_lines(client.lines(after, count, priority).await?).await;
-        if decoded.first_damaged().is_none() || attempts >= NOT_JSON_ATTEMPTS {
-            return Ok(decoded);
-        }
     }
 }
 

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
 use super::again::{self, AgainError};
+use super::fetch::fetch_lines;
 use super::reader::{Event, Gone};
 use crate::judge::{Course, Decoded};
 use crate::store::{Asked, Lease, NewRefusal, Store, StoredRefusal};
@@ -109,7 +110,7 @@ impl Doubts {
             let here = rest.partition_point(|&number| number < first.saturating_add(page));
             let last = rest[here - 1];
             let count = usize::try_from(last - first + 1).unwrap_or(1);
-            let mut decoded = again::fetch(&self.client, first - 1, count, Priority::Aside).await?;
+            let mut decoded = fetch_lines(&self.client, first - 1, count, Priority::Aside).await?;
             decoded.retain_up_to(last);
             self.take_in(decoded).await?;
             rest = &rest[here..];

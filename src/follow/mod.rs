@@ -23,6 +23,7 @@ mod continuity;
 mod direct;
 mod doubts;
 mod error;
+mod fetch;
 mod follower;
 mod import;
 mod intake;

@@ -12,8 +12,8 @@ use metrics::counter;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::again;
 use super::continuity::{Continuity, REWINDS, Shared};
+use super::fetch::fetch_lines;
 use crate::judge::{Course, Lines, Position};
 use crate::live::{Mode, Status};
 use crate::store::Source;
@@ -244,7 +244,7 @@ impl Reader {
         while after + 1 < before {
             let missing = usize::try_from(before - after - 1).unwrap_or(usize::MAX);
             let count = missing.min(self.client.limits().page);
-            let fetched = again::fetch(&self.client, after, count, Priority::Following).await;
+            let fetched = fetch_lines(&self.client, after, count, Priority::Following).await;
             let mut decoded = match fetched {
                 Ok(decoded) => decoded,
                 Err(fault) => return Ok(Err(fault)),

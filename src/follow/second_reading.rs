@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 
 use super::again::{self, AgainError};
+use super::fetch::fetch_lines;
 use super::reader::{Event, Gone};
 use crate::judge::{Course, Decoded};
 use crate::live::Status;
@@ -232,10 +233,10 @@ impl SecondReading {
     /// A page after a number up to another one, and up to which number it has told everything.
     async fn fetch(&self, after: i64, through: i64) -> Result<(Decoded, i64), AgainError> {
         let count = self.client.limits().page;
-        let mut page = again::fetch(&self.client, after, count, Priority::Aside).await?;
+        let mut page = fetch_lines(&self.client, after, count, Priority::Aside).await?;
         if page.is_empty() {
             // Only what is empty twice is the end.
-            page = again::fetch(&self.client, after, count, Priority::Aside).await?;
+            page = fetch_lines(&self.client, after, count, Priority::Aside).await?;
         }
         let end = match page.is_empty() {
             true => through,

@@ -57,8 +57,9 @@ impl Process {
     async fn take(&mut self, course: Course, lines: impl IntoIterator<Item = String>) -> Prepared {
         let decoded = Decoded::from_lines(lines.into_iter().map(Bytes::from).collect()).await;
         let received_at = Timestamp::from_millis(1_800_000_000_000);
-        let lines = Lines { decoded, received_at, caught_up: false, course };
-        let mut prepared = self.judge.judge(Cut::of(lines, 0, NotJson::Keep).part).await.unwrap();
+        let lines = Lines { decoded, received_at, caught_up: false, course, source: None };
+        let mut prepared =
+            self.judge.judge(Cut::of(lines, 0, NotJson::Keep, true).part).await.unwrap();
         prepared.commit.cursor_after = 0;
         self.store.commit(&self.lease, &prepared.commit).await.unwrap();
         self.committed.send_replace(prepared.batch);
