@@ -260,6 +260,8 @@ impl Assembly {
         }
         let before: AHashMap<Cid, Option<i64>> =
             whole.stored.iter().map(|row| (row.cid(), row.sequence)).collect();
+        // One that has lost its number and gets one back is among them, and comes twice to who was there before the
+        // loss: who came in between was sent it under no number, and would never have it otherwise.
         let is_late = |row: &&StoredOperation| before.get(&row.cid()).is_none_or(Option::is_none);
         let late = whole.operations.iter().filter(|row| row.sequence.is_some()).filter(is_late);
         self.late.extend(late.cloned());

@@ -11,6 +11,7 @@ use axum::extract::ws::Utf8Bytes;
 use tokio::sync::watch;
 
 use crate::store::StoredOperation;
+use did_plc::Cid;
 use did_plc::operation::Malformed;
 
 /// Bytes of messages that the ring holds unless told otherwise: at the size of a usual operation
@@ -23,6 +24,8 @@ pub struct Message {
     /// The operation's sequence number. Not always above that of the message before: an
     /// operation that was accepted late has its own.
     pub sequence: i64,
+    /// Its CID.
+    pub cid: Cid,
     /// The JSON. Clones share it.
     pub text: Utf8Bytes,
 }
@@ -36,9 +39,10 @@ impl Message {
     pub fn encode(operation: &StoredOperation) -> Result<Option<Message>, Malformed> {
         let Some(sequence) = operation.sequence else { return Ok(None) };
         let mut text = Vec::with_capacity(2 * operation.signed.len());
-        operation.logged(&operation.cid()).write_stream(&mut text)?;
+        let cid = operation.cid();
+        operation.logged(&cid).write_stream(&mut text)?;
         let text = Utf8Bytes::try_from(text).map_err(|error| Malformed::new(error.to_string()))?;
-        Ok(Some(Message { sequence, text }))
+        Ok(Some(Message { sequence, cid, text }))
     }
 }
 

@@ -3,8 +3,9 @@
 //! A client that brings a cursor first gets what is after it from the store, page by page, and
 //! then joins the live feed. It is subscribed to the feed before the first page is read: whatever
 //! is committed after a page was read comes by the feed, whatever was committed before is in the
-//! page, and what is in both is recognised by its number. The numbers of a page are remembered
-//! until every commit that had begun when it was read is published and taken from the feed.
+//! page, and what is in both is recognised by its number and CID: a number alone may have gone from
+//! one operation to another meanwhile. Those of a page are remembered until every commit that had
+//! begun when it was read is published and taken from the feed.
 //!
 //! Whatever a client does not take, no more than a turn is held for it: a page is let go before
 //! what was made of it is sent.
@@ -24,6 +25,7 @@ use tokio::time::{Instant, interval_at, sleep_until, timeout};
 
 use crate::live::{Lagged, Message, Subscription};
 use crate::store::{StoreError, StoredOperation};
+use did_plc::Cid;
 use did_plc::operation::{MAX_OPERATION_LENGTH, Malformed};
 
 use super::answer::Answer;
@@ -38,8 +40,8 @@ const PAGE: usize = 32;
 /// Bytes that are put together for one write, so that no client holds more than this, and that a
 /// client with a lot to catch up with gets it in few writes. (One operation may be longer.)
 const TURN: usize = 32 << 10;
-/// Numbers that are remembered of what a client was sent from the store; one that would have to
-/// remember more waits for the commit that is under way. 64 kB, and more than is read while a
+/// Operations that are remembered of what a client was sent from the store; one that would have to
+/// remember more waits for the commit that is under way. 200 kB, and more than is read while a
 /// usual commit lasts.
 const MAX_RECENT: usize = 4_096;
 /// Bytes that the WebSocket gathers before it writes by itself. A turn and its frames' headers.
@@ -181,27 +183,39 @@ impl From<axum::Error> for End {
 struct CaughtUp {
     /// The last number.
     position: i64,
-    /// The numbers that the feed may repeat, ascending, each with that of the last commit that had
-    /// begun when it was read.
-    recent: VecDeque<(i64, u64)>,
+    /// What the feed may repeat, by ascending numbers.
+    recent: VecDeque<Sent>,
+}
+
+/// An operation that a client was sent from the store.
+#[derive(Debug)]
+struct Sent {
+    sequence: i64,
+    cid: Cid,
+    /// The last commit that had begun when it was read.
+    begun: u64,
 }
 
 impl CaughtUp {
     fn add(&mut self, messages: &[Message], begun: u64) {
-        self.recent.extend(messages.iter().map(|message| (message.sequence, begun)));
+        let sent = |message: &Message| Sent { sequence: message.sequence, cid: message.cid, begun };
+        self.recent.extend(messages.iter().map(sent));
         self.position = messages.last().map_or(self.position, |message| message.sequence);
     }
 
-    fn has(&self, sequence: i64) -> bool {
+    fn has(&self, message: &Message) -> bool {
         // Nearly always the number is above all of them.
-        self.recent.back().is_some_and(|&(last, _)| sequence <= last)
-            && self.recent.binary_search_by_key(&sequence, |&(sequence, _)| sequence).is_ok()
+        if self.recent.back().is_none_or(|last| message.sequence > last.sequence) {
+            return false;
+        }
+        let place = self.recent.binary_search_by_key(&message.sequence, |sent| sent.sequence);
+        place.is_ok_and(|place| self.recent[place].cid == message.cid)
     }
 
     /// Forgets what the feed cannot repeat, now that it has nothing more of the commits up to this
     /// one.
     fn forget(&mut self, done: Option<u64>) {
-        while self.recent.pop_front_if(|&mut (_, begun)| Some(begun) <= done).is_some() {}
+        while self.recent.pop_front_if(|sent| Some(sent.begun) <= done).is_some() {}
         if self.recent.is_empty() {
             self.recent = VecDeque::new();
         }
@@ -299,7 +313,7 @@ impl Client {
             }
             let caught_up = &self.caught_up;
             late.retain(|message| {
-                message.sequence <= caught_up.position && !caught_up.has(message.sequence)
+                message.sequence <= caught_up.position && !caught_up.has(message)
             });
             self.send(late).await?;
         }
@@ -322,7 +336,7 @@ impl Client {
                 }
                 () = published(&mut self.subscription, not_before) => {
                     let mut messages = self.subscription.take(TURN)?;
-                    messages.retain(|message| !self.caught_up.has(message.sequence));
+                    messages.retain(|message| !self.caught_up.has(message));
                     self.caught_up.forget(self.subscription.done());
                     self.send(messages).await?;
                     let clients = u32::try_from(self.server.state.feed.subscribers());
@@ -452,9 +466,12 @@ mod tests {
         add(1..=2, 0);
         add(4..=5, 1);
         assert_eq!(caught_up.position, 5);
-        let has = |caught_up: &CaughtUp| (1..=6).map(|number| caught_up.has(number)).collect();
+        let published = turn(&operations(1..=6, 10)).unwrap();
+        let has = |caught_up: &CaughtUp| published.iter().map(|it| caught_up.has(it)).collect();
         let all: Vec<bool> = has(&caught_up);
         assert_eq!(all, [true, true, false, true, true, false]);
+        // Another operation under a number that was sent.
+        assert!(!caught_up.has(&turn(&operations(2..=2, 11)).unwrap()[0]));
         caught_up.forget(None);
         assert_eq!(has(&caught_up), all);
         caught_up.forget(Some(0));

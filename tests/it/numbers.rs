@@ -151,3 +151,26 @@ async fn those_of_a_dump_are_had_where_nothing_else_is() {
         assert_eq!(process.records().await.len(), 2);
     }
 }
+
+/// Stream clients are told of what gets a number where it had none, since who came in between was sent it under none.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operation_that_changes_its_own_is_no_news_and_one_that_had_none_is() {
+    let [a, b, without] = geneses();
+    for place in places().await {
+        let mut process = Process::start(&place).await;
+        process.take(Course::Again, [under(1, &a), without.audit_entry()]).await;
+        let changed = process.take(Course::Again, [under(2, &a)]).await;
+        assert_eq!(process.numbers([&a]).await, [Some(2)]);
+        assert_eq!((changed.commit.numbered, changed.late), (vec![], vec![]));
+        // It loses its number, and gets one again.
+        let taken = process.take(Course::Again, [under(2, &b)]).await;
+        assert_eq!((taken.commit.operations.len(), taken.late), (1, vec![]));
+        assert_eq!(process.numbers([&a, &b]).await, [None, Some(2)]);
+        let back = process.take(Course::Again, [under(4, &a), under(3, &without)]).await;
+        assert_eq!(process.numbers([&a, &b, &without]).await, [Some(4), Some(2), Some(3)]);
+        let mut numbers: Vec<i64> = back.commit.numbered.iter().map(|(.., it)| *it).collect();
+        numbers.extend(back.late.iter().filter_map(|row| row.sequence));
+        numbers.sort_unstable();
+        assert_eq!(numbers, [3, 4]);
+    }
+}

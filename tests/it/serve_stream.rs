@@ -8,7 +8,7 @@ use did_plc::json::read_operation;
 use futures::{SinkExt, StreamExt};
 use plc_replica::live::{Feed, Message as Published};
 use plc_replica::serve::ServeSettings;
-use plc_replica::store::{Commit, StoredOperation};
+use plc_replica::store::{Commit, Rewritten, StoredOperation};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::{Error, Message};
@@ -207,6 +207,32 @@ async fn what_was_read_before_it_was_published_does_not_come_again() {
         replica.commit(vec![numbered(last + 1)]).await;
         assert_eq!(next_sequences(&mut client, 1).await, [last + 1]);
     }
+}
+
+/// The number of an operation that it has just read goes to another one: it has the number, and not the operation.
+#[tokio::test]
+async fn what_takes_the_number_of_another_comes_as_well() {
+    let mut replica = with_much().await;
+    let mut client = connect(&replica, "?cursor=0").await;
+    let feed = replica.state.feed.clone();
+    let committing = feed.committing();
+    // The last of it is read while the commit is under way.
+    assert_eq!(next_sequences(&mut client, MUCH as usize).await.last(), Some(&MUCH));
+    let held = replica.state.store.sequences(&[MUCH]).await.unwrap().remove(0);
+    let rewritten = Rewritten {
+        did: held.did,
+        stored: 1,
+        stored_geneses: 1,
+        operations: vec![StoredOperation { sequence: None, ..held }],
+    };
+    let operations = vec![StoredOperation { sequence: Some(MUCH), ..numbered(MUCH + 1) }];
+    let commit = Commit { operations, rewritten: vec![rewritten], ..Commit::default() };
+    let operations = replica.store(commit).await;
+    feed.publish(&operations);
+    drop(committing);
+    let text = next_text(&mut client).await;
+    assert!(sequence(&text) == MUCH && text.contains(&operations[0].cid().to_string()), "{text}");
+    hears_nothing(&mut client).await;
 }
 
 /// Nor does what it read before it was published on an earlier connection.
