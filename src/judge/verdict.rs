@@ -82,7 +82,9 @@ impl Group {
             return false;
         }
         let mut latest = self.chain.links().last().map(|link| link.created_at);
-        for (index, Candidate { received, .. }) in self.candidates.iter().enumerate() {
+        // One later than the other.
+        let mut new: Vec<&Received> = Vec::new();
+        for Candidate { received, .. } in &self.candidates {
             if let Some(held) = self.chain.find(&received.cid) {
                 if held.sequence.is_some_and(|held| received.sequence.is_some_and(|it| it != held))
                 {
@@ -90,14 +92,15 @@ impl Group {
                 }
                 continue;
             }
-            let before = &self.candidates[..index];
-            if before.iter().any(|before| is_the_same_statement(&before.received, received)) {
-                continue;
-            }
             if latest.is_some_and(|latest| received.created_at <= latest) {
+                let before = new.binary_search_by_key(&received.created_at, |new| new.created_at);
+                if before.is_ok_and(|before| is_the_same_statement(new[before], received)) {
+                    continue;
+                }
                 return false;
             }
             latest = Some(received.created_at);
+            new.push(received);
         }
         true
     }
