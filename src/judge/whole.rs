@@ -182,7 +182,13 @@ impl Known {
             .statements(held)
             .into_iter()
             .map(|statement| {
-                let verdict = chain.take(&statement.received, verifier);
+                let received = &statement.received;
+                let verdict = match statement.origin {
+                    Origin::Stored(index) => {
+                        chain.take_again(received, self.stored[index].signer, verifier)
+                    }
+                    Origin::Refused(_) | Origin::Line(_) => chain.take(received, verifier),
+                };
                 (statement, verdict)
             })
             .collect();
@@ -367,6 +373,42 @@ mod tests {
             let restated: Vec<_> = again.restated.iter().map(|(_, it)| it.sequence).collect();
             assert_eq!(restated, [Some(1), Some(2), Some(3)]);
         }
+    }
+
+    #[test]
+    fn of_what_is_stored_no_signature_is_verified_again() {
+        /// Counts what it is asked.
+        struct Counting(std::sync::atomic::AtomicUsize);
+
+        impl Verifier for Counting {
+            fn find_signer(
+                &self,
+                keys: &[&str],
+                signed: &Signed,
+            ) -> Result<Option<usize>, UnsupportedKey> {
+                self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                PlainVerifier.find_signer(keys, signed)
+            }
+        }
+
+        let mut story = Story::seeded(3);
+        let recovery = story.recovery.clone();
+        let alice = story.create().accepted();
+        story.update(&alice).handle("stolen.example").accepted();
+        story.after(&alice).signed_by(&recovery).accepted();
+        story.update(&alice).accepted();
+        let at = Timestamp::from_millis(1_800_000_000_000);
+        let expected = known(&story, &[], 0, false).judge(&PlainVerifier, at);
+        // All but what is nullified came before: it is late.
+        let mut stored = expected.operations.clone();
+        stored.remove(1);
+        let counting = Counting(Default::default());
+        let mut late = known(&story, &stored, 0, false);
+        late.candidates.retain(|candidate| candidate.line == 1);
+        let late = late.judge(&counting, at);
+        assert_eq!(late.operations, expected.operations);
+        assert_eq!(late.chain, expected.chain);
+        assert_eq!(counting.0.into_inner(), 1);
     }
 
     #[test]

@@ -188,10 +188,27 @@ impl Chain {
     /// stand in the order of the design's table; the first that fails names the refusal. What is in the
     /// chain already gets the sequence number that is stated for it now.
     pub fn take(&mut self, received: &Received, verifier: &dyn Verifier) -> Verdict {
+        self.take_with(&Signers { known: None, verifier }, received)
+    }
+
+    /// [Takes](Chain::take) an operation that was accepted before, and was signed by the key with this index in
+    /// the list of the operation that its `prev` names (of a genesis operation in its own). Its CID is that of its
+    /// bytes, and those name its `prev` by the CID of that one's bytes, so it is signed by that key for good, and by
+    /// none before it in the list: if that key may sign it here too, its signature is not verified again.
+    pub fn take_again(
+        &mut self,
+        received: &Received,
+        signer: u16,
+        verifier: &dyn Verifier,
+    ) -> Verdict {
+        self.take_with(&Signers { known: Some(usize::from(signer)), verifier }, received)
+    }
+
+    fn take_with(&mut self, signers: &Signers<'_>, received: &Received) -> Verdict {
         if let Some(at) = self.place(&received.cid) {
             return Verdict::Known(self.links[at].restate(received));
         }
-        match self.take_new(received, verifier) {
+        match self.take_new(received, signers) {
             Ok(acceptance) => Verdict::Accepted(acceptance),
             Err(refusal) => Verdict::Refused(refusal),
         }
@@ -219,14 +236,14 @@ impl Chain {
     fn take_new(
         &mut self,
         received: &Received,
-        verifier: &dyn Verifier,
+        signers: &Signers<'_>,
     ) -> Result<Acceptance, Refusal> {
         if let Some(stated) = &received.stated_cid {
             return Err(Refusal::CidMismatch { stated: stated.clone(), computed: received.cid });
         }
         let operation = Operation::read(&received.signed)
             .map_err(|error| Refusal::Malformed { reason: error.to_string() })?;
-        let acceptance = self.judge(received, &operation, verifier)?;
+        let acceptance = self.judge(received, &operation, signers)?;
         self.append(received, &operation, &acceptance);
         Ok(acceptance)
     }
@@ -235,15 +252,15 @@ impl Chain {
         &self,
         received: &Received,
         operation: &Operation<'_>,
-        verifier: &dyn Verifier,
+        signers: &Signers<'_>,
     ) -> Result<Acceptance, Refusal> {
         match (operation.prev(), self.links.first()) {
-            (None, None) => judge_genesis(received, operation, verifier),
+            (None, None) => judge_genesis(received, operation, signers),
             (None, Some(first)) => Err(Refusal::SecondGenesis { genesis: first.cid }),
             (Some(prev), None) => Err(Refusal::UnknownDid { prev: prev.to_owned() }),
             (Some(prev), Some(_)) => {
                 let at = self.find_prev(prev)?;
-                self.judge_successor(at, received, operation, verifier)
+                self.judge_successor(at, received, operation, signers)
             }
         }
     }
@@ -254,7 +271,7 @@ impl Chain {
         at: usize,
         received: &Received,
         operation: &Operation<'_>,
-        verifier: &dyn Verifier,
+        signers: &Signers<'_>,
     ) -> Result<Acceptance, Refusal> {
         let in_force = &self.links[at].rotation_keys;
         let mut nullified =
@@ -265,11 +282,10 @@ impl Chain {
             Some(disputed) => &in_force[..usize::from(disputed.signer).min(in_force.len())],
             None => in_force,
         };
-        let signed = signed(operation)?;
-        let signer = find_signer(&signed, authorised, verifier)?.ok_or_else(|| {
+        let signer = signers.find(operation, authorised)?.ok_or_else(|| {
             // Not one of those that may: another key of the list, or nobody's signature.
             let rest = &in_force[authorised.len()..];
-            match (disputed, find_signer(&signed, rest, verifier)) {
+            match (disputed, signers.verify(operation, rest)) {
                 (Some(disputed), Ok(Some(index))) => Refusal::NotAuthorised {
                     signer: authorised.len() + index,
                     disputed: usize::from(disputed.signer),
@@ -329,15 +345,14 @@ impl Chain {
 fn judge_genesis(
     received: &Received,
     operation: &Operation<'_>,
-    verifier: &dyn Verifier,
+    signers: &Signers<'_>,
 ) -> Result<Acceptance, Refusal> {
     let derived = Did::of_genesis_digest(received.cid.digest());
     if derived != received.did {
         return Err(Refusal::GenesisMismatch { derived });
     }
     let own: Vec<&str> = operation.rotation_keys();
-    let signer =
-        find_signer(&signed(operation)?, &own, verifier)?.ok_or(Refusal::SignatureInvalid)?;
+    let signer = signers.find(operation, &own)?.ok_or(Refusal::SignatureInvalid)?;
     Ok(Acceptance { signer: index_of(signer), nullifies: Vec::new() })
 }
 
@@ -347,21 +362,38 @@ fn index_of(signer: usize) -> u16 {
     u16::try_from(signer).unwrap_or(u16::MAX)
 }
 
-/// The signature of an operation.
-fn signed(operation: &Operation<'_>) -> Result<Signed, Refusal> {
-    let signature = Signature::parse(operation.sig()).ok_or(Refusal::SignatureEncoding)?;
-    Ok(Signed { digest: operation.signing_digest(), signature })
+/// Who signed an operation.
+struct Signers<'a> {
+    /// The index of the signer in the whole list in force, when it was found before.
+    known: Option<usize>,
+    verifier: &'a dyn Verifier,
 }
 
-/// The first of `keys` that made a signature. A key that is met and is none ends the trial.
-fn find_signer<K: AsRef<str>>(
-    signed: &Signed,
-    keys: &[K],
-    verifier: &dyn Verifier,
-) -> Result<Option<usize>, Refusal> {
-    let keys: Vec<&str> = keys.iter().map(AsRef::as_ref).collect();
-    let unsupported = |UnsupportedKey { index }| Refusal::UnsupportedKey { index };
-    verifier.find_signer(&keys, signed).map_err(unsupported)
+impl Signers<'_> {
+    /// The first key that made the signature, of those that may: the beginning of the list in force.
+    fn find<K: AsRef<str>>(
+        &self,
+        operation: &Operation<'_>,
+        authorised: &[K],
+    ) -> Result<Option<usize>, Refusal> {
+        match self.known.filter(|known| *known < authorised.len()) {
+            Some(known) => Ok(Some(known)),
+            None => self.verify(operation, authorised),
+        }
+    }
+
+    /// The first of `keys` that made the signature. A key that is met and is none ends the trial.
+    fn verify<K: AsRef<str>>(
+        &self,
+        operation: &Operation<'_>,
+        keys: &[K],
+    ) -> Result<Option<usize>, Refusal> {
+        let signature = Signature::parse(operation.sig()).ok_or(Refusal::SignatureEncoding)?;
+        let signed = Signed { digest: operation.signing_digest(), signature };
+        let keys: Vec<&str> = keys.iter().map(AsRef::as_ref).collect();
+        let unsupported = |UnsupportedKey { index }| Refusal::UnsupportedKey { index };
+        self.verifier.find_signer(&keys, &signed).map_err(unsupported)
+    }
 }
 
 #[cfg(test)]
@@ -403,6 +435,51 @@ mod tests {
         assert!(chain.bytes() >= of_links(&chain) + chain.links.len() * 40);
         chain = Chain::from_links(chain.links[..MANY - 1].to_vec());
         assert_eq!(chain.bytes(), of_links(&chain));
+    }
+
+    /// For what must not be verified again.
+    struct NotAsked;
+
+    impl Verifier for NotAsked {
+        fn find_signer(&self, _: &[&str], _: &Signed) -> Result<Option<usize>, UnsupportedKey> {
+            panic!("asked about a signature")
+        }
+    }
+
+    #[test]
+    fn who_signed_is_found_once_and_whether_they_may_each_time() {
+        let mut story = Story::seeded(3);
+        let recovery = story.recovery.clone();
+        let alice = story.create().accepted();
+        story.update(&alice).handle("stolen.example").accepted();
+        let back = story.after(&alice).signed_by(&recovery).accepted();
+        story.update(&back).accepted();
+        let told = received(&story);
+        let chain_of = |operations: &[&Received]| {
+            let mut chain = Chain::default();
+            for operation in operations {
+                assert!(matches!(chain.take(operation, &PlainVerifier), Verdict::Accepted(_)));
+            }
+            chain
+        };
+        let before = chain_of(&told.iter().collect::<Vec<_>>());
+        let mut again = Chain::default();
+        for (operation, link) in told.iter().zip(before.links()) {
+            let verdict = again.take_again(operation, link.signer, &NotAsked);
+            assert!(matches!(verdict, Verdict::Accepted(_)));
+        }
+        assert_eq!(again, before);
+        // The second key signed, and may not once something of the first or of its own came before.
+        let late = Received { created_at: told[3].created_at, ..told[1].clone() };
+        let of_its_own = story.after(&alice).handle("fork.example").refused("not-authorised");
+        let fork = received(&story).pop().unwrap();
+        assert_eq!(fork.cid.to_string(), of_its_own.cid);
+        for (first, disputed, late) in [(&told[2], 0, late), (&told[1], 1, fork)] {
+            let verdict = chain_of(&[&told[0], first]).take_again(&late, 1, &PlainVerifier);
+            assert_eq!(verdict, chain_of(&[&told[0], first]).take(&late, &PlainVerifier));
+            let refusal = Refusal::NotAuthorised { signer: 1, disputed };
+            assert_eq!(verdict, Verdict::Refused(refusal));
+        }
     }
 
     #[test]
