@@ -1,7 +1,7 @@
 //! Identities judged as a whole: everything that is known of one, in the order of its times, whatever
 //! of it came when. This is for what does not come after all that is known already; CPU only.
 
-use ahash::AHashSet;
+use ahash::{AHashMap, AHashSet};
 use rayon::prelude::*;
 
 use super::chains;
@@ -26,6 +26,9 @@ pub struct Known {
     /// Whether the times that it states are those of the stored operations from now on.
     pub takes_times: bool,
 }
+
+/// The times of the stored operations of an identity. Each is hashed for it, once.
+type Held = AHashMap<Cid, Timestamp>;
 
 /// An identity judged as a whole.
 #[derive(Debug)]
@@ -97,26 +100,31 @@ pub fn judge(known: Vec<Known>, verifier: &dyn Verifier, received_at: Timestamp)
 }
 
 impl Known {
+    fn held(&self) -> Held {
+        self.stored.iter().map(|stored| (stored.cid(), stored.created_at)).collect()
+    }
+
     /// The statements that are judged, in their order.
     ///
     /// What is stored is judged at the time at which it was accepted, whatever else is stated since: that is a
     /// difference to be recorded, but for the second reading. Of what is not stored every time that was
     /// stated counts.
-    fn statements(&self) -> Vec<Statement> {
+    fn statements(&self, held: &Held) -> Vec<Statement> {
         let stored = self.stored.iter().enumerate().map(|(index, stored)| Statement {
             received: stored.as_received(),
             origin: Origin::Stored(index),
         });
         let mut statements: Vec<Statement> = stored.collect();
         if self.takes_times {
-            for statement in &mut statements {
-                let is_it = |of: &&Candidate| of.received.cid == statement.received.cid;
-                let stated = self.candidates.iter().rfind(is_it);
-                let time = stated.map(|candidate| candidate.received.created_at);
-                statement.received.created_at = time.unwrap_or(statement.received.created_at);
+            let stated =
+                |Candidate { received, .. }: &Candidate| (received.cid, received.created_at);
+            // The one that was stated last.
+            let stated: AHashMap<Cid, Timestamp> = self.candidates.iter().map(stated).collect();
+            for Statement { received, .. } in &mut statements {
+                received.created_at =
+                    stated.get(&received.cid).copied().unwrap_or(received.created_at);
             }
         }
-        let held: AHashSet<Cid> = statements.iter().map(|held| held.received.cid).collect();
         let refused = self.refused.iter().enumerate().filter_map(|(index, kept)| {
             let received = Received::decode(&kept.refusal.line).ok()?;
             let received = Received { sequence: kept.refusal.sequence, ..received };
@@ -129,7 +137,7 @@ impl Known {
         let new = refused.chain(candidates).filter(|Statement { received, .. }| {
             received.did == self.did
                 && received.stated_cid.is_none()
-                && !held.contains(&received.cid)
+                && !held.contains_key(&received.cid)
         });
         statements.extend(new);
         order::sort(
@@ -142,10 +150,9 @@ impl Known {
 
     /// The chain as it is stored, where nothing has come that is not stored with its time, as when only numbers
     /// change: no verdict can be another then.
-    fn unchanged(&self) -> Option<Chain> {
-        let held: AHashSet<Cid> = self.stored.iter().map(StoredOperation::cid).collect();
+    fn unchanged(&self, held: &Held) -> Option<Chain> {
         let is_held = |Candidate { received, .. }: &Candidate| {
-            held.contains(&received.cid) && self.other_time(received).is_none()
+            held.contains_key(&received.cid) && self.other_time(received, held).is_none()
         };
         if !self.candidates.iter().all(is_held) {
             return None;
@@ -155,32 +162,51 @@ impl Known {
     }
 
     fn judge(self, verifier: &dyn Verifier, received_at: Timestamp) -> Whole {
-        let mut whole = match self.unchanged() {
+        let held = self.held();
+        let mut whole = match self.unchanged(&held) {
             Some(chain) => Whole::of(self.did, chain, self.stored.clone()),
-            None => self.judge_statements(verifier, received_at),
+            None => self.judge_statements(&held, verifier, received_at),
         };
-        self.note_candidates(&mut whole);
+        self.note_candidates(&held, &mut whole);
         Whole { stored: self.stored, candidates: self.candidates, ..whole }
     }
 
-    fn judge_statements(&self, verifier: &dyn Verifier, received_at: Timestamp) -> Whole {
+    fn judge_statements(
+        &self,
+        held: &Held,
+        verifier: &dyn Verifier,
+        received_at: Timestamp,
+    ) -> Whole {
         let mut chain = Chain::default();
         let judged: Vec<(Statement, Verdict)> = self
-            .statements()
+            .statements(held)
             .into_iter()
             .map(|statement| {
-                let verdict = chain.take(&statement.received, verifier);
+                let received = &statement.received;
+                let verdict = match statement.origin {
+                    Origin::Stored(index) => {
+                        chain.take_again(received, self.stored[index].signer, verifier)
+                    }
+                    Origin::Refused(_) | Origin::Line(_) => chain.take(received, verifier),
+                };
                 (statement, verdict)
             })
             .collect();
         let operations = self.operations(&judged, &chain, received_at);
         let mut whole = Whole::of(self.did, chain, operations);
-        for (statement, verdict) in judged {
+        let on_record: AHashMap<RefusalKey, &NewRefusal> =
+            self.refused.iter().map(|kept| (kept.refusal.key, &kept.refusal)).collect();
+        let numbers = self.numbers_stated();
+        for (mut statement, verdict) in judged {
             match verdict {
                 Verdict::Accepted(_) | Verdict::Known(_) => {
                     self.note_accepted(&statement, &mut whole)
                 }
-                Verdict::Refused(refusal) => self.note_refused(statement, refusal, &mut whole),
+                Verdict::Refused(refusal) => {
+                    let number = numbers.get(&statement.received.cid).copied();
+                    statement.received.sequence = number.or(statement.received.sequence);
+                    note_refused(statement, refusal, &on_record, &mut whole);
+                }
             }
         }
         whole
@@ -228,57 +254,38 @@ impl Known {
         }
     }
 
-    fn note_refused(&self, mut statement: Statement, refusal: Refusal, whole: &mut Whole) {
-        let refusal = whole.chain.explain(&statement.received, refusal);
-        let number = self.number_stated(&statement.received.cid);
-        statement.received.sequence = number.or(statement.received.sequence);
-        let is_of_line = matches!(statement.origin, Origin::Line(_));
-        let key = NewRefusal::key_of_operation(&statement.received);
-        let on_record = self.refused.iter().map(|kept| &kept.refusal).find(|kept| kept.key == key);
-        let is_on_record = on_record.is_some_and(|kept| {
-            kept.kind == refusal.kind()
-                && kept.detail == refusal.to_string()
-                // The number that a line states is taken from all of them.
-                && (is_of_line || kept.sequence == statement.received.sequence)
-        });
-        if is_on_record {
-            return;
-        }
-        whole.refused.push((statement, refusal));
-    }
-
-    /// The number that was stated last for an operation by what has come.
-    fn number_stated(&self, cid: &Cid) -> Option<i64> {
-        let of_it = self.candidates.iter().rev().filter(|of| of.received.cid == *cid);
-        of_it.filter(|of| of.received.stated_cid.is_none()).find_map(|of| of.received.sequence)
+    /// The numbers that were stated last for operations by what has come.
+    fn numbers_stated(&self) -> AHashMap<Cid, i64> {
+        let candidates = self.candidates.iter().map(|candidate| &candidate.received);
+        let believed = candidates.filter(|received| received.stated_cid.is_none());
+        believed.filter_map(|received| Some((received.cid, received.sequence?))).collect()
     }
 
     /// The time that a stored operation had until now, where another is taken.
-    fn other_time(&self, received: &Received) -> Option<Timestamp> {
-        let differs = |stored: &&StoredOperation| {
-            stored.created_at != received.created_at && stored.cid() == received.cid
-        };
-        let stored = self.stored.iter().filter(|_| self.takes_times).find(differs)?;
-        Some(stored.created_at)
+    fn other_time(&self, received: &Received, held: &Held) -> Option<Timestamp> {
+        let time = *held.get(&received.cid).filter(|_| self.takes_times)?;
+        (time != received.created_at).then_some(time)
     }
 
     /// What has come, compared with what is accepted.
-    fn note_candidates(&self, whole: &mut Whole) {
-        let mut known: AHashSet<Cid> = self.stored.iter().map(StoredOperation::cid).collect();
+    fn note_candidates(&self, held: &Held, whole: &mut Whole) {
+        let mut new: AHashSet<Cid> = AHashSet::new();
         for candidate in &self.candidates {
             let received = &candidate.received;
-            if let Some(before) = self.other_time(received) {
+            if let Some(before) = self.other_time(received, held) {
                 let restated = Restated { created_at: Some(before), ..Restated::default() };
                 whole.restated.push((candidate.clone(), restated));
                 continue;
             }
             match (whole.chain.find(&received.cid), &received.stated_cid) {
-                (Some(link), _) if known.contains(&received.cid) => {
+                (Some(link), _)
+                    if held.contains_key(&received.cid) || new.contains(&received.cid) =>
+                {
                     let restated = Restated::between(link, received);
                     whole.restated.push((candidate.clone(), restated));
                 }
                 (Some(_), _) => {
-                    known.insert(received.cid);
+                    new.insert(received.cid);
                     whole.accepted.push(candidate.clone());
                 }
                 (None, Some(stated)) => {
@@ -293,8 +300,31 @@ impl Known {
     }
 }
 
+/// `on_record` are the refusals of the identity that stand.
+fn note_refused(
+    statement: Statement,
+    refusal: Refusal,
+    on_record: &AHashMap<RefusalKey, &NewRefusal>,
+    whole: &mut Whole,
+) {
+    let refusal = whole.chain.explain(&statement.received, refusal);
+    let is_of_line = matches!(statement.origin, Origin::Line(_));
+    let key = NewRefusal::key_of_operation(&statement.received);
+    let is_on_record = on_record.get(&key).is_some_and(|kept| {
+        kept.kind == refusal.kind()
+            && kept.detail == refusal.to_string()
+            // The number that a line states is taken from all of them.
+            && (is_of_line || kept.sequence == statement.received.sequence)
+    });
+    if !is_on_record {
+        whole.refused.push((statement, refusal));
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use did_plc::signature::{PlainVerifier, Signed, UnsupportedKey};
     use plc_testkit::builder::Story;
@@ -335,14 +365,50 @@ mod tests {
         assert!(first.operations[1].nullified_by.is_some());
         for takes_times in [false, true] {
             let again = known(&story, &first.operations, 10, takes_times);
-            let expected = known(&story, &first.operations, 10, takes_times)
-                .judge_statements(&PlainVerifier, at);
+            let expected = known(&story, &first.operations, 10, takes_times);
+            let expected = expected.judge_statements(&expected.held(), &PlainVerifier, at);
             let again = again.judge(&NotAsked, at);
             assert_eq!(again.operations, first.operations);
             assert_eq!(again.chain, expected.chain);
             let restated: Vec<_> = again.restated.iter().map(|(_, it)| it.sequence).collect();
             assert_eq!(restated, [Some(1), Some(2), Some(3)]);
         }
+    }
+
+    #[test]
+    fn of_what_is_stored_no_signature_is_verified_again() {
+        /// Counts what it is asked.
+        struct Counting(std::sync::atomic::AtomicUsize);
+
+        impl Verifier for Counting {
+            fn find_signer(
+                &self,
+                keys: &[&str],
+                signed: &Signed,
+            ) -> Result<Option<usize>, UnsupportedKey> {
+                self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                PlainVerifier.find_signer(keys, signed)
+            }
+        }
+
+        let mut story = Story::seeded(3);
+        let recovery = story.recovery.clone();
+        let alice = story.create().accepted();
+        story.update(&alice).handle("stolen.example").accepted();
+        story.after(&alice).signed_by(&recovery).accepted();
+        story.update(&alice).accepted();
+        let at = Timestamp::from_millis(1_800_000_000_000);
+        let expected = known(&story, &[], 0, false).judge(&PlainVerifier, at);
+        // All but what is nullified came before: it is late.
+        let mut stored = expected.operations.clone();
+        stored.remove(1);
+        let counting = Counting(Default::default());
+        let mut late = known(&story, &stored, 0, false);
+        late.candidates.retain(|candidate| candidate.line == 1);
+        let late = late.judge(&counting, at);
+        assert_eq!(late.operations, expected.operations);
+        assert_eq!(late.chain, expected.chain);
+        assert_eq!(counting.0.into_inner(), 1);
     }
 
     #[test]
@@ -358,5 +424,68 @@ mod tests {
         let again = again.judge(&PlainVerifier, at);
         assert_eq!(again.operations.len(), 1);
         assert_eq!(again.refused[0].1.kind(), "timestamp-order");
+    }
+
+    /// Takes the first key for the signer of everything.
+    struct FirstKey;
+
+    impl Verifier for FirstKey {
+        fn find_signer(&self, keys: &[&str], _: &Signed) -> Result<Option<usize>, UnsupportedKey> {
+            Ok((!keys.is_empty()).then_some(0))
+        }
+    }
+
+    /// An identity with so many operations, a second apart, whoever signed them.
+    fn long_identity(length: i64) -> Vec<Received> {
+        let mut prev = serde_json::Value::Null;
+        let mut did = None;
+        let operations = (0..length).map(|index| {
+            let signed = Bytes::from(plc_testkit::wire::dag_cbor(&serde_json::json!({
+                "type": "plc_operation", "prev": prev, "sig": "A".repeat(86),
+                "rotationKeys": ["did:key:zOne", "did:key:zTwo"],
+                "alsoKnownAs": [], "services": {}, "verificationMethods": {},
+            })));
+            let cid = Cid::of(&signed);
+            prev = cid.to_string().into();
+            Received {
+                did: *did.get_or_insert_with(|| Did::of_genesis(&signed)),
+                cid,
+                stated_cid: None,
+                created_at: Timestamp::from_millis(1_700_000_000_000 + 1000 * index),
+                sequence: Some(index + 1),
+                nullified: None,
+                received_at: None,
+                signed,
+            }
+        });
+        operations.collect()
+    }
+
+    #[test]
+    fn a_long_identity_takes_no_time_that_grows_with_its_square() {
+        let length = 20_000;
+        let operations = long_identity(length);
+        let at = Timestamp::from_millis(1_800_000_000_000);
+        let whole = |stored: &[StoredOperation], takes_times, candidates: &[Received]| {
+            let candidates = candidates.iter().cloned().enumerate();
+            let candidates = candidates.map(|(line, received)| Candidate { line, received });
+            let known = Known {
+                did: operations[0].did,
+                stored: stored.to_vec(),
+                refused: Vec::new(),
+                candidates: candidates.collect(),
+                takes_times,
+            };
+            let begun = std::time::Instant::now();
+            let whole = known.judge(&FirstKey, at);
+            // A tenth of that is more than it takes.
+            assert!(begun.elapsed() < std::time::Duration::from_secs(5));
+            whole
+        };
+        let all = whole(&[], false, &operations);
+        assert_eq!(all.operations.len(), operations.len());
+        let late = &operations[operations.len() - 2..];
+        whole(&all.operations[..operations.len() - 2], false, late);
+        whole(&all.operations, true, &operations);
     }
 }
