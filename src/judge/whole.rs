@@ -118,8 +118,9 @@ impl Known {
         if self.takes_times {
             let stated =
                 |Candidate { received, .. }: &Candidate| (received.cid, received.created_at);
-            // The one that was stated last.
-            let stated: AHashMap<Cid, Timestamp> = self.candidates.iter().map(stated).collect();
+            // The one that was stated last, by a line that is what it says.
+            let lines = self.candidates.iter().filter(|it| it.received.stated_cid.is_none());
+            let stated: AHashMap<Cid, Timestamp> = lines.map(stated).collect();
             for Statement { received, .. } in &mut statements {
                 received.created_at =
                     stated.get(&received.cid).copied().unwrap_or(received.created_at);
@@ -263,7 +264,8 @@ impl Known {
 
     /// The time that a stored operation had until now, where another is taken.
     fn other_time(&self, received: &Received, held: &Held) -> Option<Timestamp> {
-        let time = *held.get(&received.cid).filter(|_| self.takes_times)?;
+        let takes_time = self.takes_times && received.stated_cid.is_none();
+        let time = *held.get(&received.cid).filter(|_| takes_time)?;
         (time != received.created_at).then_some(time)
     }
 
