@@ -215,7 +215,7 @@ mod tests {
         // Later than what is held, or not.
         assert!(!come(&[statement(6, 2, 6)]));
         assert!(!is_in_order(&held, &[statement(3, 2, 3)]));
-        assert!(!is_in_order(&[held[1].clone(), held[0].clone()], &[third.clone()]));
+        assert!(!is_in_order(&[held[1].clone(), held[0].clone()], std::slice::from_ref(&third)));
     }
 
     #[test]
