@@ -5,7 +5,7 @@
 
 use std::time::SystemTime;
 
-use crate::judge::Position;
+use crate::judge::{Decoded, Position};
 use crate::store::{
     Commit, DivergenceKind, NewDivergence, Store, StoreError, StoredOperation, audit_log,
 };
@@ -100,6 +100,8 @@ pub async fn step_back(
     let cursor_cid = shared.as_ref().map(|shared| shared.cid().to_string());
     let record = match (shared, lost) {
         (Some(shared), Some(lost)) => Some(record(store, upstream, &shared, &lost).await?),
+        // Under other numbers, as after lines that were damaged in theirs: it is read from the beginning.
+        (None, Some(lost)) if knows(upstream, &lost).await? => None,
         (None, Some(_)) => {
             tracing::error!(
                 upstream = upstream.base(),
@@ -126,6 +128,17 @@ pub async fn step_back(
         received_at_millis: Timestamp::from(SystemTime::now()).millis(),
         ..Commit::default()
     }))
+}
+
+/// Whether the upstream has an operation, under whatever number.
+async fn knows(
+    upstream: &ExportClient,
+    operation: &StoredOperation,
+) -> Result<bool, UpstreamFault> {
+    let Some(log) = upstream.audit_log(&operation.did).await? else { return Ok(false) };
+    let log = Decoded::from_audit_log(&log).await?;
+    let cid = operation.cid();
+    Ok(log.entries().iter().flatten().any(|stated| stated.cid == cid))
 }
 
 fn number_of(operation: Option<&StoredOperation>) -> i64 {

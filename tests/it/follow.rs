@@ -621,6 +621,34 @@ async fn what_is_no_sequence_number_moves_no_cursor() {
     }
 }
 
+/// An upstream that states every number wrongly at first shares none with us later, and still has all that we hold.
+#[tokio::test(flavor = "multi_thread")]
+async fn numbers_that_are_all_wrong_at_first_are_put_right() {
+    let log = entries(&lives(45, 12));
+    let last = log.last().unwrap().seq;
+    for place in places().await {
+        let upstream = FakeUpstream::start(log.clone()).await;
+        let shifted = Fault::edited(|lines| {
+            for line in lines {
+                let begin = line.find("\"seq\":").unwrap() + 6;
+                line.insert_str(begin, "9");
+            }
+        });
+        upstream.fail(Route::Export, 2, shifted);
+        let replica = Running::start(&place.url, &upstream.url()).await;
+        let reached = || replica.status.sequence() == last;
+        eventually("read again under the right numbers", reached).await;
+        for entry in &log {
+            let held = replica.store.sequences(&[entry.seq]).await.unwrap();
+            assert_eq!(held.len(), 1, "{}", entry.seq);
+            assert_eq!(held[0].cid().to_string(), entry.cid);
+        }
+        assert_eq!(replica.store.last_sequence().await.unwrap(), Some(last));
+        assert_eq!(rewinds(&replica.store).await, []);
+        replica.end().await;
+    }
+}
+
 /// What is on record of going back.
 async fn rewinds(store: &Store) -> Vec<StoredDivergence> {
     store.divergences(None, Some("upstream-rewound"), None, 0, 10).await.unwrap()
