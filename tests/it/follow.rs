@@ -631,7 +631,7 @@ async fn numbers_that_are_all_wrong_at_first_are_put_right() {
         let shifted = Fault::edited(|lines| {
             for line in lines {
                 let begin = line.find("\"seq\":").unwrap() + 6;
-                line.insert_str(begin, "9");
+                line.insert(begin, '9');
             }
         });
         upstream.fail(Route::Export, 2, shifted);
