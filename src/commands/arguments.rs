@@ -26,6 +26,21 @@ pub struct Database {
     pub url: String,
 }
 
+/// How often the upstream is asked.
+#[derive(Debug, clap::Args)]
+pub struct RequestRate {
+    /// Requests a minute that the upstream is sent at most; 0 for no limit. The public directory
+    /// allows 500 in 5 minutes.
+    #[arg(
+        id = "upstream_requests_per_minute",
+        long = "upstream-requests-per-minute",
+        env = "PLC_UPSTREAM_REQUESTS_PER_MINUTE",
+        value_name = "REQUESTS",
+        default_value_t = 100
+    )]
+    pub per_minute: u32,
+}
+
 /// How much of what is refused is kept.
 #[derive(Debug, clap::Args)]
 pub struct KeptRefusals {

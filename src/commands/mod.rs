@@ -26,7 +26,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-pub use self::arguments::{Database, KeptRefusals, Signatures, USER_AGENT};
+pub use self::arguments::{Database, KeptRefusals, RequestRate, Signatures, USER_AGENT};
 pub use self::failure::{UNREAD, is_unread, sentence};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};

@@ -39,14 +39,8 @@ pub struct Args {
     /// The upstream that is asked; it has to be the one that the database follows, which is asked without this.
     #[arg(long, env = "PLC_UPSTREAM", hide_env_values = true, value_name = "URL")]
     upstream: Option<String>,
-    /// Requests a minute that the upstream is sent at most; 0 for no limit.
-    #[arg(
-        long,
-        env = "PLC_UPSTREAM_REQUESTS_PER_MINUTE",
-        value_name = "REQUESTS",
-        default_value_t = 100
-    )]
-    upstream_requests_per_minute: u32,
+    #[command(flatten)]
+    request_rate: super::RequestRate,
     #[command(flatten)]
     refusals: super::KeptRefusals,
     #[command(flatten)]
@@ -62,7 +56,7 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let client = ExportClient::new(
         args.upstream.as_ref().unwrap_or(&source.upstream),
-        args.upstream_requests_per_minute,
+        args.request_rate.per_minute,
         super::USER_AGENT,
         Limits::default(),
     )

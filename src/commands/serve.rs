@@ -34,15 +34,8 @@ pub struct Args {
         default_value = "https://plc.directory"
     )]
     upstream: String,
-    /// Requests a minute that the upstream is sent at most; 0 for no limit. The public directory
-    /// allows 500 in 5 minutes.
-    #[arg(
-        long,
-        env = "PLC_UPSTREAM_REQUESTS_PER_MINUTE",
-        value_name = "REQUESTS",
-        default_value_t = 100
-    )]
-    upstream_requests_per_minute: u32,
+    #[command(flatten)]
+    request_rate: super::RequestRate,
     /// Address and port to serve on.
     #[arg(
         long,
@@ -197,7 +190,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     args.logging.start();
     let client = ExportClient::new(
         &args.upstream,
-        args.upstream_requests_per_minute,
+        args.request_rate.per_minute,
         super::USER_AGENT,
         Limits::default(),
     )

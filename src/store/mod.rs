@@ -16,6 +16,8 @@ mod place;
 mod postgres;
 mod refusal;
 mod room;
+#[cfg(test)]
+mod samples;
 mod sqlite;
 mod statistics;
 

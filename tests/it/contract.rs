@@ -22,7 +22,7 @@ use plc_testkit::postgres::Database;
 
 const UPSTREAM: &str = "https://plc.example";
 /// When every batch arrives.
-const RECEIVED: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+pub const RECEIVED: Timestamp = Timestamp::from_millis(1_800_000_000_123);
 
 /// Where a store is.
 pub enum Place {
@@ -101,7 +101,7 @@ contract! {
 }
 
 /// Tells operations of an identity or more; they are stored as they are told.
-fn told(story: &Story) -> Vec<StoredOperation> {
+pub fn told(story: &Story) -> Vec<StoredOperation> {
     story.log().iter().map(stored).collect()
 }
 

@@ -254,11 +254,7 @@ async fn heals(place: &Place, seed: u64, misfortune: &Misfortune) {
     }
     let begun = Instant::now();
     let serving = Serving::start(place, &upstream.url());
-    let steps = 20;
-    for some in late.chunks(late.len().div_ceil(steps)) {
-        tokio::time::sleep(FAULTY / steps as u32).await;
-        upstream.append_all(some.iter().cloned());
-    }
+    grows(&upstream, late).await;
     faulty.store(false, Ordering::Release);
     let at_mend = upstream.asked().len();
     let seconds = ends_with(place, &expected, misfortune.name, begun).await;
@@ -269,6 +265,15 @@ async fn heals(place: &Place, seed: u64, misfortune: &Misfortune) {
         upstream.asked().len() - at_mend
     );
     is_sound(place).await;
+}
+
+/// What an upstream's log gains while it is faulty.
+async fn grows(upstream: &FakeUpstream, late: &[LogEntry]) {
+    let steps = 20;
+    for some in late.chunks(late.len().div_ceil(steps)) {
+        tokio::time::sleep(FAULTY / steps as u32).await;
+        upstream.append_all(some.iter().cloned());
+    }
 }
 
 /// Waits until what is held is this; how long it took.
@@ -346,11 +351,7 @@ async fn survives(place: &Place, (name, route, fault): (&str, Route, Fault)) {
     upstream.fail(route, usize::MAX, fault);
     let begun = Instant::now();
     let serving = Serving::start(place, &upstream.url());
-    let steps = 20;
-    for some in late.chunks(late.len().div_ceil(steps)) {
-        tokio::time::sleep(FAULTY / steps as u32).await;
-        upstream.append_all(some.iter().cloned());
-    }
+    grows(&upstream, late).await;
     upstream.mend();
     let seconds = ends_with(place, &expected, name, begun).await;
     drop(serving);

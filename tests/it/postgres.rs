@@ -4,10 +4,11 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use did_plc::{Did, Timestamp};
+use did_plc::Did;
 use plc_replica::store::{Commit, NewRefusal, Rewritten, Store, StoreError, StoredOperation};
 use plc_testkit::builder::Story;
 
+use crate::contract::{RECEIVED, told};
 use plc_testkit::postgres::{Client, Database, TlsServer};
 
 const UPSTREAM: &str = "http://127.0.0.1:1";
@@ -19,20 +20,7 @@ fn operations(identities: usize) -> Vec<StoredOperation> {
         let identity = story.create().accepted();
         story.update(&identity).host("https://elsewhere.example.com").accepted();
     }
-    operations_of(&story)
-}
-
-fn operations_of(story: &Story) -> Vec<StoredOperation> {
-    let stored = |entry: &plc_testkit::Generated| StoredOperation {
-        did: entry.did.parse().unwrap(),
-        created_at: entry.created_at.parse().unwrap(),
-        sequence: Some(entry.seq),
-        signed: Bytes::from(entry.signed.clone()),
-        signer: 1,
-        nullified_by: None,
-        received_at: Timestamp::from_millis(1_800_000_000_123),
-    };
-    story.log().iter().map(stored).collect()
+    told(&story)
 }
 
 fn commit(cursor_before: i64, operations: &[StoredOperation]) -> Commit {
@@ -41,7 +29,7 @@ fn commit(cursor_before: i64, operations: &[StoredOperation]) -> Commit {
         cursor_before,
         cursor_after: last.unwrap_or(cursor_before),
         operations: operations.to_vec(),
-        received_at_millis: 1_800_000_000_123,
+        received_at_millis: RECEIVED.millis(),
         ..Commit::default()
     }
 }
@@ -381,7 +369,7 @@ async fn people_read_equal_times() {
     let store = Store::open(&database.url).await.unwrap();
     let mut story = Story::seeded(9);
     let recovery = story.recovery.clone();
-    let told: Vec<_> = (0..6)
+    let dids: Vec<_> = (0..6)
         .map(|number| {
             let identity = story.create().accepted();
             story.update(&identity).handle("middle.example").accepted();
@@ -393,7 +381,7 @@ async fn people_read_equal_times() {
             identity.did
         })
         .collect();
-    let mut log = operations_of(&story);
+    let mut log = told(&story);
     for (number, history) in log.chunks_mut(3).enumerate() {
         let at = history[0].created_at;
         history.iter_mut().for_each(|operation| operation.created_at = at);
@@ -404,7 +392,7 @@ async fn people_read_equal_times() {
     store.commit(&lease, &commit(0, &log)).await.unwrap();
 
     let mut client = database.client().await;
-    for (number, did) in told.iter().enumerate() {
+    for (number, did) in dids.iter().enumerate() {
         let sql = format!("SELECT handle FROM plc_identity('{did}')");
         assert_eq!(client.value(&sql).await, Some(format!("last{number}.example")));
         let sql = format!("SELECT count(signer_key) FROM plc_history('{did}')");

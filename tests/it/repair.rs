@@ -76,6 +76,15 @@ fn write(path: &Path, log: &[LogEntry]) {
     std::fs::write(path, lines.join("\n")).unwrap();
 }
 
+/// The store's export is this log.
+async fn exports(store: &Store, log: &[LogEntry]) {
+    let exported = store.export_by_sequence(0, 100).await.unwrap();
+    let exported: Vec<_> =
+        exported.iter().map(|row| (row.sequence.unwrap(), row.cid().to_string())).collect();
+    let expected: Vec<_> = log.iter().map(|entry| (entry.seq, entry.cid.clone())).collect();
+    assert_eq!(exported, expected);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_missing_is_found_and_taken_in() {
     let log = told();
@@ -90,11 +99,7 @@ async fn what_is_missing_is_found_and_taken_in() {
         finds(&place, &["--from", dump.to_str().unwrap()], 9, dumped);
         finds(&place, &["--all"], 12, paged);
         let store = Store::open(&place.url).await.unwrap();
-        let exported = store.export_by_sequence(0, 100).await.unwrap();
-        let exported: Vec<_> =
-            exported.iter().map(|row| (row.sequence.unwrap(), row.cid().to_string())).collect();
-        let expected: Vec<_> = log.iter().map(|entry| (entry.seq, entry.cid.clone())).collect();
-        assert_eq!(exported, expected);
+        exports(&store, &log).await;
         let cursor = store.source().await.unwrap().unwrap().cursor;
         assert_eq!(cursor, 12);
         drop(store);
@@ -134,11 +139,7 @@ async fn a_dump_with_other_numbers_differs_in_nothing_else() {
         let ran = repair(&place, &["--from", dump.to_str().unwrap()]);
         assert_eq!(ran.code, Some(0), "{ran:?}");
         let store = Store::open(&place.url).await.unwrap();
-        let exported = store.export_by_sequence(0, 100).await.unwrap();
-        let exported: Vec<_> =
-            exported.iter().map(|row| (row.sequence.unwrap(), row.cid().to_string())).collect();
-        let expected: Vec<_> = log.iter().map(|entry| (entry.seq, entry.cid.clone())).collect();
-        assert_eq!(exported, expected);
+        exports(&store, &log).await;
     }
     dumped[1].created_at = "2020-01-01T00:00:00.000Z".to_owned();
     dumped[8].operation = dumped[8].operation.replace("after", "other");

@@ -222,40 +222,10 @@ async fn pairs_of(operations: Vec<StoredOperation>) -> Result<Vec<i64>, StoreErr
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-    use plc_testkit::builder::Story;
     use plc_testkit::postgres::Database;
 
     use super::*;
-    use crate::store::Rewritten;
-
-    /// Identities with one operation each.
-    fn log(identities: usize) -> Vec<StoredOperation> {
-        let mut story = Story::seeded(5);
-        for _ in 0..identities {
-            story.create().accepted();
-        }
-        let stored = |entry: &plc_testkit::Generated| StoredOperation {
-            did: entry.did.parse().unwrap(),
-            created_at: entry.created_at.parse().unwrap(),
-            sequence: Some(entry.seq),
-            signed: Bytes::from(entry.signed.clone()),
-            signer: 0,
-            nullified_by: None,
-            received_at: Timestamp::from_millis(0),
-        };
-        story.log().iter().map(stored).collect()
-    }
-
-    fn commit_of(operations: &[StoredOperation], rewritten: Vec<Rewritten>) -> Commit {
-        Commit { operations: operations.to_vec(), rewritten, ..Commit::default() }
-    }
-
-    /// What takes the number away from an operation that is the only one of its identity.
-    fn without_number(of: &StoredOperation) -> Rewritten {
-        let operations = vec![StoredOperation { sequence: None, ..of.clone() }];
-        Rewritten { did: of.did, stored: 1, stored_geneses: 1, operations }
-    }
+    use crate::store::samples::{commit_of, geneses, without_number};
 
     /// The end of the log goes away after a builder has read to it, and something else comes there.
     #[tokio::test(flavor = "multi_thread")]
@@ -263,7 +233,7 @@ mod tests {
         let Some(database) = Database::create().await else { return };
         let store = Postgres::open(&database.url).await.unwrap();
         let (lease, _) = store.follow("https://plc.example").await.unwrap();
-        let operations = log(7);
+        let operations = geneses(7);
         store.keep_claims().await.unwrap();
         store.build_claims(100).await.unwrap();
         store.set_durability(false).await.unwrap();
@@ -296,7 +266,7 @@ mod tests {
         let Some(database) = Database::create().await else { return };
         let store = Postgres::open(&database.url).await.unwrap();
         let (lease, _) = store.follow("https://plc.example").await.unwrap();
-        let told = log(3);
+        let told = geneses(3);
         let at = |of: &StoredOperation, millis| StoredOperation {
             did: told[0].did,
             created_at: Timestamp::from_millis(millis),

@@ -1,7 +1,6 @@
 //! A database that is migrated while it is full.
 
 use bytes::Bytes;
-use did_plc::Timestamp;
 use plc_testkit::builder::Story;
 use plc_testkit::postgres::Database;
 use sqlx::SqlSafeStr;
@@ -9,6 +8,7 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 
 use super::migrations::MIGRATIONS;
 use super::open::Postgres;
+use crate::store::samples::stored;
 use crate::store::{
     Commit, Lease, NewDivergence, NewRefusal, Source, StoreError, StoredDivergence,
     StoredOperation, StoredRefusal,
@@ -27,16 +27,7 @@ fn log(identities: usize) -> Vec<StoredOperation> {
         let identity = story.create().accepted();
         story.update(&identity).accepted();
     }
-    let stored = |entry: &plc_testkit::Generated| StoredOperation {
-        did: entry.did.parse().unwrap(),
-        created_at: entry.created_at.parse().unwrap(),
-        sequence: Some(entry.seq),
-        signed: Bytes::from(entry.signed.clone()),
-        signer: 0,
-        nullified_by: None,
-        received_at: Timestamp::from_millis(1),
-    };
-    story.log().iter().map(stored).collect()
+    stored(&story)
 }
 
 fn commit_of(cursor_before: i64, operations: &[StoredOperation]) -> Commit {

@@ -275,40 +275,8 @@ impl Sqlite {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-    use did_plc::Timestamp;
-    use plc_testkit::builder::Story;
-
     use super::*;
-    use crate::store::Rewritten;
-
-    /// Identities with one operation each.
-    fn log(identities: usize) -> Vec<StoredOperation> {
-        let mut story = Story::seeded(5);
-        for _ in 0..identities {
-            story.create().accepted();
-        }
-        let stored = |entry: &plc_testkit::Generated| StoredOperation {
-            did: entry.did.parse().unwrap(),
-            created_at: entry.created_at.parse().unwrap(),
-            sequence: Some(entry.seq),
-            signed: Bytes::from(entry.signed.clone()),
-            signer: 0,
-            nullified_by: None,
-            received_at: Timestamp::from_millis(0),
-        };
-        story.log().iter().map(stored).collect()
-    }
-
-    fn commit_of(operations: &[StoredOperation], rewritten: Vec<Rewritten>) -> Commit {
-        Commit { operations: operations.to_vec(), rewritten, ..Commit::default() }
-    }
-
-    /// What takes the number away from an operation that is the only one of its identity.
-    fn without_number(of: &StoredOperation) -> Rewritten {
-        let operations = vec![StoredOperation { sequence: None, ..of.clone() }];
-        Rewritten { did: of.did, stored: 1, stored_geneses: 1, operations }
-    }
+    use crate::store::samples::{commit_of, geneses, without_number};
 
     /// The end of the log goes away after a builder has read to it, and something else comes there.
     #[tokio::test]
@@ -316,7 +284,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Sqlite::open(&folder.path().join("plc.db")).await.unwrap();
         let (lease, _) = store.follow("https://plc.example").await.unwrap();
-        let operations = log(7);
+        let operations = geneses(7);
         store.commit(&lease, &commit_of(&operations[..6], vec![])).await.unwrap();
         store.keep_claims().await.unwrap();
         store.set_durability(false).await.unwrap();

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bytes::Bytes;
 use tempfile::TempDir;
 
 use super::prefix::{Entry, Prefix};
 use super::*;
+use crate::store::samples::stored;
 use crate::store::{Commit, Lease, Rewritten, StoredOperation};
-use did_plc::{Did, Timestamp};
+use did_plc::Did;
 use plc_testkit::builder::Story;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
@@ -30,16 +30,7 @@ fn log(identities: usize) -> Vec<StoredOperation> {
             story.update(identity).accepted();
         }
     }
-    let stored = |entry: &plc_testkit::Generated| StoredOperation {
-        did: entry.did.parse().unwrap(),
-        created_at: entry.created_at.parse().unwrap(),
-        sequence: Some(entry.seq),
-        signed: Bytes::from(entry.signed.clone()),
-        signer: 0,
-        nullified_by: None,
-        received_at: Timestamp::from_millis(0),
-    };
-    story.log().iter().map(stored).collect()
+    stored(&story)
 }
 
 fn commit_of(cursor_before: i64, operations: &[StoredOperation]) -> Commit {
@@ -518,7 +509,7 @@ async fn a_panic_is_logged_as_a_bug_and_the_store_goes_on() {
     }
     assert!(logged.contains("panicked while testing a reader"), "{logged}");
     assert!(!logged.contains("unavailable"), "{logged}");
-    let operations = super::tests::log(3);
+    let operations = log(3);
     commit(&store, &lease, &operations).await;
     assert_holds(&store, &operations).await;
     assert_eq!((store.load().busy, store.load().waiting), (0, 0));
