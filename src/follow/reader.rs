@@ -195,7 +195,8 @@ impl Reader {
             Origin::Stream => self.cursor,
         };
         let lines = Lines::from_batch(page).await;
-        if let Some((after, before)) = lines.decoded.gap_after(self.cursor)
+        let cursor = self.cursor.max(next);
+        if let Some((after, before)) = lines.decoded.gap_between(self.cursor, cursor)
             && self.gaps_without_lines < USUAL_GAPS
             && before - after <= MAX_JUMP
             && let Err(fault) = self.read_gap(after, before).await?
@@ -203,7 +204,7 @@ impl Reader {
             // The page is good for what is in it; the rest is found when it is read again.
             self.say(&fault, Duration::ZERO);
         }
-        self.cursor = self.cursor.max(next);
+        self.cursor = cursor;
         self.continuity.remember(&lines.decoded, self.cursor);
         self.send(Event::Lines(lines)).await
     }
@@ -220,7 +221,7 @@ impl Reader {
                 stated: cursor,
             }));
         }
-        if let Some((after, before)) = lines.decoded.gap_after(self.cursor)
+        if let Some((after, before)) = lines.decoded.gap_between(self.cursor, cursor)
             && self.gaps_without_lines < USUAL_GAPS
             && let Err(fault) = self.read_gap(after, before).await?
         {
@@ -232,7 +233,8 @@ impl Reader {
         Ok(None)
     }
 
-    /// Asks for what was left out between two numbers. It may be that there is nothing.
+    /// Asks for what was left out between two numbers. It may be that there is nothing. Where the upstream ends
+    /// before the second one, that is the end: what comes there from now on is not what was left out.
     async fn read_gap(
         &mut self,
         mut after: i64,
@@ -249,6 +251,7 @@ impl Reader {
                 Ok(decoded) => decoded,
                 Err(fault) => return Ok(Err(fault)),
             };
+            let at_end = decoded.len() < count;
             let read_to = decoded.cursor_after(after);
             decoded.retain_up_to(before - 1);
             if decoded.is_empty() || read_to <= after {
@@ -265,6 +268,9 @@ impl Reader {
                 source: None,
             };
             self.send(Event::Lines(lines)).await?;
+            if at_end {
+                break;
+            }
         }
         Ok(Ok(()))
     }

@@ -135,10 +135,11 @@ impl Decoded {
         self.entries.retain(|_| each.next().is_some_and(|stays| *stays));
     }
 
-    /// The numbers between which some are not stated, of those from a cursor to the highest that is.
-    pub fn gap_after(&self, cursor: i64) -> Option<(i64, i64)> {
+    /// The numbers between which some are not stated, of those from a cursor to the one after these lines. A number
+    /// above that does not lead there, and may be wrong.
+    pub fn gap_between(&self, cursor: i64, next: i64) -> Option<(i64, i64)> {
         let mut numbers: Vec<i64> = self.entries.iter().filter_map(stated_number).collect();
-        numbers.retain(|&number| number > cursor);
+        numbers.retain(|number| (cursor + 1..=next).contains(number));
         numbers.sort_unstable();
         let before = std::iter::once(cursor).chain(numbers.iter().copied());
         let mut gaps = before.zip(numbers.iter().copied()).filter(|(low, high)| high - low > 1);
@@ -216,7 +217,8 @@ mod tests {
             let line = |number: &i64| Bytes::from(format!(r#"{{"type":"notice","seq":{number}}}"#));
             let lines: Vec<Bytes> = numbers.iter().map(line).collect();
             let entries = decode(&lines);
-            Decoded { lines, entries }.gap_after(cursor)
+            let decoded = Decoded { lines, entries };
+            decoded.gap_between(cursor, decoded.cursor_after(cursor))
         };
         assert_eq!(gap(4, &[5, 6, 7]), None);
         assert_eq!(gap(4, &[7, 6, 5, 5, 2]), None);
@@ -224,6 +226,10 @@ mod tests {
         assert_eq!(gap(4, &[6]), Some((4, 6)));
         assert_eq!(gap(4, &[9, 5, 8]), Some((5, 8)));
         assert_eq!(gap(4, &[5, 7, 8, 11]), Some((5, 11)));
+        // One that is far above the last leads nowhere.
+        assert_eq!(gap(4, &[5, 900_000, 6, 7]), None);
+        assert_eq!(gap(4, &[5, 900_000, 7]), Some((5, 7)));
+        assert_eq!(gap(4, &[5, 6, 900_000]), Some((6, 900_000)));
     }
 
     #[test]

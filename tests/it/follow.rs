@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use did_plc::sequence::MAX_SEQUENCE;
@@ -687,6 +688,37 @@ async fn a_log_that_was_replaced_meanwhile_is_noticed_where_the_last_line_was_re
         drop(replica.end().await);
 
         let strangers = entries(&lives(38, 8));
+/// One wrong number in the stream is no reason to ask for everything below it while the upstream's log grows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_number_in_the_stream_is_not_the_end_of_a_gap() {
+    let log = entries(&lives(46, 12));
+    let (early, late) = log.split_at(10);
+    for place in places().await {
+        let upstream = FakeUpstream::start(early.to_vec()).await;
+        let wrong = Fault::edited(|lines| {
+            for line in lines.iter_mut().filter(|line| line.contains("\"seq\":12,")) {
+                *line = line.replace("\"seq\":12,", "\"seq\":900000,");
+            }
+        });
+        upstream.fail(Route::Stream, usize::MAX, wrong);
+        let replica = Running::start(&place.url, &upstream.url()).await;
+        replica.live_at(10).await;
+        // From now on whoever asks is told of one operation more each time.
+        let told = AtomicI64::new(20);
+        let growing = Fault::edited(move |lines| {
+            let number = told.fetch_add(1, Ordering::Relaxed);
+            *lines = vec![format!(r#"{{"type":"notice","seq":{number}}}"#)];
+        });
+        upstream.fail(Route::Export, usize::MAX, growing);
+        upstream.append_all(late.to_vec());
+        let last = late.last().unwrap().seq;
+        let reached = || replica.status.sequence() >= last;
+        eventually("what came with the wrong number", reached).await;
+        upstream.mend();
+        replica.end().await;
+    }
+}
+
         let renumbered = strangers.iter().zip(8..);
         let renumbered = renumbered.map(|(entry, seq)| LogEntry { seq, ..entry.clone() });
         upstream.replace_after(7, renumbered.collect());
