@@ -1,9 +1,12 @@
 //! Lines and what they say: each is parsed here, once, and whoever asks for its number or its CID asks what
 //! came of that.
 
+use std::fmt;
+
 use ahash::AHashSet;
 use bytes::Bytes;
 use rayon::prelude::*;
+use serde::de::{self, DeserializeSeed, Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::blocking;
@@ -14,6 +17,11 @@ use did_plc::entry::{Received, Undecodable, without_mark};
 /// Lines that one thread decodes in a row: some tens of microseconds, so that handing out work
 /// costs little beside it.
 const DECODE_CHUNK: usize = 32;
+/// An audit log has no more entries than a page of the export has lines, or else as many as its bytes suffice for:
+/// a DID and a signature alone take more than this.
+const SHORTEST_ENTRY: usize = 100;
+/// The lines of a page, which the directory gives at most. A shorter text than that many entries is no danger.
+const FEW_ENTRIES: usize = 1_000;
 /// Characters of a CID that is remembered: twice those of the directory's.
 const MAX_CID: usize = 118;
 
@@ -53,12 +61,16 @@ impl Decoded {
     ///
     /// # Errors
     ///
-    /// When the body is none.
+    /// When the body is none, or has more elements than it could have entries: a body full of small ones would
+    /// take a hundred times its size here.
     pub async fn from_audit_log(body: &[u8]) -> Result<Decoded, UpstreamFault> {
-        let elements: Vec<&RawValue> = serde_json::from_slice(without_mark(body))
+        let at_most = FEW_ENTRIES.max(body.len() / SHORTEST_ENTRY);
+        let mut json = serde_json::Deserializer::from_slice(without_mark(body));
+        let elements = Elements { at_most }
+            .deserialize(&mut json)
+            .and_then(|elements| json.end().map(|()| elements))
             .map_err(|error| UpstreamFault::NotAnAuditLog { reason: error.to_string() })?;
-        let lines = elements.iter().map(|element| Bytes::copy_from_slice(element.get().as_bytes()));
-        Ok(Decoded::from_lines(lines.collect()).await)
+        Ok(Decoded::from_lines(elements).await)
     }
 
     /// How many there are.
@@ -162,6 +174,41 @@ impl Decoded {
     }
 }
 
+/// The elements of an array, so many at most.
+struct Elements {
+    at_most: usize,
+}
+
+impl<'de> DeserializeSeed<'de> for Elements {
+    type Value = Vec<Bytes>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Vec<Bytes>, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Elements {
+    type Value = Vec<Bytes>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an array")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Vec<Bytes>, A::Error> {
+        let mut elements = Vec::new();
+        while let Some(element) = sequence.next_element::<&RawValue>()? {
+            if elements.len() == self.at_most {
+                let few = self.at_most;
+                return Err(de::Error::custom(format_args!(
+                    "it has more than {few} elements, too short to be entries"
+                )));
+            }
+            elements.push(Bytes::copy_from_slice(element.get().as_bytes()));
+        }
+        Ok(elements)
+    }
+}
+
 impl Position {
     /// What a line states; none when it has no number that could be a cursor.
     pub fn of_line(line: &[u8]) -> Option<Position> {
@@ -230,6 +277,27 @@ mod tests {
         assert_eq!(gap(4, &[5, 900_000, 6, 7]), None);
         assert_eq!(gap(4, &[5, 900_000, 7]), Some((5, 7)));
         assert_eq!(gap(4, &[5, 6, 900_000]), Some((6, 900_000)));
+    }
+
+    #[tokio::test]
+    async fn an_audit_log_has_no_more_entries_than_its_bytes_suffice_for() {
+        let of = |element: &str, count: usize| format!("[{}]", vec![element; count].join(","));
+        let decoded = async |body: String| {
+            Decoded::from_audit_log(body.as_bytes()).await.map(|decoded| decoded.len())
+        };
+        let long = format!("\"{}\"", "x".repeat(SHORTEST_ENTRY));
+        for (element, count) in [("0", 0), ("0", FEW_ENTRIES), (&*long, 5 * FEW_ENTRIES)] {
+            assert_eq!(decoded(of(element, count)).await, Ok(count), "{element}");
+        }
+        for count in [FEW_ENTRIES + 1, 1_000_000] {
+            let Err(UpstreamFault::NotAnAuditLog { reason }) = decoded(of("0", count)).await else {
+                panic!("{count} elements");
+            };
+            assert!(reason.contains("elements, too short to be entries"), "{reason}");
+        }
+        for body in ["", "{}", "[0", "[0] [0]", "<html>"] {
+            assert!(decoded(body.to_owned()).await.is_err(), "{body}");
+        }
     }
 
     #[test]
