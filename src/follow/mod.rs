@@ -25,6 +25,7 @@ mod doubts;
 mod error;
 mod fetch;
 mod follower;
+mod gaps;
 mod import;
 mod intake;
 mod lease;

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::continuity::{Continuity, REWINDS, Shared};
 use super::fetch::fetch_lines;
+use super::gaps::Gaps;
 use crate::judge::{Course, Lines, Position};
 use crate::live::{Mode, Status};
 use crate::store::Source;
@@ -31,10 +32,6 @@ const ASK_FOR_STREAM: Duration = Duration::from_secs(600);
 /// How often a quiet stream is looked at for signs of life, which is how exactly the age of the
 /// upstream's last word is known.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
-
-/// After so many gaps between numbers with nothing in them, they are this upstream's way of
-/// numbering: what is left out then is found when it is read the second time.
-const USUAL_GAPS: u32 = 20;
 
 /// What the reader tells.
 #[derive(Debug)]
@@ -73,8 +70,8 @@ pub struct Reader {
     ask_again: Backoff,
     /// How often in a row the stream did not know our cursor.
     unknown: u32,
-    /// How many gaps in a row had nothing in them when they were asked for.
-    gaps_without_lines: u32,
+    /// Whether gaps between numbers are its way of numbering.
+    gaps: Gaps,
     /// The cursor that was too old for the stream when it was opened last.
     outdated_at: Option<i64>,
 }
@@ -103,7 +100,7 @@ impl Reader {
             said: None,
             streamless_until: None,
             unknown: 0,
-            gaps_without_lines: 0,
+            gaps: Gaps::default(),
             outdated_at: None,
         }
     }
@@ -196,11 +193,8 @@ impl Reader {
         };
         let lines = Lines::from_batch(page).await;
         let cursor = self.cursor.max(next);
-        if let Some((after, before)) = lines.decoded.gap_between(self.cursor, cursor)
-            && self.gaps_without_lines < USUAL_GAPS
-            && before - after <= MAX_JUMP
-            && let Err(fault) = self.read_gap(after, before).await?
-        {
+        let gap = lines.decoded.gap_between(self.cursor, cursor);
+        if let Err(fault) = self.read_gap(gap).await? {
             // The page is good for what is in it; the rest is found when it is read again.
             self.say(&fault, Duration::ZERO);
         }
@@ -221,10 +215,8 @@ impl Reader {
                 stated: cursor,
             }));
         }
-        if let Some((after, before)) = lines.decoded.gap_between(self.cursor, cursor)
-            && self.gaps_without_lines < USUAL_GAPS
-            && let Err(fault) = self.read_gap(after, before).await?
-        {
+        let gap = lines.decoded.gap_between(self.cursor, cursor);
+        if let Err(fault) = self.read_gap(gap).await? {
             return Ok(Some(fault));
         }
         self.cursor = cursor;
@@ -237,12 +229,18 @@ impl Reader {
     /// before the second one, that is the end: what comes there from now on is not what was left out.
     async fn read_gap(
         &mut self,
-        mut after: i64,
-        before: i64,
+        gap: Option<(i64, i64)>,
     ) -> Result<Result<(), UpstreamFault>, Gone> {
+        let Some((mut after, before)) = gap else {
+            self.gaps.add_batch_without();
+            return Ok(Ok(()));
+        };
+        if !self.gaps.are_worth_asking() || before - after > MAX_JUMP {
+            return Ok(Ok(()));
+        }
         tracing::debug!(after, before, "a gap between sequence numbers");
         counter!("plc_upstream_gaps_total").increment(1);
-        self.gaps_without_lines += 1;
+        self.gaps.add_empty();
         while after + 1 < before {
             let missing = usize::try_from(before - after - 1).unwrap_or(usize::MAX);
             let count = missing.min(self.client.limits().page);
@@ -258,7 +256,7 @@ impl Reader {
                 break;
             }
             after = read_to;
-            self.gaps_without_lines = 0;
+            self.gaps.add_filled();
             let received_at = Timestamp::from(SystemTime::now());
             let lines = Lines {
                 decoded,
