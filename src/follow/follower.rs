@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::doubts::DoubtSettings;
 use super::error::FollowError;
+use super::fetch::NOT_JSON_ATTEMPTS;
 use super::intake::End;
 use super::lease::while_renewing;
 use super::pauses::Pauses;
@@ -20,9 +21,6 @@ use crate::live::{Feed, Mode, Status};
 use crate::store::{Lease, Rereading, Source, Store, StoreError};
 use crate::upstream::ExportClient;
 use did_plc::signature::Verifier;
-
-/// How often a line that is not JSON is fetched before it is kept as it is.
-const NOT_JSON_ATTEMPTS: u32 = 3;
 
 /// Follows one upstream into one store.
 pub struct Follower {

@@ -15,7 +15,7 @@ use url::{Host, Url};
 use super::budget::{Priority, RequestBudget};
 use super::fault::UpstreamFault;
 use super::limits::Limits;
-use super::page::{Page, number, quote, split_lines};
+use super::page::{Page, not_an_export, number, require_export, split_lines};
 use did_plc::Did;
 
 /// Redirects to follow. One for `http` to `https` and one for a moved host are plausible.
@@ -133,8 +133,19 @@ impl ExportClient {
     /// lines, as long as these lead further; otherwise it is the fault that cut it.
     pub async fn page(&self, after: i64) -> Result<Page, UpstreamFault> {
         let asked = self.limits.page;
-        let path = format!("/export?after={after}&count={asked}");
-        let response = self.request(&path, Priority::Following).await?;
+        let (body, cut) = self.export(after, asked, Priority::Following).await?;
+        Page::read(&body, after, asked, cut)
+    }
+
+    /// The body of the export after a sequence number or a time, as far as it comes, and why it is not whole.
+    async fn export(
+        &self,
+        after: impl Display,
+        count: usize,
+        priority: Priority,
+    ) -> Result<(Bytes, Option<UpstreamFault>), UpstreamFault> {
+        let path = format!("/export?after={after}&count={count}");
+        let response = self.request(&path, priority).await?;
         match response.status() {
             StatusCode::OK => {}
             status => return Err(UpstreamFault::UnexpectedStatus { status: status.as_u16() }),
@@ -144,10 +155,7 @@ impl ExportClient {
             .get(CONTENT_TYPE)
             .is_some_and(|value| value.as_bytes().starts_with(b"text/html"));
         let (body, cut) = self.receive(response).await;
-        if web_page {
-            return Err(UpstreamFault::NotAnExport { beginning: quote(&body) });
-        }
-        Page::read(&body, after, asked, cut)
+        if web_page { Err(not_an_export(&body)) } else { Ok((body, cut)) }
     }
 
     /// The audit log of an identity, as a JSON array; none when the upstream does not know it.
@@ -166,19 +174,23 @@ impl ExportClient {
         self.answer(path, self.aside).await
     }
 
-    /// The first lines, so many at most, of the export after a sequence number or a time.
+    /// The first lines, so many at most, of the export after a sequence number or a time. Of one line that is asked
+    /// for alone it cannot be told whether it is of an export.
     pub async fn lines(
         &self,
         after: impl Display,
         count: usize,
         priority: Priority,
     ) -> Result<Vec<Bytes>, UpstreamFault> {
-        let path = format!("/export?after={after}&count={count}");
-        let answer = self.answer(&path, priority).await?;
-        match answer.status {
-            200 => Ok(split_lines(&answer.body).take(count).collect()),
-            status => Err(UpstreamFault::UnexpectedStatus { status }),
+        let (body, cut) = self.export(after, count, priority).await?;
+        if let Some(fault) = cut {
+            return Err(fault);
         }
+        let lines: Vec<Bytes> = split_lines(&body).take(count).collect();
+        if count > 1 {
+            require_export(lines.iter(), &body)?;
+        }
+        Ok(lines)
     }
 
     /// The first line of the export at this number or above it; none at its end. Damage on the way

@@ -76,9 +76,7 @@ impl Page {
         if let (Some(fault), None) = (&cut, next) {
             return Err(fault.clone());
         }
-        if count > 0 && !lines.iter().chain(&tail).any(is_object) {
-            return Err(UpstreamFault::NotAnExport { beginning: quote(body) });
-        }
+        require_export(lines.iter().chain(&tail), body)?;
         let page = Page {
             tail: tail.filter(|_| cut.is_none()),
             lines,
@@ -213,10 +211,19 @@ fn is_object(line: &Bytes) -> bool {
     without_mark(line).trim_ascii_start().starts_with(b"{")
 }
 
-/// How a body that is no export begins.
-pub(super) fn quote(body: &Bytes) -> String {
+/// Makes sure that these lines of a body are of an export: one of them looks like an object, if there is any.
+pub(super) fn require_export<'a>(
+    lines: impl Iterator<Item = &'a Bytes>,
+    body: &Bytes,
+) -> Result<(), UpstreamFault> {
+    let mut lines = lines.peekable();
+    if lines.peek().is_none() || lines.any(is_object) { Ok(()) } else { Err(not_an_export(body)) }
+}
+
+/// The fault of a body that is no export.
+pub(super) fn not_an_export(body: &Bytes) -> UpstreamFault {
     let beginning: Cow<'_, str> = String::from_utf8_lossy(&body[..body.len().min(QUOTED)]);
-    beginning.into_owned()
+    UpstreamFault::NotAnExport { beginning: beginning.into_owned() }
 }
 
 #[cfg(test)]
