@@ -111,7 +111,10 @@ impl Intake {
         lines: Lines,
         committed: Option<oneshot::Sender<()>>,
     ) -> Result<Option<End>, StoreError> {
-        self.status.set_heard(lines.received_at);
+        // What others are asked for is no sign of life of the upstream.
+        if lines.source.is_none() {
+            self.status.set_heard(lines.received_at);
+        }
         let begun = Instant::now();
         // Whoever reads again fetches what was damaged on its way by itself.
         let reads_on = matches!(lines.course, Course::Pages | Course::Stream);

@@ -28,7 +28,8 @@ pub enum Course {
     Stream,
     /// From the upstream's pages.
     Pages,
-    /// From the upstream once more.
+    /// From the upstream once more: what was missing is taken in. Other times than those of before are put on record
+    /// and not taken over.
     Again,
     /// From the upstream for the second time, or because somebody asked for it: the times that it states now are
     /// taken over, since those of the first time may have been damaged on their way.
