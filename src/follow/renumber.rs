@@ -1,8 +1,8 @@
 //! Turning a store to an upstream that has the same operations under other sequence numbers: another replica,
 //! or a directory that was restored elsewhere.
 
+use super::fetch::fetch_lines;
 use super::lease::while_renewing;
-use crate::judge::Decoded;
 use crate::store::{Lease, Store, StoreError};
 use crate::upstream::{ExportClient, Priority, UpstreamFault};
 
@@ -18,9 +18,12 @@ pub enum RenumberError {
     /// Because of the store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// It sent nothing that could be looked for here.
+    #[error("{upstream} sent no operations that could be compared with those of this database")]
+    NothingToCompare { upstream: String },
     /// The logs are not the same.
     #[error(
-        "{upstream} begins with operations of which {known} of {compared} are here: it has another log, which another database is for"
+        "only {known} of the first {compared} operations of {upstream} are in this database: it is another log; use another database for it"
     )]
     OtherLog { upstream: String, known: usize, compared: usize },
 }
@@ -48,8 +51,7 @@ async fn turn(store: &Store, client: &ExportClient, lease: &Lease) -> Result<(),
 
 /// Makes sure that the upstream's first operations are here, under whatever numbers.
 async fn compare(store: &Store, client: &ExportClient) -> Result<(), RenumberError> {
-    let lines = client.lines(0, COMPARED, Priority::Following).await?;
-    let decoded = Decoded::from_lines(lines).await;
+    let decoded = fetch_lines(client, 0, COMPARED, Priority::Following).await?;
     let (mut known, mut compared) = (0, 0);
     for received in decoded.entries().iter().flatten() {
         compared += 1;
@@ -59,9 +61,11 @@ async fn compare(store: &Store, client: &ExportClient) -> Result<(), RenumberErr
             || refused.iter().any(|kept| kept.refusal.cid == Some(received.cid));
         known += usize::from(is_here);
     }
+    let upstream = client.base().to_owned();
     // Some may be missing here: the rest is the same.
-    if compared > 0 && known * 2 > compared {
-        return Ok(());
+    match compared {
+        0 => Err(RenumberError::NothingToCompare { upstream }),
+        _ if known * 2 > compared => Ok(()),
+        _ => Err(RenumberError::OtherLog { upstream, known, compared }),
     }
-    Err(RenumberError::OtherLog { upstream: client.base().to_owned(), known, compared })
 }
