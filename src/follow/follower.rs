@@ -18,7 +18,7 @@ use super::session::Session;
 use super::step_back::{StepBackError, step_back};
 use crate::judge::{BatchJudge, NotJson};
 use crate::live::{Feed, Mode, Status};
-use crate::store::{Lease, Rereading, Source, Store, StoreError};
+use crate::store::{Lease, Source, Store, StoreError};
 use crate::upstream::ExportClient;
 use did_plc::signature::Verifier;
 
@@ -137,7 +137,7 @@ impl Follower {
                 Ok(Next::Pause)
             }
             End::Rewound { cursor, from } => {
-                let stepping = self.step_back((lease, source), &memory.published, cursor, from);
+                let stepping = self.step_back(lease, &memory.published, cursor, from);
                 match while_renewing(store, lease, stepping).await? {
                     true => Ok(Next::Session),
                     // It takes dozens of requests each time.
@@ -178,7 +178,7 @@ impl Follower {
     /// upstream's next refusal of the cursor. False when it stays where it is.
     async fn step_back(
         &self,
-        (lease, source): (&Lease, &Source),
+        lease: &Lease,
         published: &Published,
         cursor: i64,
         from: i64,
@@ -197,13 +197,6 @@ impl Follower {
         self.store.commit(lease, &commit).await?;
         published.commit_published(commit.cursor_after);
         self.status.set_back(commit.cursor_after);
-        // What was read twice before is another log's. A crash before this leaves it to the next round.
-        let rereading = self.store.source().await?.map_or(source.rereading, |now| now.rereading);
-        if rereading.second > commit.cursor_after {
-            let rereading = Rereading { second: commit.cursor_after, ..rereading };
-            self.store.set_rereading(lease, rereading).await?;
-            self.status.set_read_twice(rereading.second);
-        }
         Ok(true)
     }
 }

@@ -88,9 +88,10 @@ impl Status {
         }
     }
 
-    /// The cursor was put back to this sequence number.
+    /// The cursor was put back to this sequence number; what was read twice above it is another log's.
     pub fn set_back(&self, sequence: i64) {
         self.sequence.store(sequence, Ordering::Release);
+        self.read_twice.fetch_min(sequence, Ordering::Release);
     }
 
     /// The upstream said something, if only that it is there.

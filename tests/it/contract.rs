@@ -92,6 +92,7 @@ contract! {
     refusals_make_room_for_newer_ones,
     an_identity_has_room_of_its_own,
     rereading_is_remembered,
+    what_was_read_again_is_not_beyond_the_cursor,
     divergences_are_recorded_once,
     a_divergence_that_is_back_has_its_new_evidence,
     strings_of_strangers_come_back,
@@ -993,7 +994,7 @@ async fn rereading_is_remembered(place: Place) {
     let (store, lease) = filled(&place, &[]).await;
     assert_eq!(store.source().await.unwrap().unwrap().rereading, Rereading::default());
     for began in [Some(RECEIVED), None] {
-        let rereading = Rereading { second: 7, round: 3, round_began_at: began, rounds: 2 };
+        let rereading = Rereading { second: 3, round: 2, round_began_at: began, rounds: 2 };
         store.set_rereading(&lease, rereading).await.unwrap();
         let source = place.open().await.source().await.unwrap().unwrap();
         assert_eq!(source.rereading, rereading);
@@ -1005,11 +1006,28 @@ async fn rereading_is_remembered(place: Place) {
     let (_, source) = follow(&other).await;
     assert_eq!(
         source.rereading,
-        Rereading { second: 7, round: 3, round_began_at: None, rounds: 2 }
+        Rereading { second: 3, round: 2, round_began_at: None, rounds: 2 }
     );
     let lost = store.set_rereading(&lease, Rereading::default()).await;
     assert!(matches!(lost, Err(StoreError::LostLease(_))), "{lost:?}");
     assert_eq!(other.source().await.unwrap().unwrap().rereading, source.rereading);
+}
+
+async fn what_was_read_again_is_not_beyond_the_cursor(place: Place) {
+    let (store, lease) = filled(&place, &identities(18, 4)).await;
+    let cursor = store.source().await.unwrap().unwrap().cursor;
+    assert_eq!(cursor, 12);
+    let rereading = Rereading { second: 9, round: 7, round_began_at: Some(RECEIVED), rounds: 2 };
+    store.set_rereading(&lease, rereading).await.unwrap();
+    for (cursor_before, cursor_after) in [(12, 10), (10, 8), (8, 5), (5, 30)] {
+        let commit = Commit { cursor_before, cursor_after, ..Commit::default() };
+        store.commit(&lease, &commit).await.unwrap();
+        let now = place.open().await.source().await.unwrap().unwrap().rereading;
+        // What went away does not come back.
+        let lowest = if cursor_after == 30 { 5 } else { cursor_after };
+        let (second, round) = (9.min(lowest), 7.min(lowest));
+        assert_eq!(now, Rereading { second, round, ..rereading });
+    }
 }
 
 async fn divergences_are_recorded_once(place: Place) {

@@ -124,6 +124,7 @@ async fn advance(
 ) -> Result<Option<Advanced>, StoreError> {
     let written = commit.written().filter_map(|new| new.sequence);
     let numbered = commit.numbered.iter().map(|(_, _, number)| *number);
+    // What was read again above a cursor that is put back is another log's.
     // The index of claims moves with the cursor when it is complete and kept ($9) so; what it has
     // then, and where the log has ended before this commit, say which operations the commit adds to it.
     let advance = sqlx::query_as!(
@@ -136,6 +137,8 @@ async fn advance(
             renumbering = renumbering AND NOT $5,
             operations = operations + $7,
             identities = identities + $8,
+            second_reading = least(second_reading, $3),
+            round = least(round, $3),
             claimed = CASE WHEN $9 AND claimed >= coalesce((SELECT max(sequence) FROM operations), 0)
                 THEN greatest(claimed, $10) ELSE claimed END
         WHERE epoch = $1 AND cursor = $2

@@ -22,6 +22,7 @@ const INDEXED_AT_ONCE: usize = 1 << 15;
 
 const POSITION: &str = "SELECT cursor, unnumbered FROM sources";
 
+/// What was read again above a cursor that is put back is another log's.
 const ADVANCE: &str = "UPDATE sources SET
     cursor = ?1,
     cursor_cid = CASE WHEN cursor = ?1 THEN cursor_cid ELSE ?6 END,
@@ -29,7 +30,9 @@ const ADVANCE: &str = "UPDATE sources SET
     renumbering = renumbering AND NOT ?2,
     operations = operations + ?4,
     identities = identities + ?5,
-    unnumbered = ?7";
+    unnumbered = ?7,
+    second_reading = min(second_reading, ?1),
+    round = min(round, ?1)";
 
 const INSERT: &str = "INSERT INTO operations
     (sequence, did, created_at, signer, nullified_by, received_at, operation)
