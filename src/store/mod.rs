@@ -148,6 +148,11 @@ impl Store {
         backend!(self, store => store.standing_refusals(dids))
     }
 
+    /// Those of the refusals with these ids that stand, ascending.
+    pub async fn still_refused(&self, ids: &[i64]) -> Result<Vec<StoredRefusal>, StoreError> {
+        backend!(self, store => store.still_refused(ids))
+    }
+
     /// At most `limit` of the identities, as their lines stated them, of which a refusal stands, each once,
     /// with an id above `after_id`. With them the highest id that was looked at.
     pub async fn refused_identities(

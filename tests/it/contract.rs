@@ -835,6 +835,13 @@ async fn refusals_are_asked_about(place: Place) {
     assert_eq!(store.standing_refusals(&dids[..1]).await.unwrap()[0], kept[0]);
     assert_eq!(standing(&[2, 0, 0, 3]).await, "acd");
     assert_eq!(standing(&[]).await, "");
+    let still_refused = async |asked: &[usize]| {
+        let ids: Vec<i64> = asked.iter().map(|&which| kept[which].id).collect();
+        lines(store.still_refused(&ids).await.unwrap()).await
+    };
+    assert_eq!(store.still_refused(&[kept[0].id]).await.unwrap(), kept[..1]);
+    assert_eq!(still_refused(&[2, 0, 0, 3]).await, "acd");
+    assert_eq!(store.still_refused(&[kept[4].id + 1]).await.unwrap(), []);
     assert_eq!((doubtful(2, 10).await, doubtful(9, 2).await), ("abc".into(), "ab".into()));
     let mut walked = Vec::new();
     let mut after = 0;
@@ -876,6 +883,7 @@ async fn refusals_are_asked_about(place: Place) {
     expected[3].accepted_at = Some(RECEIVED + Duration::from_secs(40));
     assert_eq!(place.open().await.refusals(None, 0, 10).await.unwrap(), expected);
     assert_eq!(standing(&[0, 1, 2]).await, "ab");
+    assert_eq!(still_refused(&[0, 1, 2, 3]).await, "ab");
     assert_eq!((doubtful(59, 10).await, doubtful(60, 10).await), ("e".into(), "ea".into()));
     assert_eq!(
         store.refused_identities(kept[0].id, 10).await.unwrap().0,

@@ -337,6 +337,15 @@ impl Postgres {
         Ok(refusals)
     }
 
+    /// See [`crate::store::Store::still_refused`].
+    pub async fn still_refused(&self, ids: &[i64]) -> Result<Vec<StoredRefusal>, StoreError> {
+        let standing = refusals!(
+            FROM "refusals WHERE id = ANY($1) AND accepted_at IS NULL ORDER BY id",
+            ids
+        );
+        self.ingest.all(standing).await?.into_iter().map(StoredRefusal::try_from).collect()
+    }
+
     /// See [`crate::store::Store::refused_identities`].
     pub async fn refused_identities(
         &self,

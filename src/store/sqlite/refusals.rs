@@ -33,6 +33,9 @@ const STANDING_OF: &str = concat!(
     " FROM refusals WHERE did = ?1 AND accepted_at IS NULL ORDER BY id"
 );
 
+const STILL_REFUSED: &str =
+    concat!("SELECT ", refusal_columns!(), " FROM refusals WHERE id = ?1 AND accepted_at IS NULL");
+
 const STANDING: &str =
     "SELECT id, did FROM refusals WHERE accepted_at IS NULL AND id > ?1 ORDER BY id LIMIT ?2";
 
@@ -287,6 +290,23 @@ impl Sqlite {
                     refusals.extend(all(connection, STANDING_OF, of_did, rows::refusal)?);
                 }
                 refusals.sort_by_key(|refusal: &StoredRefusal| refusal.id);
+                Ok(refusals)
+            })
+        })
+        .await
+    }
+
+    /// See [`crate::store::Store::still_refused`].
+    pub async fn still_refused(&self, ids: &[i64]) -> Result<Vec<StoredRefusal>, StoreError> {
+        let mut ids = ids.to_vec();
+        ids.sort_unstable();
+        ids.dedup();
+        self.long_read("reading which refusals stand", move |shared| {
+            shared.readers.with(|connection| {
+                let mut refusals = Vec::with_capacity(ids.len());
+                for id in &ids {
+                    refusals.extend(all(connection, STILL_REFUSED, [id], rows::refusal)?);
+                }
                 Ok(refusals)
             })
         })
