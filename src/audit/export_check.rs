@@ -9,13 +9,9 @@ use super::check::{CheckError, CheckedIdentity, Checker, Depth};
 use super::peer::{PeerError, PeerLog};
 use super::suspect::{Order, Suspicion};
 use crate::store::{DivergenceKind, StoredOperation};
-use crate::upstream::{ExportClient, Priority, UpstreamFault};
+use crate::upstream::{ExportClient, MAX_LINES, Priority, UpstreamFault};
 use did_plc::entry::{Received, Undecodable};
 use did_plc::{Did, History, Timestamp};
-
-/// Lines that are asked for by time, the most that the directory gives: others of the same
-/// millisecond may come before the one in question.
-const PAGE: usize = 1000;
 
 /// The export of a server, in the order in which it was swept.
 #[derive(Debug, Clone)]
@@ -89,7 +85,8 @@ impl SweptExport {
             Order::Sequence => self.client.lines(at - 1, 1, Priority::Aside).await,
             Order::Time => {
                 let before = Timestamp::from_millis(at - 1);
-                self.client.lines(before, PAGE, Priority::Aside).await
+                // Others of the same millisecond may come before the one in question.
+                self.client.lines(before, MAX_LINES, Priority::Aside).await
             }
         }
     }

@@ -26,6 +26,8 @@ enum Recheck {
     Restated(DivergenceKind),
     /// What stands where the upstream went back: whether it is still something else.
     Rewound,
+    /// An operation that was not there: whether it is still missing.
+    Missing,
 }
 
 impl Recheck {
@@ -33,6 +35,7 @@ impl Recheck {
         match DivergenceKind::of_name(kind)? {
             DivergenceKind::Backdated => Some(Recheck::Line),
             DivergenceKind::UpstreamRewound => Some(Recheck::Rewound),
+            DivergenceKind::MissingInExport => Some(Recheck::Missing),
             kind @ (DivergenceKind::RestatedCid
             | DivergenceKind::RestatedCreatedAt
             | DivergenceKind::RestatedSequence) => Some(Recheck::Restated(kind)),
@@ -70,8 +73,10 @@ pub async fn is_still_stated(
     let Ok(did) = record.did.parse::<Did>() else { return Ok(true) };
     let Some(recheck) = Recheck::of(&record.kind) else { return Ok(true) };
     let held = store.history(&did).await?;
-    if recheck == Recheck::Rewound {
-        return is_still_rewound(record, &held, client).await;
+    match recheck {
+        Recheck::Rewound => return is_still_rewound(record, &held, client).await,
+        Recheck::Missing => return is_still_missing(record, &held, client).await,
+        Recheck::Line | Recheck::Restated(_) => {}
     }
     let then = record.theirs.as_ref().and_then(|line| read(line.as_bytes()));
     let Some((then, number)) = then.and_then(|then| then.seq.map(|seq| (then, seq))) else {
@@ -100,6 +105,21 @@ async fn is_still_rewound(
     let line = client.first_from(number, Priority::Aside).await.map_err(PeerError::from)?;
     let there = line.and_then(|line| read(&line));
     Ok(there.is_none_or(|there| there.cid != cid.to_string()))
+}
+
+/// Whether what stands under the number of our operation is still another one, or nothing. One that has lost its number
+/// is not stated there, or it would have it back.
+async fn is_still_missing(
+    record: &NewDivergence,
+    held: &[StoredOperation],
+    client: &ExportClient,
+) -> Result<bool, CheckError> {
+    let held = held.iter().find(|held| held.cid().to_string() == record.subject);
+    let Some(held) = held else { return Ok(false) };
+    let Some(number) = held.sequence else { return Ok(true) };
+    let line = client.first_from(number, Priority::Aside).await.map_err(PeerError::from)?;
+    let there = line.and_then(|line| read(&line));
+    Ok(there.is_none_or(|there| there.seq != Some(number) || there.cid != record.subject))
 }
 
 fn differs(kind: DivergenceKind, now: &Received, held: &StoredOperation) -> bool {

@@ -2,7 +2,7 @@
 //! what comes of them.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -29,6 +29,50 @@ pub enum AgainError {
 impl From<Gone> for AgainError {
     fn from(_: Gone) -> AgainError {
         AgainError::Gone
+    }
+}
+
+impl AgainError {
+    /// Of which kind it is.
+    fn kind(&self) -> &'static str {
+        match self {
+            AgainError::Upstream(fault) => fault.kind(),
+            AgainError::Store(_) => "store",
+            AgainError::Gone => "gone",
+        }
+    }
+}
+
+/// What was said of asking again, so that a long outage is one line.
+#[derive(Debug)]
+pub struct Said {
+    /// What is done by asking.
+    what: &'static str,
+    /// Kind of the error that was logged last; none while all is well.
+    error: Option<&'static str>,
+}
+
+impl Said {
+    /// Nothing so far.
+    pub fn nothing_of(what: &'static str) -> Said {
+        Said { what, error: None }
+    }
+
+    /// Logs an error, unless it is the same as before.
+    pub fn say(&mut self, error: &AgainError, retry_in: Duration) {
+        let what = self.what;
+        if self.error.replace(error.kind()) == Some(error.kind()) {
+            tracing::debug!(?retry_in, "{what} does not succeed: {error}");
+        } else {
+            tracing::warn!(?retry_in, "{what} does not succeed: {error}; it is tried again");
+        }
+    }
+
+    /// Logs that all is well, if it was not.
+    pub fn say_well(&mut self) {
+        if self.error.take().is_some() {
+            tracing::info!("{} succeeds again", self.what);
+        }
     }
 }
 

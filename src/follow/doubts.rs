@@ -1,20 +1,21 @@
 //! Doubts: what was refused may have been damaged on its way, or have come before what it builds on. The
 //! upstream is asked about each refusal once more, and again after ever longer pauses while that may still help.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
-use super::again::{self, AgainError};
-use super::fetch::fetch_lines;
+use super::again::{self, AgainError, Said};
+use super::fetch::{contradicts, fetch_audit_log, fetch_lines, fetch_to_believe};
 use super::reader::{Event, Gone};
 use crate::judge::{Course, Decoded};
-use crate::store::{Asked, Lease, NewRefusal, Store, StoredRefusal};
+use crate::store::{Asked, Lease, NewRefusal, Store, StoredOperation, StoredRefusal};
 use crate::upstream::{Backoff, ExportClient, Priority, UpstreamFault};
+use did_plc::entry::Received;
 use did_plc::refusal::UNKNOWN_TYPE;
-use did_plc::{Did, Refusal};
+use did_plc::{Cid, Did, Refusal};
 
 /// Refusals that are asked about in one go.
 const AT_ONCE: usize = 1_000;
@@ -51,6 +52,8 @@ pub struct Doubts {
     /// Whether the upstream has the log that was read from it. Of another one nothing is taken in here: its
     /// numbers would hide where it begins.
     pub same_log: watch::Receiver<bool>,
+    /// The numbers that are held are an earlier upstream's: by them nothing can be asked yet.
+    pub renumbering: bool,
     /// When to ask.
     pub settings: DoubtSettings,
 }
@@ -59,20 +62,25 @@ impl Doubts {
     /// Asks until the session ends.
     pub async fn run(mut self) -> Gone {
         let mut backoff = Backoff::new(self.client.limits());
+        let mut said = Said::nothing_of("asking again about what was refused");
         loop {
             if again::wait_for(&mut self.same_log).await.is_err() {
                 return Gone;
             }
             let pause = match self.settle().await {
                 Ok(()) => {
+                    said.say_well();
                     backoff.reset();
                     self.settings.look
                 }
                 Err(AgainError::Gone) => return Gone,
-                Err(AgainError::Upstream(fault)) => backoff.after(&fault),
-                Err(AgainError::Store(error)) => {
-                    tracing::debug!("what is doubtful could not be told: {error}");
-                    self.settings.look
+                Err(error) => {
+                    let pause = match &error {
+                        AgainError::Upstream(fault) => backoff.after(fault),
+                        AgainError::Store(_) | AgainError::Gone => self.settings.look,
+                    };
+                    said.say(&error, pause);
+                    pause
                 }
             };
             if self.events.is_closed() {
@@ -83,73 +91,128 @@ impl Doubts {
     }
 
     /// Asks about everything that is due by now. A crash leaves it due.
-    async fn settle(&self) -> Result<(), AgainError> {
+    async fn settle(&mut self) -> Result<(), AgainError> {
+        if self.renumbering {
+            self.renumbering = self.store.source().await?.is_some_and(|source| source.renumbering);
+        }
         let now = again::now();
-        loop {
+        while !self.renumbering {
             let due = self.store.doubtful(now, AT_ONCE).await?;
             if due.is_empty() {
-                return Ok(());
+                break;
             }
-            self.ask_by_number(&due).await?;
-            for source in std::iter::once(&self.client).chain(&self.settings.others) {
-                let standing = self.standing(&due).await?;
-                self.ask_by_identity(&standing, source).await?;
+            let mut asked = BTreeSet::new();
+            match self.ask(&due, &mut asked).await {
+                Ok(()) => self.note(&due).await?,
+                // The rest is still due, and comes first the next time.
+                Err(AgainError::Upstream(fault)) => {
+                    let asked: Vec<StoredRefusal> =
+                        due.into_iter().filter(|doubt| asked.contains(&doubt.id)).collect();
+                    self.note(&asked).await?;
+                    return Err(fault.into());
+                }
+                Err(error) => return Err(error),
             }
-            self.note(&due).await?;
-        }
-    }
-
-    /// Reads again where the refused lines stood: many of one page with one request.
-    async fn ask_by_number(&self, due: &[StoredRefusal]) -> Result<(), AgainError> {
-        let page = self.client.limits().page as i64;
-        let mut numbers: Vec<i64> = due.iter().filter_map(|doubt| doubt.refusal.sequence).collect();
-        numbers.sort_unstable();
-        numbers.dedup();
-        let mut rest = &numbers[..];
-        while let Some(&first) = rest.first() {
-            let here = rest.partition_point(|&number| number < first.saturating_add(page));
-            let last = rest[here - 1];
-            let count = usize::try_from(last - first + 1).unwrap_or(1);
-            let mut decoded = fetch_lines(&self.client, first - 1, count, Priority::Aside).await?;
-            decoded.retain_up_to(last);
-            self.take_in(decoded).await?;
-            rest = &rest[here..];
         }
         Ok(())
     }
 
+    /// Asks about all of these, and lists those that were asked about; all of them were where it does not fail.
+    async fn ask(
+        &self,
+        due: &[StoredRefusal],
+        asked: &mut BTreeSet<i64>,
+    ) -> Result<(), AgainError> {
+        self.ask_by_number(due, asked).await?;
+        self.ask_by_identity(&self.standing(due).await?, asked).await?;
+        for source in &self.settings.others {
+            self.ask_another(&self.standing(due).await?, source).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads again where the refused lines stood: many of one page with one request.
+    async fn ask_by_number(
+        &self,
+        due: &[StoredRefusal],
+        asked: &mut BTreeSet<i64>,
+    ) -> Result<(), AgainError> {
+        let page = self.client.limits().page as i64;
+        let mut numbered: Vec<(i64, &StoredRefusal)> =
+            due.iter().filter_map(|doubt| Some((doubt.refusal.sequence?, doubt))).collect();
+        numbered.sort_unstable_by_key(|(number, _)| *number);
+        let mut rest = &numbered[..];
+        while let Some(&(first, _)) = rest.first() {
+            let (here, after) = rest
+                .split_at(rest.partition_point(|(number, _)| *number < first.saturating_add(page)));
+            let last = here.last().map_or(first, |(number, _)| *number);
+            let answer = self.read_again(first, last).await;
+            if counts(&answer) {
+                let done = here.iter().filter(|(_, doubt)| !is_about_identity(doubt));
+                asked.extend(done.map(|(_, doubt)| doubt.id));
+            }
+            go_on_after(answer)?;
+            rest = after;
+        }
+        Ok(())
+    }
+
+    /// Takes in what the export has from one number to another one.
+    async fn read_again(&self, first: i64, last: i64) -> Result<(), AgainError> {
+        let count = usize::try_from(last - first + 1).unwrap_or(1);
+        let held = self.store.export_by_sequence(first - 1, count).await?;
+        let fetch = async || {
+            let mut lines = fetch_lines(&self.client, first - 1, count, Priority::Aside).await?;
+            lines.retain_up_to(last);
+            Ok(lines)
+        };
+        let lines = fetch_to_believe(fetch, |lines| contradicts(lines, &held)).await?;
+        self.take_in(lines).await
+    }
+
     /// Reads the audit logs of identities of which something is lacking, or which the refused line names
-    /// without a number. One that cannot be had counts as asked for: the others do not wait for it.
+    /// without a number.
     async fn ask_by_identity(
+        &self,
+        standing: &[StoredRefusal],
+        asked: &mut BTreeSet<i64>,
+    ) -> Result<(), AgainError> {
+        for (did, doubts) in by_identity(standing) {
+            let answer = self.read_log(did).await;
+            if counts(&answer) {
+                asked.extend(doubts);
+            }
+            go_on_after(answer)?;
+        }
+        Ok(())
+    }
+
+    async fn read_log(&self, did: Did) -> Result<(), AgainError> {
+        let held = self.store.history(&did).await?;
+        let fetch = async || fetch_audit_log(&self.client, &did).await;
+        let differs =
+            |log: &Option<Decoded>| log.as_ref().is_some_and(|log| contradicts(log, &held));
+        match fetch_to_believe(fetch, differs).await? {
+            Some(log) => self.take_in(log).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Reads what somebody beside the upstream has of these identities. Whoever is away now is asked the next time.
+    async fn ask_another(
         &self,
         standing: &[StoredRefusal],
         source: &ExportClient,
     ) -> Result<(), AgainError> {
-        let mut dids: Vec<Did> = standing
-            .iter()
-            .filter(|doubt| doubt.refusal.sequence.is_none() || lacks_prev(doubt))
-            .filter_map(|doubt| doubt.refusal.did.parse().ok())
-            .collect();
-        dids.sort_unstable();
-        dids.dedup();
-        for did in dids {
-            let log = match source.audit_log(&did).await {
-                Ok(Some(log)) => log,
-                Ok(None) => continue,
-                // Whoever is away now is asked the next time.
-                Err(UpstreamFault::Unreachable { .. } | UpstreamFault::RateLimited { .. }) => break,
-                Err(fault) => {
-                    tracing::debug!(%did, "its audit log cannot be had: {fault}");
-                    continue;
+        for (did, _) in by_identity(standing) {
+            match fetch_audit_log(source, &did).await {
+                Ok(Some(log)) if !log.is_empty() => {
+                    let stated_by = Some(source.base().into());
+                    again::take_in(&self.events, log, Course::Elsewhere, stated_by).await?;
                 }
-            };
-            // One that is none counts as asked for, too.
-            let Ok(decoded) = Decoded::from_audit_log(&log).await else { continue };
-            if source.base() == self.client.base() {
-                self.take_in(decoded).await?;
-            } else if !decoded.is_empty() {
-                let (course, source) = (Course::Elsewhere, Some(source.base().into()));
-                again::take_in(&self.events, decoded, course, source).await?;
+                Ok(_) => {}
+                Err(fault) if is_away(&fault) => break,
+                Err(fault) => tracing::debug!(%did, "its audit log cannot be had: {fault}"),
             }
         }
         Ok(())
@@ -162,21 +225,24 @@ impl Doubts {
         Ok(())
     }
 
-    /// Records what came of asking.
-    async fn note(&self, due: &[StoredRefusal]) -> Result<(), AgainError> {
-        let numbers: Vec<i64> = due.iter().filter_map(|doubt| doubt.refusal.sequence).collect();
+    /// Records what came of asking about these.
+    async fn note(&self, asked: &[StoredRefusal]) -> Result<(), AgainError> {
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let numbers: Vec<i64> = asked.iter().filter_map(|doubt| doubt.refusal.sequence).collect();
         let held = self.store.sequences(&numbers).await?.into_iter();
-        let held: BTreeMap<i64, Did> =
-            held.filter_map(|operation| Some((operation.sequence?, operation.did))).collect();
-        let standing = self.standing(due).await?;
+        let held: BTreeMap<i64, StoredOperation> =
+            held.filter_map(|operation| Some((operation.sequence?, operation))).collect();
         let now = again::now();
-        let asked: Vec<Asked> = due
+        let came: Vec<Asked> = self
+            .standing(asked)
+            .await?
             .iter()
-            .filter(|doubt| standing.iter().any(|standing| standing.id == doubt.id))
             .map(|doubt| {
-                // The line was another rendering of what has its number now.
+                let holder = doubt.refusal.sequence.and_then(|number| held.get(&number));
                 let accepted = is_of_line(doubt)
-                    && doubt.refusal.sequence.is_some_and(|number| held.contains_key(&number));
+                    && holder.is_some_and(|holder| is_rendering(&doubt.refusal.line, holder));
                 let pause = self.settings.pauses.get(doubt.asked.unsigned_abs() as usize);
                 let may_help = is_of_line(doubt) && !is_of_other_type(doubt) || lacks_prev(doubt);
                 let again = !accepted && may_help;
@@ -184,30 +250,94 @@ impl Doubts {
                 Asked { id: doubt.id, accepted, ask_at }
             })
             .collect();
-        let healed = due.len() - asked.iter().filter(|asked| !asked.accepted).count();
-        self.store.note_asked(&self.lease, &asked, now).await?;
-        tracing::info!(asked = due.len(), accepted = healed, "asked again about what was refused");
-        metrics::counter!("plc_doubts_asked_total").increment(due.len() as u64);
+        let healed = asked.len() - came.iter().filter(|came| !came.accepted).count();
+        self.store.note_asked(&self.lease, &came, now).await?;
+        let count = asked.len();
+        tracing::info!(asked = count, accepted = healed, "asked again about what was refused");
+        metrics::counter!("plc_doubts_asked_total").increment(count as u64);
         metrics::counter!("plc_doubts_healed_total").increment(healed as u64);
         Ok(())
     }
 
     /// Those of them that still stand, after what came was judged.
-    async fn standing(&self, due: &[StoredRefusal]) -> Result<Vec<StoredRefusal>, AgainError> {
-        let mut standing = Vec::new();
-        for doubt in due {
-            let now = self.store.refusals(None, doubt.id - 1, 1).await?;
-            let is_it = |kept: &StoredRefusal| kept.id == doubt.id && kept.accepted_at.is_none();
-            standing.extend(now.into_iter().find(is_it));
-        }
-        Ok(standing)
+    async fn standing(&self, doubts: &[StoredRefusal]) -> Result<Vec<StoredRefusal>, AgainError> {
+        let ids: Vec<i64> = doubts.iter().map(|doubt| doubt.id).collect();
+        Ok(self.store.still_refused(&ids).await?)
     }
+}
+
+/// Whether a question counts as asked, whatever came: one that was not taken does not.
+fn counts(answer: &Result<(), AgainError>) -> bool {
+    match answer {
+        Err(AgainError::Upstream(fault)) => {
+            !matches!(fault, UpstreamFault::Unreachable { .. } | UpstreamFault::RateLimited { .. })
+        }
+        Ok(()) | Err(AgainError::Store(_) | AgainError::Gone) => true,
+    }
+}
+
+/// Goes on with the next question, unless the upstream is away or takes none.
+fn go_on_after(answer: Result<(), AgainError>) -> Result<(), AgainError> {
+    match answer {
+        Err(AgainError::Upstream(fault)) if !is_away(&fault) => {
+            tracing::debug!("no answer about what was refused: {fault}");
+            Ok(())
+        }
+        answer => answer,
+    }
+}
+
+/// Whether somebody is away or takes no questions now.
+fn is_away(fault: &UpstreamFault) -> bool {
+    matches!(
+        fault,
+        UpstreamFault::Unreachable { .. }
+            | UpstreamFault::Silent { .. }
+            | UpstreamFault::TooSlow { .. }
+            | UpstreamFault::Truncated { .. }
+            | UpstreamFault::RateLimited { .. }
+            | UpstreamFault::ServerError { .. }
+    )
+}
+
+/// The identities whose audit logs are to be read, with what that is asked about.
+fn by_identity(standing: &[StoredRefusal]) -> BTreeMap<Did, Vec<i64>> {
+    let mut identities: BTreeMap<Did, Vec<i64>> = BTreeMap::new();
+    for doubt in standing.iter().filter(|doubt| is_about_identity(doubt)) {
+        if let Ok(did) = doubt.refusal.did.parse() {
+            identities.entry(did).or_default().push(doubt.id);
+        }
+    }
+    identities
+}
+
+/// Whether the audit log of the identity can tell more than what has the number now.
+fn is_about_identity(doubt: &StoredRefusal) -> bool {
+    doubt.refusal.sequence.is_none() || lacks_prev(doubt)
 }
 
 /// Whether the line is refused, and not an operation that could be judged.
 fn is_of_line(doubt: &StoredRefusal) -> bool {
     let refusal = &doubt.refusal;
     refusal.key == NewRefusal::key_of_line(&refusal.line)
+}
+
+/// Whether a refused line may have been another rendering of the operation that has its number now: what it says of
+/// its identity and of its CID is that operation's, or was damaged so that it can be nobody's.
+fn is_rendering(line: &[u8], holder: &StoredOperation) -> bool {
+    let (did, cids) = match Received::decode(line) {
+        Ok(received) => {
+            let stated = received.stated_cid.unwrap_or_default();
+            (received.did.to_string(), vec![received.cid.to_string(), stated])
+        }
+        Err(undecodable) => (undecodable.did, vec![undecodable.cid]),
+    };
+    let is_its_cid = cids.contains(&holder.cid().to_string());
+    match did.parse::<Did>() {
+        Ok(did) if is_its_cid => did == holder.did,
+        Ok(did) => did == holder.did && cids.iter().all(|cid| cid.parse::<Cid>().is_err()),
+        Err(_) => is_its_cid,
+    }
 }
 
 /// Whether it is a whole line of a type that carries no operation, as the upstream may have from now on.

@@ -1,9 +1,14 @@
-//! Lines of the export that are asked for by themselves, beside the pages that are read on.
+//! What is asked for by itself, beside the pages that are read on: lines of the export, audit logs, and whether what
+//! comes is to be believed.
 
 use std::fmt::Display;
 
+use ahash::AHashMap;
+
 use crate::judge::Decoded;
+use crate::store::StoredOperation;
 use crate::upstream::{ExportClient, Priority, UpstreamFault};
+use did_plc::{Cid, Did};
 
 /// How often lines are fetched of which one is not JSON, before that is kept as it is.
 pub const NOT_JSON_ATTEMPTS: u32 = 3;
@@ -28,4 +33,59 @@ pub async fn fetch_lines(
             return Ok(decoded);
         }
     }
+}
+
+/// The audit log of an identity; none when they do not know it.
+pub async fn fetch_audit_log(
+    client: &ExportClient,
+    did: &Did,
+) -> Result<Option<Decoded>, UpstreamFault> {
+    match client.audit_log(did).await? {
+        Some(log) => Ok(Some(Decoded::from_audit_log(&log).await?)),
+        None => Ok(None),
+    }
+}
+
+/// What is fetched to be compared with what is held, and believed. What contradicts that may have been damaged on its
+/// way: it is fetched a second time, and believed if it is the same both times. Whoever takes in what was read before
+/// asks for it in this way: from the line of a page that was damaged in one digit follow a record of a difference,
+/// another time or another number.
+///
+/// # Errors
+///
+/// Those of `fetch`; [`UpstreamFault::Truncated`] when it was not the same both times.
+pub(crate) async fn fetch_to_believe<T, F>(
+    fetch: impl Fn() -> F,
+    contradicts: impl FnOnce(&T) -> bool,
+) -> Result<T, UpstreamFault>
+where
+    T: PartialEq,
+    F: Future<Output = Result<T, UpstreamFault>>,
+{
+    let first = fetch().await?;
+    if !contradicts(&first) || fetch().await? == first {
+        return Ok(first);
+    }
+    Err(UpstreamFault::Truncated { reason: "what was fetched twice is not the same".to_owned() })
+}
+
+/// Whether of an operation that is held another CID, time or number is stated, or its number for another one.
+pub(crate) fn contradicts(stated: &Decoded, held: &[StoredOperation]) -> bool {
+    let by_name: AHashMap<(Did, Cid), &StoredOperation> =
+        held.iter().map(|held| ((held.did, held.cid()), held)).collect();
+    let by_number: AHashMap<i64, (Did, Cid)> =
+        by_name.iter().filter_map(|(name, held)| Some((held.sequence?, *name))).collect();
+    stated.entries().iter().flatten().any(|stated| {
+        let name = (stated.did, stated.cid);
+        let held = by_name.get(&name);
+        let holder = stated.sequence.and_then(|number| by_number.get(&number));
+        let has_other_number =
+            |held: Option<i64>| held.zip(stated.sequence).is_some_and(|(a, b)| a != b);
+        holder.is_some_and(|holder| *holder != name)
+            || held.is_some_and(|held| {
+                stated.stated_cid.is_some()
+                    || stated.created_at != held.created_at
+                    || has_other_number(held.sequence)
+            })
+    })
 }

@@ -7,13 +7,16 @@
 //! ```
 //!
 //! Three tasks work at once: the reader fetches and decodes, the intake judges ([`crate::judge`]), and the
-//! writer commits what was judged. A session begins at the cursor that the store holds; when anything about the
+//! writer commits what was judged. Beside the reader two others ask for what was read already, and hand it over the
+//! same way: the doubts about what was refused, and the second reading of everything. They wait while it is not known
+//! whether the upstream still has the log that was read from it. A session begins at the cursor that the store holds; when anything about the
 //! store is in doubt the session ends, with everything that was verified on top, and the next one begins
 //! at the cursor that is read back.
 //!
 //! What a crash leaves behind: until a commit has ended, what the commit before it left, since nothing else is
 //! written; all that was fetched and judged since is fetched again from the stored cursor on. After it, the
-//! operations and the cursor that goes with them. Who reads the stream is told after the commit: a crash in
+//! operations and the cursor that goes with them. What is asked again is stored after what came of it: a crash costs
+//! that it is asked once more. Who reads the stream is told after the commit: a crash in
 //! between is made good by the store, where every client that comes back finds what it was not sent. The lease
 //! of a process that is gone runs out by itself.
 
@@ -29,6 +32,7 @@ mod gaps;
 mod import;
 mod intake;
 mod lease;
+mod missing;
 mod notices;
 mod pauses;
 mod published;

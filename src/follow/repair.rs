@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::time::sleep;
 
 use super::direct::DirectIntake;
+use super::fetch::NOT_JSON_ATTEMPTS;
 use super::lease::while_renewing;
 use crate::judge::{Course, Decoded, Prepared};
 use crate::store::{Lease, Source, Store, StoreError};
@@ -17,8 +18,6 @@ use did_plc::signature::Verifier;
 /// How often the upstream is asked for one thing before the repair is given up: with the pauses in between some
 /// minutes.
 const ATTEMPTS: usize = 8;
-/// How often a page with a line that is not JSON is fetched before that is kept as it is.
-const NOT_JSON_ATTEMPTS: usize = 3;
 
 /// Looks for what is missing in a store, and takes it in.
 pub struct Repair<'a> {

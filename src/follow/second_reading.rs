@@ -5,12 +5,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ahash::{AHashMap, AHashSet};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 
-use super::again::{self, AgainError};
-use super::fetch::fetch_lines;
+use super::again::{self, AgainError, Said};
+use super::fetch::{contradicts, fetch_lines, fetch_to_believe};
+use super::missing::{Missing, lacking_in};
 use super::reader::{Event, Gone};
 use crate::judge::{Course, Decoded};
 use crate::live::Status;
@@ -18,13 +18,9 @@ use crate::store::{
     DivergenceKind, Lease, NewDivergence, Rereading, Store, StoredOperation, audit_log,
 };
 use crate::upstream::{Backoff, ExportClient, Priority, UpstreamFault};
-use did_plc::Cid;
 
 /// The longest pause before it is looked whether something is due.
 const LOOK: Duration = Duration::from_secs(60);
-
-/// Of so many operations of a page that the upstream does not have any more it is asked for each.
-const FEW_MISSING: usize = 20;
 
 /// When the log is read again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,14 +61,24 @@ pub struct SecondReading {
     pub position: Rereading,
     /// The numbers of stored operations are an earlier upstream's: pages cannot be compared with them yet.
     pub renumbering: bool,
+    /// What the upstream's export lacked.
+    pub missing: Missing,
     /// How many pages the log has, about.
     pub pages: u64,
 }
 
+/// A page that was read again.
+#[derive(PartialEq)]
+struct Read {
+    lines: Decoded,
+    /// Up to this number it has told everything.
+    end: i64,
+}
+
 /// What is read next.
 enum Next {
-    /// What comes after the second reading, up to this number.
-    Second { through: i64 },
+    /// What comes after the second reading, up to this number; with what is held there.
+    Second { through: i64, held: Vec<StoredOperation> },
     /// The next page of the round.
     Round,
     /// Nothing for so long.
@@ -83,6 +89,7 @@ impl SecondReading {
     /// Reads until the session ends.
     pub async fn run(mut self) -> Gone {
         let mut backoff = Backoff::new(self.client.limits());
+        let mut said = Said::nothing_of("reading the log again");
         let mut next_of_round = Instant::now();
         // Since when there has been nothing here of what the follower has passed.
         let mut unheld_since = None;
@@ -98,7 +105,7 @@ impl SecondReading {
                     sleep(pause).await;
                     continue;
                 }
-                Ok(Next::Second { through }) => self.read_second(through).await,
+                Ok(Next::Second { through, held }) => self.read_second(through, held).await,
                 Ok(Next::Round) => {
                     let read = self.read_round().await;
                     next_of_round = Instant::now() + self.pause_of_round();
@@ -107,16 +114,18 @@ impl SecondReading {
                 Err(error) => Err(error),
             };
             match done {
-                Ok(()) => backoff.reset(),
-                Err(AgainError::Gone) => return Gone,
-                Err(AgainError::Upstream(fault)) => {
-                    let pause = backoff.after(&fault);
-                    tracing::debug!(?pause, "the log could not be read again: {fault}");
-                    sleep(pause).await;
+                Ok(()) => {
+                    said.say_well();
+                    backoff.reset();
                 }
-                Err(AgainError::Store(error)) => {
-                    tracing::debug!("what is to be read again could not be told: {error}");
-                    sleep(LOOK).await;
+                Err(AgainError::Gone) => return Gone,
+                Err(error) => {
+                    let pause = match &error {
+                        AgainError::Upstream(fault) => backoff.after(fault),
+                        AgainError::Store(_) | AgainError::Gone => LOOK,
+                    };
+                    said.say(&error, pause);
+                    sleep(pause).await;
                 }
             }
         }
@@ -140,13 +149,13 @@ impl SecondReading {
         let read_before = read_before.filter_map(|operation| operation.sequence);
         if let Some(through) = read_before.take_while(|number| *number <= passed).last() {
             *unheld_since = None;
-            return Ok(Next::Second { through });
+            return Ok(Next::Second { through, held });
         }
         if held.is_empty() && passed > self.position.second {
             let since = *unheld_since.get_or_insert_with(Instant::now);
             if since.elapsed() >= self.settings.second_after {
                 *unheld_since = None;
-                return Ok(Next::Second { through: passed });
+                return Ok(Next::Second { through: passed, held });
             }
         }
         let round = self.settings.round.filter(|_| self.position.second > 0);
@@ -164,8 +173,12 @@ impl SecondReading {
         pause.max(self.client.limits().backoff_first / 2)
     }
 
-    async fn read_second(&mut self, through: i64) -> Result<(), AgainError> {
-        let end = self.read_page(self.position.second, through, Course::Second).await?;
+    async fn read_second(
+        &mut self,
+        through: i64,
+        held: Vec<StoredOperation>,
+    ) -> Result<(), AgainError> {
+        let end = self.read_page(self.position.second, through, &held, Course::Second).await?;
         self.position.second = end;
         self.store.set_rereading(&self.lease, self.position).await?;
         self.status.set_read_twice(end);
@@ -176,12 +189,17 @@ impl SecondReading {
         if self.position.round_began_at.is_none() {
             self.position.round_began_at = Some(again::now());
         }
+        let page = self.client.limits().page;
         let operations = self.store.statistics().await?.operations;
-        self.pages = operations / self.client.limits().page.max(1) as u64 + 1;
-        let end = self.read_page(self.position.round, self.position.second, Course::Again).await?;
-        self.position.round = end;
-        if end >= self.position.second {
-            tracing::info!(through = end, "the whole log was read again");
+        self.pages = operations / page.max(1) as u64 + 1;
+        let Rereading { second, round: after, .. } = self.position;
+        // A round that is beyond what was read twice, as where that was put back, has come to its end.
+        if after < second {
+            let held = self.store.export_by_sequence(after, page).await?;
+            self.position.round = self.read_page(after, second, &held, Course::Again).await?;
+        }
+        if self.position.round >= second {
+            tracing::info!(through = second, "the whole log was read again");
             self.position = Rereading {
                 round: 0,
                 round_began_at: None,
@@ -200,29 +218,25 @@ impl SecondReading {
     }
 
     /// Reads one page after this number, of which what is above `through` is left out. Everything up to the
-    /// number that is returned was read.
-    ///
-    /// What contradicts what is held is fetched twice, and believed if it is the same both times.
-    async fn read_page(&self, after: i64, through: i64, course: Course) -> Result<i64, AgainError> {
-        let held = self.store.export_by_sequence(after, self.client.limits().page).await?;
+    /// number that is returned was read. `held` is what is held there, as much as a page takes.
+    async fn read_page(
+        &mut self,
+        after: i64,
+        through: i64,
+        held: &[StoredOperation],
+        course: Course,
+    ) -> Result<i64, AgainError> {
         let last_held = held.last().and_then(|last| last.sequence);
         let is_all = held.len() < self.client.limits().page;
         let through = if is_all { through } else { through.min(last_held.unwrap_or(through)) };
-        let (page, end) = self.fetch(after, through).await?;
-        let mut missing = missing_in(&page, &held, end);
-        if !missing.is_empty() || has_other_times(&page, &held) {
-            let (again, other_end) = self.fetch(after, through).await?;
-            if other_end != end || again.entries() != page.entries() {
-                // One of the two was damaged on its way.
-                let reason = "a page that was fetched twice is not the same".to_owned();
-                return Err(UpstreamFault::Truncated { reason }.into());
-            }
-        }
-        if missing.len() <= FEW_MISSING {
-            missing = self.still_missing(missing).await?;
-        }
-        if !page.is_empty() {
-            again::take_in(&self.events, page, course, None).await?;
+        let differs = |read: &Read| {
+            contradicts(&read.lines, held) || !lacking_in(&read.lines, held, read.end).is_empty()
+        };
+        let Read { lines, end } = fetch_to_believe(|| self.fetch(after, through), differs).await?;
+        let lacking = lacking_in(&lines, held, end);
+        let missing = self.missing.confirm(&self.client, lacking, self.position.rounds).await?;
+        if !lines.is_empty() {
+            again::take_in(&self.events, lines, course, None).await?;
         }
         for operation in missing {
             self.record_missing(&operation).await?;
@@ -230,40 +244,23 @@ impl SecondReading {
         Ok(end)
     }
 
-    /// A page after a number up to another one, and up to which number it has told everything.
-    async fn fetch(&self, after: i64, through: i64) -> Result<(Decoded, i64), AgainError> {
+    /// A page after a number up to another one.
+    async fn fetch(&self, after: i64, through: i64) -> Result<Read, UpstreamFault> {
         let count = self.client.limits().page;
-        let mut page = fetch_lines(&self.client, after, count, Priority::Aside).await?;
-        if page.is_empty() {
+        let mut lines = fetch_lines(&self.client, after, count, Priority::Aside).await?;
+        if lines.is_empty() {
             // Only what is empty twice is the end.
-            page = fetch_lines(&self.client, after, count, Priority::Aside).await?;
+            lines = fetch_lines(&self.client, after, count, Priority::Aside).await?;
         }
-        let end = match page.is_empty() {
+        let end = match lines.is_empty() {
             true => through,
-            false => page.cursor_after(after).min(through),
+            false => lines.cursor_after(after).min(through),
         };
         if end <= after {
-            return Err(UpstreamFault::NotAdvancing { after }.into());
+            return Err(UpstreamFault::NotAdvancing { after });
         }
-        page.retain_up_to(end);
-        Ok((page, end))
-    }
-
-    /// Those that the upstream does not have under their numbers when it is asked for each.
-    async fn still_missing(
-        &self,
-        missing: Vec<StoredOperation>,
-    ) -> Result<Vec<StoredOperation>, AgainError> {
-        let mut still = Vec::new();
-        for operation in missing {
-            let Some(number) = operation.sequence else { continue };
-            let line = self.client.first_from(number, Priority::Aside).await?;
-            let decoded = Decoded::from_lines(line.into_iter().collect()).await;
-            if decoded.first_number() != Some(number) {
-                still.push(operation);
-            }
-        }
-        Ok(still)
+        lines.retain_up_to(end);
+        Ok(Read { lines, end })
     }
 
     /// Records that the upstream's export lacks an operation that we hold. A crash before this leaves it to
@@ -273,7 +270,7 @@ impl SecondReading {
         let record = NewDivergence {
             source: self.client.base().to_owned(),
             did: did.clone(),
-            kind: DivergenceKind::MissingThere.name().to_owned(),
+            kind: DivergenceKind::MissingInExport.name().to_owned(),
             subject: operation.cid().to_string(),
             ours: Some(audit_log(&self.store.history(&operation.did).await?)),
             theirs: None,
@@ -291,25 +288,4 @@ impl SecondReading {
         }
         Ok(())
     }
-}
-
-/// What is held under a number up to `end`, and stated neither under that number nor under another one.
-fn missing_in(page: &Decoded, held: &[StoredOperation], end: i64) -> Vec<StoredOperation> {
-    let numbers = page.numbers();
-    let cids: AHashSet<Cid> = page.entries().iter().flatten().map(|stated| stated.cid).collect();
-    let is_missing = |operation: &&StoredOperation| {
-        let number = operation.sequence.filter(|&number| number <= end);
-        number.is_some_and(|number| !numbers.contains(&number)) && !cids.contains(&operation.cid())
-    };
-    held.iter().filter(is_missing).cloned().collect()
-}
-
-/// Whether an operation that is held is stated with another time.
-fn has_other_times(page: &Decoded, held: &[StoredOperation]) -> bool {
-    let held: AHashMap<i64, &StoredOperation> =
-        held.iter().filter_map(|operation| Some((operation.sequence?, operation))).collect();
-    page.entries().iter().flatten().any(|stated| {
-        let held = stated.sequence.and_then(|number| held.get(&number));
-        held.is_some_and(|held| held.created_at != stated.created_at && held.cid() == stated.cid)
-    })
 }

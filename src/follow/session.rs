@@ -9,6 +9,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::doubts::{DoubtSettings, Doubts};
 use super::intake::{End, Intake};
+use super::missing::Missing;
 use super::published::Published;
 use super::reader::{Event, Gone, Reader};
 use super::second_reading::{RereadingSettings, SecondReading};
@@ -101,6 +102,7 @@ impl Session<'_> {
             settings: self.rereading,
             position: source.rereading,
             renumbering: source.renumbering,
+            missing: Missing::default(),
             pages: 1,
         };
         let doubts = Doubts {
@@ -109,6 +111,7 @@ impl Session<'_> {
             lease: self.lease.clone(),
             events: events.clone(),
             same_log,
+            renumbering: source.renumbering,
             settings: self.doubts.clone(),
         };
         let mut tasks = JoinSet::new();

@@ -20,8 +20,11 @@ pub enum DivergenceKind {
     /// The upstream's log ends before what was read from it, or goes on differently from there: it
     /// was restored from a backup, or has rewritten its log.
     UpstreamRewound,
-    /// We hold an operation that their log lacks.
+    /// We hold an operation that the log of its identity lacks there.
     MissingThere,
+    /// We hold an operation that the upstream gave us and its export lacks now, under any number. The log of the
+    /// identity may have it there.
+    MissingInExport,
     /// Their log has a valid operation that we lack.
     MissingHere,
     /// Under a CID that we hold their log has another operation.
@@ -44,13 +47,14 @@ pub enum DivergenceKind {
 
 impl DivergenceKind {
     /// All of them.
-    pub const ALL: [DivergenceKind; 15] = [
+    pub const ALL: [DivergenceKind; 16] = [
         DivergenceKind::Backdated,
         DivergenceKind::RestatedCid,
         DivergenceKind::RestatedCreatedAt,
         DivergenceKind::RestatedSequence,
         DivergenceKind::UpstreamRewound,
         DivergenceKind::MissingThere,
+        DivergenceKind::MissingInExport,
         DivergenceKind::MissingHere,
         DivergenceKind::OtherBytes,
         DivergenceKind::OtherCreatedAt,
@@ -71,6 +75,7 @@ impl DivergenceKind {
             DivergenceKind::RestatedSequence => "restated-sequence",
             DivergenceKind::UpstreamRewound => "upstream-rewound",
             DivergenceKind::MissingThere => "missing-there",
+            DivergenceKind::MissingInExport => "missing-in-export",
             DivergenceKind::MissingHere => "missing-here",
             DivergenceKind::OtherBytes => "other-bytes",
             DivergenceKind::OtherCreatedAt => "other-created-at",

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// The most lines of the export that the directory gives at once.
+pub const MAX_LINES: usize = 1000;
+
 /// Every bound on an exchange with an upstream. The defaults are for the public directory; tests
 /// set shorter ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,7 +55,7 @@ impl Default for Limits {
             silence: SILENCE,
             answer: ANSWER,
             body: BODY,
-            page: PAGE,
+            page: MAX_LINES,
             pages_ahead: PAGES_AHEAD,
             bytes_ahead: BYTES_AHEAD,
             stuck_attempts: STUCK_ATTEMPTS,
@@ -60,7 +63,7 @@ impl Default for Limits {
             backoff_longest: BACKOFF_LONGEST,
             retry_after_longest: RETRY_AFTER_LONGEST,
             gather: GATHER,
-            gather_messages: PAGE,
+            gather_messages: MAX_LINES,
             gather_bytes: GATHER_BYTES,
             message: MESSAGE,
             quiet: QUIET,
@@ -78,8 +81,6 @@ const SILENCE: Duration = Duration::from_secs(30);
 const ANSWER: Duration = Duration::from_secs(120);
 /// A page of 1000 operations of 32 kB each; the directory takes none above 7.5 kB today.
 const BODY: usize = 32 << 20;
-/// The most that the directory gives.
-const PAGE: usize = 1000;
 /// Enough to hide the time of one slow request from the verifier; more only costs memory.
 const PAGES_AHEAD: usize = 4;
 /// Room for [`PAGES_AHEAD`] pages five times the usual size.

@@ -33,7 +33,7 @@ pub use budget::{ASIDE_SHARE, Priority, RequestBudget};
 pub use client::{Answer, ExportClient, UnusableUpstream};
 pub use dump::{Block, Dump, DumpError, DumpReader, MAX_ENTRY, Original, Progress};
 pub use fault::UpstreamFault;
-pub use limits::Limits;
+pub use limits::{Limits, MAX_LINES};
 pub use page::{MAX_JUMP, Page};
 pub use pages::{Fetched, PagesAhead};
 pub use stream::Stream;

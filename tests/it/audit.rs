@@ -46,7 +46,9 @@ impl Watched {
         requests: u32,
     ) -> Watched {
         let check_shared = Limits::default().check_shared;
-        Watched::start_watching(place, upstream, quick(comparisons), requests, check_shared).await
+        let rereading = RereadingSettings::default();
+        let times = quick(comparisons);
+        Watched::start_watching(place, upstream, times, requests, check_shared, rereading).await
     }
 
     async fn start_watching(
@@ -55,6 +57,7 @@ impl Watched {
         times: WatchSettings,
         requests: u32,
         check_shared: Duration,
+        rereading: RereadingSettings,
     ) -> Watched {
         let limits = Limits {
             silence: Duration::from_millis(500),
@@ -92,7 +95,7 @@ impl Watched {
             verifier,
             feed,
             status: Arc::clone(&status),
-            rereading: RereadingSettings::default(),
+            rereading,
             doubts: DoubtSettings::default(),
         };
         let following = follower.run(shutdown.clone());
@@ -526,7 +529,15 @@ async fn a_log_that_is_replaced_under_an_open_stream_is_noticed() {
         let log = entries(&told.story);
         let upstream = FakeUpstream::start(log.clone()).await;
         let often = Duration::from_millis(500);
-        let watched = Watched::start_watching(&place, &upstream, quick(0), 0, often).await;
+        let watched = Watched::start_watching(
+            &place,
+            &upstream,
+            quick(0),
+            0,
+            often,
+            RereadingSettings::default(),
+        )
+        .await;
         watched.live_at(7).await;
         // The first question, and from then on there is something to compare.
         for _ in 0..500 {
@@ -574,7 +585,9 @@ async fn honest(place: &Place, times: WatchSettings, seconds: u64) {
     let recovery = story.recovery.clone();
     let upstream = FakeUpstream::start([]).await;
     let check_shared = Limits::default().check_shared;
-    let watched = Watched::start_watching(place, &upstream, times, 0, check_shared).await;
+    let rereading = RereadingSettings::default();
+    let watched =
+        Watched::start_watching(place, &upstream, times, 0, check_shared, rereading).await;
     watched.live_at(0).await;
     let begun = std::time::Instant::now();
     let mut beat = tokio::time::interval(Duration::from_millis(80));
@@ -932,6 +945,39 @@ async fn a_sweep_suspects_what_differs_and_nothing_else() {
         for order in [Order::Time, Order::Sequence] {
             assert!(sweep(order).await.suspects.contains_key(&told.bob.did), "{order:?}");
         }
+        watched.end().await;
+    }
+}
+
+/// An operation that the export alone lacks is on record for as long as that is so: what the audit log of its
+/// identity says does not close it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_export_alone_lacks_stays_on_record_until_it_is_there() {
+    for place in places().await {
+        let told = tell();
+        let log = entries(&told.story);
+        let upstream = FakeUpstream::start(log.clone()).await;
+        let check_shared = Limits::default().check_shared;
+        let rereading = crate::second_reading::AT_ONCE;
+        let watched =
+            Watched::start_watching(&place, &upstream, quick(6000), 0, check_shared, rereading)
+                .await;
+        watched.live_at(7).await;
+        let lacking = log[3].cid.clone();
+        let stated = format!("\"cid\":\"{lacking}\"");
+        let without = Fault::edited(move |lines| lines.retain(|line| !line.contains(&stated)));
+        upstream.fail(Route::Export, usize::MAX, without);
+        let found = watched.finds(&["missing-in-export"]).await;
+        assert_eq!(found[0].divergence.subject, lacking);
+        // It is compared and asked for many times more.
+        for _ in 0..50 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let open = watched.divergences(Some(true)).await;
+            assert_eq!(open.len(), 1, "{open:?}");
+        }
+        assert_eq!(watched.divergences(None).await.len(), 1);
+        upstream.mend();
+        watched.finds(&[]).await;
         watched.end().await;
     }
 }

@@ -92,6 +92,17 @@ impl Running {
         page: usize,
         rereading: RereadingSettings,
     ) -> Running {
+        Running::start_asking_again(url, upstream, page, rereading, DoubtSettings::default()).await
+    }
+
+    /// The same, asking about what was refused as is set.
+    pub async fn start_asking_again(
+        url: &str,
+        upstream: &str,
+        page: usize,
+        rereading: RereadingSettings,
+        doubts: DoubtSettings,
+    ) -> Running {
         let limits = Limits { page, ..limits() };
         let client = ExportClient::new(upstream, 0, "test", limits).unwrap();
         let store = Store::open(url).await.unwrap();
@@ -117,7 +128,7 @@ impl Running {
             feed,
             status: Arc::clone(&status),
             rereading,
-            doubts: DoubtSettings::default(),
+            doubts,
         };
         let follower = tokio::spawn(follower.run(shutdown.clone()));
         Running { store, status, address, shutdown, follower, server }
@@ -674,20 +685,6 @@ async fn a_message_beyond_all_others_leads_nowhere() {
     }
 }
 
-/// An upstream that goes back while nobody follows, and grows past the cursor again.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_was_replaced_meanwhile_is_noticed_where_the_last_line_was_refused() {
-    let log = entries(&lives(37, 20));
-    for place in places().await {
-        let upstream = FakeUpstream::start(log[..9].to_vec()).await;
-        // The last line is refused: its operation does not have the CID that is stated.
-        upstream.alter(9, |entry| entry.cid = log[0].cid.clone());
-        let replica = Running::start(&place.url, &upstream.url()).await;
-        replica.live_at(9).await;
-        assert_eq!(kinds_of_refusals(&replica.store).await.get(&9).unwrap(), "cid-mismatch");
-        drop(replica.end().await);
-
-        let strangers = entries(&lives(38, 8));
 /// One wrong number in the stream is no reason to ask for everything below it while the upstream's log grows.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_number_in_the_stream_is_not_the_end_of_a_gap() {
@@ -719,6 +716,20 @@ async fn a_wrong_number_in_the_stream_is_not_the_end_of_a_gap() {
     }
 }
 
+/// An upstream that goes back while nobody follows, and grows past the cursor again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_was_replaced_meanwhile_is_noticed_where_the_last_line_was_refused() {
+    let log = entries(&lives(37, 20));
+    for place in places().await {
+        let upstream = FakeUpstream::start(log[..9].to_vec()).await;
+        // The last line is refused: its operation does not have the CID that is stated.
+        upstream.alter(9, |entry| entry.cid = log[0].cid.clone());
+        let replica = Running::start(&place.url, &upstream.url()).await;
+        replica.live_at(9).await;
+        assert_eq!(kinds_of_refusals(&replica.store).await.get(&9).unwrap(), "cid-mismatch");
+        drop(replica.end().await);
+
+        let strangers = entries(&lives(38, 8));
         let renumbered = strangers.iter().zip(8..);
         let renumbered = renumbered.map(|(entry, seq)| LogEntry { seq, ..entry.clone() });
         upstream.replace_after(7, renumbered.collect());

@@ -1,0 +1,120 @@
+//! Pages are read once more: what is missing in them, and what is only somewhere else.
+
+use std::time::{Duration, Instant};
+
+use plc_replica::follow::RereadingSettings;
+use plc_replica::store::{Rereading, Store, StoredDivergence};
+use plc_testkit::builder::Story;
+use plc_testkit::fake_upstream::{FakeUpstream, LogEntry};
+
+use crate::follow::{Running, entries, eventually, places};
+
+/// Everything is read again all the time.
+pub const AT_ONCE: RereadingSettings =
+    RereadingSettings { second_after: Duration::ZERO, round: Some(Duration::from_millis(50)) };
+
+async fn rounds(store: &Store) -> i64 {
+    store.source().await.unwrap().unwrap().rereading.rounds
+}
+
+/// Waits until the whole log was read again once more, from its beginning.
+async fn another_round(store: &Store) {
+    let (begun, before) = (Instant::now(), rounds(store).await);
+    while rounds(store).await < before + 2 {
+        assert!(begun.elapsed() < Duration::from_secs(30), "no round ends");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn missing(store: &Store) -> Vec<StoredDivergence> {
+    let mut records = store.divergences(None, None, None, 0, 1000).await.unwrap();
+    records.retain(|record| record.divergence.kind.starts_with("missing"));
+    records
+}
+
+/// So many identities, under even numbers.
+fn log(seed: u64, identities: usize) -> Vec<LogEntry> {
+    let mut story = Story::seeded(seed);
+    for _ in 0..identities {
+        story.create().accepted();
+    }
+    let numbered = entries(&story).into_iter().zip((2..).step_by(2));
+    numbered.map(|(entry, seq)| LogEntry { seq, ..entry }).collect()
+}
+
+/// What the upstream has under other numbers is not missing there, however much of a page it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_another_number_now_is_not_missing() {
+    for moved in [3, 30] {
+        let log = log(101, 120);
+        let last = log.last().unwrap().seq;
+        for place in places().await {
+            let upstream = FakeUpstream::start(log.clone()).await;
+            let replica = Running::start_rereading(&place.url, &upstream.url(), 40, AT_ONCE).await;
+            replica.live_at(last).await;
+            eventually("all is read twice", || replica.status.read_twice() >= last).await;
+            let others = log[..moved].iter().zip((101..).step_by(2));
+            for (entry, seq) in others {
+                upstream.delete(entry.seq);
+                upstream.append(LogEntry { seq, ..entry.clone() });
+            }
+            another_round(&replica.store).await;
+            assert_eq!(missing(&replica.store).await, []);
+            for (entry, seq) in log[..moved].iter().zip((101..).step_by(2)) {
+                let held = replica.store.sequences(&[seq]).await.unwrap();
+                assert_eq!(held[0].cid().to_string(), entry.cid);
+            }
+            replica.end().await;
+        }
+    }
+}
+
+/// What the upstream does not have any more is on record, however much of a page it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_nowhere_in_the_export_is_on_record() {
+    for gone in [3, 30] {
+        let log = log(102, 120);
+        let last = log.last().unwrap().seq;
+        for place in places().await {
+            let upstream = FakeUpstream::start(log.clone()).await;
+            let replica = Running::start_rereading(&place.url, &upstream.url(), 40, AT_ONCE).await;
+            replica.live_at(last).await;
+            eventually("all is read twice", || replica.status.read_twice() >= last).await;
+            for entry in &log[..gone] {
+                upstream.delete(entry.seq);
+            }
+            another_round(&replica.store).await;
+            let records = missing(&replica.store).await;
+            assert!(records.iter().all(|record| record.divergence.kind == "missing-in-export"));
+            let mut found: Vec<_> =
+                records.into_iter().map(|record| record.divergence.subject).collect();
+            let mut expected: Vec<_> = log[..gone].iter().map(|entry| entry.cid.clone()).collect();
+            (found.sort(), expected.sort());
+            assert_eq!(found, expected);
+            replica.end().await;
+        }
+    }
+}
+
+/// A round that stands beyond what was read twice, as after a cursor that was put back, ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_round_beyond_the_second_reading_ends() {
+    let log = log(103, 20);
+    let last = log.last().unwrap().seq;
+    for place in places().await {
+        let upstream = FakeUpstream::start(log.clone()).await;
+        let replica = Running::start(&place.url, &upstream.url()).await;
+        replica.live_at(last).await;
+        let store = replica.end().await;
+        let (lease, source) = store.follow(&upstream.url()).await.unwrap();
+        let beyond = Rereading { second: 10, round: last, ..source.rereading };
+        store.set_rereading(&lease, beyond).await.unwrap();
+        store.release(lease).await.unwrap();
+        drop(store);
+        // Nothing of it is due to be read twice yet.
+        let rereading = RereadingSettings { second_after: Duration::from_secs(3_600), ..AT_ONCE };
+        let replica = Running::start_rereading(&place.url, &upstream.url(), 5, rereading).await;
+        another_round(&replica.store).await;
+        replica.end().await;
+    }
+}
