@@ -15,7 +15,7 @@ use super::published::Published;
 use super::same_log::SameLog;
 use super::second_reading::RereadingSettings;
 use super::session::Session;
-use super::step_back::{StepBackError, step_back};
+use super::step_back::{Step, StepBackError, step_back};
 use crate::judge::{BatchJudge, NotJson};
 use crate::live::{Feed, Mode, Status};
 use crate::store::{Lease, Source, Store, StoreError};
@@ -184,19 +184,34 @@ impl Follower {
         from: i64,
     ) -> Result<bool, FollowError> {
         let commit = match step_back(&self.store, &self.client, cursor, from).await {
-            Ok(Some(commit)) => commit,
-            Ok(None) => return Ok(false),
+            Ok(Step::Back(commit)) => Some(commit),
+            Ok(Step::Renumber) => None,
+            Ok(Step::Stay) => return Ok(false),
             Err(StepBackError::Upstream(fault)) => {
                 tracing::warn!("to find what the upstream still has: {fault}");
                 return Ok(false);
             }
             Err(StepBackError::Store(error)) => return Err(error.into()),
         };
-        // A crash before the commit has ended leaves the cursor where it was, and the record unwritten.
+        // A crash before it is written leaves the cursor where it was, and the record unwritten.
         published.commit_begins();
-        self.store.commit(lease, &commit).await?;
-        published.commit_published(commit.cursor_after);
-        self.status.set_back(commit.cursor_after);
+        let cursor = match commit {
+            Some(commit) => {
+                self.store.commit(lease, &commit).await?;
+                commit.cursor_after
+            }
+            None => {
+                tracing::warn!(
+                    upstream = self.client.base(),
+                    "the upstream has what we hold under other numbers: it is read from its beginning, and its \
+                     numbers are taken over"
+                );
+                self.store.begin_renumbering(lease, self.client.base()).await?;
+                0
+            }
+        };
+        published.commit_published(cursor);
+        self.status.set_back(cursor);
         Ok(true)
     }
 }

@@ -1,7 +1,7 @@
 //! An upstream that has gone back: its last number is below our cursor, as after a restore from a
 //! backup, or it has used a number for something else since it gave it to us. The last operation
 //! that both sides share under one number is found, following resumes there, and what we hold is
-//! kept.
+//! kept. Where none is shared, and yet the operations are, the numbers are others: all of them are taken over.
 
 use std::time::SystemTime;
 
@@ -21,6 +21,18 @@ pub enum StepBackError {
     /// Because of the store.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// Where following goes on.
+#[derive(Debug)]
+pub enum Step {
+    /// At the last operation that both sides share: the commit that puts the cursor there, with a record of what the
+    /// upstream has lost.
+    Back(Box<Commit>),
+    /// At the beginning, since the upstream has our operations under other numbers.
+    Renumber,
+    /// At the cursor: there is no going back from it.
+    Stay,
 }
 
 /// The last operation up to `from` that the upstream has under the number that we hold it under;
@@ -62,8 +74,7 @@ async fn last_shared(
     Ok(shared)
 }
 
-/// The commit that puts the cursor back to what is shared, with a record of what the upstream has
-/// lost; none when there is no going back from the cursor.
+/// Looks for what is shared.
 ///
 /// What both have above the number `from` was read after the upstream had gone back. When it has
 /// lost nothing, the cursor is the number of a line that was refused, above all that there is.
@@ -76,7 +87,7 @@ pub async fn step_back(
     upstream: &ExportClient,
     cursor: i64,
     from: i64,
-) -> Result<Option<Commit>, StepBackError> {
+) -> Result<Step, StepBackError> {
     let mut shared = last_shared(store, upstream, from).await?;
     let mut number = number_of(shared.as_ref());
     let mut is_there = false;
@@ -86,7 +97,7 @@ pub async fn step_back(
             from != cursor || given == shared.as_ref().map(|shared| shared.cid().to_string());
         if has_it_again {
             tracing::info!(from, "the upstream has it again");
-            return Ok(None);
+            return Ok(Step::Stay);
         }
         // What we hold there is not what it gave us first, and was taken in since. What it gave us before that
         // tells where it has gone back to.
@@ -100,17 +111,17 @@ pub async fn step_back(
     let cursor_cid = shared.as_ref().map(|shared| shared.cid().to_string());
     let record = match (shared, lost) {
         (Some(shared), Some(lost)) => Some(record(store, upstream, &shared, &lost).await?),
-        // Under other numbers, as after lines that were damaged in theirs: it is read from the beginning.
-        (None, Some(lost)) if knows(upstream, &lost).await? => None,
+        // As where the numbers of all that was read were damaged: a record of each would say nothing of its operation.
+        (None, Some(lost)) if knows(upstream, &lost).await? => return Ok(Step::Renumber),
         (None, Some(_)) => {
             tracing::error!(
                 upstream = upstream.base(),
                 "the upstream has nothing of what we hold; it is asked again"
             );
-            return Ok(None);
+            return Ok(Step::Stay);
         }
         (_, None) if number < cursor => None,
-        (_, None) => return Ok(None),
+        (_, None) => return Ok(Step::Stay),
     };
     if record.is_some() {
         tracing::error!(
@@ -120,14 +131,14 @@ pub async fn step_back(
             "the upstream has gone back; following resumes at the last operation that both sides have"
         );
     }
-    Ok(Some(Commit {
+    Ok(Step::Back(Box::new(Commit {
         cursor_before: cursor,
         cursor_after: number,
         cursor_cid,
         divergences: record.into_iter().collect(),
         received_at_millis: Timestamp::from(SystemTime::now()).millis(),
         ..Commit::default()
-    }))
+    })))
 }
 
 /// Whether the upstream has an operation, under whatever number.
