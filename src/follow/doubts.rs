@@ -94,12 +94,15 @@ impl Doubts {
     async fn settle(&mut self) -> Result<(), AgainError> {
         if self.renumbering {
             self.renumbering = self.store.source().await?.is_some_and(|source| source.renumbering);
+            if self.renumbering {
+                return Ok(());
+            }
         }
         let now = again::now();
-        while !self.renumbering {
+        loop {
             let due = self.store.doubtful(now, AT_ONCE).await?;
             if due.is_empty() {
-                break;
+                return Ok(());
             }
             let mut asked = BTreeSet::new();
             match self.ask(&due, &mut asked).await {
@@ -114,7 +117,6 @@ impl Doubts {
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
     }
 
     /// Asks about all of these, and lists those that were asked about; all of them were where it does not fail.

@@ -122,3 +122,39 @@ async fn what_is_refused_in_masses_is_logged_in_groups() {
     single.dedup();
     assert_eq!(single.len(), FORGED);
 }
+
+/// That asking again fails is one line, and another one when it is over.
+#[tokio::test]
+async fn what_fails_for_a_while_is_said_once() {
+    const FAILURES: usize = 3;
+    let mut story = Story::seeded(84);
+    let alice = story.create().accepted();
+    story.update(&alice).accepted();
+    let log: Vec<LogEntry> = story.log().iter().map(LogEntry::from).collect();
+    // The update lacks its genesis, and the audit log cannot be had at first.
+    let upstream = FakeUpstream::start(log[1..].to_vec()).await;
+    upstream.fail(Route::Identity, FAILURES, Fault::Status(429, None));
+    let folder = TempDir::new().unwrap();
+    let settings = [("PLC_LOG_FORMAT", "json"), ("PLC_READ_THROUGH", "off")];
+    let replica = Served::start(folder.path(), &upstream.url(), &settings);
+    replica.reaches(2).await;
+    for _ in 0..600 {
+        if upstream.asked_for(Route::Identity) > FAILURES {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    // What came is written, and then it is said.
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    let log = replica.end();
+    let of = |level: &str, beginning: &str| -> usize {
+        let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines
+            .filter(|line| line["level"] == level)
+            .filter(|line| line["message"].as_str().unwrap().starts_with(beginning))
+            .count()
+    };
+    let what = "asking again about what was refused";
+    assert_eq!(of("WARN", &format!("{what} does not succeed: the upstream")), 1, "{log}");
+    assert_eq!(of("INFO", &format!("{what} succeeds again")), 1, "{log}");
+}

@@ -89,7 +89,8 @@ async fn what_is_nowhere_in_the_export_is_on_record() {
             let mut found: Vec<_> =
                 records.into_iter().map(|record| record.divergence.subject).collect();
             let mut expected: Vec<_> = log[..gone].iter().map(|entry| entry.cid.clone()).collect();
-            (found.sort(), expected.sort());
+            found.sort();
+            expected.sort();
             assert_eq!(found, expected);
             replica.end().await;
         }
