@@ -150,7 +150,9 @@ impl Doubts {
             let last = here.last().map_or(first, |(number, _)| *number);
             let answer = self.read_again(first, last).await;
             if counts(&answer) {
-                let done = here.iter().filter(|(_, doubt)| !is_about_identity(doubt));
+                // For some the answer is only the first one; a fault is all that comes of asking now.
+                let is_done = |doubt| answer.is_err() || !is_about_identity(doubt);
+                let done = here.iter().filter(|(_, doubt)| is_done(doubt));
                 asked.extend(done.map(|(_, doubt)| doubt.id));
             }
             go_on_after(answer)?;
@@ -350,4 +352,55 @@ fn is_of_other_type(doubt: &StoredRefusal) -> bool {
 /// Whether all that is wrong is that something before it is not there.
 fn lacks_prev(doubt: &StoredRefusal) -> bool {
     Refusal::kind_lacks_prev(&doubt.refusal.kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use did_plc::Timestamp;
+    use plc_testkit::builder::Story;
+    use plc_testkit::fake_upstream::LogEntry;
+
+    fn holder(line: &str) -> StoredOperation {
+        let received = Received::decode(line.as_bytes()).unwrap();
+        StoredOperation {
+            did: received.did,
+            created_at: received.created_at,
+            sequence: received.sequence,
+            signed: Bytes::clone(&received.signed),
+            signer: 0,
+            nullified_by: None,
+            received_at: Timestamp::from_millis(0),
+        }
+    }
+
+    #[test]
+    fn a_damaged_line_is_a_rendering_of_what_it_states() {
+        let mut story = Story::seeded(1);
+        let alice = story.create().accepted();
+        story.update(&alice).accepted();
+        story.create().accepted();
+        let log: Vec<LogEntry> = story.log().iter().map(LogEntry::from).collect();
+        let (entry, update, other) = (&log[0], &log[1], &log[2]);
+        let line = entry.sequenced();
+        let held = holder(&line);
+        let is = |damaged: &str| is_rendering(damaged.as_bytes(), &held);
+        // Its operation cannot be read any more.
+        let unreadable = line.replacen("\"sig\":", "\"sig\":\"\",\"sig\":", 1);
+        assert!(is(&line) && is(&unreadable));
+        // Its operation, and the CID of another one; and the other way round.
+        assert!(is(&line.replacen(&entry.cid, &update.cid, 1)));
+        assert!(is(&line.replacen(&entry.operation, &update.operation, 1)));
+        // A damaged CID or DID is nobody's; with both nothing says whose it was.
+        let (no_cid, no_did) = (&entry.cid[..20], &entry.did[..20]);
+        let without_cid = unreadable.replacen(&entry.cid, no_cid, 1);
+        let without_did = unreadable.replacen(&entry.did, no_did, 1);
+        assert!(is(&without_cid) && is(&without_did));
+        assert!(!is(&without_cid.replacen(&entry.did, no_did, 1)));
+        // Another operation of the same identity, and another identity's.
+        assert!(!is(&unreadable.replacen(&entry.cid, &update.cid, 1)));
+        assert!(!is(&unreadable.replacen(&entry.did, &other.did, 1)));
+        assert!(!is(&without_cid.replacen(&entry.did, &other.did, 1)));
+    }
 }
