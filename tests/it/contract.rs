@@ -938,6 +938,10 @@ async fn refusals_make_room_for_newer_ones(place: Place) {
     // One that is larger than all stays alone, and goes with the next.
     assert_eq!(refuse(&[of('l', "y", "k", 400)]).await, ("l".into(), 11));
     assert_eq!(refuse(&[of('m', "x", "k", 20)]).await, ("m".into(), 12));
+    // One that is larger than all goes for a newer one of its commit, whatever that one is of.
+    assert_eq!(refuse(&[of('r', "x", "k", 400), of('s', "y", "l", 20)]).await, ("s".into(), 14));
+    assert_eq!(refuse(&[of('t', "x", "k", 20), of('u', "x", "l", 400)]).await, ("u".into(), 16));
+    assert_eq!(refuse(&[of('m', "x", "k", 20)]).await, ("m".into(), 17));
     // More than there is room for in one commit, and more than are looked at at a time.
     let many: Vec<_> = (0..700u32)
         .map(|n| NewRefusal {
@@ -946,7 +950,7 @@ async fn refusals_make_room_for_newer_ones(place: Place) {
         })
         .collect();
     let expected = format!("{}{}", "n".repeat(15), "o".repeat(10));
-    assert_eq!(refuse(&many).await, (expected, 12 + 1 + 675));
+    assert_eq!(refuse(&many).await, (expected, 17 + 1 + 675));
     // What grows when it is refused for another reason is counted too, as is what was lifted.
     let mut grown = many[699].clone();
     grown.detail = "é".repeat(9);
@@ -983,10 +987,12 @@ async fn an_identity_has_room_of_its_own(place: Place) {
     assert_eq!(refuse(&[of('l', "", "w", "k")]).await, ("aefgijkl".into(), 4));
     let large = sized('m', "x", "k", "p", 60);
     assert_eq!(refuse(&[large]).await, ("jklm".into(), 4 + 1 + 4));
+    let two = [sized('r', "x", "k", "p", 60), of('s', "p", "x", "l")];
+    assert_eq!(refuse(&two).await, ("jkls".into(), 9 + 2));
     // An identity that fills its room pushes out nobody else.
     store.limit_refusals(RefusalLimits { of_identity: 40, in_all: 132 });
     let many: Vec<_> = ('n'..='z').map(|letter| of(letter, "q", "v", "k")).collect();
-    assert_eq!(refuse(&many).await, ("jklmxyz".into(), 9 + 10));
+    assert_eq!(refuse(&many).await, ("jklsxyz".into(), 11 + 10));
 }
 
 async fn rereading_is_remembered(place: Place) {
