@@ -83,8 +83,9 @@ impl Default for Recent {
     }
 }
 
-/// The right to change [`State`]. The version moves at its end, while nobody else can look: who has begun in the
-/// middle of the change, and looks after it, looks again.
+/// The right to change [`State`]. The version moves at its end, while nobody else can look: who has asked for it
+/// before that, and looks after it, looks again. Where the database shows the change before its end, the version
+/// moves at its beginning too ([`Recent::take_away`]).
 struct Changing<'a> {
     version: &'a AtomicU64,
     state: RwLockWriteGuard<'a, State>,
@@ -180,6 +181,8 @@ impl Recent {
         commit: impl FnOnce() -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let mut changing = self.change();
+        // Who has looked here before the change may find it in the database before it has ended here.
+        self.version.fetch_add(1, Ordering::SeqCst);
         commit()?;
         for entry in entries {
             changing.state.entries.remove(entry);
@@ -231,5 +234,25 @@ impl Recent {
         state.entries.extend(fresh);
         state.extent = now;
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who has looked here before it, and into the database after it, looks again.
+    #[test]
+    fn numbers_are_taken_away_under_another_version() {
+        let recent = Recent::default();
+        let before = recent.version();
+        let mut committed = None;
+        let commit = || {
+            committed = Some(recent.version());
+            Ok(())
+        };
+        recent.take_away(&[], Extent::NONE, commit).unwrap();
+        let committed = committed.unwrap();
+        assert!(before < committed && committed < recent.version());
     }
 }
