@@ -159,6 +159,10 @@ impl Recent {
 
     /// After that commit, or instead of it.
     pub(super) fn remove(&self, entries: &[Entry]) {
+        // As after most commits: nobody need wait for that, or look again.
+        if entries.is_empty() {
+            return;
+        }
         let mut changing = self.change();
         for entry in entries {
             changing.state.entries.remove(entry);
@@ -254,5 +258,13 @@ mod tests {
         recent.take_away(&[], Extent::NONE, commit).unwrap();
         let committed = committed.unwrap();
         assert!(before < committed && committed < recent.version());
+    }
+
+    #[test]
+    fn nobody_looks_again_for_what_has_not_changed() {
+        let recent = Recent::default();
+        let before = recent.version();
+        recent.remove(&[]);
+        assert_eq!(recent.version(), before);
     }
 }
