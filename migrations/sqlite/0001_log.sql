@@ -54,7 +54,8 @@ CREATE TABLE sources (
     -- Operations up to this one are in `chains`. Those above it are, when they came out of order;
     -- the others are known to whoever has read the end of the log.
     indexed      INTEGER NOT NULL DEFAULT -9223372036854775808,
-    -- Commits that took a number away from an identity: who has read the end of the log before reads it anew.
+    -- Commits that took a number away from an identity, or the end of the log: who has read that end before reads it
+    -- anew.
     renumbered   INTEGER NOT NULL DEFAULT 0,
     -- Where the next operation without a number is put: enough room below zero, and four bytes each.
     unnumbered   INTEGER NOT NULL DEFAULT -2147483648,

@@ -85,6 +85,7 @@ contract! {
     an_identity_is_rewritten,
     numbers_move_between_identities,
     numbers_at_the_end_go_and_come_back,
+    the_end_of_a_log_without_numbers_goes,
     what_is_rewritten_has_to_be_what_is_known,
     what_is_rewritten_is_in_the_index_of_claims,
     refusals_are_known_by_their_key,
@@ -675,6 +676,28 @@ async fn numbers_at_the_end_go_and_come_back(place: Place) {
         for store in [&store, &elsewhere, &place.open().await] {
             assert_holds(store, &[&alice[..], &bob].concat()).await;
         }
+    }
+}
+
+async fn the_end_of_a_log_without_numbers_goes(place: Place) {
+    let [mut alice, _, _] = three_identities(18);
+    for operation in &mut alice {
+        operation.sequence = None;
+    }
+    let (store, lease) = filled(&place, &alice).await;
+    let elsewhere = place.open().await;
+    assert_holds(&elsewhere, &alice).await;
+    let mut before = alice.clone();
+    for left in [2, 1, 3, 0] {
+        let now = alice[..left].to_vec();
+        let fewer = Rewritten { operations: now.clone(), ..rewritten(&before, &alice) };
+        write(&store, &lease, Commit { rewritten: vec![fewer], ..commit_of(0, &[]) })
+            .await
+            .unwrap();
+        for store in [&store, &elsewhere, &place.open().await] {
+            assert_holds(store, &now).await;
+        }
+        before = now;
     }
 }
 

@@ -78,9 +78,11 @@ struct Effects<'a> {
     /// Entries at the end of the log, which wait for the index. They are there before the
     /// transaction is committed, and taken back if it is not.
     added: Vec<Entry>,
-    /// Entries of places below zero that are not used any more, and never again by another identity.
+    /// Entries of rows below zero that are not used any more, and never again by another identity. The log
+    /// ends where it did without them.
     left: Vec<Entry>,
-    /// Entries of numbers that went to another identity, or away.
+    /// Entries of rows above zero that went to another identity, or away, and of the row at the end of the log if
+    /// that went away, whatever its number: the log may end before it now, which who has read its end has to know.
     taken: Vec<Entry>,
     /// The log after it.
     extent: Extent,
@@ -237,6 +239,7 @@ impl Shared {
     ) -> Result<(), StoreError> {
         let mut placed: Vec<Placed<'_>> = Vec::with_capacity(commit.operations.len());
         let mut before: BTreeSet<Entry> = BTreeSet::new();
+        let highest = effects.extent.highest;
         // All of them before anything is put in: a number may go from one to another.
         for rewritten in &commit.rewritten {
             let rows = self.delete(transaction, rewritten)?;
@@ -262,7 +265,10 @@ impl Shared {
             entries.retain(|entry| !before.remove(entry));
             for (prefix, row) in before {
                 transaction.prepare_cached(UNINDEX)?.execute((prefix, row))?;
-                let gone = if row > 0 { &mut effects.taken } else { &mut effects.left };
+                let gone = match row > 0 || row == highest {
+                    true => &mut effects.taken,
+                    false => &mut effects.left,
+                };
                 gone.push((prefix, row));
             }
         }

@@ -14,7 +14,7 @@ use did_plc::Did;
 /// How much of the log there is, and how much of it is in the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Extent {
-    /// Commits that took a number away from an identity.
+    /// Commits that took a number away from an identity, or the end of the log.
     pub(super) renumbered: i64,
     /// Operations up to this number are in the index.
     pub(super) indexed: i64,
@@ -44,7 +44,7 @@ impl Extent {
 
     /// Whether it is that of an earlier commit than the other, or of the same.
     fn is_not_after(&self, other: &Extent) -> bool {
-        // Without a number taken away the rest only grows.
+        // Without a number or the end of the log taken away, which is counted, the rest only grows.
         self.renumbered < other.renumbered
             || self.renumbered == other.renumbered
                 && self.indexed <= other.indexed
@@ -176,7 +176,7 @@ impl Recent {
         extent.highest = extent.highest.max(highest);
     }
 
-    /// Makes a commit that takes the numbers of these entries away from their identities, after which the log has
+    /// Makes a commit that takes the rows of these entries away from their identities, after which the log has
     /// this extent. Readers of identities wait for it; when it fails nothing has changed.
     pub(super) fn take_away(
         &self,
