@@ -85,7 +85,8 @@ CREATE TABLE claims (
 
 -- What was sent and we refused, as it was received, within a bound.
 CREATE TABLE refusals (
-    id          INTEGER PRIMARY KEY,
+    -- Never given to another record, also when the newest was deleted: who has read up to a record reads on after it.
+    id          INTEGER PRIMARY KEY AUTOINCREMENT,
     did         TEXT    NOT NULL,  -- as stated, whatever it looks like
     sequence    INTEGER,           -- as stated
     cid         BLOB,              -- digest computed from the operation, when it could be

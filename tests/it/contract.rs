@@ -92,6 +92,7 @@ contract! {
     refusals_are_asked_about,
     refusals_make_room_for_newer_ones,
     an_identity_has_room_of_its_own,
+    no_number_of_a_refusal_comes_twice,
     rereading_is_remembered,
     divergences_are_recorded_once,
     a_divergence_that_is_back_has_its_new_evidence,
@@ -1016,6 +1017,32 @@ async fn an_identity_has_room_of_its_own(place: Place) {
     store.limit_refusals(RefusalLimits { of_identity: 40, in_all: 132 });
     let many: Vec<_> = ('n'..='z').map(|letter| of(letter, "q", "v", "k")).collect();
     assert_eq!(refuse(&many).await, ("jklsxyz".into(), 11 + 10));
+}
+
+/// Who has read up to a record reads on after it, so no later one stands before it.
+async fn no_number_of_a_refusal_comes_twice(place: Place) {
+    let (store, lease) = filled(&place, &[]).await;
+    store.limit_refusals(RefusalLimits { of_identity: 40, in_all: 40 });
+    let refuse = async |new: &NewRefusal| {
+        let commit = refusing(std::slice::from_ref(new), &[], 0);
+        store.commit(&lease, &commit).await.unwrap();
+    };
+    let mut old = sized('a', "x", "k", "p", 20);
+    refuse(&old).await;
+    let mut last = 0;
+    for letter in ['b', 'c', 'd'] {
+        refuse(&sized(letter, "x", "k", "p", 20)).await;
+        let kept = store.refusals(None, last, 10).await.unwrap();
+        let newest = kept.last().unwrap();
+        assert!(newest.id > last && newest.refusal.line[0] == letter as u8, "{letter}: {kept:?}");
+        last = newest.id;
+        // The one before all of them, refused anew for a longer reason, takes the place of the newest.
+        let short = std::mem::replace(&mut old.detail, "é".repeat(100));
+        refuse(&old).await;
+        assert_eq!(kept_lines(&store).await, "a");
+        old.detail = short;
+        refuse(&old).await;
+    }
 }
 
 async fn rereading_is_remembered(place: Place) {
