@@ -837,8 +837,10 @@ async fn refusals_are_known_by_their_key(place: Place) {
 async fn refusals_are_asked_about(place: Place) {
     let (store, lease) = filled(&place, &[]).await;
     let dids: Vec<Did> = (0..4).map(|first| Did::from_bytes([first; 15])).collect();
-    let of = |who: usize, line: &str| NewRefusal { did: dids[who].to_string(), ..refusal(line) };
-    let new = [of(0, "a"), of(1, "b"), of(0, "c"), of(2, "d"), refusal("e")];
+    let of_line =
+        |who: usize, line: &str| NewRefusal { did: dids[who].to_string(), ..refusal(line) };
+    let new =
+        [of_line(0, "a"), of_line(1, "b"), of_line(0, "c"), of_line(2, "d"), refusal("e")];
     for (seconds, new) in new.iter().enumerate() {
         let commit = refusing(std::slice::from_ref(new), &[], seconds as u64);
         store.commit(&lease, &commit).await.unwrap();
@@ -906,6 +908,14 @@ async fn refusals_are_asked_about(place: Place) {
     );
     store.note_asked(&lease, &came[..1], now).await.unwrap();
     assert_eq!(store.refusals(None, 0, 1).await.unwrap()[0].asked, 2);
+    // Refused again, the one that stands is as often asked about as before, and those that did not stand any more
+    // not yet.
+    let again = [of_line(0, "a"), of_line(0, "c"), of_line(2, "d")];
+    store.commit(&lease, &refusing(&again, &[], 70)).await.unwrap();
+    let kept = store.refusals(None, 0, 10).await.unwrap();
+    let asked: Vec<i32> = kept.iter().map(|kept| kept.asked).collect();
+    assert_eq!(asked, [2, 1, 0, 0, 0]);
+    assert!(kept.iter().all(|kept| kept.accepted_at.is_none()));
 
     let other = place.open().await;
     store.release(lease.clone()).await.unwrap();
@@ -1011,12 +1021,12 @@ async fn an_identity_has_room_of_its_own(place: Place) {
     assert_eq!(refuse(&[of('l', "", "w", "k")]).await, ("aefgijkl".into(), 4));
     let large = sized('m', "x", "k", "p", 60);
     assert_eq!(refuse(&[large]).await, ("jklm".into(), 4 + 1 + 4));
-    let two = [sized('r', "x", "k", "p", 60), of('s', "p", "x", "l")];
-    assert_eq!(refuse(&two).await, ("jkls".into(), 9 + 2));
+    let two = [sized('1', "x", "k", "p", 60), of('2', "p", "x", "l")];
+    assert_eq!(refuse(&two).await, ("jkl2".into(), 9 + 2));
     // An identity that fills its room pushes out nobody else.
     store.limit_refusals(RefusalLimits { of_identity: 40, in_all: 132 });
     let many: Vec<_> = ('n'..='z').map(|letter| of(letter, "q", "v", "k")).collect();
-    assert_eq!(refuse(&many).await, ("jklsxyz".into(), 11 + 10));
+    assert_eq!(refuse(&many).await, ("jkl2xyz".into(), 11 + 10));
 }
 
 /// Who has read up to a record reads on after it, so no later one stands before it.

@@ -64,7 +64,7 @@ fn distinct(refusals: &[NewRefusal]) -> Vec<NewRefusal> {
     distinct
 }
 
-/// What is refused again after it was lifted is asked about anew.
+/// What is refused again after it was lifted is asked about anew, as if it never had been.
 async fn keep<'a>(
     connection: &mut Lent,
     refusals: &'a [NewRefusal],
@@ -89,6 +89,7 @@ async fn keep<'a>(
             ON CONFLICT (key) DO UPDATE SET
                 sequence = coalesce(excluded.sequence, refusals.sequence),
                 kind = excluded.kind, detail = excluded.detail,
+                asked = CASE WHEN refusals.accepted_at IS NULL THEN refusals.asked ELSE 0 END,
                 ask_at = CASE WHEN refusals.accepted_at IS NULL THEN refusals.ask_at
                     ELSE excluded.ask_at END,
                 accepted_at = NULL

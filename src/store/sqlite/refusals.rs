@@ -53,13 +53,14 @@ const NOTE_ASKED: &str = "UPDATE refusals SET
 
 const BYTES_OF_KEY: &str = concat!("SELECT ", bytes!(), " FROM refusals WHERE key = ?1");
 
-/// What is refused again after it was lifted is asked about anew.
+/// What is refused again after it was lifted is asked about anew, as if it never had been.
 const REFUSE: &str = concat!(
     "INSERT INTO refusals (did, sequence, cid, kind, detail, source, received_at, ask_at, key, line)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?8, ?9)
     ON CONFLICT (key) DO UPDATE SET
         sequence = coalesce(excluded.sequence, sequence),
         kind = excluded.kind, detail = excluded.detail,
+        asked = iif(accepted_at IS NULL, asked, 0),
         ask_at = iif(accepted_at IS NULL, ask_at, excluded.ask_at), accepted_at = NULL
     RETURNING id, ",
     bytes!()
