@@ -219,7 +219,8 @@ impl Recent {
         if state.extent != known {
             return Ok(false);
         }
-        // What a number was taken away from is not found by what has come since: all is read anew.
+        // Which entries went when numbers were taken away is not to be seen in what has come since: then all of them
+        // are read again.
         let is_anew = now.renumbered != known.renumbered;
         let from = if is_anew { now.indexed } else { known.highest.max(now.indexed) };
         let mut statement = connection
