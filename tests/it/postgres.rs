@@ -134,15 +134,16 @@ async fn refusals_of_a_rare_kind_go_without_a_walk_through_all_others() {
     store.limit_refusals(RefusalLimits { of_identity: 10_000, in_all: 20_100 * 800 });
     let refusals = vec![refusal("", b"one more")];
     store.commit(&lease, &Commit { refusals, ..Commit::default() }).await.unwrap();
-    let left = "SELECT count(*) FROM refusals WHERE kind = 'malformed'";
-    assert_eq!(client.value(left).await.as_deref(), Some("100"));
-    let read = entries_read(&mut client, &["refusals_kind"], 100).await;
-    assert!(read >= 100, "the index of kinds was not used: {read}");
+    let read = entries_read(&mut client, &["refusals_kind"], 1).await;
+    assert!((1..1_000).contains(&read), "the index of kinds: {read}");
     let walked = entries_read(&mut client, &["refusals_pkey"], 0).await;
     assert!(walked < 1_000, "{walked} records were looked at");
+    let left = "SELECT count(*) FROM refusals WHERE kind = 'malformed'";
+    assert_eq!(client.value(left).await.as_deref(), Some("100"));
 }
 
-/// How many entries of these indexes were read. It is counted about a second later: so many are waited for.
+/// How many entries of these indexes were read. A connection at rest reports it within ten seconds: so many are waited
+/// for.
 async fn entries_read(client: &mut Client, indexes: &[&str], expected: i64) -> i64 {
     let sql = format!(
         "SELECT sum(idx_tup_read)::int8 FROM pg_stat_user_indexes WHERE indexrelname IN ('{}')",
@@ -151,7 +152,7 @@ async fn entries_read(client: &mut Client, indexes: &[&str], expected: i64) -> i
     let begun = Instant::now();
     loop {
         let read = client.value(&sql).await.unwrap().parse().unwrap();
-        if read >= expected || begun.elapsed() > Duration::from_secs(10) {
+        if read >= expected || begun.elapsed() > Duration::from_secs(20) {
             return read;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
