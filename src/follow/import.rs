@@ -84,7 +84,7 @@ impl Import<'_> {
                 decoded.first_number().is_some_and(|first| first <= cursor.saturating_add(1))
             });
             let prepared = intake.take(decoded, Course::Elsewhere, continues).await?;
-            imported.accepted += prepared.accepted();
+            imported.accepted += prepared.accepted;
             imported.known += prepared.known;
             imported.refused += prepared.commit.refusals.len();
             progress();

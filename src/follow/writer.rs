@@ -80,7 +80,7 @@ impl Writer {
                     if committed.is_none() {
                         waiting = join_waiting(&mut prepared, &mut work);
                     }
-                    totals.operations += prepared.accepted();
+                    totals.operations += prepared.accepted;
                     self.commit(*prepared, &mut notices).await?;
                     if let Some(committed) = committed {
                         // Whoever does not wait any more need not be told.
@@ -96,8 +96,7 @@ impl Writer {
     /// was there before it. After it, nobody may have been told: a process that starts takes its position from
     /// the store, and stream clients come back for what they lack.
     async fn commit(&self, prepared: Prepared, notices: &mut Notices) -> Result<(), StoreError> {
-        let accepted = prepared.accepted();
-        let Prepared { batch, commit, late, known } = prepared;
+        let Prepared { batch, commit, late, accepted, known } = prepared;
         let begun = Instant::now();
         tracing::debug!(cursor = commit.cursor_after, "committing");
         self.published.commit_begins();

@@ -23,7 +23,7 @@ use did_plc::{Cid, Did, Timestamp};
 const CHAINS_BYTES: usize = 32 << 20;
 
 /// Identities of which a refusal stands that are kept in memory, to tell at once whether more is known of one
-/// than its chain: 32 MB at most. With more than this on record the store is asked about every identity.
+/// than its chain: 32 MB at most. With more than this on record the store is asked about those of each batch.
 const MAX_REFUSED: usize = 1_000_000;
 /// How many of them are read at once.
 const REFUSED_PAGE: usize = 10_000;
@@ -85,12 +85,8 @@ impl RefusedIdentities {
         if self.dids.len() < MAX_REFUSED {
             self.dids.insert(did);
         } else {
-            self.incomplete = true;
+            self.incomplete |= !self.dids.contains(&did);
         }
-    }
-
-    fn may_include(&self, did: &Did) -> bool {
-        self.incomplete || self.dids.contains(did)
     }
 }
 
@@ -143,7 +139,8 @@ impl BatchJudge {
         let holders = holders.unwrap_or_default();
         let mut groups = verdict::group(candidates.into_iter());
         self.load_chains(&mut groups).await?;
-        let (mut ordered, late) = self.divide(groups, &holders, course);
+        let refused = self.refused_of(&groups).await?;
+        let (mut ordered, late) = divide(groups, &holders, &refused, course);
         let mut wholes = self.judge_whole(late, received_at, course).await?;
         let judged;
         (ordered, judged) = self.judge_groups(ordered).await;
@@ -156,11 +153,12 @@ impl BatchJudge {
         let chains: AHashMap<Did, &Group> =
             ordered.iter().map(|(did, group)| (*did, group)).collect();
         for judged in judged {
-            assembly.add(judged, &chains);
+            assembly.add(judged, &chains, numbers.as_ref());
         }
         drop(chains);
-        for whole in &mut wholes {
-            assembly.add_whole(whole, numbers.as_ref());
+        // Where there are such, there are numbers.
+        if let Some(numbers) = &numbers {
+            wholes.iter_mut().for_each(|whole| assembly.add_whole(whole, numbers));
         }
         let mut prepared = assembly.finish(self.judged + 1);
         self.add_our_side(&mut prepared.commit).await?;
@@ -168,27 +166,19 @@ impl BatchJudge {
         Ok(prepared)
     }
 
-    /// Those that come after all that is known of their identities, and those that are judged with it: what
-    /// has come late, and whoever may lose a number to another identity.
-    fn divide(
-        &self,
-        groups: Vec<(Did, Group)>,
-        holders: &AHashMap<i64, Holder>,
-        course: Course,
-    ) -> (Groups, Groups) {
-        let losing: AHashSet<Did> = holders.values().map(|(did, _)| *did).collect();
-        let (ordered, mut late): (Vec<_>, Vec<_>) = groups.into_iter().partition(|(did, group)| {
-            group.is_in_order()
-                && (course != Course::Second || group.agrees_on_times())
-                && !losing.contains(did)
-                && !self.refused.may_include(did)
-        });
-        let mut left = losing;
-        late.iter().for_each(|(did, _)| {
-            left.remove(did);
-        });
-        late.extend(left.into_iter().map(|did| (did, Group::default())));
-        (ordered, late)
+    /// Those of these identities of which a refusal stands, or stood.
+    async fn refused_of(&mut self, groups: &Groups) -> Result<AHashSet<Did>, StoreError> {
+        let dids = groups.iter().map(|(did, _)| *did);
+        let kept = &self.refused.dids;
+        let mut refused: AHashSet<Did> = dids.clone().filter(|did| kept.contains(did)).collect();
+        if self.refused.incomplete {
+            let dids: Vec<Did> = dids.filter(|did| !refused.contains(did)).collect();
+            // What was refused just now may be nowhere else.
+            self.wait_until_committed().await;
+            let standing = self.store.standing_refusals(&dids).await?;
+            refused.extend(standing.iter().filter_map(|kept| kept.refusal.did.parse::<Did>().ok()));
+        }
+        Ok(refused)
     }
 
     /// Judges identities with everything that the store knows of them.
@@ -221,7 +211,7 @@ impl BatchJudge {
         let known: Vec<Known> = known.collect();
         let verifier = Arc::clone(&self.verifier);
         let judge = move || whole::judge(known, &*verifier, received_at);
-        Ok(blocking::run("judging identities as a whole", judge).await)
+        blocking::run("judging identities as a whole", judge).await
     }
 
     /// The verdicts in the order of the lines, and the chains with what was accepted.
@@ -240,30 +230,51 @@ impl BatchJudge {
     }
 
     /// Puts our side beside the differences that were noticed: the whole log of the identity as it
-    /// is with this commit, which can be verified by itself.
+    /// is with this commit, which can be verified by itself, and beside further differences of the same identity the
+    /// operation that each is about. An upstream can state all of a long log otherwise.
     async fn add_our_side(&mut self, commit: &mut Commit) -> Result<(), StoreError> {
         if commit.divergences.is_empty() {
             return Ok(());
         }
         self.wait_until_committed().await;
-        for divergence in &mut commit.divergences {
+        let mut divergences = std::mem::take(&mut commit.divergences);
+        let mut shown: AHashMap<Did, AHashMap<String, StoredOperation>> = AHashMap::new();
+        for divergence in &mut divergences {
             let Ok(did) = divergence.did.parse::<Did>() else { continue };
-            let rewritten = commit.rewritten.iter().find(|rewritten| rewritten.did == did);
-            let held = match rewritten {
-                Some(rewritten) => rewritten.operations.clone(),
+            divergence.ours = match shown.get(&did) {
+                Some(held) => {
+                    let one = held.get(&divergence.subject);
+                    one.map(|one| audit_log(std::slice::from_ref(one)))
+                }
                 None => {
-                    let mut held = self.store.history(&did).await?;
-                    held.extend(commit.operations.iter().filter(|new| new.did == did).cloned());
-                    for (_, at, by) in commit.nullified.iter().filter(|(other, ..)| *other == did) {
-                        let nullified = held.iter_mut().filter(|held| held.created_at == *at);
-                        nullified.for_each(|held| held.nullified_by = Some(*by));
-                    }
-                    held
+                    let held = self.history_with(commit, did).await?;
+                    let log = audit_log(&held);
+                    let by_cid = held.into_iter().map(|row| (row.cid().to_string(), row));
+                    shown.insert(did, by_cid.collect());
+                    Some(log)
                 }
             };
-            divergence.ours = Some(audit_log(&held));
         }
+        commit.divergences = divergences;
         Ok(())
+    }
+
+    /// An identity's operations as they are with a commit.
+    async fn history_with(
+        &self,
+        commit: &Commit,
+        did: Did,
+    ) -> Result<Vec<StoredOperation>, StoreError> {
+        if let Some(rewritten) = commit.rewritten.iter().find(|rewritten| rewritten.did == did) {
+            return Ok(rewritten.operations.clone());
+        }
+        let mut held = self.store.history(&did).await?;
+        held.extend(commit.operations.iter().filter(|new| new.did == did).cloned());
+        for (_, at, by) in commit.nullified.iter().filter(|(other, ..)| *other == did) {
+            let nullified = held.iter_mut().filter(|held| held.created_at == *at);
+            nullified.for_each(|held| held.nullified_by = Some(*by));
+        }
+        Ok(held)
     }
 
     /// Before which time the `createdAt` of an operation that came live is recorded: well before
@@ -397,6 +408,29 @@ impl BatchJudge {
     }
 }
 
+/// Those that come after all that is known of their identities, and those that are judged with it: what has come
+/// late, what is to be judged with its refusals, and whoever may lose a number to another identity.
+fn divide(
+    groups: Groups,
+    holders: &AHashMap<i64, Holder>,
+    refused: &AHashSet<Did>,
+    course: Course,
+) -> (Groups, Groups) {
+    let losing: AHashSet<Did> = holders.values().map(|(did, _)| *did).collect();
+    let (ordered, mut late): (Vec<_>, Vec<_>) = groups.into_iter().partition(|(did, group)| {
+        group.is_in_order()
+            && (course != Course::Second || group.agrees_on_times())
+            && !losing.contains(did)
+            && !refused.contains(did)
+    });
+    let mut left = losing;
+    late.iter().for_each(|(did, _)| {
+        left.remove(did);
+    });
+    late.extend(left.into_iter().map(|did| (did, Group::default())));
+    (ordered, late)
+}
+
 /// Gives the links of chains the numbers that their operations have now. Each has the one that was stated for it in
 /// its identity until here, which may be another's.
 fn give_numbers(groups: &mut [(Did, Group)], numbers: &Numbers) {
@@ -422,7 +456,8 @@ fn numbers(
     let gives_others = course.states_numbers();
     let in_order = judged.iter().filter(|judged| gives_others || judged.has_no_number());
     let of_wholes = wholes.iter().flat_map(|whole| {
-        let is_to_have = |of: &&Candidate| gives_others || has_no_number(whole, &of.received.cid);
+        let numbered = if gives_others { AHashSet::new() } else { numbered(&whole.stored) };
+        let is_to_have = move |of: &&Candidate| !numbered.contains(&of.received.cid);
         whole.candidates.iter().filter(is_to_have)
     });
     for Candidate { line, received } in in_order.map(|judged| &judged.candidate).chain(of_wholes) {
@@ -437,7 +472,7 @@ fn numbers(
     numbers
 }
 
-/// Whether an operation is not stored, or without a number.
-fn has_no_number(whole: &Whole, cid: &Cid) -> bool {
-    !whole.stored.iter().any(|row| row.sequence.is_some() && row.cid() == *cid)
+/// The stored operations that have a number.
+fn numbered(stored: &[StoredOperation]) -> AHashSet<Cid> {
+    stored.iter().filter(|row| row.sequence.is_some()).map(StoredOperation::cid).collect()
 }

@@ -2,11 +2,12 @@
 //! is for the owner: the store has them, or they are spilled into a file
 //! ([`SpillingChains`](super::SpillingChains)).
 
-use ahash::RandomState;
+use ahash::{AHashSet, RandomState};
 use lru::LruCache;
 
 use crate::store::{StoreError, StoredOperation};
 use did_plc::chain::{Chain, Link};
+use did_plc::signature::{Signature, Signed, Verifier};
 use did_plc::{Did, Operation};
 
 /// What an identity takes beside its chain: its place in the list and in the table, half of which
@@ -91,7 +92,8 @@ impl ChainCache {
     }
 }
 
-/// The chains of stored operations that stand in the order of (identity, `created_at`).
+/// The chains of stored operations that stand by identity, and those of each in the order in which they were
+/// judged.
 ///
 /// # Errors
 ///
@@ -107,12 +109,76 @@ pub fn from_stored(operations: &[StoredOperation]) -> Result<Vec<(Did, Chain)>, 
 }
 
 fn link(stored: &StoredOperation) -> Result<Link, StoreError> {
-    let operation = Operation::read(&stored.signed).map_err(|error| StoreError::Damaged {
-        place: format!("{} at {}", stored.did, stored.created_at),
-        reason: error.to_string(),
-    })?;
+    let operation = read(stored)?;
     let link = Link::new(&stored.as_received(), &operation, stored.signer);
     Ok(Link { nullified_by: stored.nullified_by, ..link })
+}
+
+fn read(stored: &StoredOperation) -> Result<Operation<'_>, StoreError> {
+    Operation::read(&stored.signed).map_err(|error| damaged(stored, error.to_string()))
+}
+
+fn damaged(stored: &StoredOperation, reason: String) -> StoreError {
+    StoreError::Damaged { place: format!("{} at {}", stored.did, stored.created_at), reason }
+}
+
+/// The chain of one identity's stored operations, after a look at whether they are what was verified: the
+/// identity has its name from its genesis operation, and every other operation names the CID of one that is here.
+/// So a byte that has changed shows, but in an operation that no other one names ([`check_last`]).
+///
+/// # Errors
+///
+/// [`StoreError::Damaged`] where they are not.
+pub fn of_identity(did: Did, operations: &[StoredOperation]) -> Result<Chain, StoreError> {
+    let links = operations.iter().map(link).collect::<Result<_, _>>()?;
+    let chain = Chain::from_links(links);
+    for (stored, link) in operations.iter().zip(chain.links()) {
+        let is_sound = match read(stored)?.prev_cid() {
+            Some(prev) => chain.find(&prev).is_some(),
+            None => Did::of_genesis_digest(link.cid.digest()) == did,
+        };
+        if !is_sound {
+            let reason = "it is not what was verified: what it builds on is not here";
+            return Err(damaged(stored, reason.to_owned()));
+        }
+    }
+    Ok(chain)
+}
+
+/// Checks the signatures of the operations of such a chain that no other one names.
+///
+/// # Errors
+///
+/// [`StoreError::Damaged`] where one is not that of the key that made it.
+pub fn check_last(
+    chain: &Chain,
+    operations: &[StoredOperation],
+    verifier: &dyn Verifier,
+) -> Result<(), StoreError> {
+    let mut named = AHashSet::with_capacity(operations.len());
+    for stored in operations {
+        named.extend(read(stored)?.prev_cid());
+    }
+    for (stored, link) in operations.iter().zip(chain.links()) {
+        if named.contains(&link.cid) {
+            continue;
+        }
+        let operation = read(stored)?;
+        let prev = operation.prev_cid().and_then(|prev| chain.find(&prev));
+        // A genesis operation is signed by a key of its own.
+        let keys = &prev.unwrap_or(link).rotation_keys;
+        let signature = Signature::parse(operation.sig());
+        let is_signed =
+            keys.get(usize::from(stored.signer)).zip(signature).is_some_and(|(key, signature)| {
+                let signed = Signed { digest: operation.signing_digest(), signature };
+                verifier.find_signer(&[key], &signed).is_ok_and(|signer| signer.is_some())
+            });
+        if !is_signed {
+            let reason = "it is not what was verified: its signature does not fit it";
+            return Err(damaged(stored, reason.to_owned()));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

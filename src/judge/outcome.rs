@@ -25,6 +25,8 @@ pub struct Prepared {
     /// Operations of rewritten identities that nobody could be told of before: they are new, or had no
     /// number.
     pub late: Vec<StoredOperation>,
+    /// How many operations are new in the store.
+    pub accepted: usize,
     /// How many lines came again.
     pub known: usize,
 }
@@ -51,6 +53,7 @@ impl Prepared {
             caught_up,
         } = next.commit;
         self.batch = next.batch;
+        self.accepted += next.accepted;
         self.known += next.known;
         let moves = cursor_after != self.commit.cursor_after;
         // What is read again, as in a gap, does not move the cursor and says nothing of the upstream's present: it
@@ -71,13 +74,6 @@ impl Prepared {
         self.commit.divergences.extend(divergences);
         None
     }
-
-    /// Operations that are new in the store.
-    pub fn accepted(&self) -> usize {
-        let more =
-            |rewritten: &Rewritten| rewritten.operations.len().saturating_sub(rewritten.stored);
-        self.commit.operations.len() + self.commit.rewritten.iter().map(more).sum::<usize>()
-    }
 }
 
 /// Collects what a batch changes.
@@ -92,6 +88,7 @@ pub(super) struct Assembly {
     numbers_may_differ: bool,
     commit: Commit,
     late: Vec<StoredOperation>,
+    accepted: usize,
     known: usize,
     /// Where each refusal of this batch is among those of the commit.
     refused: AHashMap<RefusalKey, usize>,
@@ -129,6 +126,7 @@ impl Assembly {
             numbers_may_differ: renumbering || !part.course.states_numbers(),
             commit,
             late: Vec::new(),
+            accepted: 0,
             known: 0,
             refused: AHashMap::new(),
             added: AHashSet::new(),
@@ -175,8 +173,14 @@ impl Assembly {
     }
 
     /// Takes in what follows from a verdict on something that came in its order. `groups` have the chains as
-    /// they are with all of the batch: the number that an operation has there is the one that is written.
-    pub(super) fn add(&mut self, judged: Judged, groups: &AHashMap<Did, &Group>) {
+    /// they are with all of the batch: the number that an operation has there is the one that is written. Where it
+    /// has none of what was stated, `numbers` say who has.
+    pub(super) fn add(
+        &mut self,
+        judged: Judged,
+        groups: &AHashMap<Did, &Group>,
+        numbers: Option<&Numbers>,
+    ) {
         let Judged { candidate, verdict } = judged;
         let received = &candidate.received;
         let chain = groups.get(&received.did).map(|group| &group.chain);
@@ -192,6 +196,11 @@ impl Assembly {
                 let (sequence, nullified_by) =
                     link.map_or((None, None), |link| (link.sequence, link.nullified_by));
                 self.note_backdated(&candidate);
+                let lost = received.sequence.filter(|_| sequence.is_none());
+                if let (Some(number), Some(numbers)) = (lost, numbers) {
+                    let line = numbers.line(number);
+                    self.diverge(DivergenceKind::RestatedSequence, received, line);
+                }
                 self.accept(candidate.received, acceptance.signer, sequence, nullified_by);
             }
             Verdict::Known(restated) => {
@@ -215,6 +224,7 @@ impl Assembly {
         sequence: Option<i64>,
         nullified_by: Option<Timestamp>,
     ) {
+        self.accepted += 1;
         self.added.insert((received.did, received.created_at));
         self.commit.operations.push(StoredOperation {
             did: received.did,
@@ -228,7 +238,7 @@ impl Assembly {
     }
 
     /// Takes in what follows from judging an identity as a whole: the numbers of its chain as well.
-    pub(super) fn add_whole(&mut self, whole: &mut Whole, numbers: Option<&Numbers>) {
+    pub(super) fn add_whole(&mut self, whole: &mut Whole, numbers: &Numbers) {
         for candidate in &whole.accepted {
             self.note_backdated(candidate);
         }
@@ -239,16 +249,14 @@ impl Assembly {
             self.refuse(statement, &refusal);
         }
         self.commit.lifted.append(&mut whole.lifted);
-        if let Some(numbers) = numbers {
-            for row in &mut whole.operations {
-                let cid = row.cid();
-                let number = numbers.number((row.did, cid), row.sequence);
-                if row.sequence.is_some() && number.is_none() {
-                    self.note_lost_number(row, cid, numbers);
-                }
-                row.sequence = number;
-                whole.chain.set_number(&cid, number);
+        for row in &mut whole.operations {
+            let cid = row.cid();
+            let number = numbers.number((row.did, cid), row.sequence);
+            if row.sequence.is_some() && number.is_none() {
+                self.note_lost_number(row, cid, numbers);
             }
+            row.sequence = number;
+            whole.chain.set_number(&cid, number);
         }
         self.rewrite(whole);
     }
@@ -260,6 +268,8 @@ impl Assembly {
         }
         let before: AHashMap<Cid, Option<i64>> =
             whole.stored.iter().map(|row| (row.cid(), row.sequence)).collect();
+        let is_new = |row: &&StoredOperation| !before.contains_key(&row.cid());
+        self.accepted += whole.operations.iter().filter(is_new).count();
         // One that has lost its number and gets one back is among them, and comes twice to who was there before the
         // loss: who came in between was sent it under no number, and would never have it otherwise.
         let is_late = |row: &&StoredOperation| before.get(&row.cid()).is_none_or(Option::is_none);
@@ -351,7 +361,13 @@ impl Assembly {
             .into_iter()
             .filter(|(did, at, _)| !added.contains(&(*did, *at)))
             .collect();
-        Prepared { batch, commit: self.commit, late: self.late, known: self.known }
+        Prepared {
+            batch,
+            commit: self.commit,
+            late: self.late,
+            accepted: self.accepted,
+            known: self.known,
+        }
     }
 }
 
@@ -373,7 +389,7 @@ mod tests {
             received_at_millis,
             ..Commit::default()
         };
-        Prepared { batch: 1, commit, late: Vec::new(), known: 0 }
+        Prepared { batch: 1, commit, late: Vec::new(), accepted: 0, known: 0 }
     }
 
     #[test]

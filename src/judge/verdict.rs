@@ -87,11 +87,11 @@ impl Group {
     /// Whether everything that is new comes after all that was judged of the identity, and one later
     /// than the other: then what is in the chain stays as it is, whatever the verdicts.
     pub fn is_in_order(&self) -> bool {
-        let mut times = self.chain.links().iter().map(|link| link.created_at);
-        if !times.by_ref().is_sorted_by(|a, b| a < b) {
+        let links = self.chain.links();
+        if !links.is_sorted_by(|a, b| a.created_at < b.created_at) {
             return false;
         }
-        let mut latest = self.chain.links().last().map(|link| link.created_at);
+        let mut latest = links.last().map(|link| link.created_at);
         // One later than the other.
         let mut new: Vec<&Received> = Vec::new();
         for Candidate { received, .. } in &self.candidates {

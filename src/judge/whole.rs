@@ -6,8 +6,8 @@ use rayon::prelude::*;
 
 use super::chains;
 use super::verdict::Candidate;
-use crate::store::{NewRefusal, RefusalKey, StoredOperation, StoredRefusal};
-use did_plc::chain::Restated;
+use crate::store::{NewRefusal, RefusalKey, StoreError, StoredOperation, StoredRefusal};
+use did_plc::chain::{Link, Restated};
 use did_plc::entry::Received;
 use did_plc::signature::Verifier;
 use did_plc::{Chain, Cid, Did, Refusal, Timestamp, Verdict, order};
@@ -27,7 +27,7 @@ pub struct Known {
     pub takes_times: bool,
 }
 
-/// The times of the stored operations of an identity. Each is hashed for it, once.
+/// The times of the stored operations of an identity, by their CIDs.
 type Held = AHashMap<Cid, Timestamp>;
 
 /// An identity judged as a whole.
@@ -95,7 +95,16 @@ pub enum Origin {
 }
 
 /// Judges identities on all cores. New operations were received at this time.
-pub fn judge(known: Vec<Known>, verifier: &dyn Verifier, received_at: Timestamp) -> Vec<Whole> {
+///
+/// # Errors
+///
+/// [`StoreError::Damaged`] when a stored operation is not what was verified. What is judged is written in place of
+/// what is stored: a damaged operation would be refused, and go.
+pub fn judge(
+    known: Vec<Known>,
+    verifier: &dyn Verifier,
+    received_at: Timestamp,
+) -> Result<Vec<Whole>, StoreError> {
     known.into_par_iter().map(|known| known.judge(verifier, received_at)).collect()
 }
 
@@ -149,27 +158,26 @@ impl Known {
         statements
     }
 
-    /// The chain as it is stored, where nothing has come that is not stored with its time, as when only numbers
-    /// change: no verdict can be another then.
-    fn unchanged(&self, held: &Held) -> Option<Chain> {
-        let is_held = |Candidate { received, .. }: &Candidate| {
+    /// Whether nothing has come that is not stored with its time, as when only numbers change: no verdict can be
+    /// another then.
+    fn is_unchanged(&self, held: &Held) -> bool {
+        self.candidates.iter().all(|Candidate { received, .. }| {
             held.contains_key(&received.cid) && self.other_time(received, held).is_none()
-        };
-        if !self.candidates.iter().all(is_held) {
-            return None;
-        }
-        let (_, chain) = chains::from_stored(&self.stored).ok()?.pop()?;
-        Some(chain)
+        })
     }
 
-    fn judge(self, verifier: &dyn Verifier, received_at: Timestamp) -> Whole {
+    fn judge(self, verifier: &dyn Verifier, received_at: Timestamp) -> Result<Whole, StoreError> {
         let held = self.held();
-        let mut whole = match self.unchanged(&held) {
-            Some(chain) => Whole::of(self.did, chain, self.stored.clone()),
-            None => self.judge_statements(&held, verifier, received_at),
+        let chain = chains::of_identity(self.did, &self.stored)?;
+        let mut whole = if self.is_unchanged(&held) {
+            Whole::of(self.did, chain, self.stored.clone())
+        } else {
+            chains::check_last(&chain, &self.stored, verifier)?;
+            self.judge_statements(&held, verifier, received_at)
         };
+        self.note_lifted(&mut whole);
         self.note_candidates(&held, &mut whole);
-        Whole { stored: self.stored, candidates: self.candidates, ..whole }
+        Ok(Whole { stored: self.stored, candidates: self.candidates, ..whole })
     }
 
     fn judge_statements(
@@ -199,16 +207,14 @@ impl Known {
             self.refused.iter().map(|kept| (kept.refusal.key, &kept.refusal)).collect();
         let numbers = self.numbers_stated();
         for (mut statement, verdict) in judged {
-            match verdict {
-                Verdict::Accepted(_) | Verdict::Known(_) => {
-                    self.note_accepted(&statement, &mut whole)
-                }
-                Verdict::Refused(refusal) => {
-                    let number = numbers.get(&statement.received.cid).copied();
-                    statement.received.sequence = number.or(statement.received.sequence);
-                    note_refused(statement, refusal, &on_record, &mut whole);
-                }
+            let Verdict::Refused(refusal) = verdict else { continue };
+            // At this time it is refused, and at another one it is accepted.
+            if whole.chain.find(&statement.received.cid).is_some() {
+                continue;
             }
+            let number = numbers.get(&statement.received.cid).copied();
+            statement.received.sequence = number.or(statement.received.sequence);
+            note_refused(statement, refusal, &on_record, &mut whole);
         }
         whole
     }
@@ -245,13 +251,15 @@ impl Known {
         rows.collect()
     }
 
-    /// What is accepted lifts its refusal, at whatever time that had it.
-    fn note_accepted(&self, statement: &Statement, whole: &mut Whole) {
-        if let Origin::Refused(index) = statement.origin {
-            let kept = &self.refused[index];
-            whole.lifted.push(kept.refusal.key);
-            let number = kept.refusal.sequence;
-            whole.freed.extend(number.map(|number| (kept.id, number, statement.received.cid)));
+    /// What is accepted lifts its refusals, whatever the time at which it was refused.
+    fn note_lifted(&self, whole: &mut Whole) {
+        for kept in &self.refused {
+            let Ok(received) = Received::decode(&kept.refusal.line) else { continue };
+            if received.stated_cid.is_none() && whole.chain.find(&received.cid).is_some() {
+                whole.lifted.push(kept.refusal.key);
+                let number = kept.refusal.sequence;
+                whole.freed.extend(number.map(|number| (kept.id, number, received.cid)));
+            }
         }
     }
 
@@ -274,15 +282,21 @@ impl Known {
         let mut new: AHashSet<Cid> = AHashSet::new();
         for candidate in &self.candidates {
             let received = &candidate.received;
+            let link = whole.chain.find(&received.cid);
             if let Some(before) = self.other_time(received, held) {
-                let restated = Restated { created_at: Some(before), ..Restated::default() };
+                let now = link.map(|link| Restated::between(link, received)).unwrap_or_default();
+                let restated = Restated { created_at: Some(before), ..now };
                 whole.restated.push((candidate.clone(), restated));
                 continue;
             }
-            match (whole.chain.find(&received.cid), &received.stated_cid) {
-                (Some(link), _)
-                    if held.contains_key(&received.cid) || new.contains(&received.cid) =>
-                {
+            let is_known = |link: &Link| {
+                held.contains_key(&received.cid)
+                    || new.contains(&received.cid)
+                    || link.created_at != received.created_at
+                    || received.stated_cid.is_some()
+            };
+            match (link, &received.stated_cid) {
+                (Some(link), _) if is_known(link) => {
                     let restated = Restated::between(link, received);
                     whole.restated.push((candidate.clone(), restated));
                 }
@@ -296,7 +310,14 @@ impl Known {
                     let origin = Origin::Line(candidate.line);
                     whole.refused.push((Statement { received: received.clone(), origin }, refusal));
                 }
-                (None, None) => {}
+                // It was stored at another time, and is refused there now.
+                (None, None) => {
+                    let before = held.get(&received.cid).copied();
+                    if let Some(before) = before.filter(|before| *before != received.created_at) {
+                        let restated = Restated { created_at: Some(before), ..Restated::default() };
+                        whole.restated.push((candidate.clone(), restated));
+                    }
+                }
             }
         }
     }
@@ -363,13 +384,13 @@ mod tests {
         let recovery = story.recovery.clone();
         story.after(&alice).signed_by(&recovery).accepted();
         let at = Timestamp::from_millis(1_800_000_000_000);
-        let first = known(&story, &[], 0, false).judge(&PlainVerifier, at);
+        let first = known(&story, &[], 0, false).judge(&PlainVerifier, at).unwrap();
         assert!(first.operations[1].nullified_by.is_some());
         for takes_times in [false, true] {
             let again = known(&story, &first.operations, 10, takes_times);
             let expected = known(&story, &first.operations, 10, takes_times);
             let expected = expected.judge_statements(&expected.held(), &PlainVerifier, at);
-            let again = again.judge(&NotAsked, at);
+            let again = again.judge(&NotAsked, at).unwrap();
             assert_eq!(again.operations, first.operations);
             assert_eq!(again.chain, expected.chain);
             let restated: Vec<_> = again.restated.iter().map(|(_, it)| it.sequence).collect();
@@ -378,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn of_what_is_stored_no_signature_is_verified_again() {
+    fn of_what_is_stored_the_last_signature_is_verified_again() {
         /// Counts what it is asked.
         struct Counting(std::sync::atomic::AtomicUsize);
 
@@ -400,32 +421,155 @@ mod tests {
         story.after(&alice).signed_by(&recovery).accepted();
         story.update(&alice).accepted();
         let at = Timestamp::from_millis(1_800_000_000_000);
-        let expected = known(&story, &[], 0, false).judge(&PlainVerifier, at);
+        let expected = known(&story, &[], 0, false).judge(&PlainVerifier, at).unwrap();
         // All but what is nullified came before: it is late.
         let mut stored = expected.operations.clone();
         stored.remove(1);
         let counting = Counting(Default::default());
         let mut late = known(&story, &stored, 0, false);
         late.candidates.retain(|candidate| candidate.line == 1);
-        let late = late.judge(&counting, at);
+        let late = late.judge(&counting, at).unwrap();
         assert_eq!(late.operations, expected.operations);
         assert_eq!(late.chain, expected.chain);
-        assert_eq!(counting.0.into_inner(), 1);
+        // What is late, and what nothing builds on.
+        assert_eq!(counting.0.into_inner(), 2);
     }
 
     #[test]
-    fn another_time_is() {
+    fn another_time_is_judged_again() {
         let mut story = Story::seeded(2);
         let alice = story.create().accepted();
         story.update(&alice).accepted();
         let at = Timestamp::from_millis(1_800_000_000_000);
-        let first = known(&story, &[], 0, false).judge(&PlainVerifier, at);
+        let first = known(&story, &[], 0, false).judge(&PlainVerifier, at).unwrap();
         let mut again = known(&story, &first.operations, 0, true);
         // Before its `prev`.
         again.candidates[1].received.created_at = Timestamp::from_millis(0);
-        let again = again.judge(&PlainVerifier, at);
+        let again = again.judge(&PlainVerifier, at).unwrap();
         assert_eq!(again.operations.len(), 1);
         assert_eq!(again.refused[0].1.kind(), "timestamp-order");
+    }
+
+    /// A story of four operations, and the first three as they are stored.
+    fn three_stored(seed: u64) -> (Story, Vec<StoredOperation>) {
+        let mut story = Story::seeded(seed);
+        let alice = story.create().accepted();
+        story.update(&alice).handle("second.example").accepted();
+        story.update(&alice).handle("third.example").accepted();
+        let at = Timestamp::from_millis(1_800_000_000_000);
+        let stored = known(&story, &[], 0, false).judge(&PlainVerifier, at).unwrap().operations;
+        story.update(&alice).handle("fourth.example").accepted();
+        (story, stored)
+    }
+
+    /// Something late would have what is damaged refused, and deleted.
+    #[test]
+    fn what_is_damaged_is_not_judged_again() {
+        let (story, stored) = three_stored(4);
+        for index in 0..stored.len() {
+            let mut damaged = stored.clone();
+            let mut signed = damaged[index].signed.to_vec();
+            // A letter of the host, in the same place of the same length.
+            let at = signed.windows(5).position(|some| some == b"https").unwrap();
+            signed[at + 4] ^= 1;
+            damaged[index].signed = signed.into();
+            let mut late = known(&story, &damaged, 0, false);
+            late.candidates.retain(|candidate| candidate.line == 3);
+            let error = late.judge(&PlainVerifier, stored[0].received_at).unwrap_err();
+            assert!(matches!(error, StoreError::Damaged { .. }), "{index}: {error}");
+        }
+    }
+
+    /// An operation is stated with the CID of another one, and then as it is.
+    #[test]
+    fn a_line_that_is_not_what_it_says_is_on_record_where_the_operation_comes_too() {
+        let (story, stored) = three_stored(5);
+        let mut both = known(&story, &stored[..2], 0, false);
+        let right = both.candidates.swap_remove(2);
+        let stated_cid = Some(stored[0].cid().to_string());
+        let received = Received { stated_cid: stated_cid.clone(), ..right.received.clone() };
+        let wrong = Candidate { line: 3, received: Received { sequence: Some(99), ..received } };
+        for candidates in [[wrong.clone(), right.clone()], [right, wrong]] {
+            let known = Known {
+                did: both.did,
+                stored: both.stored.clone(),
+                refused: Vec::new(),
+                candidates: candidates.to_vec(),
+                takes_times: false,
+            };
+            let whole = known.judge(&PlainVerifier, stored[0].received_at).unwrap();
+            assert_eq!(whole.operations.len(), 3);
+            let accepted: Vec<_> = whole.accepted.iter().map(|it| it.line).collect();
+            assert_eq!(accepted, [2]);
+            let restated: Vec<_> = whole.restated.iter().map(|(it, how)| (it.line, how)).collect();
+            let how = Restated { cid: stated_cid.clone(), ..Restated::default() };
+            assert_eq!(restated, [(3, &how)]);
+        }
+    }
+
+    /// An operation is stated with a time before its `prev`, and then with its own.
+    #[test]
+    fn a_refusal_at_another_time_is_lifted() {
+        let (story, stored) = three_stored(6);
+        let all = &known(&story, &[], 0, false).candidates[..3];
+        let too_early = |line| {
+            let received =
+                Received { created_at: Timestamp::from_millis(0), ..all[2].received.clone() };
+            Candidate { line, received }
+        };
+        let judge = |refused: &[StoredRefusal], candidates: &[Candidate]| {
+            let known = Known {
+                did: stored[0].did,
+                stored: stored[..2].to_vec(),
+                refused: refused.to_vec(),
+                candidates: candidates.to_vec(),
+                takes_times: false,
+            };
+            known.judge(&PlainVerifier, stored[0].received_at).unwrap()
+        };
+        // In one batch.
+        for candidates in [[too_early(1), all[2].clone()], [all[2].clone(), too_early(3)]] {
+            let whole = judge(&[], &candidates);
+            assert_eq!((whole.operations.len(), whole.refused.len()), (3, 0));
+            let restated: Vec<_> = whole.restated.iter().map(|(_, how)| how.created_at).collect();
+            assert_eq!(restated, [Some(stored[2].created_at)]);
+        }
+        // In two.
+        let whole = judge(&[], &[too_early(1)]);
+        let [(Statement { received, .. }, refusal)] = &whole.refused[..] else { panic!() };
+        assert_eq!(refusal.kind(), "timestamp-order");
+        let kept = StoredRefusal {
+            id: 1,
+            refusal: NewRefusal {
+                key: NewRefusal::key_of_operation(received),
+                source: "https://plc.example".to_owned(),
+                did: received.did.to_string(),
+                sequence: received.sequence,
+                cid: Some(received.cid),
+                kind: refusal.kind().to_owned(),
+                detail: refusal.to_string(),
+                line: NewRefusal::line_of_operation(received),
+            },
+            received_at: stored[0].received_at,
+            accepted_at: None,
+            asked: 0,
+            ask_at: None,
+        };
+        let whole = judge(std::slice::from_ref(&kept), &all[2..]);
+        assert_eq!(whole.lifted, [kept.refusal.key]);
+        assert_eq!((whole.operations.len(), whole.refused.len()), (3, 0));
+    }
+
+    /// The second reading states another time and another number.
+    #[test]
+    fn all_that_is_stated_otherwise_is_on_record() {
+        let (story, stored) = three_stored(7);
+        let mut again = known(&story, &stored, 10, true);
+        again.candidates.drain(..2);
+        again.candidates[0].received.created_at = Timestamp::from_millis(4_000_000_000_000);
+        let whole = again.judge(&PlainVerifier, stored[0].received_at).unwrap();
+        let (_, how) = &whole.restated[0];
+        assert_eq!((how.created_at, how.sequence), (Some(stored[2].created_at), Some(3)));
     }
 
     /// Takes the first key for the signer of everything.
@@ -479,7 +623,7 @@ mod tests {
                 takes_times,
             };
             let begun = std::time::Instant::now();
-            let whole = known.judge(&FirstKey, at);
+            let whole = known.judge(&FirstKey, at).unwrap();
             // A tenth of that is more than it takes.
             assert!(begun.elapsed() < std::time::Duration::from_secs(5));
             whole

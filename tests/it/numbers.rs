@@ -91,6 +91,8 @@ async fn one_that_was_stated_for_another_in_the_same_batch_is_not_had() {
         let mut process = Process::start(&place).await;
         process.take(Course::Again, [under(10, &a), under(10, &b), under(12, &c)]).await;
         assert_eq!(process.numbers([&a, &b, &c]).await, [None, Some(10), Some(12)]);
+        // As when they come in two batches.
+        assert_eq!(process.records().await, ["restated-sequence"]);
         process.take(Course::Again, [under(10, &a), under(11, &b)]).await;
         assert_eq!(process.numbers([&a, &b, &c]).await, [Some(10), Some(11), Some(12)]);
     }

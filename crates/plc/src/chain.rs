@@ -59,7 +59,9 @@ impl Link {
     /// Compares with another statement of the same operation, whose number it has from now on.
     fn restate(&mut self, received: &Received) -> Restated {
         let restated = Restated::between(self, received);
-        self.sequence = received.sequence.or(self.sequence);
+        if received.stated_cid.is_none() {
+            self.sequence = received.sequence.or(self.sequence);
+        }
         restated
     }
 }
@@ -99,11 +101,15 @@ pub struct Restated {
 }
 
 impl Restated {
-    /// How a statement of an operation differs from what is held of it.
+    /// How a statement of an operation differs from what is held of it. Where it states another CID than the
+    /// operation has, it is not what it says, and nothing else of it counts.
     pub fn between(held: &Link, received: &Received) -> Restated {
+        if received.stated_cid.is_some() {
+            return Restated { cid: received.stated_cid.clone(), ..Restated::default() };
+        }
         let stated = received.sequence;
         Restated {
-            cid: received.stated_cid.clone(),
+            cid: None,
             created_at: (held.created_at != received.created_at).then_some(held.created_at),
             sequence: held.sequence.filter(|held| stated.is_some_and(|stated| stated != *held)),
             numbered: stated.filter(|_| held.sequence.is_none()),

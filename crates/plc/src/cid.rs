@@ -21,7 +21,7 @@ const BINARY_LENGTH: usize = HEADER.len() + 32;
 const LONGEST_NUMBER: usize = 147;
 /// Bytes of a binary CID in any spelling.
 const LONGEST_BINARY: usize = 2 * LONGEST_NUMBER + SHA_256.len() + 32;
-/// Characters of those in base58, which says less in a character than base32.
+/// Characters of those in base32, which says less in a character than base58.
 const LONGEST_TEXT: usize = LONGEST_BINARY * 8 / 5 + 2;
 /// Characters of the text form: `b`, then 58 of base32 (36 bytes and two spare bits).
 pub const TEXT_LENGTH: usize = 59;

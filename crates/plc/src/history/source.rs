@@ -56,6 +56,11 @@ impl History {
             let entry = HistoryEntry::new(received, place, judgement);
             history.entries.push(HistoryEntry { nullifies, ..entry });
         }
+        for HistoryEntry { received, judgement, .. } in &mut history.entries {
+            if let Judgement::Refused(refusal) = judgement {
+                *refusal = chain.explain(received, refusal.clone());
+            }
+        }
         history.find_prevs();
         history
     }
