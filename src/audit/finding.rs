@@ -142,6 +142,11 @@ impl Finding {
         Finding::new(line, did, cid, (WRONG_FLAG, expected))
     }
 
+    /// Whether it is about a `nullified` flag.
+    pub(super) fn is_of_flag(&self) -> bool {
+        self.kind == WRONG_FLAG
+    }
+
     /// An identity of which so many lines, of which this is the first, were not judged: they have more bytes.
     pub(super) fn not_judged(line: u64, did: &Did, lines: u64, bytes: usize) -> Finding {
         let expected = format!(

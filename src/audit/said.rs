@@ -85,8 +85,10 @@ impl Said {
         self.len() == 0
     }
 
-    /// What was found so far, without the flags that something may still bear out.
-    pub fn so_far(self) -> (Vec<Finding>, Summary) {
+    /// What was found so far, without a word on `nullified` flags, which later lines may state otherwise.
+    pub fn so_far(mut self) -> (Vec<Finding>, Summary) {
+        self.findings.retain(|found| !found.is_of_flag());
+        self.summary.wrong_flags = 0;
         (self.findings, self.summary)
     }
 

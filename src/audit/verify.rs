@@ -447,6 +447,33 @@ mod tests {
         assert_eq!((found, summary.as_they_came), (expected, 0));
     }
 
+    /// A flag that nothing bears out at first may be stated by a line that comes later.
+    #[test]
+    fn flags_are_not_compared_as_they_come() {
+        let mut story = Story::seeded(10);
+        let alice = story.create().accepted();
+        story.update(&alice).accepted();
+        let recovery = story.recovery.clone();
+        story.after(&alice).signed_by(&recovery).accepted();
+        let honest: Vec<String> = story.log().iter().map(Generated::timestamped_line).collect();
+        let mut lines = honest.clone();
+        lines[1] = lines[1].replace("\"nullified\":true", "\"nullified\":false");
+        assert_ne!(lines[1], honest[1]);
+        let log = block(lines.clone());
+        let mut judge = DumpJudge::of_pipe(&PlainVerifier);
+        judge.judge(&log).unwrap();
+        let (found, summary) = finished(judge);
+        assert_eq!((found, summary.wrong_flags), (vec![(3, "nullified-flag".to_owned())], 1));
+        lines.push(honest[1].clone());
+        let mut judge = DumpJudge::of_pipe(&PlainVerifier);
+        for one in block(lines) {
+            judge.judge(&[one]).unwrap();
+        }
+        assert_eq!(judge.late_identities(), 1);
+        let (found, summary) = finished(judge);
+        assert_eq!((found, summary.wrong_flags, summary.as_they_came), (vec![], 0, 4));
+    }
+
     #[test]
     fn an_identity_with_too_many_lines_is_not_judged_and_that_is_told() {
         let mut story = Story::seeded(8);

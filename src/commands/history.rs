@@ -40,7 +40,7 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let history = match &args.from {
         Some(place) => {
             let peer = Peer::new(place, 0, super::USER_AGENT).context("--from")?;
-            let history = peer.ask(args.did, &verifier).await?.history;
+            let history = peer.ask(args.did, &verifier).await.with_context(|| peer.name())?.history;
             if history.is_empty() {
                 eprintln!("{} is not in {}", args.did, peer.name());
             }

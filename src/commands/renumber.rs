@@ -41,6 +41,9 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     renumber(&store, &client).await.map_err(|error| match error {
         RenumberError::Store(error @ StoreError::LostLease(_)) => failure::in_use(error),
+        RenumberError::Upstream(fault) => {
+            anyhow::Error::from(fault).context(client.base().to_owned())
+        }
         error => error.into(),
     })?;
     writeln!(
