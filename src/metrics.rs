@@ -81,13 +81,21 @@ pub const METRICS: &[(&str, MetricKind, &str)] = &[
     ("plc_ingest_stage_seconds", MetricKind::Histogram, "Time of a batch in each stage"),
     ("plc_store_operations", MetricKind::Gauge, "Operations in the store, nullified ones included"),
     ("plc_store_identities", MetricKind::Gauge, "Identities in the store"),
-    ("plc_store_refusals", MetricKind::Gauge, "Kept refusals that were not accepted since"),
+    (
+        "plc_store_refusals",
+        MetricKind::Gauge,
+        "Kept refusals that were not accepted since, counted up to 10000",
+    ),
     (
         "plc_refusals_forgotten_total",
         MetricKind::Counter,
         "Kept refusals that went for newer ones since the log was begun",
     ),
-    ("plc_store_open_divergences", MetricKind::Gauge, "Divergences that are not closed"),
+    (
+        "plc_store_open_divergences",
+        MetricKind::Gauge,
+        "Divergences that are not closed, counted up to 10000",
+    ),
     ("plc_store_bytes", MetricKind::Gauge, "Bytes of the database on disk"),
     (
         "plc_store_connections",

@@ -72,17 +72,15 @@ CREATE TABLE sources (
     caught_up_at int8,                     -- when the log was caught up for the first time
     operations   int8 NOT NULL DEFAULT 0,  -- rows of `operations`, and how many of them are a
     identities   int8 NOT NULL DEFAULT 0,  -- genesis: counting them would read the whole log
-    -- The log is read again behind the follower: everything up to here was read twice, and everything up to there in
-    -- the round through the whole of it that is under way, which began then; and how many were completed.
-    second_reading int8 NOT NULL DEFAULT 0,
-    round          int8 NOT NULL DEFAULT 0,
-    round_began_at int8,
-    rounds         int8 NOT NULL DEFAULT 0,
+    -- The log is read again behind the follower: once an hour after it was received, and then in rounds.
+    second_reading int8 NOT NULL DEFAULT 0,  -- everything up to this number was read twice
+    round          int8 NOT NULL DEFAULT 0,  -- in the round under way everything up to this number was read
+    round_began_at int8,                     -- null: before the first round
+    rounds         int8 NOT NULL DEFAULT 0,  -- how many were completed
     -- The numbers in the log are an earlier upstream's, until the log has been read to its end.
     renumbering    bool NOT NULL DEFAULT false,
-    -- Bytes of `line` and `detail` in `refusals`, and how many rows of it were deleted for being too many.
-    refused_bytes  int8 NOT NULL DEFAULT 0,
-    forgotten      int8 NOT NULL DEFAULT 0,
+    refused_bytes  int8 NOT NULL DEFAULT 0,  -- the sum of `bytes` in `refusals`
+    forgotten      int8 NOT NULL DEFAULT 0,  -- how many of its rows were deleted for being too many
     -- Commits that took a number out of the log: who has read ahead of `claimed` before reads it anew.
     renumbered     int8 NOT NULL DEFAULT 0,
     -- The claims of operations up to this number are in `claims`, below zero not yet those of all
@@ -116,10 +114,15 @@ CREATE TABLE refusals (
     source      text  NOT NULL,  -- who stated it first
     line        bytea NOT NULL,
     key         bytea NOT NULL UNIQUE,    -- a SHA-256: the same is kept once
+    stated_at   int8,            -- the time that the line states
     received_at int8  NOT NULL,
     accepted_at int8,            -- when it was found to be accepted after all; null: it stands
     asked       int4  NOT NULL DEFAULT 0, -- how often the upstream was asked about it since
-    ask_at      int8             -- when it is to be asked next; null: nothing is expected of that
+    ask_at      int8,            -- when it is to be asked next; null: nothing is expected of that
+    -- What it counts with where bytes are bounded: what strangers wrote, the DID twice, and 300 for everything else of
+    -- a row and its index entries. That is about what it takes on disk in SQLite; here it takes half as much again.
+    bytes       int8  NOT NULL GENERATED ALWAYS AS (
+        octet_length(line) + octet_length(detail) + 2 * octet_length(did) + 300) STORED
 );
 
 -- Serves "what was refused of this identity". A hash index, because a stated DID can be longer
@@ -133,7 +136,7 @@ CREATE INDEX refusals_kind ON refusals (source, kind, id);
 -- Serves the search for what the upstream is to be asked about.
 CREATE INDEX refusals_ask_at ON refusals (ask_at, id) WHERE ask_at IS NOT NULL;
 
--- Serves the number of those that still stand, and the walk through their identities.
+-- Serves the number of those that stand, and the walk through their identities.
 CREATE INDEX refusals_standing ON refusals (id) WHERE accepted_at IS NULL;
 
 -- Differences between this log and what somebody else says. Nothing in `operations` follows
@@ -208,7 +211,6 @@ CREATE FUNCTION plc_cid(digest bytea) RETURNS text LANGUAGE sql IMMUTABLE STRICT
     SELECT 'b' || plc_base32('\x01711220'::bytea || digest)
 $$;
 
--- `did:key:` of a key: its codec and its compressed point, 35 bytes, in base58btc.
 -- The digest of a CID. A `prev` that was accepted may spell it otherwise than the specification: in base58,
 -- with padding, or with longer numbers in front. The digest is the last 32 bytes in each of these.
 CREATE FUNCTION plc_cid(cid text) RETURNS bytea
@@ -241,6 +243,7 @@ BEGIN
 END
 $$;
 
+-- `did:key:` of a key: its codec and its compressed point, 35 bytes, in base58btc.
 CREATE FUNCTION plc_key(key bytea) RETURNS text
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
 DECLARE

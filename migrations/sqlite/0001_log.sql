@@ -54,21 +54,20 @@ CREATE TABLE sources (
     -- Operations up to this one are in `chains`. Those above it are, when they came out of order;
     -- the others are known to whoever has read the end of the log.
     indexed      INTEGER NOT NULL DEFAULT -9223372036854775808,
-    -- Commits that took a number away from an identity: who has read the end of the log before reads it anew.
+    -- Commits that took a number away from an identity, or the end of the log: who has read that end before reads it
+    -- anew.
     renumbered   INTEGER NOT NULL DEFAULT 0,
     -- Where the next operation without a number is put: enough room below zero, and four bytes each.
     unnumbered   INTEGER NOT NULL DEFAULT -2147483648,
-    -- The log is read again behind the follower: everything up to here was read twice, and everything up to there in
-    -- the round through the whole of it that is under way, which began then; and how many were completed.
-    second_reading INTEGER NOT NULL DEFAULT 0,
-    round          INTEGER NOT NULL DEFAULT 0,
-    round_began_at INTEGER,
-    rounds         INTEGER NOT NULL DEFAULT 0,
+    -- The log is read again behind the follower: once an hour after it was received, and then in rounds.
+    second_reading INTEGER NOT NULL DEFAULT 0,  -- everything up to this number was read twice
+    round          INTEGER NOT NULL DEFAULT 0,  -- in the round under way everything up to this number was read
+    round_began_at INTEGER,                     -- null: before the first round
+    rounds         INTEGER NOT NULL DEFAULT 0,  -- how many were completed
     -- 1 while the numbers in the log are an earlier upstream's, until the log has been read to its end.
     renumbering    INTEGER NOT NULL DEFAULT 0,
-    -- Bytes of `line` and `detail` in `refusals`, and how many rows of it were deleted for being too many.
-    refused_bytes  INTEGER NOT NULL DEFAULT 0,
-    forgotten      INTEGER NOT NULL DEFAULT 0,
+    refused_bytes  INTEGER NOT NULL DEFAULT 0,  -- the sum of `bytes` in `refusals`
+    forgotten      INTEGER NOT NULL DEFAULT 0,  -- how many of its rows were deleted for being too many
     -- The claims of operations up to this row are in `claims`; null: there is no such index.
     claimed      INTEGER,
     claims       INTEGER NOT NULL DEFAULT 0   -- rows of `claims`
@@ -84,19 +83,25 @@ CREATE TABLE claims (
 
 -- What was sent and we refused, as it was received, within a bound.
 CREATE TABLE refusals (
-    id          INTEGER PRIMARY KEY,
+    -- Never given to another record, also when the newest was deleted: who has read up to a record reads on after it.
+    id          INTEGER PRIMARY KEY AUTOINCREMENT,
     did         TEXT    NOT NULL,  -- as stated, whatever it looks like
     sequence    INTEGER,           -- as stated
     cid         BLOB,              -- digest computed from the operation, when it could be
     kind        TEXT    NOT NULL,
     detail      TEXT    NOT NULL,  -- for a person; quotes what came
     source      TEXT    NOT NULL,  -- who stated it first
+    stated_at   INTEGER,           -- the time that the line states
     received_at INTEGER NOT NULL,
     accepted_at INTEGER,           -- when it was found to be accepted after all; null: it stands
     asked       INTEGER NOT NULL DEFAULT 0,  -- how often the upstream was asked about it since
     ask_at      INTEGER,           -- when it is to be asked next; null: nothing is expected of that
     key         BLOB    NOT NULL UNIQUE,     -- a SHA-256: the same is kept once
-    line        BLOB    NOT NULL
+    line        BLOB    NOT NULL,
+    -- What it counts with where bytes are bounded, about what it takes on disk: what strangers wrote, of which the DID
+    -- is in an index too, and 300 for everything else of a row and its index entries.
+    bytes       INTEGER NOT NULL GENERATED ALWAYS AS (
+        length(line) + length(CAST(detail AS BLOB)) + 2 * length(CAST(did AS BLOB)) + 300) VIRTUAL
 ) STRICT;
 
 -- Serves "what was refused of this identity".
@@ -109,7 +114,7 @@ CREATE INDEX refusals_kind ON refusals (source, kind);
 -- Serves the search for what the upstream is to be asked about.
 CREATE INDEX refusals_ask_at ON refusals (ask_at) WHERE ask_at IS NOT NULL;
 
--- Serves the number of those that still stand, and the walk through their identities.
+-- Serves the number of those that stand, and the walk through their identities.
 CREATE INDEX refusals_standing ON refusals (id) WHERE accepted_at IS NULL;
 
 -- Differences between this log and what somebody else says. Nothing in `operations` follows

@@ -44,8 +44,8 @@ pub struct RequestRate {
 /// How much of what is refused is kept.
 #[derive(Debug, clap::Args)]
 pub struct KeptRefusals {
-    /// Bytes of refused lines that are kept. Beyond them the oldest go for newer ones, those of the same
-    /// upstream and kind first.
+    /// Bytes that refused lines may take in the database. Each counts with itself, the reason, twice the DID that it
+    /// states, and 300. Beyond them the oldest go for newer ones, those of the same upstream and kind first.
     #[arg(
         long,
         env = "PLC_REFUSED_BYTES",
@@ -53,7 +53,7 @@ pub struct KeptRefusals {
         default_value_t = RefusalLimits::default().in_all
     )]
     refused_bytes: u64,
-    /// Bytes of them that are kept of one identity.
+    /// Bytes that those of one identity may take.
     #[arg(
         long,
         env = "PLC_REFUSED_BYTES_PER_IDENTITY",

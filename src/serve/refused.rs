@@ -8,9 +8,8 @@ use ahash::AHashSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::store::{Store, StoreError, StoredOperation, StoredRefusal};
+use crate::store::{Store, StoreError};
 use did_plc::Did;
-use did_plc::entry::stated_time;
 
 /// Identities that are remembered: some 3 MB.
 const MOST: usize = 100_000;
@@ -46,8 +45,7 @@ impl RefusedIdentities {
         RefusedIdentities { known: RwLock::default(), most }
     }
 
-    /// How many refusals of an identity stand of what was stated after its head; all of them where it has
-    /// none.
+    /// How many refusals of an identity stand of what was stated after its head ([`Store::refused_after`]).
     ///
     /// # Errors
     ///
@@ -56,17 +54,9 @@ impl RefusedIdentities {
         if !self.may_include(did) {
             return Ok(0);
         }
-        let refusals = store.standing_refusals(&[*did]).await?;
-        if refusals.is_empty() {
-            return Ok(0);
-        }
-        // Read after them: what is accepted in between is not counted.
+        // What is accepted in between does not stand any more, and is not counted.
         let head = store.head(did).await?;
-        let is_news = |refusal: &&StoredRefusal| match &head {
-            Some(head) => is_after(refusal, head),
-            None => true,
-        };
-        Ok(refusals.iter().filter(is_news).count())
+        store.refused_after(did, head.as_ref()).await
     }
 
     fn may_include(&self, did: &Did) -> bool {
@@ -154,16 +144,6 @@ async fn read_after(
         }
         last = read_to;
     }
-}
-
-/// Whether what was refused was stated after the head of its identity: with a later time, or with a higher
-/// number. What states neither may be anything.
-fn is_after(refusal: &StoredRefusal, head: &StoredOperation) -> bool {
-    let refused = &refusal.refusal;
-    let by_time = stated_time(&refused.line).map(|time| time > head.created_at);
-    let by_number = refused.sequence.zip(head.sequence).map(|(stated, held)| stated > held);
-    let known = [by_time, by_number];
-    known == [None, None] || known.contains(&Some(true))
 }
 
 #[cfg(test)]

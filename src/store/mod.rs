@@ -33,7 +33,7 @@ use self::place::DatabasePlace;
 pub use self::postgres::Postgres;
 pub use self::refusal::{Asked, NewRefusal, RefusalKey, RefusalLimits, StoredRefusal};
 pub use self::sqlite::Sqlite;
-pub use self::statistics::{Load, Statistics};
+pub use self::statistics::{Load, MOST_COUNTED, Statistics};
 
 /// The store, on one of its two backends. Cheap to clone: clones share their connections.
 ///
@@ -148,8 +148,19 @@ impl Store {
         backend!(self, store => store.standing_refusals(dids))
     }
 
-    /// At most `limit` of the identities, as their lines stated them, of which a refusal stands, each once,
-    /// with an id above `after_id`. With them the highest id that was looked at.
+    /// How many refusals of an identity stand of what was stated after this head of it, with a later time or with a
+    /// higher number; what states neither may be anything, and is counted too, as is all where there is no head. At
+    /// most a thousand are counted.
+    pub async fn refused_after(
+        &self,
+        did: &Did,
+        head: Option<&StoredOperation>,
+    ) -> Result<usize, StoreError> {
+        backend!(self, store => store.refused_after(did, head))
+    }
+
+    /// The identities, as their lines stated them, of the first `limit` standing refusals with an id above `after_id`,
+    /// each once in this answer; it may be in the next one too. With them the highest id that was looked at.
     pub async fn refused_identities(
         &self,
         after_id: i64,

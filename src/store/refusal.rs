@@ -3,9 +3,14 @@
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
-use did_plc::entry::{Logged, Received};
+use did_plc::entry::{Logged, Received, stated_time};
 use did_plc::{Cid, Timestamp};
 use sha2::{Digest, Sha256};
+
+use super::operation::StoredOperation;
+
+/// How many refusals of an identity are counted for one answer about it, at most.
+pub(super) const MOST_REFUSED_AFTER: i64 = 1_000;
 
 /// What a kept refusal is known by: a SHA-256.
 pub type RefusalKey = [u8; 32];
@@ -35,17 +40,27 @@ pub struct NewRefusal {
 impl NewRefusal {
     /// The key of a line that carries no operation that could be judged: that of its bytes.
     pub fn key_of_line(line: &[u8]) -> RefusalKey {
-        Sha256::digest(line).into()
+        let mut digest = Sha256::new();
+        digest.update(b"line\n");
+        digest.update(line);
+        digest.finalize().into()
     }
 
     /// The key of an operation that was stated with this time, however it was stated: by whom, in which
-    /// envelope, under which number.
+    /// envelope, under which number. No line has this key, whatever
+    /// its bytes: what is hashed begins with another word.
     pub fn key_of_operation(received: &Received) -> RefusalKey {
         let mut digest = Sha256::new();
+        digest.update(b"operation\n");
         digest.update(received.did.as_bytes());
         digest.update(received.cid.digest());
         digest.update(received.created_at.millis().to_be_bytes());
         digest.finalize().into()
+    }
+
+    /// The time that the line states.
+    pub(super) fn stated_at(&self) -> Option<Timestamp> {
+        stated_time(&self.line)
     }
 
     /// The line of an operation as the export by time has it: one form, however it came. What number was
@@ -115,8 +130,26 @@ pub struct Asked {
     pub ask_at: Option<Timestamp>,
 }
 
-/// How many bytes of refused lines are kept. What is beyond is forgotten with the commit that brings more:
-/// the oldest of the same source and kind first.
+/// The head of an identity, by which it is said which refusals are of something later.
+pub(super) struct Head {
+    /// Before all times where there is none.
+    pub(super) created_at: i64,
+    /// None where there is none.
+    pub(super) sequence: Option<i64>,
+}
+
+impl Head {
+    pub(super) fn of(head: Option<&StoredOperation>) -> Head {
+        Head {
+            created_at: head.map_or(i64::MIN, |head| head.created_at.millis()),
+            sequence: head.and_then(|head| head.sequence),
+        }
+    }
+}
+
+/// How many bytes kept refusals may take. Each counts with its line, its reason, twice the DID that it states, and 300
+/// for the rest of its record. What is beyond is forgotten with the commit that brings more: the oldest of the same
+/// source and kind first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RefusalLimits {
     /// Of one identity, as its lines state it.
@@ -142,5 +175,24 @@ impl SharedLimits {
 
     pub(super) fn get(&self) -> RefusalLimits {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples;
+    use super::*;
+
+    #[test]
+    fn no_line_has_the_key_of_an_operation() {
+        let received = samples::geneses(1)[0].as_received();
+        let mut bytes = received.did.as_bytes().to_vec();
+        bytes.extend(received.cid.digest());
+        bytes.extend(received.created_at.millis().to_be_bytes());
+        let key = NewRefusal::key_of_operation(&received);
+        for before in ["", "operation\n", "line\n"] {
+            let line = [before.as_bytes(), &bytes].concat();
+            assert_ne!(NewRefusal::key_of_line(&line), key, "{before:?}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! What a commit brings makes room for itself: the oldest of the same source and kind go first, then the oldest of the
 //! same source, then the oldest of all, until no more bytes are kept than the bound says. So an upstream that sends
-//! junk pushes out its own. The newest stays, however large it is.
+//! junk pushes out its own. The newest of a commit stays, however large it is.
 
 use std::collections::BTreeMap;
 
@@ -27,7 +27,6 @@ struct Brought<'a> {
     source: &'a str,
     kind: &'a str,
     bytes: i64,
-    newest: i64,
 }
 
 /// Whose room it is.
@@ -55,6 +54,9 @@ pub(super) struct Oldest<'a> {
 pub(super) struct Room<'a> {
     owner: Owner<'a>,
     brought: Vec<Brought<'a>>,
+    /// The newest record of all that was brought, which stays: one for all groups, or what one of them spares would
+    /// go for another.
+    newest: i64,
     /// Which of them makes room for itself, and how many of the three groups it has asked for.
     at: usize,
     groups: usize,
@@ -75,19 +77,18 @@ impl<'a> Room<'a> {
         bound: u64,
     ) -> Room<'a> {
         let mut brought: Vec<Brought<'a>> = Vec::new();
+        let mut newest = i64::MIN;
         for Kept { new, id, bytes } in kept {
+            newest = newest.max(id);
             let (source, kind) = (new.source.as_str(), new.kind.as_str());
             match brought.iter_mut().find(|of| (of.source, of.kind) == (source, kind)) {
-                Some(of) => {
-                    of.bytes += bytes;
-                    of.newest = id;
-                }
-                None => brought.push(Brought { source, kind, bytes, newest: id }),
+                Some(of) => of.bytes += bytes,
+                None => brought.push(Brought { source, kind, bytes }),
             }
         }
         let held = held_before + brought.first().map_or(0, |of| of.bytes);
         let bound = i64::try_from(bound).unwrap_or(i64::MAX);
-        Room { owner, brought, at: 0, groups: 0, held, bound, forgotten: 0, freed: 0 }
+        Room { owner, brought, newest, at: 0, groups: 0, held, bound, forgotten: 0, freed: 0 }
     }
 
     /// What to ask next; none when there is room.
@@ -99,7 +100,7 @@ impl<'a> Room<'a> {
                     owner: self.owner,
                     source: (self.groups < 2).then_some(of.source),
                     kind: (self.groups < 1).then_some(of.kind),
-                    except: of.newest,
+                    except: self.newest,
                 });
             }
             self.at += 1;

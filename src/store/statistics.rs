@@ -4,6 +4,10 @@ use metrics::{counter, gauge};
 
 use super::claims::ClaimsIndex;
 
+/// Refusals and divergences are counted up to so many: a lying upstream makes any number of them, and to count a
+/// million takes a second.
+pub const MOST_COUNTED: u64 = 10_000;
+
 /// What the store holds, for a status page and for metrics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Statistics {
@@ -11,11 +15,11 @@ pub struct Statistics {
     pub operations: u64,
     /// Identities.
     pub identities: u64,
-    /// Kept refusals that were not accepted since.
+    /// Kept refusals that were not accepted since, at most [`MOST_COUNTED`].
     pub refusals: u64,
     /// Refusals that were kept once and went for newer ones.
     pub forgotten_refusals: u64,
-    /// Divergences that are not closed.
+    /// Divergences that are not closed, at most [`MOST_COUNTED`].
     pub open_divergences: u64,
     /// Bytes that the database takes on disk, indexes included.
     pub bytes: u64,

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use plc_replica::store::NewRefusal;
 use plc_testkit::builder::Story;
 use tempfile::TempDir;
 
@@ -299,7 +300,9 @@ async fn refused_lines_are_kept_within_the_stated_bounds() {
         let kept = store.refusals(None, 0, 100).await.unwrap();
         let bytes = |did: Option<&str>| -> u64 {
             let of = kept.iter().filter(|kept| did.is_none_or(|did| kept.refusal.did == did));
-            of.map(|kept| (kept.refusal.line.len() + kept.refusal.detail.len()) as u64).sum()
+            let counted =
+                |of: &NewRefusal| of.line.len() + of.detail.len() + 2 * of.did.len() + 300;
+            of.map(|kept| counted(&kept.refusal) as u64).sum()
         };
         let forgotten = store.statistics().await.unwrap().forgotten_refusals;
         assert_eq!(kept.len() as u64 + forgotten, 40, "{database}");

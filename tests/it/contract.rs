@@ -7,8 +7,8 @@ use bytes::Bytes;
 use did_plc::{Cid, Did, Timestamp, order};
 use plc_replica::store::codec::is_genesis;
 use plc_replica::store::{
-    Asked, Commit, Lease, NewDivergence, NewRefusal, RefusalKey, RefusalLimits, Rereading,
-    Rewritten, Source, Store, StoreError, StoredOperation,
+    Asked, Commit, Lease, MOST_COUNTED, NewDivergence, NewRefusal, RefusalKey, RefusalLimits,
+    Rereading, Rewritten, Source, Store, StoreError, StoredOperation,
 };
 use plc_testkit::Generated;
 use plc_testkit::builder::{RECOVERY_WINDOW, Story};
@@ -85,12 +85,15 @@ contract! {
     an_identity_is_rewritten,
     numbers_move_between_identities,
     numbers_at_the_end_go_and_come_back,
+    the_end_of_a_log_without_numbers_goes,
     what_is_rewritten_has_to_be_what_is_known,
     what_is_rewritten_is_in_the_index_of_claims,
     refusals_are_known_by_their_key,
     refusals_are_asked_about,
     refusals_make_room_for_newer_ones,
     an_identity_has_room_of_its_own,
+    refusals_are_counted_within_bounds,
+    no_number_of_a_refusal_comes_twice,
     rereading_is_remembered,
     divergences_are_recorded_once,
     a_divergence_that_is_back_has_its_new_evidence,
@@ -678,6 +681,28 @@ async fn numbers_at_the_end_go_and_come_back(place: Place) {
     }
 }
 
+async fn the_end_of_a_log_without_numbers_goes(place: Place) {
+    let [mut alice, _, _] = three_identities(18);
+    for operation in &mut alice {
+        operation.sequence = None;
+    }
+    let (store, lease) = filled(&place, &alice).await;
+    let elsewhere = place.open().await;
+    assert_holds(&elsewhere, &alice).await;
+    let mut before = alice.clone();
+    for left in [2, 1, 3, 0] {
+        let now = alice[..left].to_vec();
+        let fewer = Rewritten { operations: now.clone(), ..rewritten(&before, &alice) };
+        write(&store, &lease, Commit { rewritten: vec![fewer], ..commit_of(0, &[]) })
+            .await
+            .unwrap();
+        for store in [&store, &elsewhere, &place.open().await] {
+            assert_holds(store, &now).await;
+        }
+        before = now;
+    }
+}
+
 async fn what_is_rewritten_has_to_be_what_is_known(place: Place) {
     let [alice, bob, carol] = three_identities(15);
     let held = [&alice[..2], &bob].concat();
@@ -813,8 +838,9 @@ async fn refusals_are_known_by_their_key(place: Place) {
 async fn refusals_are_asked_about(place: Place) {
     let (store, lease) = filled(&place, &[]).await;
     let dids: Vec<Did> = (0..4).map(|first| Did::from_bytes([first; 15])).collect();
-    let of = |who: usize, line: &str| NewRefusal { did: dids[who].to_string(), ..refusal(line) };
-    let new = [of(0, "a"), of(1, "b"), of(0, "c"), of(2, "d"), refusal("e")];
+    let of_line =
+        |who: usize, line: &str| NewRefusal { did: dids[who].to_string(), ..refusal(line) };
+    let new = [of_line(0, "a"), of_line(1, "b"), of_line(0, "c"), of_line(2, "d"), refusal("e")];
     for (seconds, new) in new.iter().enumerate() {
         let commit = refusing(std::slice::from_ref(new), &[], seconds as u64);
         store.commit(&lease, &commit).await.unwrap();
@@ -882,6 +908,14 @@ async fn refusals_are_asked_about(place: Place) {
     );
     store.note_asked(&lease, &came[..1], now).await.unwrap();
     assert_eq!(store.refusals(None, 0, 1).await.unwrap()[0].asked, 2);
+    // Refused again, the one that stands is as often asked about as before, and those that did not stand any more
+    // not yet.
+    let again = [of_line(0, "a"), of_line(0, "c"), of_line(2, "d")];
+    store.commit(&lease, &refusing(&again, &[], 70)).await.unwrap();
+    let kept = store.refusals(None, 0, 10).await.unwrap();
+    let asked: Vec<i32> = kept.iter().map(|kept| kept.asked).collect();
+    assert_eq!(asked, [2, 1, 0, 0, 0]);
+    assert!(kept.iter().all(|kept| kept.accepted_at.is_none()));
 
     let other = place.open().await;
     store.release(lease.clone()).await.unwrap();
@@ -897,11 +931,14 @@ async fn kept_lines(store: &Store) -> String {
     kept.iter().map(|kept| char::from(kept.refusal.line[0])).collect()
 }
 
-/// A refusal that counts with so many bytes, half of them in a text of two bytes a character.
-fn sized(letter: char, source: &str, kind: &str, did: &str, bytes: usize) -> NewRefusal {
-    let line = letter.to_string().repeat(bytes / 2);
-    let detail = "é".repeat((bytes - line.len()) / 2);
-    assert_eq!(line.len() + detail.len(), bytes);
+/// What counts of a record beside its texts.
+const RECORD: usize = 300;
+
+/// A refusal that counts with so many hundred bytes, half of its text in characters of two bytes.
+fn sized(letter: char, source: &str, kind: &str, did: &str, hundreds: usize) -> NewRefusal {
+    let text = 100 * hundreds - RECORD - 2 * did.len();
+    let detail = "é".repeat(text / 4);
+    let line = letter.to_string().repeat(text - detail.len());
     NewRefusal {
         key: NewRefusal::key_of_line(line.as_bytes()),
         source: source.to_owned(),
@@ -913,14 +950,19 @@ fn sized(letter: char, source: &str, kind: &str, did: &str, bytes: usize) -> New
     }
 }
 
+/// Limits in hundreds of bytes.
+fn limits(of_identity: u64, in_all: u64) -> RefusalLimits {
+    RefusalLimits { of_identity: 100 * of_identity, in_all: 100 * in_all }
+}
+
 async fn refusals_make_room_for_newer_ones(place: Place) {
     let (store, lease) = filled(&place, &[]).await;
-    store.limit_refusals(RefusalLimits { of_identity: 1000, in_all: 100 });
+    store.limit_refusals(limits(1000, 100));
     let refuse = async |new: &[NewRefusal]| {
         store.commit(&lease, &refusing(new, &[], 0)).await.unwrap();
         (kept_lines(&store).await, store.statistics().await.unwrap().forgotten_refusals)
     };
-    let of = |letter, source: &str, kind: &str, bytes| sized(letter, source, kind, "", bytes);
+    let of = |letter, source: &str, kind: &str, size| sized(letter, source, kind, "", size);
     let full = [of('a', "x", "k", 20), of('b', "y", "k", 20), of('c', "x", "l", 20)];
     assert_eq!(refuse(&full).await, ("abc".into(), 0));
     assert_eq!(refuse(&[of('d', "x", "k", 20), of('e', "x", "l", 20)]).await, ("abcde".into(), 0));
@@ -938,6 +980,10 @@ async fn refusals_make_room_for_newer_ones(place: Place) {
     // One that is larger than all stays alone, and goes with the next.
     assert_eq!(refuse(&[of('l', "y", "k", 400)]).await, ("l".into(), 11));
     assert_eq!(refuse(&[of('m', "x", "k", 20)]).await, ("m".into(), 12));
+    // One that is larger than all goes for a newer one of its commit, whatever that one is of.
+    assert_eq!(refuse(&[of('r', "x", "k", 400), of('s', "y", "l", 20)]).await, ("s".into(), 14));
+    assert_eq!(refuse(&[of('t', "x", "k", 20), of('u', "x", "l", 400)]).await, ("u".into(), 16));
+    assert_eq!(refuse(&[of('m', "x", "k", 20)]).await, ("m".into(), 17));
     // More than there is room for in one commit, and more than are looked at at a time.
     let many: Vec<_> = (0..700u32)
         .map(|n| NewRefusal {
@@ -946,10 +992,10 @@ async fn refusals_make_room_for_newer_ones(place: Place) {
         })
         .collect();
     let expected = format!("{}{}", "n".repeat(15), "o".repeat(10));
-    assert_eq!(refuse(&many).await, (expected, 12 + 1 + 675));
+    assert_eq!(refuse(&many).await, (expected, 17 + 1 + 675));
     // What grows when it is refused for another reason is counted too, as is what was lifted.
     let mut grown = many[699].clone();
-    grown.detail = "é".repeat(9);
+    grown.detail.push_str(&"é".repeat(800));
     assert_eq!(refuse(&[grown.clone()]).await.0, format!("{}{}", "n".repeat(11), "o".repeat(10)));
     store.commit(&lease, &refusing(&[], &[grown.key], 0)).await.unwrap();
     assert_eq!(refuse(&[of('p', "y", "k", 80)]).await.0, "op");
@@ -957,14 +1003,14 @@ async fn refusals_make_room_for_newer_ones(place: Place) {
     store.release(lease).await.unwrap();
     let store = place.open().await;
     let (lease, _) = follow(&store).await;
-    store.limit_refusals(RefusalLimits { of_identity: 1000, in_all: 60 });
+    store.limit_refusals(limits(1000, 60));
     store.commit(&lease, &refusing(&[of('q', "x", "k", 20)], &[], 0)).await.unwrap();
     assert_eq!(kept_lines(&store).await, "q");
 }
 
 async fn an_identity_has_room_of_its_own(place: Place) {
     let (store, lease) = filled(&place, &[]).await;
-    store.limit_refusals(RefusalLimits { of_identity: 40, in_all: 100 });
+    store.limit_refusals(limits(40, 100));
     let refuse = async |new: &[NewRefusal]| {
         store.commit(&lease, &refusing(new, &[], 0)).await.unwrap();
         (kept_lines(&store).await, store.statistics().await.unwrap().forgotten_refusals)
@@ -983,10 +1029,94 @@ async fn an_identity_has_room_of_its_own(place: Place) {
     assert_eq!(refuse(&[of('l', "", "w", "k")]).await, ("aefgijkl".into(), 4));
     let large = sized('m', "x", "k", "p", 60);
     assert_eq!(refuse(&[large]).await, ("jklm".into(), 4 + 1 + 4));
+    let two = [sized('1', "x", "k", "p", 60), of('2', "p", "x", "l")];
+    assert_eq!(refuse(&two).await, ("jkl2".into(), 9 + 2));
     // An identity that fills its room pushes out nobody else.
-    store.limit_refusals(RefusalLimits { of_identity: 40, in_all: 132 });
+    store.limit_refusals(limits(40, 132));
     let many: Vec<_> = ('n'..='z').map(|letter| of(letter, "q", "v", "k")).collect();
-    assert_eq!(refuse(&many).await, ("jklmxyz".into(), 9 + 10));
+    assert_eq!(refuse(&many).await, ("jkl2xyz".into(), 11 + 10));
+}
+
+/// What stands is counted for figures, and how much of it is later than a head for answers: neither without end.
+async fn refusals_are_counted_within_bounds(place: Place) {
+    let (store, lease) = filled(&place, &[]).await;
+    let head = &three_identities(19)[0][1];
+    let line = |at: Option<Timestamp>| match at {
+        Some(at) => format!(r#"{{"createdAt":"{at}"}}"#),
+        None => "{}".to_owned(),
+    };
+    let of = |n: u32, sequence, at: Option<Timestamp>| NewRefusal {
+        key: NewRefusal::key_of_line(&n.to_be_bytes()),
+        did: head.did.to_string(),
+        sequence,
+        line: Bytes::from(line(at)),
+        ..refusal("")
+    };
+    let [before, at, after] = [head.created_at - Duration::from_millis(1), head.created_at, {
+        head.created_at + Duration::from_millis(1)
+    }];
+    let number = head.sequence.unwrap();
+    let unnumbered = StoredOperation { sequence: None, ..head.clone() };
+    // With the head, with one that has no number, with none.
+    for (n, (sequence, stated_at, expected)) in [
+        (None, None, [1, 1, 1]),
+        (None, Some(before), [0, 0, 1]),
+        (None, Some(at), [0, 0, 1]),
+        (None, Some(after), [1, 1, 1]),
+        (Some(number), None, [0, 1, 1]),
+        (Some(number + 1), None, [1, 1, 1]),
+        (Some(number), Some(at), [0, 0, 1]),
+        (Some(number + 1), Some(at), [1, 0, 1]),
+        (Some(number), Some(after), [1, 1, 1]),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let new = of(n as u32, sequence, stated_at);
+        store.commit(&lease, &refusing(std::slice::from_ref(&new), &[], 0)).await.unwrap();
+        for (head, expected) in [Some(head), Some(&unnumbered), None].into_iter().zip(expected) {
+            let counted = store.refused_after(&new.did.parse().unwrap(), head).await.unwrap();
+            assert_eq!(counted, expected, "{new:?} after {head:?}");
+        }
+        assert_eq!(store.refused_after(&Did::from_bytes([7; 15]), None).await.unwrap(), 0);
+        store.commit(&lease, &refusing(&[], &[new.key], 0)).await.unwrap();
+        assert_eq!(store.refused_after(&head.did, None).await.unwrap(), 0, "it was lifted");
+    }
+
+    let many: Vec<_> = (100..1_200).map(|n| of(n, None, Some(after))).collect();
+    store.commit(&lease, &refusing(&many, &[], 0)).await.unwrap();
+    assert_eq!(store.statistics().await.unwrap().refusals, 1_100);
+    assert_eq!(store.refused_after(&head.did, Some(head)).await.unwrap(), 1_000);
+    assert_eq!(store.refused_after(&head.did, None).await.unwrap(), 1_000);
+    let others = (2_000..11_000).map(|n| NewRefusal { did: String::new(), ..of(n, None, None) });
+    store.commit(&lease, &refusing(&others.collect::<Vec<_>>(), &[], 0)).await.unwrap();
+    assert_eq!(store.statistics().await.unwrap().refusals, MOST_COUNTED);
+}
+
+/// Who has read up to a record reads on after it, so no later one stands before it.
+async fn no_number_of_a_refusal_comes_twice(place: Place) {
+    let (store, lease) = filled(&place, &[]).await;
+    store.limit_refusals(limits(40, 40));
+    let refuse = async |new: &NewRefusal| {
+        let commit = refusing(std::slice::from_ref(new), &[], 0);
+        store.commit(&lease, &commit).await.unwrap();
+    };
+    let mut old = sized('a', "x", "k", "p", 20);
+    refuse(&old).await;
+    let mut last = 0;
+    for letter in ['b', 'c', 'd'] {
+        refuse(&sized(letter, "x", "k", "p", 20)).await;
+        let kept = store.refusals(None, last, 10).await.unwrap();
+        let newest = kept.last().unwrap();
+        assert!(newest.id > last && newest.refusal.line[0] == letter as u8, "{letter}: {kept:?}");
+        last = newest.id;
+        // The one before all of them, refused anew for a longer reason, takes the place of the newest.
+        let short = std::mem::replace(&mut old.detail, "é".repeat(2_000));
+        refuse(&old).await;
+        assert_eq!(kept_lines(&store).await, "a");
+        old.detail = short;
+        refuse(&old).await;
+    }
 }
 
 async fn rereading_is_remembered(place: Place) {

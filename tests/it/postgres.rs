@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use did_plc::Did;
-use plc_replica::store::{Commit, NewRefusal, Rewritten, Store, StoreError, StoredOperation};
+use plc_replica::store::{
+    Commit, NewRefusal, RefusalLimits, Rewritten, Store, StoreError, StoredOperation,
+};
 use plc_testkit::builder::Story;
 
 use crate::contract::{RECEIVED, told};
@@ -76,6 +78,86 @@ async fn gathered_lookups_are_told_apart() {
     assert_eq!(store.export_by_sequence(0, 1000).await.unwrap(), log);
     let statistics = store.statistics().await.unwrap();
     assert_eq!((statistics.operations, statistics.identities), (600, 300));
+}
+
+/// What is asked of one identity is not looked for among everybody's, also where most are of one other.
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_and_divergences_of_an_identity_are_found_by_their_index() {
+    let Some(database) = Database::create().await else { return };
+    let store = Store::open(&database.url).await.unwrap();
+    let mut client = database.client().await;
+    client
+        .run(
+            "INSERT INTO refusals (did, kind, detail, source, line, key, received_at)
+             SELECT CASE WHEN n <= 10 THEN $$did:plc:yysjotofetl7xxd6u3ltxpgi$$ ELSE '' END::bytea,
+                'malformed', '', 'there', repeat('x', 500)::bytea, sha256(n::text::bytea), 0
+             FROM generate_series(1, 20000) n;
+             INSERT INTO divergences (source, did, kind, subject, first_seen, last_seen, identity)
+             SELECT 'there', CASE WHEN n <= 10 THEN $$did:plc:yysjotofetl7xxd6u3ltxpgi$$ ELSE '' END::bytea,
+                'missing', '', 0, 0, sha256(n::text::bytea)
+             FROM generate_series(1, 20000) n;
+             ANALYZE",
+        )
+        .await;
+    let did = "did:plc:yysjotofetl7xxd6u3ltxpgi";
+    assert_eq!(store.refusals(Some(did), 5, 10).await.unwrap().len(), 5);
+    assert_eq!(store.refused_after(&did.parse().unwrap(), None).await.unwrap(), 10);
+    assert_eq!(store.standing_refusals(&[did.parse().unwrap()]).await.unwrap().len(), 10);
+    assert_eq!(store.divergences(Some(did), None, Some(true), 5, 10).await.unwrap().len(), 5);
+    let none = store.note_divergences("there", did, &[], &[], RECEIVED).await.unwrap();
+    assert_eq!((none.opened.len(), none.closed), (0, 0));
+    for (of, expected) in [("refusals", 30), ("divergences", 20)] {
+        let index = format!("{of}_did");
+        assert_eq!(entries_read(&mut client, &[&index], expected).await, expected, "{index}");
+        let others = ["pkey", "standing", "open"].map(|name| format!("{of}_{name}"));
+        let others: Vec<&str> = others.iter().map(String::as_str).collect();
+        assert_eq!(entries_read(&mut client, &others, 0).await, 0, "{others:?}");
+    }
+}
+
+/// The oldest refusals of a kind are not looked for among those of other kinds.
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_of_a_rare_kind_go_without_a_walk_through_all_others() {
+    let Some(database) = Database::create().await else { return };
+    let store = Store::open(&database.url).await.unwrap();
+    let (lease, _) = store.follow(UPSTREAM).await.unwrap();
+    let mut client = database.client().await;
+    client
+        .run(&format!(
+            "INSERT INTO refusals (did, kind, detail, source, line, key, received_at)
+             SELECT '', CASE WHEN n <= 20000 THEN 'frequent' ELSE 'malformed' END, '', '{UPSTREAM}',
+                repeat('x', 500)::bytea, sha256(n::text::bytea), 0
+             FROM generate_series(1, 20100) n;
+             UPDATE sources SET refused_bytes = (SELECT sum(bytes) FROM refusals);
+             ANALYZE refusals"
+        ))
+        .await;
+    store.limit_refusals(RefusalLimits { of_identity: 10_000, in_all: 20_100 * 800 });
+    let refusals = vec![refusal("", b"one more")];
+    store.commit(&lease, &Commit { refusals, ..Commit::default() }).await.unwrap();
+    let read = entries_read(&mut client, &["refusals_kind"], 1).await;
+    assert!((1..1_000).contains(&read), "the index of kinds: {read}");
+    let walked = entries_read(&mut client, &["refusals_pkey"], 0).await;
+    assert!(walked < 1_000, "{walked} records were looked at");
+    let left = "SELECT count(*) FROM refusals WHERE kind = 'malformed'";
+    assert_eq!(client.value(left).await.as_deref(), Some("100"));
+}
+
+/// How many entries of these indexes were read. A connection at rest reports it within ten seconds: so many are waited
+/// for.
+async fn entries_read(client: &mut Client, indexes: &[&str], expected: i64) -> i64 {
+    let sql = format!(
+        "SELECT sum(idx_tup_read)::int8 FROM pg_stat_user_indexes WHERE indexrelname IN ('{}')",
+        indexes.join("', '")
+    );
+    let begun = Instant::now();
+    loop {
+        let read = client.value(&sql).await.unwrap().parse().unwrap();
+        if read >= expected || begun.elapsed() > Duration::from_secs(20) {
+            return read;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 /// Numbers that another process gave to texts are found when they are met.

@@ -5,8 +5,8 @@ use std::time::Duration;
 use maud::{Markup, html};
 
 use crate::live::Mode;
-use crate::store::Statistics;
 use crate::store::claims::ClaimsIndex;
+use crate::store::{MOST_COUNTED, Statistics};
 use did_plc::Timestamp;
 
 use super::layout::page;
@@ -106,9 +106,9 @@ fn figures(statistics: Option<&Statistics>) -> Markup {
                     ul.figures {
                         li { b { (number(*operations)) } "operations" }
                         li { b { (number(*identities)) } "identities" }
-                        li { b { (number(*refusals)) } a href="/_audit/refused" { "refused" } }
+                        li { b { (counted(*refusals)) } a href="/_audit/refused" { "refused" } }
                         li {
-                            b { (number(statistics.open_divergences)) }
+                            b { (counted(statistics.open_divergences)) }
                             a href="/_audit/divergences" { "open divergences" }
                         }
                         li { b { (bytes(statistics.bytes)) } "on disk" }
@@ -119,6 +119,14 @@ fn figures(statistics: Option<&Statistics>) -> Markup {
                 }
             }
         }
+    }
+}
+
+/// A number of records that are not all counted.
+fn counted(records: u64) -> String {
+    match records < MOST_COUNTED {
+        true => number(records),
+        false => format!("{} or more", number(records)),
     }
 }
 

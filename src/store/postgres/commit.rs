@@ -69,8 +69,9 @@ impl Postgres {
         let _turn = self.writer.turn.lock().await;
         let mut connection = self.writer.pool.lend().await?;
         let open = sqlx::query!(
-            "SELECT id, kind, subject FROM divergences
-             WHERE did = $1 AND source = $2 AND closed_at IS NULL",
+            // OFFSET leaves the index of DIDs alone to choose, as in `Postgres::refusals`.
+            "SELECT id, kind, subject FROM (SELECT * FROM divergences WHERE did = $1 OFFSET 0) of_did
+             WHERE source = $2 AND closed_at IS NULL",
             did.as_bytes(),
             source.as_bytes()
         );

@@ -13,8 +13,8 @@ use super::strings::Strings;
 use super::writer::Writer;
 use crate::store::{Load, StoreError, StoredOperation};
 
-/// Connections for each kind of lookup, each with one query of gathered lookups at a time. Two keep a
-/// core of the server busy while the answers of the other are taken apart.
+/// Connections for each kind of lookup, each with one query of gathered lookups at a time where they are gathered. Two
+/// keep a core of the server busy while the answers of the other are taken apart.
 const LOOKUP_CONNECTIONS: u32 = 2;
 /// Connections for pages and everything else: a page is milliseconds of work, and a lookup must
 /// not queue behind it.
@@ -32,6 +32,8 @@ pub struct Postgres {
     pub(super) ingest: Arc<Pool>,
     /// Everything else that is read, but lookups.
     pub(super) pages: Arc<Pool>,
+    /// Lookups of what was refused of an identity: few ask, and each alone.
+    pub(super) refused: Arc<Pool>,
     /// The connections of the two that follow.
     pub(super) lookups: Arc<Pool>,
     pub(super) heads: Arc<Gatherer<Option<StoredOperation>>>,
@@ -85,6 +87,7 @@ impl Postgres {
         Ok(Postgres {
             writer: Arc::new(Writer::new(writing, strings.clone())),
             pages: pool(pool::READING, PAGE_CONNECTIONS),
+            refused: pool(pool::READING, LOOKUP_CONNECTIONS),
             heads: Arc::new(heads),
             chains: Arc::new(chains),
             ingest,
@@ -99,7 +102,7 @@ impl Postgres {
         let mut busy = self.heads.asking() + self.chains.asking();
         let (mut open, _) = self.lookups.open_and_idle();
         let mut waiting = self.heads.waiting() + self.chains.waiting();
-        for pool in [&self.pages, &self.ingest, &self.writer.pool] {
+        for pool in [&self.pages, &self.refused, &self.ingest, &self.writer.pool] {
             let (of_pool, idle) = pool.open_and_idle();
             open += of_pool;
             busy += of_pool.saturating_sub(idle);

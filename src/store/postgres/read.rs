@@ -191,10 +191,12 @@ impl Postgres {
         // Three statements, since each is planned for the one index that serves it.
         let rows = match (did, open) {
             (Some(did), _) => {
+                // OFFSET leaves the index of DIDs alone to choose, as in `Postgres::refusals`.
                 let of_did = divergences!(
-                    "WHERE did = $5 AND id > $1 AND ($3::text IS NULL OR kind = $3)
-                        AND ($4::bool IS NULL OR (closed_at IS NULL) = $4)
-                     ORDER BY id LIMIT $2",
+                    FROM "(SELECT * FROM divergences WHERE did = $5 OFFSET 0) of_did
+                        WHERE id > $1 AND ($3::text IS NULL OR kind = $3)
+                            AND ($4::bool IS NULL OR (closed_at IS NULL) = $4)
+                        ORDER BY id LIMIT $2",
                     after_id,
                     limit,
                     kind,
@@ -205,8 +207,9 @@ impl Postgres {
             }
             (None, Some(true)) => {
                 let open = divergences!(
-                    "WHERE closed_at IS NULL AND id > $1 AND ($3::text IS NULL OR kind = $3)
-                     ORDER BY id LIMIT $2",
+                    FROM "divergences WHERE closed_at IS NULL AND id > $1
+                            AND ($3::text IS NULL OR kind = $3)
+                        ORDER BY id LIMIT $2",
                     after_id,
                     limit,
                     kind
@@ -215,9 +218,9 @@ impl Postgres {
             }
             (None, _) => {
                 let all = divergences!(
-                    "WHERE id > $1 AND ($3::text IS NULL OR kind = $3)
-                        AND ($4::bool IS NULL OR (closed_at IS NULL) = $4)
-                     ORDER BY id LIMIT $2",
+                    FROM "divergences WHERE id > $1 AND ($3::text IS NULL OR kind = $3)
+                            AND ($4::bool IS NULL OR (closed_at IS NULL) = $4)
+                        ORDER BY id LIMIT $2",
                     after_id,
                     limit,
                     kind,

@@ -9,9 +9,11 @@ use super::open::Postgres;
 use super::pool::Lent;
 use super::read::count;
 use super::rows::{self, RefusalRow, refusals};
+use crate::store::refusal::{Head, MOST_REFUSED_AFTER};
 use crate::store::room::{self, Kept, Oldest, Owner, Room};
 use crate::store::{
-    Asked, Commit, Lease, NewRefusal, RefusalKey, RefusalLimits, StoreError, StoredRefusal,
+    Asked, Commit, Lease, NewRefusal, RefusalKey, RefusalLimits, StoreError, StoredOperation,
+    StoredRefusal,
 };
 
 /// Writes what a commit says of refusals, and makes room for those that it brings.
@@ -64,7 +66,7 @@ fn distinct(refusals: &[NewRefusal]) -> Vec<NewRefusal> {
     distinct
 }
 
-/// What is refused again after it was lifted is asked about anew.
+/// What is refused again after it was lifted is asked about anew, as if it never had been.
 async fn keep<'a>(
     connection: &mut Lent,
     refusals: &'a [NewRefusal],
@@ -79,23 +81,24 @@ async fn keep<'a>(
     let sources: Vec<_> = all().map(|new| new.source.as_str()).collect();
     let lines: Vec<_> = all().map(|new| &new.line[..]).collect();
     let keys: Vec<_> = all().map(|new| new.key).collect();
+    let stated_at: Vec<_> = all().map(|new| new.stated_at().map(Timestamp::millis)).collect();
     // The table as it is read here is that of before.
     let keep = sqlx::query!(
         r#"WITH kept AS (
             INSERT INTO refusals
-                (did, sequence, cid, kind, detail, source, line, key, received_at, ask_at)
-            SELECT *, $9, $9 FROM unnest($1::bytea[], $2::int8[], $3::bytea[], $4::text[],
-                $5::bytea[], $6::text[], $7::bytea[], $8::bytea[])
+                (did, sequence, cid, kind, detail, source, line, key, stated_at, received_at, ask_at)
+            SELECT *, $10, $10 FROM unnest($1::bytea[], $2::int8[], $3::bytea[], $4::text[],
+                $5::bytea[], $6::text[], $7::bytea[], $8::bytea[], $9::int8[])
             ON CONFLICT (key) DO UPDATE SET
                 sequence = coalesce(excluded.sequence, refusals.sequence),
                 kind = excluded.kind, detail = excluded.detail,
+                asked = CASE WHEN refusals.accepted_at IS NULL THEN refusals.asked ELSE 0 END,
                 ask_at = CASE WHEN refusals.accepted_at IS NULL THEN refusals.ask_at
                     ELSE excluded.ask_at END,
                 accepted_at = NULL
-            RETURNING id, key, octet_length(line) + octet_length(detail) AS bytes)
-         SELECT id AS "id!", key AS "key!", (bytes - coalesce((
-                SELECT octet_length(line) + octet_length(detail) FROM refusals before
-                WHERE before.key = kept.key), 0))::int8 AS "bytes!"
+            RETURNING id, key, bytes)
+         SELECT id AS "id!", key AS "key!", bytes - coalesce((
+                SELECT before.bytes FROM refusals before WHERE before.key = kept.key), 0) AS "bytes!"
          FROM kept"#,
         dids as _,
         sequences as _,
@@ -105,6 +108,7 @@ async fn keep<'a>(
         sources as _,
         lines as _,
         keys as _,
+        stated_at as _,
         at
     );
     let kept: HashMap<Vec<u8>, (i64, i64)> =
@@ -128,8 +132,8 @@ async fn make_room(
     let dids: Vec<&[u8]> = identities.keys().map(|did| did.as_bytes()).collect();
     let held = sqlx::query!(
         r#"SELECT coalesce((
-                SELECT sum(octet_length(line) + octet_length(detail)) FROM refusals r
-                WHERE r.did = asked.did), 0) AS "bytes!"
+                SELECT sum(r.bytes) FROM refusals r
+                WHERE r.did = asked.did), 0)::int8 AS "bytes!"
            FROM unnest($1::bytea[]) WITH ORDINALITY AS asked (did, place) ORDER BY place"#,
         dids as _
     );
@@ -171,22 +175,19 @@ async fn forget(connection: &mut Lent, room: &mut Room<'_>) -> Result<(), StoreE
 /// A refusal and its bytes.
 struct Sized {
     id: i64,
-    bytes: i32,
+    bytes: i64,
 }
 
 async fn oldest(connection: &mut Lent, of: Oldest<'_>) -> Result<Vec<(i64, i64)>, StoreError> {
     let Oldest { owner, source, kind, except } = of;
     let found = match (owner, source, kind) {
         (Owner::Identity(did), ..) => {
-            // OFFSET keeps the order from being a reason to walk through those of all identities.
+            // OFFSET leaves the index of DIDs alone to choose, as in `Postgres::refusals`.
             let of_did = sqlx::query_as!(
                 Sized,
-                r#"SELECT id, bytes AS "bytes!" FROM (
-                    SELECT id, octet_length(line) + octet_length(detail) AS bytes FROM refusals
-                    WHERE did = $1 AND id <> $2 AND ($3::text IS NULL OR source = $3)
-                        AND ($4::text IS NULL OR kind = $4)
-                    OFFSET 0) of_did
-                 ORDER BY id LIMIT $5"#,
+                r#"SELECT id, bytes FROM (SELECT * FROM refusals WHERE did = $1 OFFSET 0) of_did
+                   WHERE id <> $2 AND ($3::text IS NULL OR source = $3) AND ($4::text IS NULL OR kind = $4)
+                   ORDER BY id LIMIT $5"#,
                 did.as_bytes(),
                 except,
                 source,
@@ -196,10 +197,13 @@ async fn oldest(connection: &mut Lent, of: Oldest<'_>) -> Result<Vec<(i64, i64)>
             connection.all(of_did).await?
         }
         (Owner::All, Some(source), Some(kind)) => {
+            // By whole rows, since only the index of sources and kinds has this order: in that of ids alone all
+            // other kinds may come before the first of this one.
             let of_kind = sqlx::query_as!(
                 Sized,
-                r#"SELECT id, octet_length(line) + octet_length(detail) AS "bytes!" FROM refusals
-                   WHERE source = $1 AND kind = $2 AND id <> $3 ORDER BY id LIMIT $4"#,
+                r#"SELECT id, bytes AS "bytes!" FROM refusals
+                   WHERE (source, kind, id) > ($1, $2, 0) AND (source, kind) <= ($1, $2) AND id <> $3
+                   ORDER BY source, kind, id LIMIT $4"#,
                 source,
                 kind,
                 except,
@@ -208,7 +212,7 @@ async fn oldest(connection: &mut Lent, of: Oldest<'_>) -> Result<Vec<(i64, i64)>
             connection.all(of_kind).await?
         }
         (Owner::All, Some(source), None) => {
-            // The kinds one after the other by the index, and the oldest of each.
+            // The kinds one after the other by the index, and the oldest of each as above.
             let of_source = sqlx::query_as!(
                 Sized,
                 r#"WITH RECURSIVE kinds AS (
@@ -218,10 +222,11 @@ async fn oldest(connection: &mut Lent, of: Oldest<'_>) -> Result<Vec<(i64, i64)>
                             WHERE r.source = $1 AND r.kind > kinds.kind ORDER BY r.kind LIMIT 1)
                     FROM kinds WHERE kinds.kind IS NOT NULL)
                  SELECT id AS "id!", bytes AS "bytes!" FROM kinds, LATERAL (
-                    SELECT id, octet_length(line) + octet_length(detail) AS bytes FROM refusals r
-                    WHERE r.source = $1 AND r.kind = kinds.kind AND id <> $2
-                    ORDER BY id LIMIT $3) of_kind
-                 ORDER BY id LIMIT $3"#,
+                    SELECT id, bytes FROM refusals r
+                    WHERE (r.source, r.kind, r.id) > ($1, kinds.kind, 0)
+                        AND (r.source, r.kind) <= ($1, kinds.kind) AND r.id <> $2
+                    ORDER BY r.source, r.kind, r.id LIMIT $3) of_kind
+                 WHERE kinds.kind IS NOT NULL ORDER BY id LIMIT $3"#,
                 source,
                 except,
                 room::PAGE
@@ -231,7 +236,7 @@ async fn oldest(connection: &mut Lent, of: Oldest<'_>) -> Result<Vec<(i64, i64)>
         (Owner::All, None, _) => {
             let of_all = sqlx::query_as!(
                 Sized,
-                r#"SELECT id, octet_length(line) + octet_length(detail) AS "bytes!" FROM refusals
+                r#"SELECT id, bytes AS "bytes!" FROM refusals
                    WHERE id <> $1 ORDER BY id LIMIT $2"#,
                 except,
                 room::PAGE
@@ -239,7 +244,7 @@ async fn oldest(connection: &mut Lent, of: Oldest<'_>) -> Result<Vec<(i64, i64)>
             connection.all(of_all).await?
         }
     };
-    Ok(found.into_iter().map(|found| (found.id, i64::from(found.bytes))).collect())
+    Ok(found.into_iter().map(|found| (found.id, found.bytes)).collect())
 }
 
 fn digest(cid: &Cid) -> &[u8] {
@@ -298,8 +303,11 @@ impl Postgres {
         let limit = count(limit);
         let rows = match did {
             Some(did) => {
+                // OFFSET leaves the index of DIDs alone to choose: neither the order nor what else is asked is a reason
+                // then to walk through those of all identities.
                 let of_did = refusals!(
-                    FROM "refusals WHERE did = $3 AND id > $1 ORDER BY id LIMIT $2",
+                    FROM "(SELECT * FROM refusals WHERE did = $3 OFFSET 0) of_did
+                        WHERE id > $1 ORDER BY id LIMIT $2",
                     after_id,
                     limit,
                     did.as_bytes()
@@ -323,7 +331,7 @@ impl Postgres {
         let mut dids: Vec<Vec<u8>> = dids.iter().map(|did| did.to_string().into_bytes()).collect();
         dids.sort_unstable();
         dids.dedup();
-        // OFFSET has each identity's looked up by the index, of which there is one for equality only.
+        // OFFSET leaves the index of DIDs alone to choose, as in `Postgres::refusals`.
         let standing = refusals!(
             FROM "unnest($1::bytea[]) AS asked (asked_did), LATERAL (
                 SELECT * FROM refusals r WHERE r.did = asked.asked_did OFFSET 0) of_did
@@ -335,6 +343,29 @@ impl Postgres {
             rows.into_iter().map(StoredRefusal::try_from).collect::<Result<_, _>>()?;
         refusals.sort_by_key(|refusal| refusal.id);
         Ok(refusals)
+    }
+
+    /// See [`crate::store::Store::refused_after`].
+    pub async fn refused_after(
+        &self,
+        did: &Did,
+        head: Option<&StoredOperation>,
+    ) -> Result<usize, StoreError> {
+        let (did, head) = (did.to_string(), Head::of(head));
+        // OFFSET leaves the index of DIDs alone to choose, as in `Postgres::refusals`.
+        let after = sqlx::query!(
+            r#"SELECT count(*) AS "count!" FROM (
+                SELECT FROM (SELECT * FROM refusals WHERE did = $1 OFFSET 0) of_did
+                WHERE accepted_at IS NULL AND (stated_at > $2 OR sequence > $3
+                    OR stated_at IS NULL AND (sequence IS NULL OR $3::int8 IS NULL))
+                LIMIT $4) counted"#,
+            did.as_bytes(),
+            head.created_at,
+            head.sequence,
+            MOST_REFUSED_AFTER
+        );
+        let counted = self.refused.first(after).await?;
+        Ok(counted.map_or(0, |row| row.count as usize))
     }
 
     /// See [`crate::store::Store::refused_identities`].
@@ -349,7 +380,7 @@ impl Postgres {
             after_id,
             count(limit)
         );
-        let rows = self.ingest.all(standing).await?;
+        let rows = self.pages.all(standing).await?;
         let last = rows.last().map_or(after_id, |last| last.id);
         let mut dids: Vec<String> = rows
             .into_iter()

@@ -55,13 +55,13 @@ macro_rules! sources {
     };
 }
 
-/// A query for divergences: `FROM divergences` and what follows it.
+/// A query for divergences: `FROM` and what follows it.
 macro_rules! divergences {
-    ($rest:tt $(, $argument:expr)* $(,)?) => {
+    (FROM $rest:tt $(, $argument:expr)* $(,)?) => {
         sqlx::query_as!(
             DivergenceRow,
             "SELECT id, source, did, kind, subject, ours, theirs, first_seen, last_seen, closed_at
-             FROM divergences " + $rest
+             FROM " + $rest
             $(, $argument)*
         )
     };

@@ -1,22 +1,24 @@
 //! How much there is.
 
 use super::open::Postgres;
-use crate::store::{Statistics, StoreError};
+use crate::store::{MOST_COUNTED, Statistics, StoreError};
 
 impl Postgres {
     /// See [`crate::store::Store::statistics`].
     pub async fn statistics(&self) -> Result<Statistics, StoreError> {
-        // Refusals are counted: they are few, or somebody should look. `operations` and `identities`
-        // are kept by the commits.
+        // The number of operations and that of identities are kept by the commits.
         let counted = sqlx::query!(
             r#"SELECT
                 coalesce((SELECT operations FROM sources), 0) AS "operations!",
                 coalesce((SELECT identities FROM sources), 0) AS "identities!",
-                (SELECT count(*) FROM refusals WHERE accepted_at IS NULL) AS "refusals!",
+                (SELECT count(*) FROM (
+                    SELECT FROM refusals WHERE accepted_at IS NULL LIMIT $1) standing) AS "refusals!",
                 coalesce((SELECT forgotten FROM sources), 0) AS "forgotten!",
-                (SELECT count(*) FROM divergences WHERE closed_at IS NULL) AS "divergences!",
+                (SELECT count(*) FROM (
+                    SELECT FROM divergences WHERE closed_at IS NULL LIMIT $1) open) AS "divergences!",
                 pg_database_size(current_database()) AS "bytes!",
-                pg_total_relation_size('claims') AS "claims_bytes!""#
+                pg_total_relation_size('claims') AS "claims_bytes!""#,
+            MOST_COUNTED as i64
         );
         let Some(row) = self.pages.first(counted).await? else {
             return Ok(Statistics::default());

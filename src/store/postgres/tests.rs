@@ -1,5 +1,7 @@
 //! A database that is migrated while it is full.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use plc_testkit::builder::Story;
 use plc_testkit::postgres::Database;
@@ -133,4 +135,21 @@ async fn a_migration_that_fails_leaves_what_was_there() {
     assert_eq!(contents(&store).await, before);
     store.commit(&lease, &commit_of(10, &log[10..])).await.unwrap();
     assert_eq!(store.export_by_sequence(0, 1000).await.unwrap(), log);
+}
+
+/// Who is answered does not wait for what is judged.
+#[tokio::test]
+async fn what_was_refused_is_looked_up_while_all_connections_of_ingest_are_in_use() {
+    let Some(database) = Database::create().await else { return };
+    let store = Postgres::open(&database.url).await.unwrap();
+    let (lease, _) = store.follow("https://plc.example").await.unwrap();
+    let did = log(1)[0].did;
+    let mut commit = commit_of(0, &log(1));
+    commit.refusals[0].did = did.to_string();
+    store.commit(&lease, &commit).await.unwrap();
+    let in_use = [store.ingest.lend().await.unwrap(), store.ingest.lend().await.unwrap()];
+    let asked = store.refused_after(&did, None);
+    let counted = tokio::time::timeout(Duration::from_secs(10), asked).await.unwrap().unwrap();
+    assert_eq!(counted, 1);
+    drop(in_use);
 }

@@ -78,10 +78,12 @@ struct Effects<'a> {
     /// Entries at the end of the log, which wait for the index. They are there before the
     /// transaction is committed, and taken back if it is not.
     added: Vec<Entry>,
-    /// Entries of places below zero that are not used any more, and never again by another identity.
-    left: Vec<Entry>,
-    /// Entries of numbers that went to another identity, or away.
-    taken: Vec<Entry>,
+    /// Entries of rows below zero that are not used any more, and never again by another identity. The log
+    /// ends where it did without them.
+    given_up: Vec<Entry>,
+    /// Entries of rows above zero that went to another identity, or away, and of the row at the end of the log if
+    /// that went away, whatever its number: the log may end before it now, which who has read its end has to know.
+    taken_away: Vec<Entry>,
     /// The log after it.
     extent: Extent,
 }
@@ -89,21 +91,21 @@ struct Effects<'a> {
 impl<'a> Effects<'a> {
     /// None yet.
     fn on(recent: &'a Recent) -> Effects<'a> {
-        let (added, left, taken) = (Vec::new(), Vec::new(), Vec::new());
-        Effects { recent, added, left, taken, extent: recent.extent() }
+        let (added, given_up, taken_away) = (Vec::new(), Vec::new(), Vec::new());
+        Effects { recent, added, given_up, taken_away, extent: recent.extent() }
     }
 
     /// COMMIT. If it fails, nothing has changed.
     fn commit(mut self, transaction: Transaction) -> Result<(), StoreError> {
         let recent = self.recent;
-        if self.taken.is_empty() {
+        if self.taken_away.is_empty() {
             transaction.commit()?;
             recent.committed(self.extent.highest);
         } else {
-            recent.take_away(&self.taken, self.extent, || Ok(transaction.commit()?))?;
+            recent.take_away(&self.taken_away, self.extent, || Ok(transaction.commit()?))?;
         }
         self.added.clear();
-        recent.remove(&self.left);
+        recent.remove(&self.given_up);
         Ok(())
     }
 }
@@ -219,7 +221,7 @@ impl Shared {
         refusals::write(transaction, commit, self.refusal_limits.get())?;
         diverge(transaction, &commit.divergences, commit.received_at_millis)?;
         advance(transaction, commit, &places)?;
-        if !effects.taken.is_empty() {
+        if !effects.taken_away.is_empty() {
             transaction.prepare_cached(RENUMBERED)?.execute([])?;
             effects.extent = Extent::read(transaction)?;
         }
@@ -237,6 +239,7 @@ impl Shared {
     ) -> Result<(), StoreError> {
         let mut placed: Vec<Placed<'_>> = Vec::with_capacity(commit.operations.len());
         let mut before: BTreeSet<Entry> = BTreeSet::new();
+        let highest = effects.extent.highest;
         // All of them before anything is put in: a number may go from one to another.
         for rewritten in &commit.rewritten {
             let rows = self.delete(transaction, rewritten)?;
@@ -262,7 +265,10 @@ impl Shared {
             entries.retain(|entry| !before.remove(entry));
             for (prefix, row) in before {
                 transaction.prepare_cached(UNINDEX)?.execute((prefix, row))?;
-                let gone = if row > 0 { &mut effects.taken } else { &mut effects.left };
+                let gone = match row > 0 || row == highest {
+                    true => &mut effects.taken_away,
+                    false => &mut effects.given_up,
+                };
                 gone.push((prefix, row));
             }
         }
@@ -342,7 +348,7 @@ impl Shared {
             transaction.prepare_cached(NUMBER)?.execute((old, number))?;
             let prefix = Prefix::of(did);
             transaction.prepare_cached(UNINDEX)?.execute((prefix, old))?;
-            effects.left.push((prefix, old));
+            effects.given_up.push((prefix, old));
             entries.push((prefix, *number));
         }
         entries.sort_unstable_by_key(|entry| entry.1);

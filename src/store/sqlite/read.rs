@@ -15,7 +15,9 @@ use super::writer::beside;
 use super::{Shared, Sqlite};
 use crate::blocking;
 use crate::store::operation::{head_of, sort_histories};
-use crate::store::{Load, Source, Statistics, StoreError, StoredDivergence, StoredOperation};
+use crate::store::{
+    Load, MOST_COUNTED, Source, Statistics, StoreError, StoredDivergence, StoredOperation,
+};
 use did_plc::Did;
 
 /// A row for each entry of the index, if need be of nothing but nulls.
@@ -62,12 +64,12 @@ const OPEN_DIVERGENCES: &str = concat!(
         ORDER BY id LIMIT ?2"
 );
 
-/// Refusals are counted: they are few, or somebody should look.
+/// The number of operations and that of identities are kept by the commits.
 const STATISTICS: &str = "SELECT
     coalesce((SELECT operations FROM sources), 0),
     coalesce((SELECT identities FROM sources), 0),
-    (SELECT count(*) FROM refusals WHERE accepted_at IS NULL),
-    (SELECT count(*) FROM divergences WHERE closed_at IS NULL),
+    (SELECT count(*) FROM (SELECT 1 FROM refusals WHERE accepted_at IS NULL LIMIT ?1)),
+    (SELECT count(*) FROM (SELECT 1 FROM divergences WHERE closed_at IS NULL LIMIT ?1)),
     coalesce((SELECT forgotten FROM sources), 0)";
 
 /// What a pair takes in the index of claims, the free space of its pages included.
@@ -470,7 +472,7 @@ impl Sqlite {
             let counted = shared.readers.with(|connection| {
                 let mut statement = connection.prepare_cached(STATISTICS)?;
                 let count = |row: &Row, at| row.get::<_, i64>(at).map(i64::unsigned_abs);
-                Ok(statement.query_row([], |row| {
+                Ok(statement.query_row([MOST_COUNTED as i64], |row| {
                     Ok(Statistics {
                         operations: count(row, 0)?,
                         identities: count(row, 1)?,

@@ -14,7 +14,7 @@ use did_plc::Did;
 /// How much of the log there is, and how much of it is in the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Extent {
-    /// Commits that took a number away from an identity.
+    /// Commits that took a number away from an identity, or the end of the log.
     pub(super) renumbered: i64,
     /// Operations up to this number are in the index.
     pub(super) indexed: i64,
@@ -44,7 +44,7 @@ impl Extent {
 
     /// Whether it is that of an earlier commit than the other, or of the same.
     fn is_not_after(&self, other: &Extent) -> bool {
-        // Without a number taken away the rest only grows.
+        // Without a number or the end of the log taken away, which is counted, the rest only grows.
         self.renumbered < other.renumbered
             || self.renumbered == other.renumbered
                 && self.indexed <= other.indexed
@@ -83,8 +83,9 @@ impl Default for Recent {
     }
 }
 
-/// The right to change [`State`]. The version moves at its end, while nobody else can look: who has begun in the
-/// middle of the change, and looks after it, looks again.
+/// The right to change [`State`]. The version moves at its end, while nobody else can look: who has asked for it
+/// before that, and looks after it, looks again. Where the database shows the change before its end, the version
+/// moves at its beginning too ([`Recent::take_away`]).
 struct Changing<'a> {
     version: &'a AtomicU64,
     state: RwLockWriteGuard<'a, State>,
@@ -158,6 +159,10 @@ impl Recent {
 
     /// After that commit, or instead of it.
     pub(super) fn remove(&self, entries: &[Entry]) {
+        // As after most commits: nobody need wait for that, or look again.
+        if entries.is_empty() {
+            return;
+        }
         let mut changing = self.change();
         for entry in entries {
             changing.state.entries.remove(entry);
@@ -171,7 +176,7 @@ impl Recent {
         extent.highest = extent.highest.max(highest);
     }
 
-    /// Makes a commit that takes the numbers of these entries away from their identities, after which the log has
+    /// Makes a commit that takes the rows of these entries away from their identities, after which the log has
     /// this extent. Readers of identities wait for it; when it fails nothing has changed.
     pub(super) fn take_away(
         &self,
@@ -180,6 +185,8 @@ impl Recent {
         commit: impl FnOnce() -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let mut changing = self.change();
+        // Who has looked here before the change may find it in the database before it has ended here.
+        self.version.fetch_add(1, Ordering::SeqCst);
         commit()?;
         for entry in entries {
             changing.state.entries.remove(entry);
@@ -212,7 +219,8 @@ impl Recent {
         if state.extent != known {
             return Ok(false);
         }
-        // What a number was taken away from is not found by what has come since: all is read anew.
+        // Which entries went when numbers were taken away is not to be seen in what has come since: then all of them
+        // are read again.
         let is_anew = now.renumbered != known.renumbered;
         let from = if is_anew { now.indexed } else { known.highest.max(now.indexed) };
         let mut statement = connection
@@ -231,5 +239,33 @@ impl Recent {
         state.entries.extend(fresh);
         state.extent = now;
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who has looked here before it, and into the database after it, looks again.
+    #[test]
+    fn numbers_are_taken_away_under_another_version() {
+        let recent = Recent::default();
+        let before = recent.version();
+        let mut committed = None;
+        let commit = || {
+            committed = Some(recent.version());
+            Ok(())
+        };
+        recent.take_away(&[], Extent::NONE, commit).unwrap();
+        let committed = committed.unwrap();
+        assert!(before < committed && committed < recent.version());
+    }
+
+    #[test]
+    fn nobody_looks_again_for_what_has_not_changed() {
+        let recent = Recent::default();
+        let before = recent.version();
+        recent.remove(&[]);
+        assert_eq!(recent.version(), before);
     }
 }

@@ -5,18 +5,13 @@ use rusqlite::{OptionalExtension, Row, Transaction, named_params, params};
 use super::read::all;
 use super::rows::{self, refusal_columns};
 use super::{Shared, Sqlite};
+use crate::store::refusal::{Head, MOST_REFUSED_AFTER};
 use crate::store::room::{self, Kept, Oldest, Owner, Room};
 use crate::store::{
-    Asked, Commit, Lease, NewRefusal, RefusalKey, RefusalLimits, StoreError, StoredRefusal,
+    Asked, Commit, Lease, NewRefusal, RefusalKey, RefusalLimits, StoreError, StoredOperation,
+    StoredRefusal,
 };
 use did_plc::{Did, Timestamp};
-
-/// Bytes that a refusal is counted with.
-macro_rules! bytes {
-    () => {
-        "octet_length(line) + octet_length(detail)"
-    };
-}
 
 const ALL: &str =
     concat!("SELECT ", refusal_columns!(), " FROM refusals WHERE id > ?1 ORDER BY id LIMIT ?2");
@@ -32,6 +27,11 @@ const STANDING_OF: &str = concat!(
     refusal_columns!(),
     " FROM refusals WHERE did = ?1 AND accepted_at IS NULL ORDER BY id"
 );
+
+const AFTER: &str = "SELECT count(*) FROM (SELECT 1 FROM refusals
+    WHERE did = ?1 AND accepted_at IS NULL AND (stated_at > ?2 OR sequence > ?3
+        OR stated_at IS NULL AND (sequence IS NULL OR ?3 IS NULL))
+    LIMIT ?4)";
 
 const STANDING: &str =
     "SELECT id, did FROM refusals WHERE accepted_at IS NULL AND id > ?1 ORDER BY id LIMIT ?2";
@@ -51,46 +51,37 @@ const NOTE_ASKED: &str = "UPDATE refusals SET
     ask_at = iif(?2 OR accepted_at IS NOT NULL, NULL, ?4)
     WHERE id = ?1";
 
-const BYTES_OF_KEY: &str = concat!("SELECT ", bytes!(), " FROM refusals WHERE key = ?1");
+const BYTES_OF_KEY: &str = "SELECT bytes FROM refusals WHERE key = ?1";
 
-/// What is refused again after it was lifted is asked about anew.
-const REFUSE: &str = concat!(
-    "INSERT INTO refusals (did, sequence, cid, kind, detail, source, received_at, ask_at, key, line)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?8, ?9)
+/// What is refused again after it was lifted is asked about anew, as if it never had been.
+const REFUSE: &str = "INSERT INTO refusals
+    (did, sequence, cid, kind, detail, source, stated_at, received_at, ask_at, key, line)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8, ?9, ?10)
     ON CONFLICT (key) DO UPDATE SET
         sequence = coalesce(excluded.sequence, sequence),
         kind = excluded.kind, detail = excluded.detail,
+        asked = iif(accepted_at IS NULL, asked, 0),
         ask_at = iif(accepted_at IS NULL, ask_at, excluded.ask_at), accepted_at = NULL
-    RETURNING id, ",
-    bytes!()
-);
+    RETURNING id, bytes";
 
-const BYTES_OF_DID: &str =
-    concat!("SELECT coalesce(sum(", bytes!(), "), 0) FROM refusals WHERE did = ?1");
+const BYTES_OF_DID: &str = "SELECT coalesce(sum(bytes), 0) FROM refusals WHERE did = ?1";
 
 const BYTES: &str = "SELECT refused_bytes FROM sources";
 
 const COUNT: &str =
     "UPDATE sources SET refused_bytes = refused_bytes + ?1, forgotten = forgotten + ?2";
 
-const OLDEST_OF_DID: &str = concat!(
-    "SELECT id, ",
-    bytes!(),
-    " FROM refusals WHERE did = :did AND id <> :except AND (:source IS NULL OR source = :source)
-        AND (:kind IS NULL OR kind = :kind) ORDER BY id LIMIT :page"
-);
+const OLDEST_OF_DID: &str = "SELECT id, bytes FROM refusals WHERE did = :did AND id <> :except
+    AND (:source IS NULL OR source = :source) AND (:kind IS NULL OR kind = :kind)
+    ORDER BY id LIMIT :page";
 
-const OLDEST_OF_KIND: &str = concat!(
-    "SELECT id, ",
-    bytes!(),
-    " FROM refusals WHERE source = ?2 AND kind = ?3 AND id <> ?1 ORDER BY id LIMIT ?4"
-);
+const OLDEST_OF_KIND: &str = "SELECT id, bytes FROM refusals
+    WHERE source = ?2 AND kind = ?3 AND id <> ?1 ORDER BY id LIMIT ?4";
 
 /// The kinds of a source, one after the other by the index.
 const NEXT_KIND: &str = "SELECT min(kind) FROM refusals WHERE source = ?1 AND kind > ?2";
 
-const OLDEST: &str =
-    concat!("SELECT id, ", bytes!(), " FROM refusals WHERE id <> ?1 ORDER BY id LIMIT ?2");
+const OLDEST: &str = "SELECT id, bytes FROM refusals WHERE id <> ?1 ORDER BY id LIMIT ?2";
 
 const FORGET: &str = "DELETE FROM refusals WHERE id = ?1";
 
@@ -135,6 +126,7 @@ fn keep<'a>(
             new.kind,
             new.detail,
             new.source,
+            new.stated_at().map(Timestamp::millis),
             at,
             new.key,
             &new.line[..],
@@ -291,6 +283,20 @@ impl Sqlite {
             })
         })
         .await
+    }
+
+    /// See [`crate::store::Store::refused_after`].
+    pub async fn refused_after(
+        &self,
+        did: &Did,
+        head: Option<&StoredOperation>,
+    ) -> Result<usize, StoreError> {
+        let head = Head::of(head);
+        let of = (did.to_string(), head.created_at, head.sequence, MOST_REFUSED_AFTER);
+        self.shared.readers.with(|connection| {
+            let mut after = connection.prepare_cached(AFTER)?;
+            Ok(after.query_row(of, |row| row.get::<_, i64>(0))? as usize)
+        })
     }
 
     /// See [`crate::store::Store::refused_identities`].
