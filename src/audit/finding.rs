@@ -10,7 +10,7 @@ use did_plc::{Cid, Did, Refusal};
 
 /// A line that was not accepted, that says otherwise than an earlier one, whose flag is wrong, or that
 /// is remarked on.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Finding {
     /// Number of the line, or of the element of an audit log, from 1.
     pub line: u64,
@@ -18,7 +18,8 @@ pub struct Finding {
     pub did: String,
     /// The CID, computed where it could be.
     pub cid: String,
-    /// The name of the refusal, of a restated [`DivergenceKind`] or of the [`Remark`], or `nullified-flag`.
+    /// The name of the refusal, of a restated [`DivergenceKind`] or of the [`Remark`]; `nullified-flag` or
+    /// `not-judged`.
     pub kind: String,
     /// What was expected; of a remark what it says.
     pub expected: String,
@@ -43,8 +44,11 @@ pub struct Summary {
     pub wrong_flags: u64,
     /// Operations that were accepted and are remarked on.
     pub remarked: u64,
-    /// Lines that were not judged: their identities do not come in order, and the log could not be read a second
-    /// time.
+    /// Lines of identities that would have to be judged as a whole, and were judged as they came: the log could not
+    /// be read a second time.
+    pub as_they_came: u64,
+    /// Lines that were not judged, for one of two reasons: an identity that has to be judged as a whole has more of
+    /// them than is kept in memory, or nobody read the log a second time.
     pub unjudged: u64,
 }
 
@@ -58,6 +62,7 @@ impl Summary {
         self.restated += part.restated;
         self.wrong_flags += part.wrong_flags;
         self.remarked += part.remarked;
+        self.as_they_came += part.as_they_came;
         self.unjudged += part.unjudged;
         for (kind, count) in &part.refused {
             *self.refused.entry(kind.clone()).or_default() += count;
@@ -69,14 +74,17 @@ impl Summary {
         *self.refused.entry(kind.to_owned()).or_default() += 1;
     }
 
-    /// Whether everything was accepted and every statement agrees.
+    /// Whether everything was judged for certain and accepted, and every statement agrees.
     pub fn is_clean(&self) -> bool {
-        self.refused.is_empty() && self.restated == 0 && self.wrong_flags == 0 && self.unjudged == 0
+        let faults = [self.restated, self.wrong_flags, self.as_they_came, self.unjudged];
+        self.refused.is_empty() && faults == [0; 4]
     }
 }
 
 /// Name of the finding of a flag that the log does not lead to.
 const WRONG_FLAG: &str = "nullified-flag";
+/// Name of the finding of an identity that has too many lines to be judged.
+const NOT_JUDGED: &str = "not-judged";
 
 impl Finding {
     fn new(line: u64, did: &Did, cid: &Cid, (kind, expected): (&str, String)) -> Finding {
@@ -132,6 +140,22 @@ impl Finding {
     pub(super) fn nothing_nullifies(line: u64, did: &Did, cid: &Cid) -> Finding {
         let expected = "stated to be nullified, and nothing in the log nullifies it".to_owned();
         Finding::new(line, did, cid, (WRONG_FLAG, expected))
+    }
+
+    /// Whether it is about a `nullified` flag.
+    pub(super) fn is_of_flag(&self) -> bool {
+        self.kind == WRONG_FLAG
+    }
+
+    /// An identity of which so many lines, of which this is the first, were not judged: they have more bytes.
+    pub(super) fn not_judged(line: u64, did: &Did, lines: u64, bytes: usize) -> Finding {
+        let expected = format!(
+            "at most {} MiB of lines of an identity that has to be judged as a whole; this one has more, and its \
+             {lines} lines are not judged",
+            bytes >> 20
+        );
+        let (did, cid) = (did.to_string(), String::new());
+        Finding { line, did, cid, kind: NOT_JUDGED.to_owned(), expected }
     }
 
     /// An operation that is accepted and remarked on.

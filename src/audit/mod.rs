@@ -9,6 +9,7 @@
 //! changes an operation that is held. [`sweep`] finds the identities to compare, [`peer`] asks about
 //! them, [`check`] compares and records, and [`watch`] does this in the background for what changes.
 
+mod as_it_comes;
 pub mod check;
 pub mod clock;
 pub mod diff;

@@ -4,6 +4,7 @@
 use ahash::AHashMap;
 use bytes::Bytes;
 
+use super::as_it_comes::AsItComes;
 use super::finding::{Finding, Summary};
 use super::said::Said;
 use crate::judge::{self, Candidate, Group, Judged, Met, SpillError, SpillingChains};
@@ -13,8 +14,8 @@ use did_plc::{Chain, Did, Verdict};
 /// Memory of the chains that a share keeps there, 160 MB in all: about 400,000 operations. The rest
 /// is in its temporary database.
 const MAX_BYTES: usize = 10 << 20;
-/// Findings that a share keeps until the end of the log, when they are certain: some megabytes. An identity with
-/// more of them is left for later.
+/// Findings on all of its identities that a share keeps until the end of the log, when they are certain: some
+/// megabytes. An identity of which there is something to be said beyond them is left for later.
 const MAX_SAID: usize = 10_000;
 
 /// Some of the identities.
@@ -32,6 +33,8 @@ pub(super) struct Share {
     accepted: u64,
     identities: u64,
     late: Late,
+    /// What late identities come to as they come, where the log may not come a second time.
+    as_it_comes: Option<AsItComes>,
 }
 
 /// What is left to be judged as a whole.
@@ -44,7 +47,8 @@ pub(super) struct Late {
 }
 
 impl Share {
-    pub fn new() -> Share {
+    /// Nothing yet. With `may_come_once` the log may not come a second time.
+    pub fn new(may_come_once: bool) -> Share {
         Share {
             chains: SpillingChains::with_room_for(MAX_BYTES),
             said: AHashMap::new(),
@@ -52,6 +56,7 @@ impl Share {
             accepted: 0,
             identities: 0,
             late: Late::default(),
+            as_it_comes: may_come_once.then(AsItComes::new),
         }
     }
 
@@ -62,7 +67,7 @@ impl Share {
         candidates: Vec<Candidate>,
         verifier: &dyn Verifier,
     ) -> Result<(), SpillError> {
-        let mut in_order = Vec::new();
+        let (mut in_order, mut late) = (Vec::new(), Vec::new());
         for (did, group) in judge::group(candidates.into_iter()) {
             match self.chains.take(&did)? {
                 Met::Chain(chain) => {
@@ -72,17 +77,28 @@ impl Share {
                     } else {
                         let accepted = group.chain.links().len();
                         self.leave(did, accepted, group.candidates.len())?;
+                        late.push((did, group));
                     }
                 }
                 Met::Late => {
                     self.late.lines += group.candidates.len() as u64;
                     self.chains.put_late(did)?;
+                    if let Some(as_it_comes) = &mut self.as_it_comes {
+                        let chain = as_it_comes.chain(&did)?;
+                        late.push((did, Group { chain, ..group }));
+                    }
                 }
             }
         }
         let judged = judge::judge(&mut in_order, verifier);
         for ((did, group), judged) in in_order.into_iter().zip(judge::by_identity(&judged)) {
             self.note(block, (did, group.chain), judged)?;
+        }
+        if let Some(as_it_comes) = &mut self.as_it_comes {
+            let judged = judge::judge(&mut late, verifier);
+            for ((did, group), judged) in late.into_iter().zip(judge::by_identity(&judged)) {
+                as_it_comes.note(block, (did, group.chain), judged)?;
+            }
         }
         Ok(())
     }
@@ -107,8 +123,12 @@ impl Share {
         let accepted =
             judged.iter().filter(|judged| matches!(judged.verdict, Verdict::Accepted(_))).count();
         let before = chain.links().len() - accepted;
-        if judged.iter().any(|judged| may_change(judged, &chain)) {
-            return self.leave(did, before, judged.len());
+        if may_change(judged, &chain) {
+            self.leave(did, before, judged.len())?;
+            return match &mut self.as_it_comes {
+                Some(as_it_comes) => as_it_comes.note(block, (did, chain), judged),
+                None => Ok(()),
+            };
         }
         let mut said = self.said.remove(&did).unwrap_or_default();
         self.held -= said.len();
@@ -121,7 +141,11 @@ impl Share {
             self.held += said.len();
             self.said.insert(did, said);
             if self.held > MAX_SAID {
-                return self.leave(did, chain.links().len(), 0);
+                self.leave(did, chain.links().len(), 0)?;
+                return match &mut self.as_it_comes {
+                    Some(as_it_comes) => as_it_comes.note(block, (did, chain), &[]),
+                    None => Ok(()),
+                };
             }
         }
         self.chains.put(did, chain)
@@ -136,6 +160,9 @@ impl Share {
         self.identities -= u64::from(accepted > 0);
         self.late.identities += 1;
         self.late.lines += accepted as u64 + said.refused() + lines as u64;
+        if let Some(as_it_comes) = &mut self.as_it_comes {
+            as_it_comes.begin(did, said, accepted as u64);
+        }
         self.chains.put_late(did)
     }
 
@@ -147,6 +174,16 @@ impl Share {
     /// What was left for later.
     pub fn late(&self) -> Late {
         self.late
+    }
+
+    /// Takes away what was found of late identities since the last time, as they came.
+    pub fn take_found(&mut self) -> Vec<(Did, Finding)> {
+        self.as_it_comes.as_mut().map(AsItComes::take_found).unwrap_or_default()
+    }
+
+    /// What the late identities come to as they came, where that was looked for.
+    pub fn as_it_came(&self) -> Option<&Summary> {
+        self.as_it_comes.as_ref().map(AsItComes::summary)
     }
 
     /// How many findings are kept for the end.
@@ -169,19 +206,69 @@ impl Share {
     }
 }
 
-/// Whether another verdict may follow, or another flag count, with what is still to come.
-fn may_change(judged: &Judged, chain: &Chain) -> bool {
-    match &judged.verdict {
-        Verdict::Accepted(_) => false,
-        // Which of two statements is the first is not for the order of lines to say.
-        Verdict::Known(restated) => {
-            !restated.agrees()
-                || match judged.candidate.received.nullified {
-                    None => false,
-                    Some(true) => true,
-                    Some(false) => chain.links().iter().any(|link| link.nullified_by.is_some()),
-                }
+/// Whether other verdicts than these may follow, or other flags count, with what is still to come of an identity.
+fn may_change(judged: &[Judged], chain: &Chain) -> bool {
+    // The chain is looked at once, however many lines come again.
+    let mut come_again_unnullified = false;
+    for Judged { candidate, verdict } in judged {
+        match verdict {
+            Verdict::Accepted(_) => {}
+            // Which of two statements is the first is not for the order of lines to say.
+            Verdict::Known(restated) if !restated.agrees() => return true,
+            Verdict::Known(_) => match candidate.received.nullified {
+                None => {}
+                Some(true) => return true,
+                Some(false) => come_again_unnullified = true,
+            },
+            Verdict::Refused(refusal) if refusal.lacks_prev() => return true,
+            Verdict::Refused(_) => {}
         }
-        Verdict::Refused(refusal) => refusal.lacks_prev(),
+    }
+    come_again_unnullified && chain.links().iter().any(|link| link.nullified_by.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use did_plc::chain::{Link, Restated};
+    use did_plc::entry::Received;
+    use did_plc::{Cid, Timestamp};
+
+    #[test]
+    fn a_chain_is_looked_at_once_however_many_lines_come_again() {
+        let length = 100_000_i64;
+        let link = |n: i64| Link {
+            cid: Cid::of(&n.to_le_bytes()),
+            created_at: Timestamp::from_millis(n),
+            sequence: None,
+            rotation_keys: Box::default(),
+            tombstone: false,
+            signer: 0,
+            nullified_by: None,
+        };
+        let again = |n: i64| Judged {
+            candidate: Candidate {
+                line: 0,
+                received: Received {
+                    did: Did::from_bytes([0; 15]),
+                    cid: Cid::of(&n.to_le_bytes()),
+                    stated_cid: None,
+                    created_at: Timestamp::from_millis(n),
+                    sequence: None,
+                    nullified: Some(false),
+                    received_at: None,
+                    signed: n.to_le_bytes().to_vec().into(),
+                },
+            },
+            verdict: Verdict::Known(Restated::default()),
+        };
+        let judged: Vec<Judged> = (0..length).map(again).collect();
+        let mut links: Vec<Link> = (0..length).map(link).collect();
+        let begun = std::time::Instant::now();
+        assert!(!may_change(&judged, &Chain::from_links(links.clone())));
+        links[0].nullified_by = Some(Timestamp::from_millis(length));
+        assert!(may_change(&judged, &Chain::from_links(links)));
+        // A chain that is looked at for each of them takes minutes.
+        assert!(begun.elapsed() < std::time::Duration::from_secs(10));
     }
 }

@@ -4,11 +4,13 @@
 //! ```text
 //! first reading ──▶ share of the identity ──in order──▶ said, in the end
 //!                                          └──late────▶ second reading ──▶ gathered ──▶ judged as a whole
+//!                                                  └──none──▶ said as it came
 //! ```
 //!
 //! No identity has to do with another, so that they are dealt out to a number of shares that are
-//! worked on side by side. Identities whose lines do not come in the order of their times are judged when all is
-//! known, from a second reading of the log; a log in which there is none is read once.
+//! worked on side by side. Identities whose lines do not come in the order of their times, or say otherwise than
+//! others, are judged when all is known, from a second reading of the log; a log in which there is none is read once.
+//! What may come once only, through a pipe, is judged line by line as well, for the case that it does.
 
 use std::mem;
 
@@ -19,7 +21,7 @@ use rayon::prelude::*;
 use super::finding::{Finding, Summary};
 use super::said::Said;
 use super::share::{Late, Share};
-use crate::judge::{self, Candidate, LateLines, SpillError};
+use crate::judge::{self, Candidate, GatheredLines, LateLines, SpillError};
 use did_plc::entry::stated_did;
 use did_plc::signature::Verifier;
 use did_plc::{Cid, Did};
@@ -38,15 +40,27 @@ pub struct DumpJudge<'a> {
     last: u64,
     /// What was gathered by the second reading.
     gathered: Option<LateLines>,
+    /// What was found of late identities as they came, by line: a finding as JSON.
+    as_it_came: Option<LateLines>,
     /// Of what is certain already.
     summary: Summary,
 }
 
 impl<'a> DumpJudge<'a> {
-    /// A judge that has seen nothing.
+    /// A judge that has seen nothing, of a log that can be read a second time.
     pub fn new(verifier: &'a dyn Verifier) -> DumpJudge<'a> {
-        let shares = (0..SHARES).map(|_| Share::new()).collect();
-        DumpJudge { verifier, shares, last: 0, gathered: None, summary: Summary::default() }
+        DumpJudge::with_shares(verifier, false)
+    }
+
+    /// The same of a log that may come once only: if it does, late identities are told as their lines came.
+    pub fn of_pipe(verifier: &'a dyn Verifier) -> DumpJudge<'a> {
+        DumpJudge::with_shares(verifier, true)
+    }
+
+    fn with_shares(verifier: &'a dyn Verifier, may_come_once: bool) -> DumpJudge<'a> {
+        let shares = (0..SHARES).map(|_| Share::new(may_come_once)).collect();
+        let summary = Summary::default();
+        DumpJudge { verifier, shares, last: 0, gathered: None, as_it_came: None, summary }
     }
 
     /// Judges a log that is in memory: what is found, in the order of its lines, and what it comes to.
@@ -96,13 +110,29 @@ impl<'a> DumpJudge<'a> {
             .par_iter_mut()
             .zip(dealt)
             .try_for_each(|(share, candidates)| share.judge(block, candidates, verifier))?;
+        self.keep_found()?;
         self.summary.operations += block.len() as u64;
         self.last = block.last().map_or(self.last, |(number, _)| *number);
         Ok(undecodable)
     }
 
-    /// How many identities are left that did not come in order. They are judged if the log is read a second
-    /// time, by [`gather`](DumpJudge::gather), and counted as not judged otherwise.
+    /// Moves what was found of late identities out of memory.
+    fn keep_found(&mut self) -> Result<(), SpillError> {
+        let found: Vec<_> = self.shares.iter_mut().flat_map(Share::take_found).collect();
+        if found.is_empty() {
+            return Ok(());
+        }
+        let found = found.into_iter().map(|(did, finding)| {
+            // There is nothing in a finding that JSON cannot say.
+            (did, finding.line, Bytes::from(serde_json::to_vec(&finding).unwrap_or_default()))
+        });
+        let found: Vec<(Did, u64, Bytes)> = found.collect();
+        opened(&mut self.as_it_came)?.add(found.iter().map(|(did, line, text)| (*did, *line, text)))
+    }
+
+    /// How many identities are left that have to be judged as a whole. They are if the log is read a second
+    /// time, by [`gather`](DumpJudge::gather). If not, they are told as they came where that was
+    /// [asked for](DumpJudge::of_pipe), and counted as not judged otherwise.
     pub fn late_identities(&self) -> u64 {
         self.shares.iter().map(|share| share.late().identities).sum()
     }
@@ -138,11 +168,7 @@ impl<'a> DumpJudge<'a> {
             .collect::<Result<_, SpillError>>()?;
         let lines =
             late.into_iter().flatten().map(|(did, line)| (did, block[line].0, &block[line].1));
-        let gathered = match &mut self.gathered {
-            Some(gathered) => gathered,
-            none => none.insert(LateLines::new()?),
-        };
-        gathered.add(lines)
+        opened(&mut self.gathered)?.add(lines)
     }
 
     /// Ends the log: tells what is wrong with its operations, and returns what it comes to.
@@ -156,30 +182,65 @@ impl<'a> DumpJudge<'a> {
     ) -> Result<Summary, E> {
         let mut summary = self.summary;
         let mut findings = Vec::new();
-        let mut unjudged = 0;
         for share in self.shares {
             let Late { lines, .. } = share.late();
-            unjudged += lines;
+            if self.gathered.is_none() {
+                match share.as_it_came() {
+                    Some(as_it_came) => {
+                        summary.add(as_it_came);
+                        summary.as_they_came += lines;
+                    }
+                    None => summary.unjudged += lines,
+                }
+            }
             let (found, of_share) = share.finish();
             findings.extend(found);
             summary.add(&of_share);
         }
         if let Some(gathered) = self.gathered {
-            unjudged = 0;
-            gathered.for_each_group(|lines| {
-                let (found, of_group) = judge_whole(lines, self.verifier);
+            let verifier = self.verifier;
+            gathered.for_each_group(|gathered| {
+                let (found, of_group) = match gathered {
+                    GatheredLines::Whole(lines) => judge_whole(lines, verifier),
+                    GatheredLines::TooMany { did, first, lines } => not_judged(&did, first, lines),
+                };
                 findings.extend(found);
                 summary.add(&of_group);
                 if findings.len() < SORTED { Ok(()) } else { tell_sorted(&mut findings, &mut tell) }
             })?;
+        } else if let Some(as_it_came) = self.as_it_came {
+            findings.sort_by_key(|finding| finding.line);
+            let mut others = mem::take(&mut findings).into_iter().peekable();
+            as_it_came.for_each_line(|number, text| {
+                while let Some(other) = others.next_if(|other| other.line < number) {
+                    tell(other)?;
+                }
+                // It was written by this program a moment ago.
+                serde_json::from_slice(text).map_or(Ok(()), &mut tell)
+            })?;
+            findings.extend(others);
         }
         tell_sorted(&mut findings, &mut tell)?;
-        summary.unjudged = unjudged;
         let refused: u64 = summary.refused.values().sum();
         // Every other line says what another one has said.
-        summary.repeated = summary.operations.saturating_sub(summary.accepted + refused + unjudged);
+        let told = summary.accepted + refused + summary.unjudged;
+        summary.repeated = summary.operations.saturating_sub(told);
         Ok(summary)
     }
+}
+
+/// The lines that are kept there, from the first time on.
+fn opened(lines: &mut Option<LateLines>) -> Result<&mut LateLines, SpillError> {
+    Ok(match lines {
+        Some(lines) => lines,
+        none => none.insert(LateLines::new()?),
+    })
+}
+
+/// What is said of an identity that has more lines than are kept in memory.
+fn not_judged(did: &Did, first: u64, lines: u64) -> (Vec<Finding>, Summary) {
+    let finding = Finding::not_judged(first, did, lines, LateLines::MAX_IDENTITY);
+    (vec![finding], Summary { unjudged: lines, ..Summary::default() })
 }
 
 fn tell_sorted<E>(
@@ -327,6 +388,112 @@ mod tests {
         let summary = summary.unwrap();
         let counts = (summary.operations, summary.identities, summary.accepted, summary.unjudged);
         assert_eq!(counts, (6, 1, 1, 5));
+        assert_eq!((summary.repeated, summary.is_clean()), (0, false));
+        // What may come once only is told as it came.
+        let mut judge = DumpJudge::of_pipe(&PlainVerifier);
+        for one in block(order.map(|at| lines[at].clone())) {
+            judge.judge(&[one]).unwrap();
+        }
+        assert_eq!(judge.late_identities(), 1);
+        let (found, summary) = finished(judge);
+        assert_eq!(found, [(2, "unknown-prev".to_owned())]);
+        let counts = (summary.operations, summary.identities, summary.accepted, summary.repeated);
+        assert_eq!(counts, (6, 2, 4, 1));
+        assert_eq!((summary.as_they_came, summary.unjudged, summary.is_clean()), (5, 0, false));
+    }
+
+    /// Line and kind of each finding in the order in which they are told, and what it came to.
+    fn finished(judge: DumpJudge<'_>) -> (Vec<(u64, String)>, Summary) {
+        let mut found = Vec::new();
+        let tell = |finding: Finding| {
+            found.push((finding.line, finding.kind));
+            Ok::<(), SpillError>(())
+        };
+        let summary = judge.finish(tell).unwrap();
+        (found, summary)
+    }
+
+    #[test]
+    fn the_end_of_a_log_that_comes_once_is_told_line_by_line() {
+        let mut story = Story::seeded(7);
+        let old: Vec<_> = (0..20).map(|_| story.create().accepted()).collect();
+        let begin = story.log().len();
+        for identity in &old {
+            let update = story.update(identity).accepted();
+            story.create().forged_signature().refused("signature-invalid");
+            story.update(&update).accepted();
+        }
+        let end: Vec<String> = story.log()[begin..].iter().map(Generated::sequenced_line).collect();
+        let expected: Vec<(u64, String)> = (1..=60)
+            .map(|line| (line, if line % 3 == 2 { "signature-invalid" } else { "unknown-did" }))
+            .map(|(line, kind)| (line, kind.to_owned()))
+            .collect();
+        for size in [1, 7, 60] {
+            let mut judge = DumpJudge::of_pipe(&PlainVerifier);
+            for part in block(end.clone()).chunks(size) {
+                assert_eq!(judge.judge(part).unwrap(), []);
+            }
+            assert_eq!(judge.late_identities(), 20);
+            let (found, summary) = finished(judge);
+            assert_eq!(found, expected);
+            assert_eq!((summary.refused["unknown-did"], summary.as_they_came), (40, 40));
+            assert_eq!((summary.accepted, summary.identities, summary.repeated), (0, 0, 0));
+        }
+        // With a second reading it is told as ever.
+        let mut judge = DumpJudge::of_pipe(&PlainVerifier);
+        judge.judge(&block(end.clone())).unwrap();
+        judge.gather(&block(end)).unwrap();
+        let (found, summary) = finished(judge);
+        assert_eq!((found, summary.as_they_came), (expected, 0));
+    }
+
+    /// A flag that nothing bears out at first may be stated by a line that comes later.
+    #[test]
+    fn flags_are_not_compared_as_they_come() {
+        let mut story = Story::seeded(10);
+        let alice = story.create().accepted();
+        story.update(&alice).accepted();
+        let recovery = story.recovery.clone();
+        story.after(&alice).signed_by(&recovery).accepted();
+        let honest: Vec<String> = story.log().iter().map(Generated::timestamped_line).collect();
+        let mut lines = honest.clone();
+        lines[1] = lines[1].replace("\"nullified\":true", "\"nullified\":false");
+        assert_ne!(lines[1], honest[1]);
+        let log = block(lines.clone());
+        let mut judge = DumpJudge::of_pipe(&PlainVerifier);
+        judge.judge(&log).unwrap();
+        let (found, summary) = finished(judge);
+        assert_eq!((found, summary.wrong_flags), (vec![(3, "nullified-flag".to_owned())], 1));
+        lines.push(honest[1].clone());
+        let mut judge = DumpJudge::of_pipe(&PlainVerifier);
+        for one in block(lines) {
+            judge.judge(&[one]).unwrap();
+        }
+        assert_eq!(judge.late_identities(), 1);
+        let (found, summary) = finished(judge);
+        assert_eq!((found, summary.wrong_flags, summary.as_they_came), (vec![], 0, 4));
+    }
+
+    #[test]
+    fn an_identity_with_too_many_lines_is_not_judged_and_that_is_told() {
+        let mut story = Story::seeded(8);
+        let alice = story.create().accepted();
+        let bob = story.create().accepted();
+        for _ in 0..3 {
+            story.update(&bob).forged_signature().refused("signature-invalid");
+        }
+        story.update(&alice).accepted();
+        let lines: Vec<String> = story.log().iter().map(Generated::sequenced_line).collect();
+        let bytes = lines.iter().map(String::len).max().unwrap();
+        let log = block(lines.into_iter().rev());
+        let mut judge = DumpJudge::new(&PlainVerifier);
+        judge.judge(&log).unwrap();
+        judge.gathered = Some(LateLines::with_identities_up_to(2 * bytes).unwrap());
+        judge.gather(&log).unwrap();
+        let (found, summary) = finished(judge);
+        assert_eq!(found, [(2, "not-judged".to_owned())]);
+        let counts = (summary.operations, summary.identities, summary.accepted, summary.unjudged);
+        assert_eq!(counts, (6, 1, 2, 4));
         assert_eq!((summary.repeated, summary.is_clean()), (0, false));
     }
 

@@ -51,7 +51,8 @@ pub struct Args {
         value_parser = time
     )]
     since: Option<Timestamp>,
-    /// Compare nothing that was accepted after this time; what is dated into the future, was not.
+    /// Compare nothing that was accepted after this time. What is dated later than now cannot have been accepted
+    /// then, and is compared all the same.
     #[arg(
         long,
         value_name = "TIME",

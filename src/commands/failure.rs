@@ -1,11 +1,12 @@
 //! What a command that failed says, and which failures are none.
 
 use std::io;
+use std::net::SocketAddr;
 
 use crate::store::StoreError;
 
 /// An error with its causes, but for those that are quoted already, and for what a cause itself
-/// begins with.
+/// begins with; and what to do about a damaged store.
 pub fn sentence(error: &anyhow::Error) -> String {
     let mut said = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {
@@ -15,7 +16,21 @@ pub fn sentence(error: &anyhow::Error) -> String {
             said = format!("{said}: {cause}");
         }
     }
+    let is_damage = |cause: &(dyn std::error::Error + 'static)| {
+        matches!(cause.downcast_ref(), Some(StoreError::Damaged { .. }))
+    };
+    if error.chain().any(is_damage) {
+        said += "; put a backup in its place, or take the log into another database, with `import` or `serve` and \
+                 --database";
+    }
     said
+}
+
+/// That an address cannot be listened on.
+pub fn cannot_listen(setting: &str, address: SocketAddr) -> String {
+    format!(
+        "{setting} {address}: cannot listen there (it takes an address of this machine and a free port)"
+    )
 }
 
 /// What to do about a database that somebody else writes to.

@@ -37,22 +37,26 @@ pub struct Args {
 /// Runs the command.
 pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let verifier = args.signatures.verifier();
-    let (history, absence) = match &args.from {
+    let history = match &args.from {
         Some(place) => {
             let peer = Peer::new(place, 0, super::USER_AGENT).context("--from")?;
-            let history = peer.ask(args.did, &verifier).await?.history;
-            (history, format!("{} is not in {}", args.did, peer.name()))
+            let history = peer.ask(args.did, &verifier).await.with_context(|| peer.name())?.history;
+            if history.is_empty() {
+                eprintln!("{} is not in {}", args.did, peer.name());
+            }
+            history
         }
         None => {
             let store = Store::open_existing(&args.database.url).await?;
             let stored = store.history(&args.did).await?;
+            if stored.is_empty() {
+                eprintln!("{}", absence(&store, &args.did, &args.database.url).await?);
+            }
             let received = stored.iter().map(StoredOperation::as_received);
-            let history = History::verified(args.did, received, &*verifier);
-            (history, absence(&store, &args.did, &args.database.url).await?)
+            History::verified(args.did, received, &*verifier)
         }
     };
     if history.is_empty() {
-        eprintln!("{absence}");
         return Ok(ExitCode::from(1));
     }
     let mut out = io::stdout().lock();

@@ -8,6 +8,8 @@ use axum::Router;
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusBuilder;
 
+use super::failure;
+
 /// How often measurements are put into their buckets, whoever scrapes. Until then each of them is
 /// kept by itself, in some 24 bytes: ten thousand requests a second come to a megabyte or two.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -18,7 +20,7 @@ pub async fn listen(address: SocketAddr) -> anyhow::Result<()> {
     let upkeep = handle.clone();
     let listener = tokio::net::TcpListener::bind(address)
         .await
-        .with_context(|| format!("--metrics-listen {address}: cannot listen there"))?;
+        .with_context(|| failure::cannot_listen("--metrics-listen", address))?;
     let router = Router::new().route(
         "/metrics",
         get(move || {

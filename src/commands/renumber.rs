@@ -16,7 +16,9 @@ use super::failure;
 /// For a replica or a directory that was restored elsewhere, whose export counts otherwise. Nothing is
 /// deleted: `serve --upstream URL` then reads that log from the beginning, recognises what is here, and gives
 /// it the numbers that are stated there. Until it has come to the end, exports by number have old and new ones
-/// side by side; everything else is answered as before. Needs `serve` to be stopped for a moment.
+/// side by side, and the header `PLC-Sequence` and the numbers in `/_health` count from the beginning again: who
+/// waits for a number or keeps one as a cursor has to begin anew too. Everything else is answered as before. Needs
+/// `serve` to be stopped for a moment.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub struct Args {
@@ -39,6 +41,9 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     renumber(&store, &client).await.map_err(|error| match error {
         RenumberError::Store(error @ StoreError::LostLease(_)) => failure::in_use(error),
+        RenumberError::Upstream(fault) => {
+            anyhow::Error::from(fault).context(client.base().to_owned())
+        }
         error => error.into(),
     })?;
     writeln!(

@@ -81,22 +81,22 @@ pub struct Args {
         env = "PLC_SECOND_READING_MINUTES",
         value_name = "MINUTES",
         default_value_t = 60.0,
-        value_parser = positive
+        value_parser = not_negative
     )]
     second_reading_minutes: f64,
-    /// And then the whole log again and again, once in so many days; 0 for not at all. It takes a request
+    /// In how many days the whole log is read again, over and over; 0 for never. It takes a request
     /// for 1,000 operations, out of the quarter of the upstream's budget that is not for following.
     #[arg(
         long,
         env = "PLC_REREADING_DAYS",
         value_name = "DAYS",
         default_value_t = 30.0,
-        value_parser = positive
+        value_parser = not_negative
     )]
     rereading_days: f64,
     /// Other directories or replicas, with commas between their URLs, that are asked for the audit log of an
     /// identity when something of it is lacking and the upstream does not have it. What they answer is verified
-    /// like everything else.
+    /// like everything else. Each of them is sent 30 requests a minute at most.
     #[arg(
         long,
         env = "PLC_ALSO_ASK",
@@ -141,7 +141,7 @@ pub struct Args {
 }
 
 /// A number that is not negative.
-fn positive(text: &str) -> Result<f64, String> {
+fn not_negative(text: &str) -> Result<f64, String> {
     let number: f64 = text.parse().map_err(|_| "expected a number".to_owned())?;
     // A hundred years are more than any clock here can add up.
     if (0.0..=36_500.0).contains(&number) {
@@ -201,7 +201,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let listener = TcpListener::bind(args.listen)
         .await
-        .with_context(|| format!("--listen {}: cannot listen there", args.listen))?;
+        .with_context(|| super::failure::cannot_listen("--listen", args.listen))?;
     let shutdown = on_signals()?;
 
     let Some(store) = open(&args.database.url, &shutdown).await? else {

@@ -21,13 +21,21 @@ use super::progress::Meter;
 /// `/_audit/divergences` and `audit --json`, of which it judges both sides; plain or compressed
 /// with gzip or zstd. Prints a line for each operation that is refused, for each that comes again
 /// with another CID, `createdAt` or number, for each `nullified` flag that the log does not lead
-/// to, and, which is no fault, for each in which something is to be remarked; then a summary. That two operations
-/// claim one number is for `import` to find. Ends with 0 when there is none, with 1 when there is one (of records:
-/// on our side), and with 2 when the input cannot be read.
+/// to, and, which is no fault, for each in which something is to be remarked; then a summary.
 ///
-/// The order of the lines does not matter. Identities whose operations do not come in the order of their times are
-/// judged from a second reading of the file. What comes through a pipe can be read twice up to 64 MB; beyond that
-/// it is said how many lines were not judged.
+/// Ends with 0 when every line was judged and nothing is wrong; remarks are no fault. Ends with 1 when a line is
+/// refused, says otherwise than another, has a wrong flag, or could not be judged for certain (of records: when our
+/// side does not verify). Ends with 2 when the input cannot be read.
+///
+/// The order of the lines does not matter. An identity is judged from a second reading of the file when its
+/// operations do not come in the order of their times, when one is refused because its `prev` has not come, when one
+/// comes again with another CID, `createdAt`, number or `nullified` flag, or when very much is to be said of a log.
+///
+/// There are two reasons for which that is not done. What comes through a pipe can be read twice up to 64 MiB; beyond
+/// that such identities are judged as their lines come, some megabytes at a time, the `nullified` flags of these lines
+/// are not compared, and it is said how many lines they are. And of an identity that is judged from a second reading,
+/// 128 MiB of lines are kept in memory at most: those of one that has more are not judged, and that is told. Either
+/// ends with 1.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub struct Args {
@@ -62,7 +70,10 @@ fn verify(
     let (dump, original) = Dump::open_twice(path)?;
     let name = dump.name().to_owned();
     let begun = Instant::now();
-    let mut judge = DumpJudge::new(verifier);
+    let mut judge = match original.is_certain() {
+        true => DumpJudge::new(verifier),
+        false => DumpJudge::of_pipe(verifier),
+    };
     let (mut is_evidence, mut records, mut records_verify) = (false, 0_u64, true);
     read("verifying", dump, |block, meter| {
         let (entries, found) = tell_apart(block);
@@ -91,8 +102,8 @@ fn verify(
         return Ok(records_verify);
     }
     print_summary(&name, &summary, begun.elapsed().as_secs_f64(), json, out)?;
-    if summary.unjudged > 0 && !json {
-        writeln!(out, "{}", unjudged(&summary, late_identities))?;
+    if summary.as_they_came > 0 && !json {
+        writeln!(out, "{}", as_they_came(&summary, late_identities))?;
     }
     Ok(summary.is_clean() && records_verify)
 }
@@ -115,12 +126,13 @@ fn read(
     Ok(())
 }
 
-/// What to do about lines that were not judged.
-fn unjudged(summary: &Summary, identities: u64) -> String {
+/// What to do about lines that were judged as they came.
+fn as_they_came(summary: &Summary, identities: u64) -> String {
     format!(
-        "  {} lines of {identities} identities were not judged: these do not come in the order of their times, and \
-         what came through the pipe was too much to be read twice. Write it to a file, and verify that.",
-        summary.unjudged
+        "  {} lines of {identities} identities were judged as they came, some megabytes at a time, and their \
+         nullified flags were not compared: what they come to may depend on lines that come later, and what came \
+         through the pipe was too much to be read a second time. Write it to a file, and verify that.",
+        summary.as_they_came
     )
 }
 
@@ -172,7 +184,7 @@ fn print_summary(
         return Ok(());
     }
     let Summary { operations, identities, accepted, repeated, restated, .. } = summary;
-    let Summary { refused, wrong_flags, remarked, .. } = summary;
+    let Summary { refused, wrong_flags, remarked, unjudged, .. } = summary;
     writeln!(out, "{name}: {operations} operations of {identities} identities")?;
     writeln!(out, "  accepted  {accepted}")?;
     if *remarked > 0 {
@@ -191,6 +203,9 @@ fn print_summary(
     }
     if *wrong_flags > 0 {
         writeln!(out, "  nullified flags that the log does not lead to  {wrong_flags}")?;
+    }
+    if *unjudged > 0 {
+        writeln!(out, "  not judged  {unjudged}")?;
     }
     writeln!(out, "  {seconds:.1} s, {rate:.0} operations a second")?;
     Ok(())

@@ -29,7 +29,7 @@ pub use batch::BatchJudge;
 pub use chains::ChainCache;
 pub use cut::{Course, Cut, Lines, NotJson, Part};
 pub use decode::{Decoded, Position, decode};
-pub use late::LateLines;
+pub use late::{GatheredLines, LateLines};
 pub use outcome::Prepared;
 pub use spill::{Met, SpillingChains};
 pub use temporary::SpillError;

@@ -66,7 +66,10 @@ impl ExportClient {
     ) -> Result<ExportClient, UnusableUpstream> {
         let mut url = Url::parse(base_url).map_err(|error| UnusableUpstream {
             given: base_url.to_owned(),
-            reason: error.to_string(),
+            reason: match error {
+                url::ParseError::RelativeUrlWithoutBase => "it begins with neither".to_owned(),
+                error => error.to_string(),
+            },
         })?;
         let authorization = take_credentials(&mut url);
         let unusable = |reason: String| UnusableUpstream { given: url.to_string(), reason };

@@ -187,6 +187,65 @@ fn mistakes_are_told_in_a_sentence() {
     }
 }
 
+/// With its name, the reason, and the way out.
+#[test]
+fn what_cannot_be_used_is_told_in_a_sentence() {
+    let folder = begun(1);
+    std::fs::write(folder.path().join("noise.db"), [0x5a; 8_192]).unwrap();
+    std::fs::create_dir(folder.path().join("folder")).unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let noise = "plc-replica: the store is damaged at the database noise.db: file is not a database; put a backup in \
+                 its place, or take the log into another database, with `import` or `serve` and --database";
+    for (arguments, said) in [
+        (
+            &["--upstream", "plc.directory"][..],
+            "plc-replica: --upstream: an upstream is an http:// or https:// URL without query, such as \
+             https://plc.directory; \"plc.directory\" is not (it begins with neither)",
+        ),
+        (
+            &["verify", "folder"],
+            "plc-replica: folder: cannot be opened: it is a directory; name the files in it",
+        ),
+        (&["fsck", "--database", "sqlite://noise.db"], noise),
+        (&["import", "dump.jsonl", "--database", "sqlite://noise.db"], noise),
+        (&["--listen", "127.0.0.1:0", "--database", "sqlite://noise.db"], noise),
+        (
+            &["--listen", &taken],
+            &format!(
+                "plc-replica: --listen {taken}: cannot listen there (it takes an address of this machine and a free \
+                 port): Address already in use (os error 98)"
+            ),
+        ),
+        (
+            // Nobody may create a file there.
+            &["import", "dump.jsonl", "--database", "sqlite:///proc/plc.db"],
+            "plc-replica: the database is unavailable: /proc/plc.db cannot be opened: No such file or directory \
+             (os error 2); --database takes a file in a folder in which this user may write",
+        ),
+    ] {
+        let ran = run(folder.path(), arguments);
+        assert_eq!((ran.code, ran.errors.trim_end()), (Some(2), said), "{arguments:?}");
+    }
+}
+
+/// Damage in the middle is met only by what reads it.
+#[test]
+fn damage_in_the_middle_of_a_database_is_told_with_its_name() {
+    let folder = begun(200);
+    let path = folder.path().join("plc.db");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let pages = bytes.len() / 4096;
+    bytes[4096 * 2..4096 * (pages - 1)].fill(0x5a);
+    std::fs::write(&path, bytes).unwrap();
+    for arguments in [&["export"][..], &["history", "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa"]] {
+        let ran = run(folder.path(), arguments);
+        assert_eq!(ran.code, Some(2), "{ran:?}");
+        let begin = "plc-replica: the store is damaged at the database plc.db: ";
+        assert!(ran.errors.starts_with(begin) && ran.errors.contains("put a backup"), "{ran:?}");
+    }
+}
+
 #[test]
 fn a_page_of_divergences_is_evidence_whatever_is_on_it() {
     let folder = begun(2);

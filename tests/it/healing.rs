@@ -2,7 +2,6 @@
 //! row for row, by itself.
 
 use std::collections::BTreeMap;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -19,6 +18,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 
 use crate::follow::{Place, lives_with_attacks, places};
+use crate::process::{Running, serve};
 
 /// For how long an upstream is faulty.
 const FAULTY: Duration = Duration::from_millis(2_500);
@@ -29,39 +29,16 @@ const HEALED: Duration = Duration::from_secs(240);
 /// Operations that are there at the start, and that come while the upstream is faulty.
 const AT_START: usize = 200;
 
-/// `serve` as its user runs it, but for how soon things are read again.
-struct Serving(Child);
-
-impl Serving {
-    fn start(place: &Place, upstream: &str) -> Serving {
-        Serving::start_reading_again(place, upstream, SECOND_READING)
-    }
-
-    /// Reads everything again after so many minutes.
-    fn start_reading_again(place: &Place, upstream: &str, after: &str) -> Serving {
-        Serving::start_with(place, upstream, after, &[])
-    }
-
-    fn start_with(place: &Place, upstream: &str, after: &str, more: &[&str]) -> Serving {
-        let child = Command::new(env!("CARGO_BIN_EXE_plc-replica"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--upstream-requests-per-minute", "0"])
-            .args(["--audit-requests-per-minute", "0", "--read-through", "off"])
-            .args(["--second-reading-minutes", after])
-            .args(["--database", &place.url, "--upstream", upstream])
-            .args(more)
-            .env("PLC_LOG", "error")
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        Serving(child)
-    }
+/// A replica that reads everything again soon.
+fn serving(place: &Place, upstream: &str) -> Running {
+    serving_with(place, upstream, &["--second-reading-minutes", SECOND_READING])
 }
 
-impl Drop for Serving {
-    fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
+/// A replica with these settings.
+fn serving_with(place: &Place, upstream: &str, settings: &[&str]) -> Running {
+    let mut command = serve(&place.url, upstream);
+    command.args(["--listen", "127.0.0.1:0", "--read-through", "off"]).args(settings);
+    Running::start(command)
 }
 
 /// An operation as it is held: its identity, CID and time, who signed it, and what nullified it.
@@ -253,7 +230,7 @@ async fn heals(place: &Place, seed: u64, misfortune: &Misfortune) {
         upstream.fail(route, usize::MAX, edited);
     }
     let begun = Instant::now();
-    let serving = Serving::start(place, &upstream.url());
+    let serving = serving(place, &upstream.url());
     grows(&upstream, late).await;
     faulty.store(false, Ordering::Release);
     let at_mend = upstream.asked().len();
@@ -350,7 +327,7 @@ async fn survives(place: &Place, (name, route, fault): (&str, Route, Fault)) {
     let upstream = FakeUpstream::start(early.to_vec()).await;
     upstream.fail(route, usize::MAX, fault);
     let begun = Instant::now();
-    let serving = Serving::start(place, &upstream.url());
+    let serving = serving(place, &upstream.url());
     grows(&upstream, late).await;
     upstream.mend();
     let seconds = ends_with(place, &expected, name, begun).await;
@@ -365,7 +342,7 @@ async fn follows_a_restored_upstream(place: &Place) {
     let log = lives_with_attacks(41, 3 * AT_START);
     let upstream = FakeUpstream::start(log[..2 * AT_START].to_vec()).await;
     let begun = Instant::now();
-    let serving = Serving::start(place, &upstream.url());
+    let serving = serving(place, &upstream.url());
     ends_with(place, &honest(&log[..2 * AT_START]).await, "before the restore", begun).await;
     let lost = honest(&log[..2 * AT_START]).await.split_off(&(AT_START as i64 + 1));
     let other = lives_with_attacks(42, 2 * AT_START);
@@ -434,7 +411,8 @@ async fn an_honest_upstream(place: &Place, seconds: u64, second_reading: &str) {
     let mut story = Story::seeded(5);
     let recovery = story.recovery.clone();
     let upstream = FakeUpstream::start([]).await;
-    let serving = Serving::start_reading_again(place, &upstream.url(), second_reading);
+    let settings = ["--second-reading-minutes", second_reading];
+    let serving = serving_with(place, &upstream.url(), &settings);
     let begun = Instant::now();
     while upstream.streams() == 0 {
         assert!(begun.elapsed() < Duration::from_secs(30), "no stream is opened");
@@ -500,8 +478,8 @@ async fn what_the_upstream_lacks_is_asked_for_elsewhere() {
     for place in places().await {
         let other = FakeUpstream::start(log.clone()).await;
         let upstream = FakeUpstream::start([log[0].clone(), log[2].clone()]).await;
-        let also = ["--also-ask", &other.url()];
-        let serving = Serving::start_with(&place, &upstream.url(), SECOND_READING, &also);
+        let settings = ["--second-reading-minutes", SECOND_READING, "--also-ask", &other.url()];
+        let serving = serving_with(&place, &upstream.url(), &settings);
         let begun = Instant::now();
         loop {
             assert!(begun.elapsed() < HEALED, "it is not found");

@@ -1,5 +1,7 @@
 //! The log as programs read it.
 
+use std::time::Instant;
+
 use plc_testkit::builder::Story;
 use plc_testkit::fake_upstream::{FakeUpstream, Fault, LogEntry, Route};
 use serde_json::{Map, Value};
@@ -92,9 +94,11 @@ async fn what_is_refused_in_masses_is_logged_in_groups() {
     let upstream = FakeUpstream::start(story.log().iter().map(LogEntry::from)).await;
     let folder = TempDir::new().unwrap();
     let settings = [("PLC_LOG_FORMAT", "json"), ("PLC_LOG", "info,plc_replica::follow=debug")];
+    let begun = Instant::now();
     let replica = Served::start(folder.path(), &upstream.url(), &settings);
     replica.reaches(story.log().len() as i64).await;
     let log = replica.end();
+    let most_lines = 1 + begun.elapsed().as_secs() as usize / 10;
     let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let of_kind = |level: &str, kind: &str| -> Vec<Value> {
         let is_it = |line: &&Value| {
@@ -103,14 +107,18 @@ async fn what_is_refused_in_masses_is_logged_in_groups() {
         };
         lines.iter().filter(is_it).cloned().collect()
     };
-    // A page is one commit, and what is asked about again comes within seconds.
-    let [said] = &of_kind("WARN", "signature-invalid")[..] else { panic!("one line: {log}") };
+    // A page is one commit. What is asked about again is said too where that takes more than ten seconds.
+    let all_said = of_kind("WARN", "signature-invalid");
+    assert!((1..=most_lines).contains(&all_said.len()), "{log}");
+    let said = &all_said[0];
     assert_eq!(said["count"], FORGED);
     assert_eq!(said["did"], *story.log()[0].did);
     assert_eq!(said["sequence"], 1);
     let message = said["message"].as_str().unwrap();
     assert!(message.starts_with("refused: signature-invalid (300 of them): "), "{message}");
-    let [alone] = &of_kind("WARN", "signature-encoding")[..] else { panic!("one line: {log}") };
+    let all_said = of_kind("WARN", "signature-encoding");
+    assert!((1..=most_lines).contains(&all_said.len()), "{log}");
+    let alone = &all_said[0];
     assert_eq!(alone["count"], 1);
     assert_eq!(alone["did"], *story.log()[FORGED].did);
     assert!(alone["message"].as_str().unwrap().starts_with("refused: signature-encoding: "));

@@ -1,6 +1,7 @@
 //! What only this backend has: connections that break, commits that are given up half-way, and what
 //! people read in SQL.
 
+use std::iter;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -312,8 +313,7 @@ async fn a_commit_is_whole_or_nothing() {
 
     // Dropped after ever longer times, until it is through.
     let all = commit(0, &log);
-    for step in 0.. {
-        let time = Duration::from_micros(200 * step);
+    for time in longer_and_longer() {
         let ended = tokio::time::timeout(time, store.commit(&lease, &all)).await;
         let cursor = store.source().await.unwrap().unwrap().cursor;
         let stored = store.export_by_sequence(0, 2000).await.unwrap().len() as i64;
@@ -327,6 +327,12 @@ async fn a_commit_is_whole_or_nothing() {
         break;
     }
     assert_eq!(store.export_by_sequence(0, 2000).await.unwrap(), log);
+}
+
+/// Times each of which is a tenth longer than the one before: short ones are close together, and one that is long
+/// enough for the slowest machine comes soon.
+fn longer_and_longer() -> impl Iterator<Item = Duration> {
+    iter::successors(Some(Duration::from_micros(200)), |time| Some(time.mul_f64(1.1)))
 }
 
 /// The same of one that rewrites identities, and moves all of their numbers.
@@ -351,8 +357,7 @@ async fn identities_are_rewritten_whole_or_not_at_all() {
     let refusals = vec![refusal("did:plc:x", b"a line")];
     let all = Commit { rewritten: rewritten.collect(), refusals, ..commit(200, &[]) };
     // Dropped after ever longer times, until it is through.
-    for step in 0.. {
-        let time = Duration::from_micros(200 * step);
+    for time in longer_and_longer() {
         let ended = tokio::time::timeout(time, store.commit(&lease, &all)).await;
         // Whoever may still be at it is waited for.
         store.source().await.unwrap();

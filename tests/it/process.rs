@@ -1,9 +1,10 @@
-//! The program as a process of its own: a command that is run to its end, and `serve`, whose log is kept.
+//! The program as a process of its own: a command that is run to its end, one that is ended with a value, and
+//! `serve`, whose log is kept.
 
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
@@ -19,20 +20,58 @@ pub struct Ran {
     pub errors: String,
 }
 
-/// Runs a command to its end, with no settings but those that are given.
-pub fn run(arguments: &[&str]) -> Ran {
+impl Ran {
+    /// All that it said.
+    pub fn said(&self) -> String {
+        format!("{}{}", self.out, self.errors)
+    }
+}
+
+/// The program with these arguments, and no settings but those that are given.
+pub fn program(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_plc-replica"));
     for name in ["DATABASE_URL", "PLC_UPSTREAM", "PLC_CONFIG", "PLC_LISTEN", "PLC_LOG"] {
         command.env_remove(name);
     }
-    let output = tokio::task::block_in_place(|| command.args(arguments).output().unwrap());
+    command.args(arguments);
+    command
+}
+
+/// `serve` as its user runs it, but that it may ask as often as it likes.
+pub fn serve(database: &str, upstream: &str) -> Command {
+    let mut command = program(&["serve", "--upstream-requests-per-minute", "0"]);
+    command.args(["--audit-requests-per-minute", "0"]);
+    command.args(["--database", database, "--upstream", upstream]);
+    command
+}
+
+/// Runs a command to its end.
+pub fn run(arguments: &[&str]) -> Ran {
+    let output = tokio::task::block_in_place(|| program(arguments).output().unwrap());
     let [out, errors] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
     Ran { code: output.status.code(), out, errors }
 }
 
+/// A process that is killed when this is dropped.
+pub struct Running(Child);
+
+impl Running {
+    /// Starts it; nobody hears what it says.
+    pub fn start(mut command: Command) -> Running {
+        Running(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A replica that runs until it is ended or dropped.
 pub struct Served {
-    child: Child,
+    running: Running,
     address: SocketAddr,
     log: PathBuf,
 }
@@ -42,16 +81,13 @@ impl Served {
     pub fn start(folder: &Path, upstream: &str, environment: &[(&str, &str)]) -> Served {
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let log = folder.join("log");
-        let child = Command::new(env!("CARGO_BIN_EXE_plc-replica"))
-            .args(["serve", "--upstream", upstream, "--upstream-requests-per-minute", "0"])
-            .args(["--audit-requests-per-minute", "0", "--listen", &address.to_string()])
-            .args(["--database", &format!("sqlite://{}", folder.join("plc.db").display())])
-            .env_remove("PLC_CONFIG")
+        let child = serve(&format!("sqlite://{}", folder.join("plc.db").display()), upstream)
+            .args(["--listen", &address.to_string()])
             .envs(environment.iter().copied())
             .stderr(File::create(&log).unwrap())
             .spawn()
             .unwrap();
-        Served { child, address, log }
+        Served { running: Running(child), address, log }
     }
 
     /// What it has logged so far.
@@ -88,16 +124,10 @@ impl Served {
 
     /// Ends it in order, as an operator does; what it has logged.
     pub fn end(mut self) -> String {
-        Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
-        let ended = self.child.wait().unwrap();
+        let Running(child) = &mut self.running;
+        Command::new("kill").arg(child.id().to_string()).status().unwrap();
+        let ended = child.wait().unwrap();
         assert!(ended.success(), "{ended}: {}", self.log());
         self.log()
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

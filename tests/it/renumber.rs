@@ -158,7 +158,8 @@ async fn another_log_is_refused() {
         let ran = renumber(&place, &web.url());
         assert!(ran.code == Some(2) && ran.errors.contains("is not an export"), "{ran:?}");
         let away = renumber(&place, "http://127.0.0.1:1");
-        assert!(away.code == Some(2) && away.errors.contains("cannot be reached"), "{away:?}");
+        let said = "http://127.0.0.1:1: the upstream cannot be reached";
+        assert!(away.code == Some(2) && away.errors.contains(said), "{away:?}");
 
         // The way there is named to who follows another upstream without it.
         let shifted = FakeUpstream::start(renumbered(&log, 1_001..2_000)).await;

@@ -2,7 +2,7 @@
 //! and goes on by pages, and is killed again and again. In the end both hold the same.
 
 use std::collections::BTreeMap;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use did_plc::signature::PlainVerifier;
@@ -11,9 +11,9 @@ use plc_testkit::fake_upstream::{FakeUpstream, Fault, LogEntry, Route};
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha20Rng;
-use tokio::task::block_in_place;
 
 use crate::follow::{Place, lives_with_attacks, places};
+use crate::process::{self, Running};
 
 /// How often the second one is killed, unless PLC_KILLS says otherwise.
 const KILLS: usize = 4;
@@ -24,33 +24,15 @@ fn kills() -> usize {
 }
 
 fn replica(place: &Place, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_plc-replica"));
-    command.args(arguments).args(["--database", &place.url]);
-    command.env("PLC_LOG", "error").stdout(Stdio::null()).stderr(Stdio::null());
+    let mut command = process::program(arguments);
+    command.args(["--database", &place.url]);
     command
 }
 
 fn serve(place: &Place, upstream: &str) -> Command {
-    let mut command = replica(place, &["serve", "--listen", "127.0.0.1:0"]);
-    command.args(["--upstream", upstream, "--upstream-requests-per-minute", "0"]);
-    command.args(["--audit-requests-per-minute", "0", "--read-through", "off"]);
+    let mut command = process::serve(&place.url, upstream);
+    command.args(["--listen", "127.0.0.1:0", "--read-through", "off"]);
     command
-}
-
-/// A process that ends with this value.
-struct Running(Child);
-
-impl Running {
-    fn start(mut command: Command) -> Running {
-        Running(command.spawn().unwrap())
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
 }
 
 /// What somebody sees of a store: both exports, the verdicts, and what is refused, but for when it was received.
@@ -58,11 +40,9 @@ async fn seen(place: &Place) -> BTreeMap<&'static str, Vec<String>> {
     let store = Store::open_existing(&place.url).await.unwrap();
     let mut seen = BTreeMap::new();
     for (name, arguments) in [("export", &["export"][..]), ("by time", &["export", "--by-time"])] {
-        let mut command = replica(place, arguments);
-        let output = block_in_place(|| command.stdout(Stdio::piped()).output()).unwrap();
-        assert!(output.status.success(), "{output:?}");
-        let text = String::from_utf8(output.stdout).unwrap();
-        seen.insert(name, text.lines().map(str::to_owned).collect());
+        let ran = process::run(&[arguments, &["--database", &place.url]].concat());
+        assert_eq!(ran.code, Some(0), "{}", ran.errors);
+        seen.insert(name, ran.out.lines().map(str::to_owned).collect());
     }
     let mut after = None;
     let mut verdicts = Vec::new();
@@ -135,8 +115,14 @@ async fn both_ways_lead_to_the_same(by_stream: &Place, by_dump: &Place) {
         }
     }
     let begun = Instant::now();
-    while !block_in_place(|| replica(by_dump, &import).status()).unwrap().success() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "the dump cannot be imported");
+    let import_all = [&import[..], &["--database", &by_dump.url]].concat();
+    loop {
+        let ran = process::run(&import_all);
+        if ran.code == Some(0) {
+            break;
+        }
+        let waited = begun.elapsed();
+        assert!(waited < Duration::from_secs(60), "the dump cannot be imported: {}", ran.errors);
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     let pieces = kills().div_ceil(2);

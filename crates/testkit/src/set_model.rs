@@ -2,7 +2,6 @@
 //! apart from the rules that are tested with it.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use did_plc::Timestamp;
 use did_plc::signature::{PlainVerifier, Signature, Signed, Verifier};
@@ -10,10 +9,8 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::Generated;
+use super::so_far::RECOVERY_WINDOW;
 use super::wire::dag_cbor;
-
-/// How long a recovery may come after what it nullifies. Said once more, so that the rules are checked.
-const RECOVERY: Duration = Duration::from_secs(72 * 3600);
 
 /// What is to be made of one operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,7 +100,7 @@ fn judge(statement: &Generated, accepted: &mut [Accepted]) -> Option<Accepted> {
     let mut allowed = accepted[at].keys.clone();
     if let Some(&first) = overruled.first() {
         allowed.truncate(accepted[first].signer);
-        if time > accepted[first].time + RECOVERY {
+        if time > accepted[first].time + RECOVERY_WINDOW {
             return None;
         }
     }

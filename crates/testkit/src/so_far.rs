@@ -7,11 +7,12 @@ use serde_json::{Map, Value};
 
 use super::{Expected, Generated};
 
-/// How long an operation can be overruled, the last millisecond included. Said a second time, so
-/// that a story checks what the rules say.
+/// How long an operation can be overruled, the last millisecond included. Not the constant of the rules: it is
+/// stated a second time, so that stories and the model of a set check what the rules say.
 pub const RECOVERY_WINDOW: Duration = Duration::from_secs(72 * 3600);
 /// 2024-01-01T00:00:00.000Z, when stories begin.
 pub const BEGINNING: Timestamp = Timestamp::from_millis(1_704_067_200_000);
+
 /// An entry that was told: of which identity, which operation, when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Told {

@@ -1,5 +1,6 @@
 //! Connections: their settings, the tables, and those that read.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -8,6 +9,7 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
+use super::error::in_file;
 use crate::store::StoreError;
 
 /// The steps from an empty file to the tables of today; `user_version` counts those taken. A released
@@ -47,6 +49,10 @@ pub(super) fn open_writer(path: &Path, migrations: &[&str]) -> Result<Connection
         )));
     }
     refuse_directory(path)?;
+    open_with_tables(path, migrations).map_err(|error| in_file(path, error))
+}
+
+fn open_with_tables(path: &Path, migrations: &[&str]) -> Result<Connection, StoreError> {
     let mut connection =
         open(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
     connection.pragma_update(None, "page_size", PAGE_SIZE)?;
@@ -80,7 +86,7 @@ pub(super) fn check_existing(path: &Path) -> Result<(), StoreError> {
         return Err(unusable("there is no database"));
     }
     let connection = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    match version(&connection)? {
+    match version(&connection).map_err(|error| in_file(path, error))? {
         0 => Err(unusable("there is no log in the database")),
         _ => Ok(()),
     }
@@ -97,13 +103,28 @@ fn open(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
     // Each connection is used by one thread at a time, so it needs no lock of its own.
     let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)
-        .map_err(|error| StoreError::Unavailable(format!("{}: {error}", path.display())))?;
+        .map_err(|error| StoreError::Unavailable(cannot_be_opened(path, flags, &error)))?;
     connection.busy_timeout(BUSY)?;
     // Plans do not depend on the values that are looked for: otherwise, with statistics compiled
     // in, a statement is planned again each time that it is given another one.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     Ok(connection)
+}
+
+/// That a database cannot be opened, and why: the system says it to whoever opens the file in the same way, and
+/// SQLite does not tell.
+fn cannot_be_opened(path: &Path, flags: OpenFlags, error: &rusqlite::Error) -> String {
+    let opened = fs::OpenOptions::new()
+        .read(true)
+        .write(flags.contains(OpenFlags::SQLITE_OPEN_READ_WRITE))
+        .create(flags.contains(OpenFlags::SQLITE_OPEN_CREATE))
+        .open(path);
+    let reason = opened.err().map_or_else(|| error.to_string(), |error| error.to_string());
+    format!(
+        "{} cannot be opened: {reason}; --database takes a file in a folder in which this user may write",
+        path.display()
+    )
 }
 
 /// Takes the steps that are missing, all in one transaction: a crash leaves the tables of before.
@@ -165,7 +186,7 @@ impl Readers {
             None => self.connect()?,
         };
         let lent = Lent::one_of(&self.lent);
-        let result = read(&connection);
+        let result = read(&connection).map_err(|error| in_file(&self.path, error));
         drop(lent);
         // One that failed may have hit a file that was replaced: a new one sees what is there now. One whose
         // reader panicked is closed with it.

@@ -1,8 +1,13 @@
 //! What an error of SQLite means to us.
 
+use std::path::Path;
+
 use rusqlite::ErrorCode;
 
 use crate::store::StoreError;
+
+/// The place of damage that SQLite finds, which does not know where the database is.
+const SOMEWHERE: &str = "the database";
 
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> StoreError {
@@ -24,7 +29,7 @@ impl From<rusqlite::Error> for StoreError {
                 | ErrorCode::OutOfMemory,
             ) => StoreError::Unavailable(error.to_string()),
             // A value or a table that is not as we write them included.
-            _ => damaged("the database", error),
+            _ => damaged(SOMEWHERE, error),
         }
     }
 }
@@ -32,4 +37,14 @@ impl From<rusqlite::Error> for StoreError {
 /// Damage at `place`: something that this program would not have written.
 pub(super) fn damaged(place: impl ToString, reason: impl ToString) -> StoreError {
     StoreError::Damaged { place: place.to_string(), reason: reason.to_string() }
+}
+
+/// The same error, with the file of the database where it says no other place.
+pub(super) fn in_file(path: &Path, error: StoreError) -> StoreError {
+    match error {
+        StoreError::Damaged { place, reason } if place == SOMEWHERE => {
+            damaged(format!("the database {}", path.display()), reason)
+        }
+        other => other,
+    }
 }

@@ -5,10 +5,10 @@ use std::io;
 /// A dump that cannot be read (any further), with its name.
 #[derive(Debug, thiserror::Error)]
 pub enum DumpError {
-    /// No such file, no right to read it.
+    /// No such file, no right to read it, a directory.
     #[error("{name}: cannot be opened: {source}")]
     Open { name: String, source: io::Error },
-    /// Broken compression, a disk error, a folder.
+    /// Broken compression, a disk error.
     #[error("{name}: cannot be read after {read} bytes: {source}")]
     Read { name: String, read: u64, source: io::Error },
     /// The file ends inside of an array. What it held of it has come out.

@@ -71,6 +71,11 @@ impl Raw {
 }
 
 impl Original {
+    /// Whether the bytes can be had once more however many they are.
+    pub fn is_certain(&self) -> bool {
+        matches!(self.bytes, OriginalBytes::File(_))
+    }
+
     /// The bytes once more; none where there were too many to keep.
     pub fn raw(self) -> Result<Option<Raw>, DumpError> {
         let Original { name, bytes } = self;
@@ -96,6 +101,10 @@ fn open_file(path: &Path) -> Result<(String, File, Option<u64>), DumpError> {
     let name = path.display().to_string();
     let opened = File::open(path).and_then(|file| file.metadata().map(|about| (file, about)));
     match opened {
+        Ok((_, about)) if about.is_dir() => {
+            let reason = "it is a directory; name the files in it";
+            Err(opening(&name, io::Error::new(io::ErrorKind::IsADirectory, reason)))
+        }
         Ok((file, about)) => Ok((name, file, about.is_file().then_some(about.len()))),
         Err(source) => Err(opening(&name, source)),
     }
