@@ -1,6 +1,6 @@
 //! `plc-replica repair`: look for what is missing, and take it in.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -8,7 +8,8 @@ use anyhow::{Context, bail};
 use did_plc::Did;
 
 use crate::blocking;
-use crate::follow::{Extent, Repair, RepairError, Repaired};
+use crate::escape::printable;
+use crate::follow::{Extent, Found, Progress, Repair, RepairError, Repaired};
 use crate::store::{Store, StoreError};
 use crate::upstream::{Dump, ExportClient, Limits};
 
@@ -71,23 +72,33 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let (extent, meter) = extent(args, source.cursor).await?;
     let repair = Repair { store: &store, client: &client, verifier: args.signatures.verifier() };
     let mut found = Repaired::default();
-    let repaired = repair.run(extent, &mut found, |done| meter.set(done)).await;
+    let mut printed = Ok(());
+    let repaired = repair.run(extent, &mut found, |progress| match progress {
+        Progress::Done(done) => meter.set(done),
+        // What cannot be printed is repaired all the same.
+        Progress::Found(found) if printed.is_ok() => {
+            printed = meter.suspend(|| writeln!(io::stdout(), "{}", sentence(&found)));
+        }
+        Progress::Found(_) => {}
+    });
+    let repaired = repaired.await;
     meter.finish();
     match repaired {
         // Nothing was done.
         Err(RepairError::Store(error @ StoreError::LostLease(_))) if found.lines == 0 => {
-            Err(failure::in_use(error))
+            return Err(failure::in_use(error));
         }
         Err(error) => {
-            // What was found until then is in the database.
-            print(&found)?;
-            Err(error.into())
+            if found != Repaired::default() {
+                // It is in the database.
+                print_summary(&found)?;
+            }
+            return Err(error.into());
         }
-        Ok(()) => {
-            print(&found)?;
-            Ok(if found.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-        }
+        Ok(()) => {}
     }
+    printed.and_then(|()| print_summary(&found))?;
+    Ok(if found.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Where to look, and what shows how far it is.
@@ -108,31 +119,39 @@ async fn extent(args: &Args, cursor: i64) -> anyhow::Result<(Extent, Meter)> {
     Ok((Extent::Identities(dids), meter))
 }
 
-fn print(repaired: &Repaired) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    for (did, count) in &repaired.missing {
-        let (operations, are) =
-            if *count == 1 { ("operation", "is") } else { ("operations", "are") };
-        writeln!(out, "{did}: {count} {operations} missing, which {are} here now")?;
+/// What is printed of something that was found.
+fn sentence(found: &Found) -> String {
+    match found {
+        Found::Missing { did, operations: 1 } => {
+            format!("{did}: 1 operation missing, which is here now")
+        }
+        Found::Missing { did, operations } => {
+            format!("{did}: {operations} operations missing, which are here now")
+        }
+        Found::Refused { did, reason } => {
+            format!("{}: refused: {}", printable(did), printable(reason))
+        }
+        Found::Recorded { did, kind } => format!("{}: recorded: {kind}", printable(did)),
+        Found::Lacking { did, operations } => format!(
+            "{did}: the upstream's audit log lacks operations that are here: {operations}; `plc-replica audit {did}` \
+             compares and records them"
+        ),
+        Found::Unknown { did, held: 0 } => format!("{did}: not known to the upstream"),
+        Found::Unknown { did, held } => {
+            format!("{did}: not known to the upstream, and {held} operations are here")
+        }
     }
-    for (did, reason) in &repaired.refused {
-        writeln!(out, "{did}: refused: {reason}")?;
-    }
-    for (did, kind) in &repaired.differences {
-        writeln!(out, "{did}: recorded: {kind}")?;
-    }
-    for (did, here) in &repaired.unknown {
-        let here =
-            if *here > 0 { format!(", and {here} operations are here") } else { String::new() };
-        writeln!(out, "{did}: not known to the upstream{here}")?;
-    }
+}
+
+fn print_summary(found: &Repaired) -> io::Result<()> {
+    let Repaired { lines, missing, refused, recorded, lacking, .. } = found;
+    let lacking = match lacking {
+        0 => String::new(),
+        lacking => format!(", {lacking} operations that are here are lacking there"),
+    };
     writeln!(
-        out,
-        "{} lines compared: {} operations were missing and are here now, {} refused, {} differences recorded",
-        repaired.lines,
-        repaired.missing.values().sum::<usize>(),
-        repaired.refused.len(),
-        repaired.differences.len()
-    )?;
-    Ok(())
+        io::stdout(),
+        "{lines} lines compared: {missing} operations were missing and are here now, {refused} refused, {recorded} \
+         differences recorded{lacking}"
+    )
 }

@@ -5,6 +5,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::judge::{Decoded, Position};
+use crate::store::Source;
 use crate::upstream::{ExportClient, Priority, UpstreamFault};
 
 /// How often in a row an upstream has to say that our cursor is in its future, or that the last
@@ -41,12 +42,14 @@ pub enum Shared {
 }
 
 impl Continuity {
-    /// Of a log that was read up to here.
-    pub fn from_position(
+    /// Of the log that was read up to the cursor of this source.
+    pub fn of_source(
         client: ExportClient,
-        last: Option<Position>,
+        source: &Source,
         confirmed: watch::Sender<bool>,
     ) -> Continuity {
+        let last = source.cursor_cid.clone();
+        let last = last.map(|cid| Position { sequence: source.cursor, cid: Some(cid) });
         Continuity { client, anchor: last.clone(), last, asked: None, missing: 0, confirmed }
     }
 

@@ -8,7 +8,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
 use super::again::{self, AgainError, Said};
-use super::fetch::{contradicts, fetch_audit_log, fetch_lines, fetch_to_believe};
+use super::fetch::{
+    contradicts, fetch_audit_log, fetch_believed_audit_log, fetch_lines, fetch_to_believe,
+};
 use super::reader::{Event, Gone};
 use crate::judge::{Course, Decoded};
 use crate::store::{Asked, Lease, NewRefusal, Store, StoredOperation, StoredRefusal};
@@ -193,10 +195,7 @@ impl Doubts {
 
     async fn read_log(&self, did: Did) -> Result<(), AgainError> {
         let held = self.store.history(&did).await?;
-        let fetch = async || fetch_audit_log(&self.client, &did).await;
-        let differs =
-            |log: &Option<Decoded>| log.as_ref().is_some_and(|log| contradicts(log, &held));
-        match fetch_to_believe(fetch, differs).await? {
+        match fetch_believed_audit_log(&self.client, &did, &held).await? {
             Some(log) => self.take_in(log).await,
             None => Ok(()),
         }

@@ -3,7 +3,7 @@
 
 use std::fmt::Display;
 
-use ahash::AHashMap;
+use ahash::{AHashMap, AHashSet};
 
 use crate::judge::Decoded;
 use crate::store::StoredOperation;
@@ -44,6 +44,26 @@ pub async fn fetch_audit_log(
         Some(log) => Ok(Some(Decoded::from_audit_log(&log).await?)),
         None => Ok(None),
     }
+}
+
+/// The audit log of an identity, to be believed; none when they do not know it. `held` is the whole history that is held
+/// of it.
+pub async fn fetch_believed_audit_log(
+    client: &ExportClient,
+    did: &Did,
+    held: &[StoredOperation],
+) -> Result<Option<Decoded>, UpstreamFault> {
+    let differs = |log: &Option<Decoded>| match log {
+        Some(log) => contradicts(log, held) || lacks(log, held) > 0,
+        None => !held.is_empty(),
+    };
+    fetch_to_believe(async || fetch_audit_log(client, did).await, differs).await
+}
+
+/// How many of these operations nothing is stated of.
+pub fn lacks(stated: &Decoded, held: &[StoredOperation]) -> usize {
+    let stated: AHashSet<Cid> = stated.entries().iter().flatten().map(|it| it.cid).collect();
+    held.iter().filter(|held| !stated.contains(&held.cid())).count()
 }
 
 /// What is fetched to be compared with what is held, and believed. What contradicts that may have been damaged on its

@@ -3,9 +3,10 @@
 
 use ahash::{AHashMap, AHashSet};
 
+use super::again;
 use super::fetch::fetch_lines;
 use crate::judge::Decoded;
-use crate::store::StoredOperation;
+use crate::store::{DivergenceKind, NewDivergence, Store, StoreError, StoredOperation, audit_log};
 use crate::upstream::{ExportClient, MAX_LINES, Priority, UpstreamFault};
 use did_plc::{Cid, Timestamp};
 
@@ -46,6 +47,11 @@ impl Missing {
         }
         missing.extend(absent);
         Ok(missing)
+    }
+
+    /// The numbers and CIDs of those that may have another number there, which no page has stated yet.
+    pub fn into_moved(self) -> impl Iterator<Item = (i64, Cid)> {
+        self.moved.into_keys()
     }
 
     fn since(&self, operation: &StoredOperation) -> Option<i64> {
@@ -92,4 +98,33 @@ async fn by_time(
         }
     }
     Ok((absent, present))
+}
+
+/// Records that the export of an upstream lacks an operation that it gave us. Returns whether that was not on record
+/// before. A crash before this leaves it to the next reading.
+///
+/// # Errors
+///
+/// Those of the store.
+pub async fn record_missing(
+    store: &Store,
+    upstream: &str,
+    operation: &StoredOperation,
+) -> Result<bool, StoreError> {
+    let did = operation.did.to_string();
+    let record = NewDivergence {
+        source: upstream.to_owned(),
+        did: did.clone(),
+        kind: DivergenceKind::MissingInExport.name().to_owned(),
+        subject: operation.cid().to_string(),
+        ours: Some(audit_log(&store.history(&operation.did).await?)),
+        theirs: None,
+    };
+    let noted = store.note_divergences(upstream, &did, &[], &[record], again::now()).await?;
+    let is_new = !noted.opened.is_empty();
+    if is_new {
+        let sequence = operation.sequence;
+        tracing::warn!(did, sequence, "the upstream's export lacks an operation that it gave us");
+    }
+    Ok(is_new)
 }

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::continuity::{Continuity, REWINDS, Shared};
 use super::fetch::fetch_lines;
 use super::gaps::Gaps;
-use crate::judge::{Course, Lines, Position};
+use crate::judge::{Course, Lines};
 use crate::live::{Mode, Status};
 use crate::store::Source;
 use crate::upstream::{
@@ -87,12 +87,10 @@ impl Reader {
         confirmed: watch::Sender<bool>,
     ) -> Reader {
         let cursor = source.cursor;
-        let last = source.cursor_cid.clone();
-        let last = last.map(|cid| Position { sequence: cursor, cid: Some(cid) });
         Reader {
             backoff: Backoff::new(client.limits()),
             ask_again: Backoff::new(client.limits()),
-            continuity: Continuity::from_position(client.clone(), last, confirmed),
+            continuity: Continuity::of_source(client.clone(), source, confirmed),
             client,
             events,
             status,

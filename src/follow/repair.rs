@@ -1,19 +1,24 @@
 //! Repair on demand: what the second reading and the doubts do by themselves, for some identities or for all,
 //! at once.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use ahash::AHashSet;
+use tokio::sync::watch;
 use tokio::time::sleep;
 
+use super::continuity::{Continuity, Shared};
 use super::direct::DirectIntake;
-use super::fetch::NOT_JSON_ATTEMPTS;
+use super::fetch::{fetch_believed_audit_log, lacks};
 use super::lease::while_renewing;
-use crate::judge::{Course, Decoded, Prepared};
-use crate::store::{Lease, Source, Store, StoreError};
-use crate::upstream::{Backoff, Dump, DumpError, DumpReader, ExportClient, Page, UpstreamFault};
-use did_plc::Did;
+use super::missing::{Missing, lacking_in, record_missing};
+use super::read_again::ReadAgain;
+use super::repaired::{Found, Repaired, found_in};
+use crate::judge::{Course, Decoded};
+use crate::store::{DivergenceKind, Lease, Source, Store, StoreError, StoredOperation};
+use crate::upstream::{Backoff, Dump, DumpError, DumpReader, ExportClient, UpstreamFault};
 use did_plc::signature::Verifier;
+use did_plc::{Cid, Did};
 
 /// How often the upstream is asked for one thing before the repair is given up: with the pauses in between some
 /// minutes.
@@ -39,48 +44,13 @@ pub enum Extent {
     All,
 }
 
-/// What was found.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Repaired {
-    /// Lines that were compared.
-    pub lines: usize,
-    /// Operations that were missing here, for each identity. They are here now.
-    pub missing: BTreeMap<Did, usize>,
-    /// What was refused: the identity as the line states it, and why.
-    pub refused: Vec<(String, String)>,
-    /// Differences that were recorded: the identity, and the kind.
-    pub differences: Vec<(String, String)>,
-    /// Identities that the upstream does not know, and how many operations of each are here.
-    pub unknown: Vec<(Did, usize)>,
-}
-
-impl Repaired {
-    /// Whether nothing was missing, refused, different or unknown.
-    pub fn is_clean(&self) -> bool {
-        self.missing.is_empty()
-            && self.refused.is_empty()
-            && self.differences.is_empty()
-            && self.unknown.is_empty()
-    }
-
-    fn add(&mut self, lines: usize, prepared: &Prepared) {
-        self.lines += lines;
-        let commit = &prepared.commit;
-        for operation in &commit.operations {
-            *self.missing.entry(operation.did).or_default() += 1;
-        }
-        for rewritten in &commit.rewritten {
-            let more = rewritten.operations.len().saturating_sub(rewritten.stored);
-            if more > 0 {
-                *self.missing.entry(rewritten.did).or_default() += more;
-            }
-        }
-        let refused = commit.refusals.iter();
-        self.refused
-            .extend(refused.map(|new| (new.did.clone(), format!("{}: {}", new.kind, new.detail))));
-        let differences = commit.divergences.iter();
-        self.differences.extend(differences.map(|new| (new.did.clone(), new.kind.clone())));
-    }
+/// What comes of it while it goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// Something was found.
+    Found(Found),
+    /// It has come so far: identities, bytes of the file, or the last sequence number.
+    Done(u64),
 }
 
 /// A repair that did not come to its end. What was found before is in the store.
@@ -95,11 +65,22 @@ pub enum RepairError {
     /// Because of the store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The upstream has another log than the one that was read from it.
+    #[error(
+        "under number {sequence} {upstream} does not have what was read from it any more: it was restored from a backup, \
+         or has another log; `serve` finds where that begins, and follows from there"
+    )]
+    OtherLog {
+        /// The upstream.
+        upstream: String,
+        /// The number.
+        sequence: i64,
+    },
 }
 
 impl Repair<'_> {
-    /// Looks there, as the one follower of the store. What is found is added to `found`, also where the repair
-    /// fails in the end. Tells `progress` how far it is: identities, or the last sequence number.
+    /// Looks there, as the one follower of the store. What is found is told as it is found, and added to `found`, also
+    /// where the repair fails in the end.
     ///
     /// # Errors
     ///
@@ -108,10 +89,10 @@ impl Repair<'_> {
         &self,
         extent: Extent,
         found: &mut Repaired,
-        progress: impl FnMut(u64),
+        tell: impl FnMut(Progress),
     ) -> Result<(), RepairError> {
         let (lease, source) = self.store.follow(self.client.base()).await?;
-        let work = self.look(&lease, &source, extent, found, progress);
+        let work = self.look(&lease, &source, extent, (found, tell));
         let repaired = while_renewing(self.store, &lease, work).await;
         // One that cannot be given back runs out by itself.
         self.store.release(lease).await.ok();
@@ -123,8 +104,7 @@ impl Repair<'_> {
         lease: &Lease,
         source: &Source,
         extent: Extent,
-        found: &mut Repaired,
-        progress: impl FnMut(u64),
+        (found, tell): (&mut Repaired, impl FnMut(Progress)),
     ) -> Result<(), RepairError> {
         let stated_by = match &extent {
             Extent::File(dump) => dump.name(),
@@ -132,103 +112,38 @@ impl Repair<'_> {
         };
         let verifier = Arc::clone(&self.verifier);
         let intake = DirectIntake::new(self.store, (lease, source), verifier, stated_by).await?;
+        let mut looking = Looking { repair: self, intake, found, tell };
         match extent {
-            Extent::Identities(dids) => self.identities(intake, dids, found, progress).await,
-            Extent::File(dump) => Repair::file(intake, dump, found, progress).await,
-            Extent::All => self.all(intake, source.cursor, found, progress).await,
+            Extent::File(dump) => looking.through_file(dump).await,
+            Extent::Identities(dids) => {
+                self.require_same_log(source).await?;
+                looking.through_identities(dids).await
+            }
+            Extent::All => {
+                self.require_same_log(source).await?;
+                looking.through_pages(source.cursor).await
+            }
         }
     }
 
-    async fn identities(
-        &self,
-        mut intake: DirectIntake<'_>,
-        dids: Vec<Did>,
-        found: &mut Repaired,
-        mut progress: impl FnMut(u64),
-    ) -> Result<(), RepairError> {
-        for (done, did) in (1..).zip(dids) {
-            match self.patiently(async || self.audit_log(&did).await).await? {
-                Some(decoded) => {
-                    let lines = decoded.len();
-                    let prepared = intake.take(decoded, Course::Second, false).await?;
-                    found.add(lines, &prepared);
+    /// Makes sure that the upstream still has the log that was read from it: the numbers and times of another one
+    /// would be taken over.
+    async fn require_same_log(&self, source: &Source) -> Result<(), RepairError> {
+        let (confirmed, _) = watch::channel(false);
+        let mut continuity = Continuity::of_source(self.client.clone(), source, confirmed);
+        let mut backoff = Backoff::new(self.client.limits());
+        for attempt in 1.. {
+            match continuity.ask().await {
+                Shared::All => break,
+                Shared::Before(sequence) => {
+                    let upstream = self.client.base().to_owned();
+                    return Err(RepairError::OtherLog { upstream, sequence });
                 }
-                None => found.unknown.push((did, self.store.history(&did).await?.len())),
+                Shared::Unknown(fault) if attempt == ATTEMPTS => return Err(fault.into()),
+                Shared::Unknown(fault) => sleep(backoff.after(&fault)).await,
             }
-            progress(done);
         }
         Ok(())
-    }
-
-    async fn audit_log(&self, did: &Did) -> Result<Option<Decoded>, UpstreamFault> {
-        match self.client.audit_log(did).await? {
-            Some(log) => Ok(Some(Decoded::from_audit_log(&log).await?)),
-            None => Ok(None),
-        }
-    }
-
-    async fn file(
-        mut intake: DirectIntake<'_>,
-        dump: Dump,
-        found: &mut Repaired,
-        mut progress: impl FnMut(u64),
-    ) -> Result<(), RepairError> {
-        let position = dump.progress();
-        let mut blocks = DumpReader::start(dump);
-        while let Some(block) = blocks.next().await {
-            let lines = block?.into_iter().map(|(_, line)| line).collect();
-            let decoded = Decoded::from_lines(lines).await;
-            let lines = decoded.len();
-            let prepared = intake.take(decoded, Course::Elsewhere, false).await?;
-            found.add(lines, &prepared);
-            progress(position.read());
-        }
-        Ok(())
-    }
-
-    /// Everything up to the cursor: what comes after it is for the follower.
-    async fn all(
-        &self,
-        mut intake: DirectIntake<'_>,
-        cursor: i64,
-        found: &mut Repaired,
-        mut progress: impl FnMut(u64),
-    ) -> Result<(), RepairError> {
-        let mut after = 0;
-        while after < cursor {
-            let (mut decoded, near_end, end) = self.page(after).await?;
-            decoded.retain_up_to(cursor);
-            let next = decoded.cursor_after(after);
-            let lines = decoded.len();
-            let prepared = intake.take(decoded, Course::Second, false).await?;
-            found.add(lines, &prepared);
-            if near_end || end > cursor {
-                break;
-            }
-            if next <= after {
-                return Err(UpstreamFault::NotAdvancing { after }.into());
-            }
-            after = next;
-            progress(after.unsigned_abs());
-        }
-        Ok(())
-    }
-
-    /// The lines after a number, whether there are no more, and the cursor after them. What is not JSON may have
-    /// been damaged on its way, and is fetched again.
-    async fn page(&self, after: i64) -> Result<(Decoded, bool, i64), UpstreamFault> {
-        let mut attempts = 0;
-        loop {
-            attempts += 1;
-            let page = self.patiently(async || self.client.page(after).await).await?;
-            let Page { mut lines, tail, near_end, next, .. } = page.believed();
-            // No page comes after this one for it.
-            lines.extend(tail.filter(|_| near_end));
-            let decoded = Decoded::from_lines(lines).await;
-            if decoded.first_damaged().is_none() || attempts >= NOT_JSON_ATTEMPTS {
-                return Ok((decoded, near_end, next));
-            }
-        }
     }
 
     /// Asks the upstream, several times where that is called for.
@@ -247,5 +162,94 @@ impl Repair<'_> {
             }
         }
         ask().await
+    }
+}
+
+/// A repair that goes on.
+struct Looking<'a, Tell> {
+    repair: &'a Repair<'a>,
+    intake: DirectIntake<'a>,
+    found: &'a mut Repaired,
+    tell: Tell,
+}
+
+impl<Tell: FnMut(Progress)> Looking<'_, Tell> {
+    fn note(&mut self, found: Found) {
+        self.found.add(&found);
+        (self.tell)(Progress::Found(found));
+    }
+
+    async fn take(&mut self, lines: Decoded, course: Course) -> Result<(), StoreError> {
+        let count = lines.len();
+        let prepared = self.intake.take(lines, course, false).await?;
+        self.found.lines += count;
+        found_in(&prepared.commit).into_iter().for_each(|found| self.note(found));
+        Ok(())
+    }
+
+    async fn through_identities(&mut self, dids: Vec<Did>) -> Result<(), RepairError> {
+        let Repair { store, client, .. } = *self.repair;
+        for (done, did) in (1..).zip(dids) {
+            let held = store.history(&did).await?;
+            let fetch = async || fetch_believed_audit_log(client, &did, &held).await;
+            match self.repair.patiently(fetch).await? {
+                Some(log) => {
+                    let operations = lacks(&log, &held);
+                    self.take(log, Course::Second).await?;
+                    if operations > 0 {
+                        self.note(Found::Lacking { did, operations });
+                    }
+                }
+                None => self.note(Found::Unknown { did, held: held.len() }),
+            }
+            (self.tell)(Progress::Done(done));
+        }
+        Ok(())
+    }
+
+    async fn through_file(&mut self, dump: Dump) -> Result<(), RepairError> {
+        let position = dump.progress();
+        let mut blocks = DumpReader::start(dump);
+        while let Some(block) = blocks.next().await {
+            let lines = block?.into_iter().map(|(_, line)| line).collect();
+            self.take(Decoded::from_lines(lines).await, Course::Elsewhere).await?;
+            (self.tell)(Progress::Done(position.read()));
+        }
+        Ok(())
+    }
+
+    /// Everything up to the cursor: what comes after it is for the follower.
+    async fn through_pages(&mut self, cursor: i64) -> Result<(), RepairError> {
+        let Repair { store, client, .. } = *self.repair;
+        let mut missing = Missing::default();
+        let mut after = 0;
+        while after < cursor {
+            let held = store.export_by_sequence(after, client.limits().page).await?;
+            let fetch = async || ReadAgain::fetch(client, after, cursor, &held).await;
+            let ReadAgain { lines, end } = self.repair.patiently(fetch).await?;
+            let lacking = lacking_in(&lines, &held, end);
+            let absent = missing.confirm(client, lacking, 0).await?;
+            self.take(lines, Course::Second).await?;
+            self.record_missing(absent).await?;
+            after = end;
+            (self.tell)(Progress::Done(after.unsigned_abs()));
+        }
+        // What still has its number now that every page was read is in none of them, whatever the export by time says.
+        let moved: AHashSet<(i64, Cid)> = missing.into_moved().collect();
+        let numbers: Vec<i64> = moved.iter().map(|(number, _)| *number).collect();
+        let mut held = store.sequences(&numbers).await?;
+        held.retain(|it| it.sequence.is_some_and(|number| moved.contains(&(number, it.cid()))));
+        Ok(self.record_missing(held).await?)
+    }
+
+    async fn record_missing(&mut self, missing: Vec<StoredOperation>) -> Result<(), StoreError> {
+        let Repair { store, client, .. } = *self.repair;
+        for operation in missing {
+            if record_missing(store, client.base(), &operation).await? {
+                let kind = DivergenceKind::MissingInExport.name().to_owned();
+                self.note(Found::Recorded { did: operation.did.to_string(), kind });
+            }
+        }
+        Ok(())
     }
 }

@@ -9,15 +9,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 
 use super::again::{self, AgainError, Said};
-use super::fetch::{contradicts, fetch_lines, fetch_to_believe};
-use super::missing::{Missing, lacking_in};
+use super::missing::{Missing, lacking_in, record_missing};
+use super::read_again::ReadAgain;
 use super::reader::{Event, Gone};
-use crate::judge::{Course, Decoded};
+use crate::judge::Course;
 use crate::live::Status;
-use crate::store::{
-    DivergenceKind, Lease, NewDivergence, Rereading, Store, StoredOperation, audit_log,
-};
-use crate::upstream::{Backoff, ExportClient, Priority, UpstreamFault};
+use crate::store::{Lease, Rereading, Store, StoredOperation};
+use crate::upstream::{Backoff, ExportClient};
 
 /// The longest pause before it is looked whether something is due.
 const LOOK: Duration = Duration::from_secs(60);
@@ -65,14 +63,6 @@ pub struct SecondReading {
     pub missing: Missing,
     /// How many pages the log has, about.
     pub pages: u64,
-}
-
-/// A page that was read again.
-#[derive(PartialEq)]
-struct Read {
-    lines: Decoded,
-    /// Up to this number it has told everything.
-    end: i64,
 }
 
 /// What is read next.
@@ -226,66 +216,15 @@ impl SecondReading {
         held: &[StoredOperation],
         course: Course,
     ) -> Result<i64, AgainError> {
-        let last_held = held.last().and_then(|last| last.sequence);
-        let is_all = held.len() < self.client.limits().page;
-        let through = if is_all { through } else { through.min(last_held.unwrap_or(through)) };
-        let differs = |read: &Read| {
-            contradicts(&read.lines, held) || !lacking_in(&read.lines, held, read.end).is_empty()
-        };
-        let Read { lines, end } = fetch_to_believe(|| self.fetch(after, through), differs).await?;
+        let ReadAgain { lines, end } = ReadAgain::fetch(&self.client, after, through, held).await?;
         let lacking = lacking_in(&lines, held, end);
         let missing = self.missing.confirm(&self.client, lacking, self.position.rounds).await?;
         if !lines.is_empty() {
             again::take_in(&self.events, lines, course, None).await?;
         }
         for operation in missing {
-            self.record_missing(&operation).await?;
+            record_missing(&self.store, self.client.base(), &operation).await?;
         }
         Ok(end)
-    }
-
-    /// A page after a number up to another one.
-    async fn fetch(&self, after: i64, through: i64) -> Result<Read, UpstreamFault> {
-        let count = self.client.limits().page;
-        let mut lines = fetch_lines(&self.client, after, count, Priority::Aside).await?;
-        if lines.is_empty() {
-            // Only what is empty twice is the end.
-            lines = fetch_lines(&self.client, after, count, Priority::Aside).await?;
-        }
-        let end = match lines.is_empty() {
-            true => through,
-            false => lines.cursor_after(after).min(through),
-        };
-        if end <= after {
-            return Err(UpstreamFault::NotAdvancing { after });
-        }
-        lines.retain_up_to(end);
-        Ok(Read { lines, end })
-    }
-
-    /// Records that the upstream's export lacks an operation that we hold. A crash before this leaves it to
-    /// the next round.
-    async fn record_missing(&self, operation: &StoredOperation) -> Result<(), AgainError> {
-        let did = operation.did.to_string();
-        let record = NewDivergence {
-            source: self.client.base().to_owned(),
-            did: did.clone(),
-            kind: DivergenceKind::MissingInExport.name().to_owned(),
-            subject: operation.cid().to_string(),
-            ours: Some(audit_log(&self.store.history(&operation.did).await?)),
-            theirs: None,
-        };
-        let noted = self
-            .store
-            .note_divergences(self.client.base(), &did, &[], &[record], again::now())
-            .await?;
-        if !noted.opened.is_empty() {
-            tracing::warn!(
-                did,
-                sequence = operation.sequence,
-                "the upstream's export lacks an operation that it gave us"
-            );
-        }
-        Ok(())
     }
 }

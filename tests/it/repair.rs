@@ -212,6 +212,90 @@ async fn faults_of_the_upstream_hide_nothing() {
     }
 }
 
+/// What the upstream lacks is recorded or told; a page that is empty or short for once is not the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_upstream_lacks_is_told() {
+    let log = told();
+    for place in places().await {
+        let upstream = FakeUpstream::start(log.clone()).await;
+        follow_without(&place, &upstream, &[&log[7]]).await;
+        let nothing = |lines: &mut Vec<String>| {
+            if lines.len() > 2 {
+                lines.clear();
+            }
+        };
+        upstream.fail(Route::Export, 4, Fault::edited(nothing));
+        finds(&place, &["--all"], 12, &log[7]);
+        let short = Fault::edited(|lines: &mut Vec<String>| lines.truncate(4));
+        upstream.fail(Route::Export, 2, short);
+        let ran = repair(&place, &["--all"]);
+        assert!(ran.code == Some(0) && ran.out.starts_with("12 lines compared"), "{ran:?}");
+
+        upstream.delete(3);
+        upstream.delete(10);
+        let found = repair(&place, &["--all"]);
+        assert_eq!(found.code, Some(1), "{found:?}");
+        for gone in [&log[2], &log[9]] {
+            let expected = format!("{}: recorded: missing-in-export\n", gone.did);
+            assert!(found.out.contains(&expected), "{found:?}");
+        }
+        assert!(found.out.ends_with("10 lines compared: 0 operations were missing and are here now, 0 refused, 2 differences recorded\n"), "{found:?}");
+        let named = repair(&place, &[&log[9].did]);
+        assert_eq!(named.code, Some(1), "{named:?}");
+        let expected =
+            format!("{}: the upstream's audit log lacks operations that are here: 1", log[9].did);
+        assert!(named.out.contains(&expected), "{named:?}");
+        // Everything is here as before.
+        let store = Store::open(&place.url).await.unwrap();
+        exports(&store, &log).await;
+    }
+}
+
+/// What is damaged on its way and is JSON all the same is fetched again before it is believed.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_contradicts_is_fetched_again() {
+    let log = told();
+    for place in places().await {
+        let upstream = FakeUpstream::start(log.clone()).await;
+        follow_without(&place, &upstream, &[]).await;
+        let time = log[3].created_at.clone();
+        let other_time = move |lines: &mut Vec<String>| {
+            for line in lines.iter_mut() {
+                *line = line.replace(&time, "2021-02-03T04:05:06.789Z");
+            }
+        };
+        let far = |lines: &mut Vec<String>| {
+            for line in lines.iter_mut() {
+                *line = line.replace("\"seq\":12,", "\"seq\":9007199254740991,");
+            }
+        };
+        for fault in [Fault::edited(other_time), Fault::edited(far)] {
+            upstream.fail(Route::Export, 1, fault);
+            let ran = repair(&place, &["--all"]);
+            assert_eq!(ran.code, Some(0), "{ran:?}");
+        }
+        let store = Store::open(&place.url).await.unwrap();
+        exports(&store, &log).await;
+        assert_eq!(store.divergences(None, None, None, 0, 100).await.unwrap(), []);
+    }
+}
+
+/// The numbers and times of another log are not taken over.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_with_another_log_repairs_nothing() {
+    let log = told();
+    for place in places().await {
+        let upstream = FakeUpstream::start(log.clone()).await;
+        follow_without(&place, &upstream, &[&log[7]]).await;
+        upstream.rewind(10);
+        for how in [&["--all"][..], &[&log[7].did]] {
+            is_told(&repair(&place, how), &["under number 12", "`serve` finds where that begins"]);
+        }
+        let store = Store::open(&place.url).await.unwrap();
+        assert!(!holds(&store, &log[7]).await);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn mistakes_are_told_and_change_nothing() {
     let log = told();
