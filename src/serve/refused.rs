@@ -54,9 +54,13 @@ impl RefusedIdentities {
         if !self.may_include(did) {
             return Ok(0);
         }
-        // What is accepted in between does not stand any more, and is not counted.
-        let head = store.head(did).await?;
-        store.refused_after(did, head.as_ref()).await
+        // Boxed, since it is seldom asked: what a request keeps for it would be moved about with each.
+        Box::pin(async {
+            // What is accepted in between does not stand any more, and is not counted.
+            let head = store.head(did).await?;
+            store.refused_after(did, head.as_ref()).await
+        })
+        .await
     }
 
     fn may_include(&self, did: &Did) -> bool {

@@ -34,6 +34,16 @@ pub async fn for_operation(
 ) -> Result<(), ServeError> {
     let Some(text) = parameter(&head.query, "cid")? else { return Ok(()) };
     let cid: Cid = text.parse().map_err(|_| ServeError::InvalidParameter("cid"))?;
+    // Boxed, as what is seldom asked for: a request is moved about with all that it may keep.
+    Box::pin(for_named(server, head, did, cid)).await
+}
+
+async fn for_named(
+    server: &Server,
+    head: &RequestHead,
+    did: Did,
+    cid: Cid,
+) -> Result<(), ServeError> {
     // Most operations that are asked for are here already: no place is needed to see that.
     if holds(server, did, cid).await? {
         return Ok(());

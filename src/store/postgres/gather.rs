@@ -1,15 +1,18 @@
 //! Gathers lookups that come at the same time into one query.
 //!
-//! Asking for many identities in one query costs the server a fraction of asking for each (no
-//! message, plan or snapshot for each). Nothing waits for company: a lookup that finds a
-//! connection idle goes alone, and those that come while it is under way go together next.
+//! Asking for many identities in one query costs both sides a fraction of asking for each (no
+//! message, plan or snapshot for each). A lookup that finds no query under way goes at once, with those
+//! that have come with it; those that come while it is under way go together next.
 
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use futures::FutureExt;
 use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::time::timeout;
 
 use crate::store::StoreError;
 use did_plc::Did;
@@ -19,13 +22,23 @@ const LARGEST_GATHERING: usize = 256;
 /// Lookups that may wait. The answer to more is that the database does not keep up.
 const LONGEST_QUEUE: usize = 16_384;
 
+/// How long lookups wait for a query that is under way: far longer than one takes that finds its pages in memory, so
+/// that another task asks beside it only where the disk is read.
+const PATIENCE: Duration = Duration::from_millis(2);
+/// So often other tasks have their turn before a query goes: in it, requests that have arrived already are read, and
+/// come along. It costs a lookup that is alone some microseconds.
+const TURNS_OF_OTHERS: usize = 2;
+
 type Answer<T> = oneshot::Sender<Result<Result<T, StoreError>, Panicked>>;
 
 /// The task that was asking panicked: a bug, and none that passes.
 struct Panicked;
 
-/// What waits, for whichever task is idle.
-type Waiting<T> = Arc<Mutex<mpsc::Receiver<(Did, Answer<T>)>>>;
+/// A lookup that waits.
+type Lookup<T> = (Did, Answer<T>);
+
+/// What waits, for the task that has it.
+type Waiting<T> = Arc<Mutex<mpsc::Receiver<Lookup<T>>>>;
 
 /// Asks one question about many identities in one query.
 pub(super) trait Ask: Send + 'static {
@@ -40,7 +53,7 @@ pub(super) trait Ask: Send + 'static {
 
 /// The queue of one kind of lookup.
 pub(super) struct Gatherer<T> {
-    queue: mpsc::Sender<(Did, Answer<T>)>,
+    queue: mpsc::Sender<Lookup<T>>,
     /// Tasks whose query is under way.
     asking: Arc<AtomicUsize>,
 }
@@ -87,40 +100,80 @@ impl<T: Send + 'static> Gatherer<T> {
     }
 }
 
-/// Takes what waits, asks, answers.
+/// Takes the lookups that are to go together in the next query. There are none when the gatherer was dropped.
+async fn gather<T>(queue: &mut mpsc::Receiver<Lookup<T>>, gathered: &mut Vec<Lookup<T>>) {
+    if queue.recv_many(gathered, LARGEST_GATHERING).await == 0 {
+        return;
+    }
+    for _ in 0..TURNS_OF_OTHERS {
+        tokio::task::yield_now().await;
+    }
+    while gathered.len() < LARGEST_GATHERING
+        && let Ok(lookup) = queue.try_recv()
+    {
+        gathered.push(lookup);
+    }
+}
+
+/// Takes what waits, asks, answers. The queue is kept meanwhile, so that what comes goes together next; it is left to
+/// another task where the answer takes its time.
 async fn serve<A: Ask>(mut asker: A, lookups: Waiting<A::Answer>, asking: Arc<AtomicUsize>) {
     let mut gathered = Vec::with_capacity(LARGEST_GATHERING);
+    let mut kept = None;
     loop {
-        // Held only while there is nothing to do: whichever task is idle takes what comes.
-        if lookups.lock().await.recv_many(&mut gathered, LARGEST_GATHERING).await == 0 {
+        let mut queue = match kept.take() {
+            Some(queue) => queue,
+            None => lookups.lock().await,
+        };
+        gather(&mut queue, &mut gathered).await;
+        if gathered.is_empty() {
             return;
         }
         // Clients that went away while they waited are not worth a query.
         gathered.retain(|(_, answer)| !answer.is_closed());
         let dids: Vec<Did> = gathered.iter().map(|(did, _)| *did).collect();
         if dids.is_empty() {
+            kept = Some(queue);
             continue;
         }
         asking.fetch_add(1, Ordering::Relaxed);
         // The task goes on with the next ones: nothing of the question is kept.
-        let asked = AssertUnwindSafe(asker.ask(&dids)).catch_unwind().await;
-        asking.fetch_sub(1, Ordering::Relaxed);
-        match asked {
-            Ok(Ok(answers)) => {
-                for ((_, waiting), answer) in gathered.drain(..).zip(answers) {
-                    // It fails when the client has gone: nobody to tell.
-                    let _ = waiting.send(Ok(answer));
-                }
-            }
-            Ok(Err(error)) => {
-                for (_, waiting) in gathered.drain(..) {
-                    let _ = waiting.send(Ok(Err(error.clone())));
-                }
+        let mut asked = pin!(AssertUnwindSafe(asker.ask(&dids)).catch_unwind());
+        let asked = match timeout(PATIENCE, &mut asked).await {
+            Ok(asked) => {
+                kept = Some(queue);
+                asked
             }
             Err(_) => {
-                for (_, waiting) in gathered.drain(..) {
-                    let _ = waiting.send(Err(Panicked));
-                }
+                drop(queue);
+                asked.await
+            }
+        };
+        asking.fetch_sub(1, Ordering::Relaxed);
+        answer(&mut gathered, asked);
+    }
+}
+
+/// Tells everybody who waits what came.
+fn answer<T>(
+    gathered: &mut Vec<Lookup<T>>,
+    asked: std::thread::Result<Result<Vec<Result<T, StoreError>>, StoreError>>,
+) {
+    // To tell somebody fails when the client has gone: nobody to tell.
+    match asked {
+        Ok(Ok(answers)) => {
+            for ((_, waiting), answer) in gathered.drain(..).zip(answers) {
+                let _ = waiting.send(Ok(answer));
+            }
+        }
+        Ok(Err(error)) => {
+            for (_, waiting) in gathered.drain(..) {
+                let _ = waiting.send(Ok(Err(error.clone())));
+            }
+        }
+        Err(_) => {
+            for (_, waiting) in gathered.drain(..) {
+                let _ = waiting.send(Err(Panicked));
             }
         }
     }
@@ -142,6 +195,60 @@ mod tests {
             assert!(std::mem::replace(&mut self.asked, true), "a bug");
             Ok(dids.iter().map(|did| Ok(*did)).collect())
         }
+    }
+
+    /// Answers when it is told to, and says how many it was asked about.
+    struct Slow {
+        asked: mpsc::UnboundedSender<usize>,
+        may_answer: Arc<tokio::sync::Semaphore>,
+    }
+
+    impl Ask for Slow {
+        type Answer = Did;
+
+        async fn ask(&mut self, dids: &[Did]) -> Result<Vec<Result<Did, StoreError>>, StoreError> {
+            self.asked.send(dids.len()).unwrap();
+            self.may_answer.acquire().await.unwrap().forget();
+            Ok(dids.iter().map(|did| Ok(*did)).collect())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_while_a_query_is_under_way_goes_together() {
+        let (sender, mut asked) = mpsc::unbounded_channel();
+        let may_answer = Arc::new(tokio::sync::Semaphore::new(0));
+        let slow = || Slow { asked: sender.clone(), may_answer: may_answer.clone() };
+        let gatherer = Arc::new(Gatherer::start(vec![slow(), slow()]));
+        let did = Did::from_bytes([7; 15]);
+        let look_up = |count: usize| {
+            let lookups = (0..count).map(|_| {
+                let gatherer = Arc::clone(&gatherer);
+                tokio::spawn(async move { gatherer.lookup(did).await.unwrap() })
+            });
+            lookups.collect::<Vec<_>>()
+        };
+        // Those that come together go at once, together.
+        let mut lookups = look_up(3);
+        assert_eq!(asked.recv().await, Some(3));
+        // The next wait for it, and those that come meanwhile with them.
+        lookups.extend(look_up(2));
+        tokio::time::sleep(PATIENCE / 2).await;
+        assert!(asked.try_recv().is_err());
+        lookups.extend(look_up(2));
+        tokio::task::yield_now().await;
+        may_answer.add_permits(1);
+        assert_eq!(asked.recv().await, Some(4));
+        // But not for one that takes its time.
+        lookups.extend(look_up(5));
+        let began = tokio::time::Instant::now();
+        assert_eq!(asked.recv().await, Some(5));
+        assert!(began.elapsed() >= PATIENCE);
+        assert_eq!(gatherer.asking(), 2);
+        may_answer.add_permits(2);
+        for lookup in lookups {
+            assert_eq!(lookup.await.unwrap(), did);
+        }
+        assert_eq!(gatherer.asking(), 0);
     }
 
     #[tokio::test]
