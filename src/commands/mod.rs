@@ -3,6 +3,7 @@
 mod absence;
 mod arguments;
 mod audit;
+mod backup;
 mod completions;
 mod evidence;
 mod export;
@@ -57,6 +58,7 @@ enum Command {
     Refused(refused::Args),
     Resolve(resolve::Args),
     Export(export::Args),
+    Backup(backup::Args),
     Import(import::Args),
     Repair(repair::Args),
     Renumber(renumber::Args),
@@ -109,6 +111,7 @@ impl Cli {
             Command::Refused(args) => block_on(refused::run(&args)),
             Command::Resolve(args) => block_on(resolve::run(&args)),
             Command::Export(args) => block_on(export::run(&args)),
+            Command::Backup(args) => block_on(backup::run(&args)),
             Command::Import(args) => block_on(import::run(&args)),
             Command::Repair(args) => block_on(repair::run(&args)),
             Command::Renumber(args) => block_on(renumber::run(&args)),

@@ -21,6 +21,8 @@ mod samples;
 mod sqlite;
 mod statistics;
 
+use std::path::Path;
+
 use did_plc::claim::Value;
 use did_plc::{Did, Timestamp};
 
@@ -72,6 +74,27 @@ impl Store {
         match DatabasePlace::of(url)? {
             DatabasePlace::Sqlite(path) => Sqlite::open_existing(path).await.map(Store::Sqlite),
             DatabasePlace::Postgres(url) => Postgres::open_existing(url).await.map(Store::Postgres),
+        }
+    }
+
+    /// Copies the store that `url` names into a file that is not there yet, while others write to it, and returns its
+    /// bytes. `progress` is told the bytes that are copied, and those of all.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unusable`] on Postgres, which has programs of its own for this; those of [`sqlite::back_up`].
+    pub fn back_up(
+        url: &str,
+        to: &Path,
+        progress: impl FnMut(u64, u64),
+    ) -> Result<u64, StoreError> {
+        match DatabasePlace::of(url)? {
+            DatabasePlace::Sqlite(path) => sqlite::back_up(path, to, progress),
+            DatabasePlace::Postgres(_) => Err(StoreError::Unusable(
+                "a database in Postgres is backed up by the programs of Postgres, while it is in use: `pg_dump \
+                 --format=custom --file=FILE URL`, and `pg_restore --dbname=URL FILE` brings it back"
+                    .to_owned(),
+            )),
         }
     }
 

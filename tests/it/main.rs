@@ -4,6 +4,7 @@ mod alerts;
 mod architecture;
 mod audit;
 mod audit_command;
+mod backup;
 mod claims;
 mod command_line;
 mod contract;

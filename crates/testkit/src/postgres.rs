@@ -164,12 +164,13 @@ impl TlsServer {
     }
 }
 
-/// The directory of the server's programs: in PATH, or where Debian puts them, the newest version.
-fn programs() -> Option<PathBuf> {
+/// The directory of the server's programs, `pg_dump` among them: in PATH, or where Debian puts them, the newest version.
+pub fn programs() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     // All that is needed in one place: a link to some of them elsewhere does not do.
     let complete = |directory: &PathBuf| {
-        ["initdb", "postgres", "pg_isready"].iter().all(|program| directory.join(program).exists())
+        let needed = ["initdb", "postgres", "pg_isready", "pg_dump", "pg_restore"];
+        needed.iter().all(|program| directory.join(program).exists())
     };
     let in_path = std::env::split_paths(&path).find(complete);
     in_path.or_else(|| {

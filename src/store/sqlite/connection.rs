@@ -112,6 +112,13 @@ fn open(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
+/// Opens a connection that reads.
+pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
+    let connection = open(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    connection.pragma_update(None, "cache_size", -i64::from(READER_CACHE_KIB))?;
+    Ok(connection)
+}
+
 /// That a database cannot be opened, and why: the system says it to whoever opens the file in the same way, and
 /// SQLite does not tell.
 fn cannot_be_opened(path: &Path, flags: OpenFlags, error: &rusqlite::Error) -> String {
@@ -183,7 +190,7 @@ impl Readers {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let connection = match idle {
             Some(connection) => connection,
-            None => self.connect()?,
+            None => open_reader(&self.path)?,
         };
         let lent = Lent::one_of(&self.lent);
         let result = read(&connection).map_err(|error| in_file(&self.path, error));
@@ -203,12 +210,6 @@ impl Readers {
     pub(super) fn lent_and_idle(&self) -> (usize, usize) {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).len();
         (self.lent.load(Ordering::Relaxed), idle)
-    }
-
-    fn connect(&self) -> Result<Connection, StoreError> {
-        let connection = open(&self.path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-        connection.pragma_update(None, "cache_size", -i64::from(READER_CACHE_KIB))?;
-        Ok(connection)
     }
 }
 

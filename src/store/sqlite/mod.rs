@@ -8,6 +8,7 @@
 //! gets new operations half a million at a time, and until then they are known to [`recent`], in memory;
 //! the log itself is what a new process reads them from again.
 
+mod backup;
 mod claims;
 mod commit;
 mod connection;
@@ -30,6 +31,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Semaphore;
 
+pub use self::backup::back_up;
 use self::connection::{MIGRATIONS, Readers};
 use self::recent::Recent;
 use self::writer::Writer;
