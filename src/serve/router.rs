@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::handler::Handler;
 use axum::middleware::from_fn;
 use axum::routing::{MethodRouter, get};
-use http::{Method, Uri, header};
+use http::{HeaderName, HeaderValue, Method, Uri, header};
 use tower_http::set_header::SetResponseHeaderLayer;
 
 use super::answer;
@@ -17,6 +17,10 @@ use super::identity::{self, View};
 use super::middleware::{apply_middleware, preflight};
 use super::state::Server;
 use super::{evidence, explorer, export, health, lookup, resolution, stream};
+
+/// For search engines that come by a link from elsewhere.
+const ROBOTS_TAG: HeaderName = HeaderName::from_static("x-robots-tag");
+const NO_INDEX: HeaderValue = HeaderValue::from_static("noindex, nofollow");
 
 type Routes = Router<Arc<Server>>;
 
@@ -65,13 +69,17 @@ fn reports() -> Routes {
 
 /// Pages for people.
 fn pages() -> Routes {
-    with_and_without_slash([
-        ("/", get(explorer::home)),
+    let endless = with_and_without_slash([
         ("/explore", get(explorer::search)),
         ("/explore/{did}", get(explorer::identity)),
+    ]);
+    with_and_without_slash([
+        ("/", get(explorer::home)),
         ("/_style.css", get(explorer::style)),
         ("/_icon.svg", get(explorer::icon)),
+        ("/robots.txt", get(explorer::robots)),
     ])
+    .merge(endless.layer(SetResponseHeaderLayer::overriding(ROBOTS_TAG, NO_INDEX)))
 }
 
 /// DID Resolution, where whatever follows is the DID that is asked for, slashes included.
@@ -153,6 +161,7 @@ mod tests {
             ("/explore/data", 404, html),
             ("/_style.css", 200, "text/css; charset=utf-8"),
             ("/_icon.svg", 200, "image/svg+xml"),
+            ("/robots.txt", 200, "text/plain; charset=utf-8"),
             ("/_health", 200, json),
             ("/_health/", 200, json),
             ("/_ready", 503, json),
@@ -209,6 +218,23 @@ mod tests {
         }
         let record = ("/_audit/divergences/%35/ours", "No such path: /_audit/divergences/%35/…");
         assert_eq!(ask(&router, "GET", record.0).await, (404, record.1.to_owned()));
+    }
+
+    #[tokio::test]
+    async fn pages_without_end_are_not_for_search_engines() {
+        let (server, _folder) = state::tests::server().await;
+        let router = router(&server);
+        for (path, tag) in [
+            ("/", None),
+            ("/explore?q=x", Some("noindex, nofollow")),
+            ("/explore/did:plc:ewvi7nxzyoun6zhxrhs64oiz", Some("noindex, nofollow")),
+            ("/did:plc:ewvi7nxzyoun6zhxrhs64oiz", None),
+        ] {
+            let request = Request::get(path).body(Body::empty()).unwrap();
+            let Ok(answer) = router.clone().oneshot(request).await;
+            let stated = answer.headers().get("x-robots-tag").map(|tag| tag.to_str().unwrap());
+            assert_eq!(stated, tag, "{path}");
+        }
     }
 
     #[tokio::test]

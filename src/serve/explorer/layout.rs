@@ -24,6 +24,8 @@ const POLICY: HeaderValue = HeaderValue::from_static(
 /// Both are part of the program; an hour is how long an old look may stay after an update.
 const AN_HOUR: HeaderValue = HeaderValue::from_static("public, max-age=3600");
 
+const ROBOTS: &str = "User-agent: *\nAllow: /$\nDisallow: /\n";
+
 /// A page with this title (plain text, already harmless) around this content. `searched` is what
 /// stands in the search field.
 pub fn page(title: &str, searched: &str, content: Markup) -> String {
@@ -82,6 +84,12 @@ pub async fn style() -> Answer {
 /// The answer with the icon.
 pub async fn icon() -> Answer {
     asset(HeaderValue::from_static("image/svg+xml"), ICON)
+}
+
+/// What programs that follow every link are told: the status page alone is for them. Of identities there are tens of
+/// millions, each with links to others (RFC 9309).
+pub async fn robots() -> Answer {
+    asset(HeaderValue::from_static("text/plain; charset=utf-8"), ROBOTS)
 }
 
 fn asset(media_type: HeaderValue, text: &'static str) -> Answer {

@@ -28,7 +28,7 @@ use maud::html;
 use self::claimants::Search;
 pub use self::home::{Report, home_page};
 pub use self::identity::{IdentityRecords, Selection, identity_page};
-pub(super) use self::layout::{icon, style};
+pub(super) use self::layout::{icon, robots, style};
 
 use did_plc::Did;
 
