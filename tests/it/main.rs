@@ -15,6 +15,7 @@ mod explorer;
 mod export;
 mod follow;
 mod fsck;
+mod fuzz;
 mod healing;
 mod import;
 mod limits;
