@@ -476,6 +476,48 @@ async fn closed_streams_are_opened_again() {
     }
 }
 
+/// Whatever an upstream ends its stream with, again and again: while nothing new comes, it is asked ever less.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_keeps_closing_its_stream_is_left_alone() {
+    const WATCHED: Duration = Duration::from_secs(3);
+    let log = entries(&lives(42, 4));
+    let last = log.last().unwrap().seq;
+    let old = log[1].streamed();
+    let beyond = LogEntry { seq: last + (1 << 40), ..log[1].clone() }.streamed();
+    let close = |reason| Fault::Close(1000, reason);
+    let say = |message: &str, reason| Fault::SayAndClose(message.to_owned(), 1000, reason);
+    let faults = [
+        // What it answers is looked at, and half of it asked for again, before the longest pause.
+        (close("FutureCursor"), 40),
+        (close("OutdatedCursor"), 4),
+        (close("ConsumerTooSlow"), 4),
+        (close("restart"), 4),
+        (say(&old, "OutdatedCursor"), 4),
+        (say(&old, "ConsumerTooSlow"), 4),
+        (say(&beyond, "restart"), 4),
+        (say("{}", "restart"), 4),
+        (Fault::DropAfter(0), 4),
+        (Fault::Status(503, None), 4),
+        (Fault::Status(404, None), 4),
+    ];
+    for (number, (fault, pages_each)) in faults.into_iter().enumerate() {
+        let place = places().await.remove(0);
+        let upstream = FakeUpstream::start(log.clone()).await;
+        upstream.fail(Route::Stream, usize::MAX, fault);
+        let replica = Running::start(&place.url, &upstream.url()).await;
+        eventually("all pages", || replica.status.sequence() == last).await;
+        let before = (upstream.asked_for(Route::Stream), upstream.asked_for(Route::Export));
+        tokio::time::sleep(WATCHED).await;
+        let streams = upstream.asked_for(Route::Stream) - before.0;
+        let pages = upstream.asked_for(Route::Export) - before.1;
+        // The longest pause here is between 100 and 200 ms, after four that are shorter.
+        assert!(streams <= 35, "{number}: {streams} connections");
+        assert!(pages <= (streams + 1) * pages_each, "{number}: {pages} pages, {streams} connections");
+        upstream.mend();
+        replica.shutdown.cancel();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn lines_out_of_order_and_twice_are_taken_as_they_come() {
     all_comes_in("reversed", |upstream, _| {
