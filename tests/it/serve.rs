@@ -544,6 +544,48 @@ async fn a_database_that_is_away_is_said_and_comes_back() {
     }
 }
 
+/// Ready is who can answer a lookup now, however young the log is: while the upstream has nothing new, it stays
+/// young without the database.
+#[tokio::test]
+async fn who_cannot_answer_a_lookup_is_not_ready() {
+    let Some(database) = Database::create().await else { return };
+    let mut replica = Replica::start_at(&database.url, ServeSettings::default(), Feed::new()).await;
+    let first = stored(ALICE, "2024-01-01T00:00:00.000Z", 1, &operation("at://a.example"));
+    replica.commit(vec![first]).await;
+    let ready_is = async |status: u16| {
+        let begun = Instant::now();
+        loop {
+            // The upstream goes on to say that there is nothing new.
+            replica.caught_up();
+            let answer = replica.get("/_ready").await;
+            if answer.status == status {
+                let body: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+                assert_eq!(body["answersLookups"], status == 200, "{body}");
+                return;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(20), "{}", answer.text());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    ready_is(200).await;
+    database.interrupt(true).await;
+    ready_is(503).await;
+    database.interrupt(false).await;
+    ready_is(200).await;
+    let mut client = database.client().await;
+    client.run("ALTER TABLE operations RENAME TO gone").await;
+    ready_is(503).await;
+    client.run("ALTER TABLE gone RENAME TO operations").await;
+    ready_is(200).await;
+    // One that does not answer.
+    client.run("BEGIN; LOCK TABLE operations IN ACCESS EXCLUSIVE MODE").await;
+    let begun = Instant::now();
+    ready_is(503).await;
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    client.run("COMMIT").await;
+    ready_is(200).await;
+}
+
 /// Writes a request as it stands and reads until the server closes the connection.
 async fn raw(replica: &Replica, request: &str) -> String {
     let mut stream = TcpStream::connect(replica.address).await.unwrap();
