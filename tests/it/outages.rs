@@ -189,3 +189,32 @@ async fn an_upstream_that_pings_and_does_not_read_takes_no_memory() {
     assert!(after < before + ROOM, "from {before} kB to {after} kB");
     replica.end();
 }
+
+/// No file descriptor is left for a while: said once, however often a connection that ends makes room for one
+/// more, and once when it is over.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn that_no_connection_can_be_accepted_is_said_once() {
+    let upstream = FakeUpstream::start(log_of(1)).await;
+    let folder = TempDir::new().unwrap();
+    let replica = Served::start(folder.path(), &upstream.url(), &[]);
+    replica.reaches(1).await;
+    replica.limit_descriptors(20);
+    let mut clients = Vec::new();
+    for _ in 0..10 {
+        // They come and go, and there are always more than can be accepted.
+        for _ in 0..60 {
+            clients.push(TcpStream::connect(replica.address()).await.unwrap());
+        }
+        clients.drain(..clients.len() - 60);
+        sleep(Duration::from_millis(300)).await;
+    }
+    drop(clients);
+    let over = "connections can be accepted again";
+    replica.eventually(over, async || replica.log().contains(over)).await;
+    assert_eq!(replica.get("/_health").await, 200);
+    let log = replica.end();
+    let lines = |text: &str| log.lines().filter(|line| line.contains(text)).count();
+    assert_eq!(lines("cannot accept connections"), 1, "{log}");
+    assert_eq!(lines(over), 1, "{log}");
+}
