@@ -106,8 +106,7 @@ impl Running {
         let limits = Limits { page, ..limits() };
         let client = ExportClient::new(upstream, 0, "test", limits).unwrap();
         let store = Store::open(url).await.unwrap();
-        let source = store.source().await.unwrap();
-        let status = Arc::new(Status::new(client.base(), source.as_ref()));
+        let status = Arc::new(Status::of_store(client.base(), &store).await.unwrap());
         let feed = Arc::new(Feed::new());
         let shutdown = CancellationToken::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -1015,6 +1014,23 @@ async fn stream_clients_of_one_that_takes_over_miss_nothing() {
         let Message::Close(Some(frame)) = message else { panic!("{message:?}") };
         assert_eq!(frame.reason.as_str(), "ConsumerTooSlow");
         standby.end().await;
+    }
+}
+
+/// What `/_health` says of the log does not wait for the next operation after a restart.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_operation_is_known_after_a_restart() {
+    let log = entries(&lives(43, 3));
+    let last = log.last().unwrap().clone();
+    for place in places().await {
+        let upstream = FakeUpstream::start(log.clone()).await;
+        for _ in 0..2 {
+            let replica = Running::start(&place.url, &upstream.url()).await;
+            replica.live_at(last.seq).await;
+            let health: Value = serde_json::from_str(&replica.get("/_health").await.2).unwrap();
+            assert_eq!(health["lastOperationAt"], *last.created_at, "{health}");
+            replica.end().await;
+        }
     }
 }
 
