@@ -98,6 +98,9 @@ pub enum ServeError {
         /// When it may ask again.
         retry_after: Duration,
     },
+    /// A request that does not say once which host it is for (RFC 9112, 3.2).
+    #[error("a request has to have one Host header, and this one has {0}")]
+    NotOneHost(usize),
     /// A path and query that nothing here has.
     #[error("the address is longer than {limit} bytes")]
     UrlTooLong {
@@ -145,6 +148,7 @@ impl ServeError {
             | ServeError::InvalidParameter(_)
             | ServeError::OneOf(_)
             | ServeError::Undecodable(_)
+            | ServeError::NotOneHost(_)
             | ServeError::BadUpgrade(_) => StatusCode::BAD_REQUEST,
             ServeError::ReadOnly { .. } | ServeError::MethodNotAllowed(_) => {
                 StatusCode::METHOD_NOT_ALLOWED

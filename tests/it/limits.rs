@@ -105,7 +105,10 @@ async fn clients_that_do_not_read_go_when_there_is_no_room() {
     let mut clients = Vec::new();
     for _ in 0..15 {
         let mut client = TcpStream::connect(replica.address).await.unwrap();
-        client.write_all(b"GET /export HTTP/1.1\r\nconnection: close\r\n\r\n").await.unwrap();
+        client
+            .write_all(b"GET /export HTTP/1.1\r\nhost: here\r\nconnection: close\r\n\r\n")
+            .await
+            .unwrap();
         client.read_exact(&mut [0; 12]).await.unwrap();
         clients.push(client);
     }
