@@ -127,6 +127,14 @@ impl ServeError {
         })
     }
 
+    /// An identity that is held, and of which nothing is in force: no operation nullifies its genesis.
+    pub fn nothing_in_force(did: &Did) -> ServeError {
+        ServeError::Store(StoreError::Damaged {
+            place: did.to_string(),
+            reason: "all of its operations are nullified".to_owned(),
+        })
+    }
+
     /// Of an identity that is not held, of which so many refusals stand.
     pub fn absent(did: Did, refused: usize, caught_up: bool) -> ServeError {
         match (refused, caught_up) {
