@@ -64,11 +64,7 @@ impl Pauses {
     }
 
     /// Waits out what may pass, and returns what may not.
-    pub async fn wait_out(
-        &mut self,
-        error: StoreError,
-        during: During,
-    ) -> Result<(), FollowError> {
+    pub async fn wait_out(&mut self, error: StoreError, during: During) -> Result<(), FollowError> {
         self.until_commit |= during == During::Session;
         match error {
             StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_) => {

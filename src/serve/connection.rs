@@ -109,7 +109,9 @@ impl Acceptor {
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
                     if self.failed.replace(Instant::now()).is_none() {
-                        tracing::warn!("cannot accept connections: {error}; tried again until it succeeds");
+                        tracing::warn!(
+                            "cannot accept connections: {error}; tried again until it succeeds"
+                        );
                     }
                     sleep(ACCEPT_PAUSE).await;
                 }

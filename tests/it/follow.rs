@@ -511,7 +511,10 @@ async fn an_upstream_that_keeps_closing_its_stream_is_left_alone() {
         let pages = upstream.asked_for(Route::Export) - before.1;
         // The longest pause here is between 100 and 200 ms, after four that are shorter.
         assert!(streams <= 35, "{number}: {streams} connections");
-        assert!(pages <= (streams + 1) * pages_each, "{number}: {pages} pages, {streams} connections");
+        assert!(
+            pages <= (streams + 1) * pages_each,
+            "{number}: {pages} pages, {streams} connections"
+        );
         upstream.mend();
         replica.shutdown.cancel();
     }

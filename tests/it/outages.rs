@@ -182,9 +182,7 @@ async fn an_upstream_that_pings_and_does_not_read_takes_no_memory() {
     let replica = Served::start(folder.path(), &upstream, &[]);
     eventually("the first pings", || sent.load(Ordering::Relaxed) > 0).await;
     let before = replica.peak_memory();
-    replica
-        .eventually("all pings", async || sent.load(Ordering::Relaxed) >= PINGS as u64)
-        .await;
+    replica.eventually("all pings", async || sent.load(Ordering::Relaxed) >= PINGS as u64).await;
     let after = replica.peak_memory();
     assert!(after < before + ROOM, "from {before} kB to {after} kB");
     replica.end();
