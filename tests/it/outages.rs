@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use plc_testkit::builder::Story;
 use plc_testkit::fake_upstream::{FakeUpstream, LogEntry};
@@ -84,7 +84,9 @@ async fn what_passes_is_not_taken_for_damage() {
     for (code, next) in codes.into_iter().zip(&log[2..]) {
         fail_commits(&mut client, code).await;
         upstream.append(next.clone());
+        let begun = Instant::now();
         while tried(&mut client).await < 2 {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{code}: it is not tried again");
             sleep(Duration::from_millis(20)).await;
         }
         assert_eq!(replica.status.sequence(), next.seq - 1, "{code}");
