@@ -208,15 +208,15 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     };
     args.refusals.limit(&store);
-    let source = store.source().await?;
+    let status = Status::of_store(client.base(), &store).await?;
     tracing::info!(
         listen = %args.listen,
         upstream = client.base(),
-        cursor = source.as_ref().map_or(0, |source| source.cursor),
+        cursor = status.sequence(),
         "serving"
     );
     let follower = Follower {
-        status: Arc::new(Status::new(client.base(), source.as_ref())),
+        status: Arc::new(status),
         feed: Arc::new(Feed::new()),
         verifier: args.signatures.verifier(),
         client,

@@ -1,5 +1,6 @@
 //! The follower: one session after the other, each under the lease, from the cursor that is read back.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -10,7 +11,7 @@ use super::error::FollowError;
 use super::fetch::NOT_JSON_ATTEMPTS;
 use super::intake::End;
 use super::lease::while_renewing;
-use super::pauses::Pauses;
+use super::pauses::{During, Pauses};
 use super::published::Published;
 use super::same_log::SameLog;
 use super::second_reading::RereadingSettings;
@@ -86,7 +87,7 @@ impl Follower {
             let (lease, source) = match self.store.follow(self.client.base()).await {
                 Ok(following) => following,
                 Err(error) => {
-                    memory.pauses.wait_out(error).await?;
+                    memory.pauses.wait_out(error, During::Beginning).await?;
                     continue;
                 }
             };
@@ -104,7 +105,9 @@ impl Follower {
                 Ok(Next::Rest) => {
                     memory.pauses.sleep_for(self.client.limits().backoff_longest).await;
                 }
-                Err(FollowError::Store(error)) => memory.pauses.wait_out(error).await?,
+                Err(FollowError::Store(error)) => {
+                    memory.pauses.wait_out(error, During::Session).await?;
+                }
                 Err(other) => return Err(other),
             }
         }
@@ -156,10 +159,11 @@ impl Follower {
         shutdown: &CancellationToken,
     ) -> Result<End, StoreError> {
         let (committed_sender, committed) = watch::channel(0);
+        let mut written = committed.clone();
         let (store, verifier) = (self.store.clone(), Arc::clone(&self.verifier));
         let upstream = self.client.base().to_owned();
         let judge = BatchJudge::new(store, verifier, upstream, committed).await?;
-        memory.pauses.reset();
+        memory.pauses.begun();
         let not_json = memory.damaged_line.what_to_do_at(source.cursor);
         let session = Session {
             store: &self.store,
@@ -171,7 +175,14 @@ impl Follower {
             rereading: self.rereading,
             doubts: &self.doubts,
         };
-        session.run(source, (judge, committed_sender), not_json, shutdown).await
+        let mut running = pin!(session.run(source, (judge, committed_sender), not_json, shutdown));
+        tokio::select! {
+            biased;
+            // Looked at first: a session that ends has written what it has written.
+            Ok(()) = written.changed() => memory.pauses.committed(),
+            end = &mut running => return end,
+        }
+        running.await
     }
 
     /// Puts the cursor back to what the upstream still has. Whatever fails is tried again at the

@@ -60,6 +60,7 @@ pub struct Reader {
     status: Arc<Status>,
     /// Last sequence number that was handed over.
     cursor: i64,
+    /// After a stream, whatever ended it; only a stream that leads on makes the next delay a first one.
     backoff: Backoff,
     /// Kind of the fault that was logged last, so that a long outage is one line.
     said: Option<&'static str>,
@@ -72,8 +73,6 @@ pub struct Reader {
     unknown: u32,
     /// Whether gaps between numbers are its way of numbering.
     gaps: Gaps,
-    /// The cursor that was too old for the stream when it was opened last.
-    outdated_at: Option<i64>,
 }
 
 impl Reader {
@@ -99,7 +98,6 @@ impl Reader {
             streamless_until: None,
             unknown: 0,
             gaps: Gaps::default(),
-            outdated_at: None,
         }
     }
 
@@ -296,10 +294,14 @@ impl Reader {
                 }
                 next = timeout(SIGN_OF_LIFE, stream.next()) => match next {
                     Ok(Ok(batch)) => {
-                        self.backoff.reset();
-                        (self.said, self.unknown) = (None, 0);
+                        let before = self.cursor;
                         if let Some(fault) = self.hand_over_stream(batch).await? {
                             return Ok(fault);
+                        }
+                        // What we have already, or what is no operation, is no progress.
+                        if self.cursor > before {
+                            self.backoff.reset();
+                            (self.said, self.unknown) = (None, 0);
                         }
                     }
                     Ok(Err(fault)) => return Ok(fault),
@@ -340,11 +342,6 @@ impl Reader {
             }
         }
         let pause = match fault {
-            // Pages lead on from there; where they have not, the next stream will end likewise.
-            UpstreamFault::OutdatedCursor if self.outdated_at != Some(self.cursor) => {
-                self.outdated_at = Some(self.cursor);
-                Duration::ZERO
-            }
             UpstreamFault::NoStream { .. } => {
                 self.streamless_until = Some(Instant::now() + ASK_FOR_STREAM);
                 self.send(Event::Mode(Mode::Live)).await?;

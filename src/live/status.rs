@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use metrics::gauge;
 
-use crate::store::Source;
+use crate::store::{Source, Store, StoreError};
 use did_plc::Timestamp;
 
 /// What the follower is doing.
@@ -69,6 +69,22 @@ impl Status {
             mode: AtomicU8::new(Mode::Idle as u8),
             caught_up: AtomicBool::new(caught_up_at.is_some()),
         }
+    }
+
+    /// The status of a follower of `upstream` that has just started on this store, with what the store itself
+    /// says: how far it is, and when its last operation was created.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    pub async fn of_store(upstream: &str, store: &Store) -> Result<Status, StoreError> {
+        let status = Status::new(upstream, store.source().await?.as_ref());
+        if let Some(last) = store.last_sequence().await? {
+            let last = store.sequences(&[last]).await?;
+            let created_at = last.first().map_or(NEVER, |last| last.created_at.millis());
+            status.last_operation.store(created_at, Ordering::Release);
+        }
+        Ok(status)
     }
 
     /// The upstream has sent everything up to this sequence number. Less than before when it is read
@@ -135,7 +151,7 @@ impl Status {
         self.read_twice.load(Ordering::Acquire)
     }
 
-    /// The latest `createdAt` that was committed since the start.
+    /// The latest `createdAt` that was committed.
     pub fn last_operation(&self) -> Option<Timestamp> {
         time(&self.last_operation)
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
+use futures::future::OptionFuture;
 use http::{StatusCode, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -17,6 +18,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
@@ -43,6 +45,9 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(8);
 /// Pause after a connection could not be accepted, which is when there are no more file
 /// descriptors: some may be free again by then.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Connections can be accepted again when it has not failed for so long: while there are too few file
+/// descriptors, each connection that ends makes room for one.
+const ACCEPTS_AGAIN: Duration = Duration::from_secs(10);
 
 /// Accepts connections until the shutdown, then waits for those in hand. Their requests are answered
 /// by the router.
@@ -51,7 +56,8 @@ pub async fn accept(listener: TcpListener, server: Arc<Server>, router: Router) 
     let memory = Arc::new(AnswerMemory::new());
     // Cut off are those that have not ended by themselves in time.
     let cut = CancellationToken::new();
-    while let Some((stream, peer)) = server.shutdown.run_until_cancelled(next(&listener)).await {
+    let mut acceptor = Acceptor { listener, failed: None };
+    while let Some((stream, peer)) = server.shutdown.run_until_cancelled(acceptor.next()).await {
         // Who holds the places may hold them for long: the shutdown does not wait for one.
         let place = server.shutdown.run_until_cancelled(Arc::clone(&places).acquire_owned()).await;
         // The semaphore is never closed, so never an error.
@@ -69,7 +75,7 @@ pub async fn accept(listener: TcpListener, server: Arc<Server>, router: Router) 
             drop(place);
         });
     }
-    drop(listener);
+    drop(acceptor);
     server.tasks.close();
     if tokio::time::timeout(SHUTDOWN_TIMEOUT, server.tasks.wait()).await.is_err() {
         tracing::warn!(connections = server.tasks.len(), "cut off after the time for goodbyes");
@@ -77,15 +83,38 @@ pub async fn accept(listener: TcpListener, server: Arc<Server>, router: Router) 
     }
 }
 
-/// The next connection.
-async fn next(listener: &TcpListener) -> (TcpStream, IpAddr) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => return (stream, peer.ip()),
-            Err(error) if is_of_one_connection(&error) => {}
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept connections");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+/// Accepts connections, and says once that it cannot, and once that it can again.
+struct Acceptor {
+    listener: TcpListener,
+    /// When it failed last, until that is over.
+    failed: Option<Instant>,
+}
+
+impl Acceptor {
+    /// The next connection. May be dropped while it waits: none is lost.
+    async fn next(&mut self) -> (TcpStream, IpAddr) {
+        loop {
+            let over = self.failed.map(|failed| failed + ACCEPTS_AGAIN);
+            if over.is_some_and(|over| over <= Instant::now()) {
+                self.failed = None;
+                tracing::info!("connections can be accepted again");
+                continue;
+            }
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                Some(()) = OptionFuture::from(over.map(sleep_until)) => continue,
+            };
+            match accepted {
+                Ok((stream, peer)) => return (stream, peer.ip()),
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) => {
+                    if self.failed.replace(Instant::now()).is_none() {
+                        tracing::warn!(
+                            "cannot accept connections: {error}; tried again until it succeeds"
+                        );
+                    }
+                    sleep(ACCEPT_PAUSE).await;
+                }
             }
         }
     }

@@ -98,6 +98,9 @@ pub enum ServeError {
         /// When it may ask again.
         retry_after: Duration,
     },
+    /// A request that does not say once which host it is for (RFC 9112, 3.2).
+    #[error("a request has to have one Host header, and this one has {0}")]
+    NotOneHost(usize),
     /// A path and query that nothing here has.
     #[error("the address is longer than {limit} bytes")]
     UrlTooLong {
@@ -124,6 +127,14 @@ impl ServeError {
         })
     }
 
+    /// An identity that is held, and of which nothing is in force: no operation nullifies its genesis.
+    pub fn nothing_in_force(did: &Did) -> ServeError {
+        ServeError::Store(StoreError::Damaged {
+            place: did.to_string(),
+            reason: "all of its operations are nullified".to_owned(),
+        })
+    }
+
     /// Of an identity that is not held, of which so many refusals stand.
     pub fn absent(did: Did, refused: usize, caught_up: bool) -> ServeError {
         match (refused, caught_up) {
@@ -145,6 +156,7 @@ impl ServeError {
             | ServeError::InvalidParameter(_)
             | ServeError::OneOf(_)
             | ServeError::Undecodable(_)
+            | ServeError::NotOneHost(_)
             | ServeError::BadUpgrade(_) => StatusCode::BAD_REQUEST,
             ServeError::ReadOnly { .. } | ServeError::MethodNotAllowed(_) => {
                 StatusCode::METHOD_NOT_ALLOWED

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use http::HeaderValue;
 
-use crate::store::StoredOperation;
+use crate::store::{StoreError, StoredOperation};
 use did_plc::Timestamp;
 
 use super::answer::{self, Answer, Freshness};
@@ -36,6 +36,19 @@ impl After {
         let time = parse_time(&after).ok_or(ServeError::InvalidParameter("after"))?;
         Ok(After::Time(Some(time)))
     }
+
+    /// The operations that come next.
+    async fn page(
+        &self,
+        server: &Server,
+        count: usize,
+    ) -> Result<Vec<StoredOperation>, StoreError> {
+        let store = &server.state.store;
+        match *self {
+            After::Sequence(after) => store.export_by_sequence(after, count).await,
+            After::Time(after) => store.export_by_time(after, count).await,
+        }
+    }
 }
 
 /// `GET /export?after=SEQUENCE|TIME&count=N`: a page.
@@ -43,13 +56,26 @@ pub async fn export(
     State(server): State<Arc<Server>>,
     head: RequestHead,
 ) -> Result<Answer, ServeError> {
-    let freshness = Freshness::now(&server.state.status);
+    let mut freshness = Freshness::now(&server.state.status);
     let count = count(&head.query)?;
     let after = After::read(&head.query)?;
-    let page = match after {
-        After::Sequence(after) => server.state.store.export_by_sequence(after, count).await?,
-        After::Time(after) => server.state.store.export_by_time(after, count).await?,
-    };
+    let mut page = after.page(&server, count).await?;
+    if page.is_empty() {
+        let empty = server.empty_pages.asked_for(head.client, &head.query);
+        if let Some(held) = empty.hold() {
+            // Subscribed before it is read again: what is committed in between is in one of both.
+            let news = server.state.feed.subscribe();
+            page = after.page(&server, count).await?;
+            if page.is_empty() {
+                held.until(news, &server.shutdown).await;
+                freshness = Freshness::now(&server.state.status);
+                page = after.page(&server, count).await?;
+            }
+        }
+        if page.is_empty() {
+            empty.given();
+        }
+    }
     let known = Representation {
         etag: etag(&after, &page),
         modified: page.iter().map(|operation| operation.created_at).max(),

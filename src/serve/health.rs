@@ -10,10 +10,14 @@ use serde::Serialize;
 use super::answer::{self, Answer};
 use super::clock::now;
 use super::state::Server;
+use did_plc::Did;
 
 /// How long the database may take to say that it is there. Whoever asks about health has a
 /// timeout too, of ten seconds or so.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(3);
+/// The identity that is looked up to see whether lookups work. Nobody has it, and whether it is there is of
+/// no interest: it is looked for in the same way as any other, and answered from nowhere but the store.
+const PROBE: [u8; 15] = [0; 15];
 /// The version in `/_health`.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -38,6 +42,7 @@ struct Unhealthy {
 #[serde(rename_all = "camelCase")]
 struct Readiness {
     ready: bool,
+    answers_lookups: bool,
     lag_seconds: Option<u64>,
     state: &'static str,
 }
@@ -61,14 +66,28 @@ pub async fn health(State(server): State<Arc<Server>>) -> Answer {
     report(StatusCode::OK, &health)
 }
 
-/// 200 once the log has been caught up and while it is not older than the setting.
+/// 200 once the log has been caught up, while it is not older than the setting and a lookup is answered. The
+/// age alone would not do: while the upstream has nothing new, it stays young without the database.
 pub async fn ready(State(server): State<Arc<Server>>) -> Answer {
+    let answers_lookups = answers_lookups(&server).await;
     let status = &server.state.status;
     let lag = status.lag(now());
-    let ready = status.caught_up() && lag.is_some_and(|lag| lag < server.state.settings.ready_lag);
-    let body =
-        Readiness { ready, lag_seconds: lag.map(|lag| lag.as_secs()), state: status.mode().name() };
+    let fresh = lag.is_some_and(|lag| lag < server.state.settings.ready_lag);
+    let ready = answers_lookups && status.caught_up() && fresh;
+    let body = Readiness {
+        ready,
+        answers_lookups,
+        lag_seconds: lag.map(|lag| lag.as_secs()),
+        state: status.mode().name(),
+    };
     report(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &body)
+}
+
+/// Whether a lookup works now.
+async fn answers_lookups(server: &Server) -> bool {
+    let did = Did::from_bytes(PROBE);
+    let lookup = tokio::time::timeout(DATABASE_TIMEOUT, server.state.store.head(&did));
+    matches!(lookup.await, Ok(Ok(_)))
 }
 
 fn report(status: StatusCode, body: &impl Serialize) -> Answer {

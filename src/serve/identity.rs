@@ -84,7 +84,7 @@ async fn show(
         return Ok(answer);
     }
     let ServeState { upstream, store, .. } = &server.state;
-    let (outcome, history) = read_through::read(upstream.as_ref(), store, did).await;
+    let (outcome, history) = read_through::read(upstream.as_ref(), store, did).await?;
     notes.read_through = outcome;
     let shown = match history {
         Some(history) => show_operations(server, request, history, view).await?,
@@ -183,15 +183,16 @@ fn show_history(
     view: View,
 ) -> Result<Option<Answer>, ServeError> {
     let in_force = || history.iter().filter(|operation| operation.nullified_by.is_none());
-    let Some(head) = in_force().next_back() else { return Ok(None) };
+    let Some(newest) = history.last() else { return Ok(None) };
+    let nothing = || ServeError::nothing_in_force(&newest.did);
+    let head = in_force().next_back().ok_or_else(nothing)?;
     // The head names its whole ancestry, which is the log. The audit log also grows by operations
     // that are nullified; what is nullified stays so.
     let etag = match view {
         View::Audit => etag(b"audit", &head.cid(), &[history.len(), in_force().count()]),
         _ => etag(b"log", &head.cid(), &[]),
     };
-    let modified =
-        history.last().map_or(head.created_at, |last| last.created_at.max(head.created_at));
+    let modified = newest.created_at.max(head.created_at);
     let known = Representation { etag, modified: Some(modified), media_type: answer::JSON };
     let body = || match view {
         View::Audit => list(history.iter(), write_audit),

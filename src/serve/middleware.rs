@@ -13,9 +13,10 @@ use axum::response::{IntoResponse, Response};
 use futures::TryFutureExt;
 use futures::future::{BoxFuture, Either, ready};
 use http::header::{
-    ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ALLOW,
+    ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS,
+    ALLOW, HOST,
 };
-use http::{Method, StatusCode, Uri};
+use http::{Method, StatusCode, Uri, Version};
 use tower::layer::util::{Identity, Stack};
 use tower::util::MapResponseLayer;
 use tower::{Service, ServiceBuilder};
@@ -158,7 +159,8 @@ where
             }
         };
         let limits = &self.server.state.settings.limits;
-        let answering = match over_limit(limits, allowance, request.uri()) {
+        let refused = over_limit(limits, allowance, request.uri());
+        let answering = match refused.or_else(|| not_one_host(&request)) {
             Some(refused) => Either::Left(ready(Ok(refused.into_response()))),
             None => Either::Right(within(limits.request_time, self.inner.call(request))),
         };
@@ -189,6 +191,14 @@ fn over_limit(limits: &Limits, allowance: Option<Allowance>, uri: &Uri) -> Optio
     }
     let length = uri.path_and_query().map_or(0, |path| path.as_str().len());
     (length > limits.url_bytes).then_some(ServeError::UrlTooLong { limit: limits.url_bytes })
+}
+
+/// A proxy may take a request with several hosts for one to another of them than we do.
+fn not_one_host(request: &Request) -> Option<ServeError> {
+    let hosts = request.headers().get_all(HOST).iter().count();
+    // HTTP/1.0 knew no such header.
+    let fewest = usize::from(request.version() == Version::HTTP_11);
+    (hosts > 1 || hosts < fewest).then_some(ServeError::NotOneHost(hosts))
 }
 
 /// The answer to `OPTIONS` has no body and says what may be done to any client, not only to
@@ -231,7 +241,7 @@ mod tests {
     async fn ask(routes: Router<Arc<Server>>, path: &str) -> (StatusCode, Answer) {
         let (server, _folder) = state::tests::server().await;
         let routes = apply_middleware(routes, &server).with_state(server);
-        let request = Request::get(path).body(Body::empty()).unwrap();
+        let request = Request::get(path).header(HOST, "here").body(Body::empty()).unwrap();
         let Ok(answer) = routes.oneshot(request).await;
         (answer.status(), answer)
     }

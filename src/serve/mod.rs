@@ -17,6 +17,7 @@ mod clock;
 mod compression;
 mod conditional;
 mod connection;
+mod empty_pages;
 mod error;
 mod evidence;
 pub mod explorer;

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use did_plc::Timestamp;
+use percent_encoding::percent_decode_str;
 
 use super::error::ServeError;
 
@@ -11,18 +12,30 @@ use super::error::ServeError;
 /// # Errors
 ///
 /// [`ServeError::InvalidParameter`] when it is given more than once: which one is meant would be
-/// a guess.
+/// a guess. The same when it is not UTF-8: what it is taken for would be another value.
 pub fn parameter<'a>(
     query: &'a str,
     name: &'static str,
 ) -> Result<Option<Cow<'a, str>>, ServeError> {
-    let mut values = url::form_urlencoded::parse(query.as_bytes())
-        .filter_map(|(key, value)| (key == name).then_some(value));
-    let value = values.next();
-    match values.next() {
-        Some(_) => Err(ServeError::InvalidParameter(name)),
-        None => Ok(value.filter(|value| !value.is_empty())),
+    let invalid = || ServeError::InvalidParameter(name);
+    let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    let mut values = pairs.filter(|(key, _)| decode_form(key).is_some_and(|key| key == name));
+    let Some((_, value)) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(invalid());
     }
+    let value = decode_form(value).ok_or_else(invalid)?;
+    Ok(Some(value).filter(|value| !value.is_empty()))
+}
+
+/// What a form's field stands for: `+` for a space, and `%` with two hexadecimal digits for a byte; none for
+/// what is not UTF-8 then. Any other `%` stands for itself.
+fn decode_form(text: &str) -> Option<Cow<'_, str>> {
+    if !text.contains('+') {
+        return percent_decode_str(text).decode_utf8().ok();
+    }
+    let spaced = text.replace('+', " ");
+    Some(Cow::Owned(percent_decode_str(&spaced).decode_utf8().ok()?.into_owned()))
 }
 
 /// A parameter that is `true` or `false`.
@@ -157,7 +170,13 @@ mod tests {
         assert_eq!(get("after").unwrap(), None);
         assert_eq!(get("after=").unwrap(), None);
         assert_eq!(get("count=1&after=a%2Bb+c").unwrap().as_deref(), Some("a+b c"));
-        assert!(matches!(get("after=1&after=1"), Err(ServeError::InvalidParameter("after"))));
+        assert_eq!(get("%61fter=1&&=2&%ff=3").unwrap().as_deref(), Some("1"));
+        assert_eq!(get("after=%EF%BF%BD+%zz%").unwrap().as_deref(), Some("\u{fffd} %zz%"));
+        for query in
+            ["after=1&after=1", "after=&after=", "after=%ff", "after=a+%C3", "after=%ED%A0%80"]
+        {
+            assert!(matches!(get(query), Err(ServeError::InvalidParameter("after"))), "{query}");
+        }
     }
 
     #[test]

@@ -28,6 +28,8 @@ use did_plc::{Did, Timestamp};
 use crate::blocking;
 use crate::metrics;
 
+use super::error::ServeError;
+
 /// Requests to the upstream, sent or waiting for their turn. With the usual budget a turn comes
 /// every 2.4 s: more would only wait longer than a client does.
 const MAX_IN_FLIGHT: usize = 4;
@@ -50,6 +52,8 @@ enum Fetched {
     DoesNotVerify,
     /// The upstream cannot be asked.
     Unavailable,
+    /// A bug of ours kept us from asking, or from judging what came.
+    Bug,
 }
 
 type Fetching = Shared<BoxFuture<'static, Fetched>>;
@@ -104,30 +108,36 @@ pub fn wants_upstream(request: &HeaderMap) -> bool {
 
 /// Asks the upstream, if that is switched on. The operations, when the answer is to be made from
 /// the upstream's.
+///
+/// # Errors
+///
+/// Whatever failed on our side: without it nobody can say that the identity does not exist, nor that the
+/// upstream's answer does not go back behind ours.
 pub async fn read(
     upstream: Option<&Arc<ReadThrough>>,
     store: &Store,
     did: Did,
-) -> (Option<Outcome>, Option<Vec<StoredOperation>>) {
-    let Some(upstream) = upstream else { return (None, None) };
+) -> Result<(Option<Outcome>, Option<Vec<StoredOperation>>), ServeError> {
+    let Some(upstream) = upstream else { return Ok((None, None)) };
     let outcome = match upstream.ask(did).await {
         Err(outcome) => outcome,
         Ok(Fetched::Unknown) => Outcome::Unknown,
         Ok(Fetched::DoesNotVerify) => Outcome::DoesNotVerify,
         Ok(Fetched::Unavailable) => Outcome::Unavailable,
+        Ok(Fetched::Bug) => return Err(ServeError::Bug),
         Ok(Fetched::Known(theirs)) => {
-            let ours = store.history(&did).await.unwrap_or_default();
+            let ours = store.history(&did).await?;
             match objection(&ours, &theirs) {
                 Some(outcome) => outcome,
                 None => {
                     counter!("plc_read_through_total", "outcome" => "upstream").increment(1);
-                    return (Some(Outcome::Upstream), Some(theirs.to_vec()));
+                    return Ok((Some(Outcome::Upstream), Some(theirs.to_vec())));
                 }
             }
         }
     };
     counter!("plc_read_through_total", "outcome" => outcome.name()).increment(1);
-    (Some(outcome), None)
+    Ok((Some(outcome), None))
 }
 
 /// Why what the upstream says is not to be answered: an answer must not go back behind what was
@@ -203,7 +213,7 @@ impl ReadThrough {
         let done = task.map(move |done| {
             done.unwrap_or_else(|bug| {
                 tracing::error!(%did, %bug, "reading through failed");
-                Fetched::Unavailable
+                Fetched::Bug
             })
         });
         let fetching = done.boxed().shared();

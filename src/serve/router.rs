@@ -129,7 +129,8 @@ mod tests {
 
     /// What is answered to this request: the status, and the error or the type of what it is.
     async fn ask(router: &Router, method: &str, path: &str) -> (u16, String) {
-        let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
+        let request = Request::builder().method(method).uri(path).header(header::HOST, "here");
+        let request = request.body(Body::empty()).unwrap();
         let Ok(answer) = router.clone().oneshot(request).await;
         let status = answer.status().as_u16();
         let media_type = answer.headers().get("content-type").cloned();

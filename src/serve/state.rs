@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 use crate::live::{Feed, Status};
 use crate::store::Store;
 
+use super::empty_pages::EmptyPages;
 use super::limits::{Limiter, Limits, MAX_JUDGED, MAX_STREAM_CLIENTS, MAX_WAITING};
 use super::read_through::ReadThrough;
 use super::refused::RefusedIdentities;
@@ -64,6 +65,8 @@ pub struct Server {
     pub refused: RefusedIdentities,
     /// What clients have asked for.
     pub limiter: Limiter,
+    /// Which empty pages of the export clients were given.
+    pub empty_pages: EmptyPages,
     /// One for each stream client that there may be.
     pub stream_places: Arc<Semaphore>,
     /// One for each request that waits for an operation.
@@ -81,6 +84,7 @@ impl Server {
     pub fn new(state: ServeState, shutdown: CancellationToken) -> Server {
         Server {
             limiter: Limiter::new(&state.settings.limits),
+            empty_pages: EmptyPages::new(state.settings.limits.request_time),
             state,
             samples: Samples::default(),
             refused: RefusedIdentities::new(),

@@ -20,6 +20,12 @@ use super::fault::UpstreamFault;
 use super::limits::Limits;
 use did_plc::Timestamp;
 
+/// Bytes that the WebSocket gathers before it writes by itself, and that it holds at most for an
+/// upstream that does not read. We send it pings and answers to its own, of 140 bytes at most: while
+/// there is no room for an answer only the last of its pings is remembered, which is all that the
+/// protocol asks for (RFC 6455, 5.5.3).
+const WRITE_BUFFER: (usize, usize) = (1 << 10, 4 << 10);
+
 /// An open `/export/stream`. It is read only while somebody waits in [`Stream::next`]: for a
 /// consumer that is busy the operating system holds the messages, and after that the upstream.
 #[derive(Debug)]
@@ -45,7 +51,9 @@ impl Stream {
         let request = upgrade_request(client, cursor)?;
         let config = WebSocketConfig::default()
             .max_message_size(Some(limits.message))
-            .max_frame_size(Some(limits.message));
+            .max_frame_size(Some(limits.message))
+            .write_buffer_size(WRITE_BUFFER.0)
+            .max_write_buffer_size(WRITE_BUFFER.1);
         client.budget().acquire(Priority::Following).await;
         let opening = connect_async_with_config(request, Some(config), true);
         let socket = match timeout(limits.silence, opening).await {

@@ -106,8 +106,7 @@ impl Running {
         let limits = Limits { page, ..limits() };
         let client = ExportClient::new(upstream, 0, "test", limits).unwrap();
         let store = Store::open(url).await.unwrap();
-        let source = store.source().await.unwrap();
-        let status = Arc::new(Status::new(client.base(), source.as_ref()));
+        let status = Arc::new(Status::of_store(client.base(), &store).await.unwrap());
         let feed = Arc::new(Feed::new());
         let shutdown = CancellationToken::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -473,6 +472,51 @@ async fn closed_streams_are_opened_again() {
             upstream.fail(Route::Stream, 2, Fault::Close(1000, reason));
         })
         .await;
+    }
+}
+
+/// Whatever an upstream ends its stream with, again and again: while nothing new comes, it is asked ever less.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_keeps_closing_its_stream_is_left_alone() {
+    const WATCHED: Duration = Duration::from_secs(3);
+    let log = entries(&lives(42, 4));
+    let last = log.last().unwrap().seq;
+    let old = log[1].streamed();
+    let beyond = LogEntry { seq: last + (1 << 40), ..log[1].clone() }.streamed();
+    let close = |reason| Fault::Close(1000, reason);
+    let say = |message: &str, reason| Fault::SayAndClose(message.to_owned(), 1000, reason);
+    let faults = [
+        // What it answers is looked at, and half of it asked for again, before the longest pause.
+        (close("FutureCursor"), 40),
+        (close("OutdatedCursor"), 4),
+        (close("ConsumerTooSlow"), 4),
+        (close("restart"), 4),
+        (say(&old, "OutdatedCursor"), 4),
+        (say(&old, "ConsumerTooSlow"), 4),
+        (say(&beyond, "restart"), 4),
+        (say("{}", "restart"), 4),
+        (Fault::DropAfter(0), 4),
+        (Fault::Status(503, None), 4),
+        (Fault::Status(404, None), 4),
+    ];
+    for (number, (fault, pages_each)) in faults.into_iter().enumerate() {
+        let place = places().await.remove(0);
+        let upstream = FakeUpstream::start(log.clone()).await;
+        upstream.fail(Route::Stream, usize::MAX, fault);
+        let replica = Running::start(&place.url, &upstream.url()).await;
+        eventually("all pages", || replica.status.sequence() == last).await;
+        let before = (upstream.asked_for(Route::Stream), upstream.asked_for(Route::Export));
+        tokio::time::sleep(WATCHED).await;
+        let streams = upstream.asked_for(Route::Stream) - before.0;
+        let pages = upstream.asked_for(Route::Export) - before.1;
+        // The longest pause here is between 100 and 200 ms, after four that are shorter.
+        assert!(streams <= 35, "{number}: {streams} connections");
+        assert!(
+            pages <= (streams + 1) * pages_each,
+            "{number}: {pages} pages, {streams} connections"
+        );
+        upstream.mend();
+        replica.shutdown.cancel();
     }
 }
 
@@ -973,6 +1017,23 @@ async fn stream_clients_of_one_that_takes_over_miss_nothing() {
         let Message::Close(Some(frame)) = message else { panic!("{message:?}") };
         assert_eq!(frame.reason.as_str(), "ConsumerTooSlow");
         standby.end().await;
+    }
+}
+
+/// What `/_health` says of the log does not wait for the next operation after a restart.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_operation_is_known_after_a_restart() {
+    let log = entries(&lives(43, 3));
+    let last = log.last().unwrap().clone();
+    for place in places().await {
+        let upstream = FakeUpstream::start(log.clone()).await;
+        for _ in 0..2 {
+            let replica = Running::start(&place.url, &upstream.url()).await;
+            replica.live_at(last.seq).await;
+            let health: Value = serde_json::from_str(&replica.get("/_health").await.2).unwrap();
+            assert_eq!(health["lastOperationAt"], *last.created_at, "{health}");
+            replica.end().await;
+        }
     }
 }
 

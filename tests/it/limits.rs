@@ -25,8 +25,9 @@ async fn a_client_that_asks_too_often_is_told_when_to_come_back() {
     let proxies = Proxies { trusted, ..Proxies::default() };
     let limits = Limits { requests_per_minute: 6, burst: 2, proxies, ..Limits::default() };
     let replica = limited(limits).await;
-    let ask =
-        async |client: &str| replica.ask("GET", "/export", &[("x-forwarded-for", client)]).await;
+    let ask = async |client: &str| {
+        replica.ask("GET", "/_audit/refused", &[("x-forwarded-for", client)]).await
+    };
     for left in ["1", "0"] {
         let answer = ask("192.0.2.1").await;
         assert_eq!(answer.status, 200);
@@ -105,7 +106,10 @@ async fn clients_that_do_not_read_go_when_there_is_no_room() {
     let mut clients = Vec::new();
     for _ in 0..15 {
         let mut client = TcpStream::connect(replica.address).await.unwrap();
-        client.write_all(b"GET /export HTTP/1.1\r\nconnection: close\r\n\r\n").await.unwrap();
+        client
+            .write_all(b"GET /export HTTP/1.1\r\nhost: here\r\nconnection: close\r\n\r\n")
+            .await
+            .unwrap();
         client.read_exact(&mut [0; 12]).await.unwrap();
         clients.push(client);
     }

@@ -22,6 +22,7 @@ mod limits;
 mod logging;
 mod numbers;
 mod ops;
+mod outages;
 mod postgres;
 mod process;
 mod refused;

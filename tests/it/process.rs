@@ -79,9 +79,20 @@ pub struct Served {
 impl Served {
     /// Follows an upstream into a database in a folder, with these variables in its environment.
     pub fn start(folder: &Path, upstream: &str, environment: &[(&str, &str)]) -> Served {
+        let database = format!("sqlite://{}", folder.join("plc.db").display());
+        Served::start_on(&database, folder, upstream, environment)
+    }
+
+    /// The same into any database; its log is in the folder.
+    pub fn start_on(
+        database: &str,
+        folder: &Path,
+        upstream: &str,
+        environment: &[(&str, &str)],
+    ) -> Served {
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let log = folder.join("log");
-        let child = serve(&format!("sqlite://{}", folder.join("plc.db").display()), upstream)
+        let child = serve(database, upstream)
             .args(["--listen", &address.to_string()])
             .envs(environment.iter().copied())
             .stderr(File::create(&log).unwrap())
@@ -93,6 +104,30 @@ impl Served {
     /// What it has logged so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Leaves it so many file descriptors beside those that are open.
+    #[cfg(target_os = "linux")]
+    pub fn limit_descriptors(&self, more: usize) {
+        let id = self.running.0.id();
+        let open = std::fs::read_dir(format!("/proc/{id}/fd")).unwrap().count();
+        let limit = format!("--nofile={0}:{0}", open + more);
+        let set = Command::new("prlimit").args(["--pid", &id.to_string(), &limit]).status();
+        assert!(set.unwrap().success());
+    }
+
+    /// Kilobytes of memory that it has taken at most so far.
+    #[cfg(target_os = "linux")]
+    pub fn peak_memory(&self) -> u64 {
+        let status = format!("/proc/{}/status", self.running.0.id());
+        let status = std::fs::read_to_string(status).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        peak.split_whitespace().next().unwrap().parse().unwrap()
     }
 
     /// Asks it for a path; the status.

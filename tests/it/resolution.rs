@@ -1,10 +1,15 @@
 //! DID Resolution v1.0 by its HTTP binding: results, metadata of every version, errors.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use did_plc::signature::{Signed, UnsupportedKey, Verifier};
 use plc_replica::live::Feed;
-use plc_replica::serve::ServeSettings;
 use plc_replica::serve::limits::Limits;
+use plc_replica::serve::{ReadThrough, ServeSettings};
+use plc_replica::store::StoredOperation;
+use plc_replica::upstream::ExportClient;
+use plc_testkit::builder::Story;
 use reqwest::header::ACCEPT;
 use serde_json::{Value, json};
 
@@ -221,6 +226,38 @@ async fn whatever_goes_wrong_is_a_problem_object() {
     }
     assert_eq!(problem(&answer), ("about:blank".to_owned(), "Too Many Requests".to_owned()));
     assert_eq!(answer.header("retry-after"), "10");
+}
+
+/// Who cannot say whether there is an identity does not say that there is none.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_internal_failure_is_no_absence() {
+    struct Broken;
+    impl Verifier for Broken {
+        fn find_signer(&self, _: &[&str], _: &Signed) -> Result<Option<usize>, UnsupportedKey> {
+            panic!("a bug")
+        }
+    }
+    let mut story = Story::seeded(86);
+    let alice = story.create().accepted().did;
+    let upstream = FakeUpstream::start(entries(&story)).await;
+    let client =
+        ExportClient::new(&upstream.url(), 0, "test", plc_replica::upstream::Limits::default());
+    let read_through = ReadThrough::new(&client.unwrap(), Arc::new(Broken));
+    let mut replica = Replica::start_reading_through(read_through).await;
+    replica.caught_up();
+    let answer = replica.get(&format!("/1.0/identifiers/{alice}")).await;
+    assert_eq!(answer.status, 500, "{}", answer.text());
+    assert_eq!(problem(&answer), ("INTERNAL_ERROR".to_owned(), "Internal error".to_owned()));
+    assert_eq!(replica.get(&format!("/{alice}")).await.status, 500);
+
+    // Held, and nothing of it in force, which cannot be.
+    let first = stored(ALICE, "2024-01-01T00:00:00.500Z", 1, &operation("at://a.example"));
+    let nullified_by = Some(first.created_at);
+    replica.commit(vec![StoredOperation { nullified_by, ..first }]).await;
+    let answer = replica.get(&format!("/1.0/identifiers/{ALICE}")).await;
+    assert_eq!(answer.status, 500, "{}", answer.text());
+    assert_eq!(problem(&answer), ("INTERNAL_ERROR".to_owned(), "Internal error".to_owned()));
+    assert_eq!(replica.get(&format!("/{ALICE}/log/audit")).await.status, 500);
 }
 
 #[tokio::test]

@@ -11,6 +11,8 @@ use did_plc::entry::Received;
 use flate2::read::GzDecoder;
 use plc_replica::live::Feed;
 use plc_replica::serve::ServeSettings;
+use plc_replica::serve::client_address::Proxies;
+use plc_replica::serve::limits::Limits;
 use plc_replica::store::{Commit, NewDivergence, NewRefusal, StoredOperation};
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -544,6 +546,48 @@ async fn a_database_that_is_away_is_said_and_comes_back() {
     }
 }
 
+/// Ready is who can answer a lookup now, however young the log is: while the upstream has nothing new, it stays
+/// young without the database.
+#[tokio::test]
+async fn who_cannot_answer_a_lookup_is_not_ready() {
+    let Some(database) = Database::create().await else { return };
+    let mut replica = Replica::start_at(&database.url, ServeSettings::default(), Feed::new()).await;
+    let first = stored(ALICE, "2024-01-01T00:00:00.000Z", 1, &operation("at://a.example"));
+    replica.commit(vec![first]).await;
+    let ready_is = async |status: u16| {
+        let begun = Instant::now();
+        loop {
+            // The upstream goes on to say that there is nothing new.
+            replica.caught_up();
+            let answer = replica.get("/_ready").await;
+            if answer.status == status {
+                let body: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+                assert_eq!(body["answersLookups"], status == 200, "{body}");
+                return;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(20), "{}", answer.text());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    ready_is(200).await;
+    database.interrupt(true).await;
+    ready_is(503).await;
+    database.interrupt(false).await;
+    ready_is(200).await;
+    let mut client = database.client().await;
+    client.run("ALTER TABLE operations RENAME TO gone").await;
+    ready_is(503).await;
+    client.run("ALTER TABLE gone RENAME TO operations").await;
+    ready_is(200).await;
+    // One that does not answer.
+    client.run("BEGIN; LOCK TABLE operations IN ACCESS EXCLUSIVE MODE").await;
+    let begun = Instant::now();
+    ready_is(503).await;
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    client.run("COMMIT").await;
+    ready_is(200).await;
+}
+
 /// Writes a request as it stands and reads until the server closes the connection.
 async fn raw(replica: &Replica, request: &str) -> String {
     let mut stream = TcpStream::connect(replica.address).await.unwrap();
@@ -562,6 +606,127 @@ async fn requests_that_are_too_large_are_refused() {
     let headers: String = (0..100).map(|number| format!("x-{number}: y\r\n")).collect();
     let answer = raw(&replica, &format!("GET / HTTP/1.1\r\n{headers}\r\n")).await;
     assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+}
+
+/// What is not UTF-8 would have to be taken for something else.
+#[tokio::test]
+async fn parameters_that_are_not_utf_8_are_refused() {
+    let replica = with_alice().await;
+    let absent = did_plc::Cid::of(b"absent");
+    for path in [
+        "/_lookup?handle=%ff",
+        "/_lookup?host=a%c3",
+        "/_lookup?key=%ed%a0%80",
+        "/_lookup?handle=a&current=%ff",
+        "/_lookup?handle=a&cursor=%ff",
+        "/_lookup?handle=a&limit=%ff",
+        "/export?after=%ff",
+        "/export?count=%ff",
+        "/_audit/refused?did=%ff",
+        "/_audit/divergences?did=%ff",
+        "/explore?q=%ff",
+        &format!("/{ALICE}?cid={absent}%ff"),
+        &format!("/1.0/identifiers/{ALICE}?versionId=%ff"),
+        &format!("/1.0/identifiers/{ALICE}?versionTime=%ff"),
+    ] {
+        assert_eq!(replica.get(path).await.status, 400, "{path}");
+    }
+}
+
+/// Who asks for the same empty page without a pause is given it once a second, the same to the last byte, and
+/// hears at once of what is new. Nobody else waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_for_nothing_again_and_again_is_slowed_down() {
+    let trusted = vec!["127.0.0.1".parse().unwrap()];
+    let proxies = Proxies { trusted, ..Proxies::default() };
+    let limits = Limits { proxies, ..Limits::default() };
+    let settings = ServeSettings { limits, ..ServeSettings::default() };
+    let mut replica = Replica::start_with(settings, Feed::new()).await;
+    replica.commit((1..=3).map(numbered).collect()).await;
+    replica.caught_up();
+    let soon = Duration::from_millis(800);
+    for path in
+        ["/export?after=3", "/export?after=2100-01-01T00:00:00Z", "/export?after=3&count=10"]
+    {
+        let begun = Instant::now();
+        let first = replica.get(path).await;
+        assert!(begun.elapsed() < soon, "{path}: {:?}", begun.elapsed());
+        assert_eq!((first.status, first.text()), (200, ""));
+        for _ in 0..3 {
+            let again = replica.get(path).await;
+            assert_eq!((again.status, again.text()), (200, ""));
+            for name in ["etag", "content-type", "content-length", "cache-control", "vary"] {
+                assert_eq!(again.header(name), first.header(name), "{path}: {name}");
+            }
+        }
+        assert!(begun.elapsed() >= Duration::from_millis(2900), "{path}: {:?}", begun.elapsed());
+        // Another page, and the same by somebody else.
+        let begun = Instant::now();
+        for _ in 0..20 {
+            assert_ne!(replica.get("/export?after=2").await.text(), "");
+        }
+        replica.ask("GET", path, &[("x-forwarded-for", "192.0.2.1")]).await;
+        assert!(begun.elapsed() < soon, "{path}: {:?}", begun.elapsed());
+    }
+    // Who pauses has paused enough.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let begun = Instant::now();
+    replica.get("/export?after=3").await;
+    assert!(begun.elapsed() < soon, "{:?}", begun.elapsed());
+
+    let url = format!("http://{}/export?after=3", replica.address);
+    let held = tokio::spawn(async move { reqwest::get(url).await.unwrap().text().await.unwrap() });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!held.is_finished());
+    replica.commit(vec![numbered(4)]).await;
+    let page = tokio::time::timeout(Duration::from_millis(400), held).await.unwrap().unwrap();
+    assert!(page.contains(r#""seq":4,"#), "{page}");
+}
+
+/// There is a place for so many, and nobody is refused for want of one.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_may_ask_for_nothing_at_once() {
+    let replica = Replica::start().await;
+    replica.get("/export?after=0").await;
+    let begun = Instant::now();
+    let all = (0..1_200).map(|_| replica.get("/export?after=0"));
+    for answer in futures::future::join_all(all).await {
+        assert_eq!((answer.status, answer.text()), (200, ""));
+    }
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_request_names_its_host_once() {
+    let replica = with_alice().await;
+    let ask = async |version: &str, path: &str, hosts: &[&str]| {
+        let hosts: String = hosts.iter().map(|host| format!("Host: {host}\r\n")).collect();
+        let head = format!("GET {path} HTTP/{version}\r\n{hosts}connection: close\r\n\r\n");
+        raw(&replica, &head).await
+    };
+    let path = format!("/{ALICE}");
+    for (version, hosts) in [("1.1", &["here"][..]), ("1.1", &[""]), ("1.0", &[]), ("1.0", &["a"])]
+    {
+        let answer = ask(version, &path, hosts).await;
+        assert!(answer.starts_with(&format!("HTTP/{version} 200")), "{hosts:?}: {answer}");
+    }
+    for path in [&*path, "/export", "/_health", "/", "/no/such/path"] {
+        for (version, hosts) in [
+            ("1.1", &[][..]),
+            ("1.1", &["here", "here"]),
+            ("1.1", &["a", "b"]),
+            ("1.0", &["a", "b"]),
+        ] {
+            let answer = ask(version, path, hosts).await;
+            assert!(answer.starts_with(&format!("HTTP/{version} 400")), "{hosts:?}: {answer}");
+            let told = format!(
+                r#"{{"message":"a request has to have one Host header, and this one has {}"}}"#,
+                hosts.len()
+            );
+            assert!(answer.ends_with(&told), "{answer}");
+            assert!(answer.contains("access-control-allow-origin: *"), "{answer}");
+        }
+    }
 }
 
 #[tokio::test]

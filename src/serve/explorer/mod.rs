@@ -64,7 +64,10 @@ pub(super) async fn home(State(server): State<Arc<Server>>) -> Answer {
 /// `/explore?q=`: to the identity whose DID stands in what was searched for, or to those that claim
 /// it.
 pub(super) async fn search(State(server): State<Arc<Server>>, query: Query) -> Answer {
-    let searched = parameter(&query, "q").ok().flatten().unwrap_or_default();
+    let searched = match parameter(&query, "q") {
+        Ok(searched) => searched.unwrap_or_default(),
+        Err(error) => return failed(&error, ""),
+    };
     let searched = searched.trim();
     if let Some(straight) = straight(searched) {
         return straight;

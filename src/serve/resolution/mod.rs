@@ -83,7 +83,7 @@ async fn find(
         true => Vec::new(),
     };
     if history.is_empty() {
-        let (tried, theirs) = read_through::read(upstream.as_ref(), store, asked.did).await;
+        let (tried, theirs) = read_through::read(upstream.as_ref(), store, asked.did).await?;
         notes.read_through = tried;
         complete |= theirs.is_some();
         history = match theirs {

@@ -38,6 +38,7 @@ impl Version {
             history.iter().filter(|operation| operation.nullified_by.is_none()).collect();
         let Some((first, last)) = versions.first().zip(versions.len().checked_sub(1)) else {
             return Err(match complete {
+                _ if !history.is_empty() => Failure::Other(ServeError::nothing_in_force(&did)),
                 true => Failure::NotFound(format!("{did} is not registered")),
                 false => Failure::Other(ServeError::NotKnownYet(did.to_string())),
             });

@@ -47,6 +47,8 @@ pub enum Fault {
     SilentStream,
     /// Of a stream: closed with code and reason at once.
     Close(u16, &'static str),
+    /// Of a stream: this message, whatever it is, and then closed with code and reason.
+    SayAndClose(String, u16, &'static str),
 }
 
 impl Fault {

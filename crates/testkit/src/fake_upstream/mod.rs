@@ -541,6 +541,10 @@ async fn tell(shared: &Shared, mut socket: WebSocket, cursor: Option<i64>, fault
     let mut left = match fault {
         Some(Fault::SilentStream) => return std::future::pending().await,
         Some(Fault::Close(code, reason)) => return close_socket(socket, close(code, reason)).await,
+        Some(Fault::SayAndClose(message, code, reason)) => {
+            let _ = socket.send(Message::text(message)).await;
+            return close_socket(socket, close(code, reason)).await;
+        }
         _ if cursor > last => return close_socket(socket, close(1000, "FutureCursor")).await,
         _ if cursor < oldest => return close_socket(socket, close(1000, "OutdatedCursor")).await,
         Some(Fault::DropAfter(messages)) => messages,
