@@ -30,6 +30,8 @@ pub struct Imported {
     pub known: usize,
     /// Lines that were refused and kept.
     pub refused: usize,
+    /// Lines that state no identity, and so are no entry of a log.
+    pub unreadable: usize,
 }
 
 /// A dump that was not taken in to its end. What came before is in the store.
@@ -78,6 +80,7 @@ impl Import<'_> {
             let lines = block?.into_iter().map(|(_, line)| line).collect();
             let decoded = Decoded::from_lines(lines).await;
             imported.lines += decoded.len();
+            imported.unreadable += decoded.unreadable();
             let continues = *continues.get_or_insert_with(|| {
                 // The dump leaves no gap after the stored cursor.
                 let cursor = intake.cursor();

@@ -152,6 +152,101 @@ fn nothing_compared_is_not_all_is_well() {
     assert_eq!(ran.errors.matches("/nope").count(), 1, "{ran:?}");
 }
 
+/// What a person takes for a good end is one.
+#[test]
+fn nothing_verified_is_not_all_is_well() {
+    let folder = begun(2);
+    for (name, text) in [("empty", &b""[..]), ("array", b"[]\n"), ("noise", b"\xff\n{}\n[1]\n")] {
+        std::fs::write(folder.path().join(name), text).unwrap();
+        let none = format!("plc-replica: {name}: there is no entry of a log in it");
+        let did = "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa";
+        for (arguments, end) in [
+            (&["verify", name][..], "; nothing was verified\n"),
+            (&["verify", "--json", name], "; nothing was verified\n"),
+            (&["verify", "dump.jsonl", name], "; nothing was verified\n"),
+            (&["import", name], "; nothing was imported\n"),
+            (&["history", "--from", name, did], "\n"),
+        ] {
+            let ran = run(folder.path(), arguments);
+            assert_eq!((ran.code, ran.errors), (Some(2), format!("{none}{end}")), "{arguments:?}");
+        }
+    }
+    // An operation that is refused is one that was verified.
+    let story = std::fs::read_to_string(folder.path().join("dump.jsonl")).unwrap();
+    let line = story.lines().next().unwrap().replace("\"operation\":{", "\"operation\":{\"x\":1,");
+    std::fs::write(folder.path().join("bad"), &line).unwrap();
+    assert_eq!(run(folder.path(), &["verify", "bad"]).code, Some(1));
+    assert_eq!(run(folder.path(), &["import", "bad"]).code, Some(0));
+}
+
+/// With a shell's `<&-` and `>&-`.
+#[test]
+fn what_is_closed_is_not_read_to_its_end_nor_written_to() {
+    let folder = begun(2);
+    let shell = |line: &str| {
+        let program = env!("CARGO_BIN_EXE_plc-replica");
+        let mut command = Command::new("sh");
+        command.env_remove("DATABASE_URL").env_remove("PLC_CONFIG").current_dir(folder.path());
+        Ran::from(command.args(["-c", &line.replace("$", program)]).output().unwrap())
+    };
+    for command in ["verify", "import"] {
+        let ran = shell(&format!("$ {command} - <&-"));
+        let said = "plc-replica: standard input: there is no entry of a log in it; nothing was ";
+        assert!(ran.code == Some(2) && ran.errors.starts_with(said), "{ran:?}");
+    }
+    let ran = shell("$ export >&-");
+    let said = "plc-replica: standard output is closed: there is nowhere to write the log to\n";
+    assert_eq!((ran.code, ran.errors.as_str()), (Some(2), said));
+    for wanted in ["$ export >/dev/null", "$ export >out", "$ export | cat >/dev/null"] {
+        assert_eq!(shell(wanted).code, Some(0), "{wanted}");
+    }
+}
+
+#[test]
+fn other_compressions_are_named_with_the_way_out() {
+    let folder = begun(1);
+    for (format, beginning, decompress) in [
+        ("xz", &b"\xfd7zXZ\0\0\x04"[..], "xz -dc FILE"),
+        ("bzip2", b"BZh91AY&SY", "bzip2 -dc FILE"),
+        ("zip", b"PK\x03\x04\x14\0", "unzip -p FILE"),
+        ("7z", b"7z\xbc\xaf\x27\x1c\0\x04", "7z x -so FILE"),
+    ] {
+        let name = format!("dump.{format}");
+        std::fs::write(folder.path().join(&name), beginning).unwrap();
+        let did = "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa";
+        for arguments in [
+            &["verify", &name][..],
+            &["import", &name],
+            &["history", "--from", &name, did],
+            &["audit", "--full", "--against", &name],
+        ] {
+            let ran = run(folder.path(), arguments);
+            let said = format!("{name}: is compressed with {format}, which is not read here");
+            assert!(ran.code == Some(2) && ran.errors.contains(&said), "{ran:?}");
+            assert!(ran.errors.contains(&format!("`{decompress} | plc-replica verify -`")));
+        }
+    }
+}
+
+/// As an editor shows them.
+#[test]
+fn lines_of_an_array_that_is_printed_for_people_are_those_of_the_file() {
+    let folder = begun(3);
+    let text = std::fs::read_to_string(folder.path().join("dump.jsonl")).unwrap();
+    let mut entries: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    entries[2]["cid"] = entries[0]["cid"].clone();
+    let pretty = serde_json::to_string_pretty(&entries).unwrap();
+    let begins: Vec<usize> = (1..)
+        .zip(pretty.lines())
+        .filter_map(|(number, line)| (line == "  {").then_some(number))
+        .collect();
+    std::fs::write(folder.path().join("array.json"), &pretty).unwrap();
+    let ran = run(folder.path(), &["verify", "array.json"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.out.starts_with(&format!("line {}: ", begins[2])), "{ran:?}");
+}
+
 #[test]
 fn a_pipe_that_is_closed_ends_a_command_quietly() {
     let folder = begun(600);
@@ -176,7 +271,12 @@ fn a_pipe_that_is_closed_ends_a_command_quietly() {
 fn mistakes_are_told_in_a_sentence() {
     let folder = begun(1);
     let nothing = run(folder.path(), &["refused", "--did", "nonsense"]);
-    assert_eq!(nothing.out, "nothing is on record under nonsense\n");
+    let said = "plc-replica: nothing is on record under nonsense, which is no did:plc identifier\n";
+    assert_eq!((nothing.code, nothing.out.as_str(), nothing.errors.as_str()), (Some(2), "", said));
+    let did = "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa";
+    let nothing = run(folder.path(), &["refused", "--did", did]);
+    let said = format!("nothing is on record under {did}\n");
+    assert_eq!((nothing.code, nothing.out), (Some(0), said));
     for (arguments, said) in [
         (&["--listen", "localhost:7999"][..], "expected IP:PORT"),
         (&["--log", "verbos"], "`verbos` is no level"),
