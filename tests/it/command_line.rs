@@ -85,6 +85,180 @@ fn a_database_that_is_not_there_is_a_mistake() {
     }
 }
 
+/// What looks like more than the name of a file is not taken for one, and where a server is has to be said.
+#[test]
+fn a_database_that_is_named_wrongly_is_a_mistake() {
+    let folder = TempDir::new().unwrap();
+    std::fs::write(folder.path().join("dump.jsonl"), "{}").unwrap();
+    let said = |url: &str| {
+        let import = ["import", "dump.jsonl", "--database", url];
+        let serve =
+            ["--listen", "127.0.0.1:0", "--upstream", "http://127.0.0.1:9", "--database", url];
+        let [imported, served] = [&import[..], &serve].map(|arguments| {
+            let mut command = command(folder.path(), arguments);
+            Ran::from(command.env_remove("PGHOST").env_remove("PGHOSTADDR").output().unwrap())
+        });
+        assert_eq!((imported.code, served.code), (Some(2), Some(2)), "{imported:?} {served:?}");
+        assert_eq!(imported.errors, served.errors);
+        imported.errors
+    };
+    for (url, part) in [
+        ("sqlite://f.db?mode=ro", "has the query `?mode=ro`"),
+        ("sqlite://f.db?", "has the query `?`"),
+        ("sqlite://:memory:", "it takes the path of a file"),
+        ("postgres://", "it names no host"),
+        ("postgres:///plc", "it names no host"),
+        ("postgresql:///plc?user=me&host=", "it names no host"),
+    ] {
+        assert!(said(url).contains(part), "{url}: {}", said(url));
+    }
+    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().flatten().collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+    // The folder of a socket is a host, also where there is none.
+    let fsck = run(folder.path(), &["fsck", "--database", "postgres:///plc?host=/nonexistent"]);
+    assert!(fsck.errors.contains("is unavailable"), "{fsck:?}");
+}
+
+/// Every file in a folder with its bytes.
+fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut files: Vec<_> = std::fs::read_dir(folder)
+        .unwrap()
+        .flatten()
+        .map(|file| (file.file_name().into_string().unwrap(), std::fs::read(file.path()).unwrap()))
+        .collect();
+    files.sort();
+    files
+}
+
+/// Commands that open a database: those that create one, and the others.
+fn openers(url: &str) -> ([Vec<&str>; 2], Vec<Vec<&str>>) {
+    let database = ["--database", url];
+    let upstream = ["--upstream", "http://127.0.0.1:9"];
+    let did = "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa";
+    let creating = [
+        [&["import", "dump.jsonl"][..], &database].concat(),
+        [&["--listen", "127.0.0.1:0"][..], &upstream, &database].concat(),
+    ];
+    let looking = [
+        &["fsck"][..],
+        &["refused"],
+        &["export"],
+        &["resolve", did],
+        &["history", did],
+        &["audit", "--full", "--against", "dump.jsonl"],
+        &["repair", "--all", upstream[0], upstream[1]],
+        &["renumber", upstream[0], upstream[1]],
+    ];
+    (creating, looking.iter().map(|command| [command, &database[..]].concat()).collect())
+}
+
+#[test]
+fn a_file_of_another_application_is_left_as_it_is() {
+    for (sql, seen) in [
+        ("CREATE TABLE users (name TEXT); INSERT INTO users VALUES ('x')", "it has users"),
+        ("PRAGMA journal_mode = wal; CREATE TABLE users (name TEXT)", "it has users"),
+        ("PRAGMA user_version = 1; CREATE TABLE operations (sequence)", "it has operations"),
+        ("PRAGMA application_id = 252006674", "application_id 252006674, user_version 0"),
+        ("PRAGMA user_version = 7", "application_id 0, user_version 7"),
+        ("CREATE VIEW one AS SELECT 1", "it has one"),
+    ] {
+        let folder = TempDir::new().unwrap();
+        std::fs::write(folder.path().join("dump.jsonl"), "{}").unwrap();
+        let theirs = rusqlite::Connection::open(folder.path().join("other.db")).unwrap();
+        // As a crash of theirs leaves it: with all of it in the log beside the file.
+        let keep = rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+        theirs.set_db_config(keep, true).unwrap();
+        theirs.execute_batch(sql).unwrap();
+        drop(theirs);
+        let without_index = |folder: &Path| {
+            let mut files = files(folder);
+            // How it is found again what is in the log; made anew by each reader.
+            files.retain(|(name, _)| !name.ends_with("-shm"));
+            files
+        };
+        let before = without_index(folder.path());
+        let (creating, looking) = openers("sqlite://other.db");
+        for arguments in creating.iter().chain(&looking) {
+            let ran = run(folder.path(), arguments);
+            let said = format!("is of another application ({seen}, ");
+            assert!(ran.code == Some(2) && ran.errors.contains(&said), "{arguments:?} {ran:?}");
+            assert!(without_index(folder.path()) == before, "{arguments:?} {sql}");
+        }
+    }
+}
+
+/// A log of ours that an older version has written is brought up to date by who says so, and by nobody else.
+#[test]
+fn only_who_creates_a_database_changes_its_tables() {
+    let folder = begun(1);
+    let marks = || {
+        let file = rusqlite::Connection::open(folder.path().join("plc.db")).unwrap();
+        let mark = |name| file.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).unwrap();
+        (mark("application_id"), mark("user_version"))
+    };
+    assert_eq!(marks(), (i64::from(u32::from_be_bytes(*b"PLCr")), 1));
+    let file = rusqlite::Connection::open(folder.path().join("plc.db")).unwrap();
+    file.pragma_update(None, "user_version", 0).unwrap();
+    drop(file);
+    let (_, looking) = openers("sqlite://plc.db");
+    for arguments in &looking {
+        let ran = run(folder.path(), arguments);
+        assert!(ran.code == Some(2) && ran.errors.contains("an older version"), "{ran:?}");
+    }
+    assert_eq!(marks().1, 0);
+}
+
+/// What is in a Postgres database: tables, views, functions and types.
+const INVENTORY: &str = "SELECT string_agg(name, ' ' ORDER BY name) FROM (
+    SELECT relname::text AS name FROM pg_class WHERE relnamespace = 'public'::regnamespace
+    UNION ALL SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+    UNION ALL SELECT typname FROM pg_type WHERE typnamespace = 'public'::regnamespace) AS all_there";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_database_of_another_application_is_left_as_it_is() {
+    let folder = TempDir::new().unwrap();
+    std::fs::write(folder.path().join("dump.jsonl"), "{}").unwrap();
+    for (sql, said) in [
+        ("CREATE TABLE users (name text)", "is of another application (its schema has users, "),
+        (
+            "CREATE TABLE _sqlx_migrations (version int8 PRIMARY KEY, description text NOT NULL,
+                installed_on timestamptz NOT NULL DEFAULT now(), success bool NOT NULL, checksum bytea NOT NULL,
+                execution_time int8 NOT NULL);
+             INSERT INTO _sqlx_migrations VALUES (1, 'users', now(), true, '', 1)",
+            "is of another application (its schema has _sqlx_migrations, ",
+        ),
+        // Nothing that we look for, and in the way.
+        ("CREATE FUNCTION plc_did(did bytea) RETURNS text LANGUAGE sql AS 'SELECT 1::text'", ""),
+    ] {
+        let Some(database) = plc_testkit::postgres::Database::create().await else { return };
+        let mut client = database.client().await;
+        client.run(sql).await;
+        let before = client.value(INVENTORY).await;
+        let (creating, looking) = openers(&database.url);
+        for arguments in &creating {
+            let ran = tokio::task::block_in_place(|| run(folder.path(), arguments));
+            let said = if said.is_empty() { "the tables cannot be made" } else { said };
+            assert!(ran.code == Some(2) && ran.errors.contains(said), "{arguments:?} {ran:?}");
+        }
+        for arguments in &looking {
+            let ran = tokio::task::block_in_place(|| run(folder.path(), arguments));
+            let said = if said.is_empty() { "there is no log" } else { said };
+            assert!(ran.code == Some(2) && ran.errors.contains(said), "{arguments:?} {ran:?}");
+        }
+        assert_eq!(client.value(INVENTORY).await, before);
+    }
+    // A schema of its own beside them is as good as a database.
+    let Some(database) = plc_testkit::postgres::Database::create().await else { return };
+    let mut client = database.client().await;
+    client.run("CREATE TABLE users (name text); CREATE SCHEMA log").await;
+    let join = if database.url.contains('?') { '&' } else { '?' };
+    let url = format!("{}{join}options=-csearch_path%3Dlog", database.url);
+    let store = plc_replica::store::Store::open(&url).await.unwrap();
+    drop(store);
+    let ran = tokio::task::block_in_place(|| run(folder.path(), &["fsck", "--database", &url]));
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+}
+
 #[test]
 fn no_password_is_told() {
     let folder = TempDir::new().unwrap();
