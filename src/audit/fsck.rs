@@ -34,7 +34,7 @@ pub struct Checked {
     pub damaged: u64,
 }
 
-/// Checks a whole store: that every operation reads back, that each chain is accepted again from
+/// Checks a whole store: that its tables are whole, that every operation reads back, that each chain is accepted again from
 /// its genesis on with the same signers and the same nullified flags, that the index of claims has
 /// what it says, and that the cursor is not beyond what was received. `found` is called for each damaged row, `progress` with the number
 /// of operations so far.
@@ -49,6 +49,13 @@ pub async fn check(
     mut progress: impl FnMut(u64),
 ) -> Result<Checked, StoreError> {
     let mut checked = Checked::default();
+    for lacking in store.lacking().await? {
+        checked.damaged += 1;
+        found(StoreDamage {
+            place: "the tables".to_owned(),
+            reason: format!("{lacking} is missing"),
+        });
+    }
     let mut highest = 0;
     // What is received meanwhile may lie behind this reading.
     let source = store.source().await?;

@@ -15,7 +15,15 @@ const STORE_PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration
 pub struct Pauses {
     shutdown: CancellationToken,
     next: Duration,
-    said: Option<String>,
+    said: Option<Said>,
+}
+
+/// What the log said of a pause, until it says that it is over.
+#[derive(Debug)]
+struct Said {
+    sentence: String,
+    /// How that is said.
+    end: &'static str,
 }
 
 impl Pauses {
@@ -28,9 +36,18 @@ impl Pauses {
     pub async fn wait_out(&mut self, error: StoreError) -> Result<(), FollowError> {
         match error {
             StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_) => {
-                self.say(&error, "retried until it is back");
+                self.say(&error, "retried until it is back", "the database is back");
             }
-            StoreError::LostLease(_) => self.say(&error, "waiting for it to end"),
+            StoreError::Denied(_) => {
+                self.say(&error, "retried until it is allowed", "the database allows it again");
+            }
+            StoreError::LostLease(_) => {
+                self.say(
+                    &error,
+                    "waiting for it to end",
+                    "no other follower writes to it any more",
+                );
+            }
             StoreError::Damaged { .. } => {
                 metrics::gauge!("plc_store_damaged").set(1.0);
                 tracing::error!(
@@ -44,11 +61,11 @@ impl Pauses {
         Ok(())
     }
 
-    fn say(&mut self, error: &StoreError, what: &str) {
+    fn say(&mut self, error: &StoreError, what: &str, end: &'static str) {
         let sentence = error.to_string();
-        if self.said.as_ref() != Some(&sentence) {
+        if self.said.as_ref().is_none_or(|said| said.sentence != sentence) {
             tracing::warn!("{sentence}; {what}");
-            self.said = Some(sentence);
+            self.said = Some(Said { sentence, end });
         }
     }
 
@@ -66,8 +83,8 @@ impl Pauses {
 
     /// All is well: the next pause is a first one.
     pub fn reset(&mut self) {
-        if self.said.take().is_some() {
-            tracing::info!("the database is back");
+        if let Some(Said { end, .. }) = self.said.take() {
+            tracing::info!("{end}");
         }
         self.next = STORE_PAUSES.0;
     }

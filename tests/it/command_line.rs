@@ -259,6 +259,28 @@ async fn a_server_database_of_another_application_is_left_as_it_is() {
     assert_eq!(ran.code, Some(0), "{ran:?}");
 }
 
+/// As a copy leaves it that was made through SQL, statement by statement.
+#[test]
+fn what_the_tables_of_a_file_lack_is_found() {
+    for (sql, lacking) in [
+        ("DROP INDEX operations_created_at", "the index operations_created_at is missing"),
+        ("DROP VIEW log", "the view log is missing"),
+        (
+            "DROP TABLE claims; CREATE TABLE claims (pair INTEGER)",
+            "the table claims as this program makes it is missing",
+        ),
+    ] {
+        let folder = begun(2);
+        assert_eq!(run(folder.path(), &["fsck"]).code, Some(0));
+        let file = rusqlite::Connection::open(folder.path().join("plc.db")).unwrap();
+        file.execute_batch(sql).unwrap();
+        drop(file);
+        let ran = run(folder.path(), &["fsck"]);
+        assert_eq!(ran.code, Some(1), "{ran:?}");
+        assert!(ran.out.starts_with(&format!("damaged: the tables: {lacking}\n")), "{ran:?}");
+    }
+}
+
 #[test]
 fn no_password_is_told() {
     let folder = TempDir::new().unwrap();

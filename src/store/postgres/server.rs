@@ -93,8 +93,11 @@ impl Server {
         }
         match self.connect().await {
             Ok(connection) => {
-                if absence.failures > 0 {
-                    tracing::info!("the database is back");
+                if let Some((_, reason)) = &absence.pause {
+                    match reason {
+                        StoreError::Unavailable(_) => tracing::info!("the database is back"),
+                        _ => tracing::info!("the database lets us in again"),
+                    }
                 }
                 *absence = Absence::default();
                 self.suspected.store(false, Ordering::Release);
@@ -104,7 +107,12 @@ impl Server {
             }
             Err(error) => {
                 if absence.failures == 0 {
-                    tracing::warn!("{error}; trying again until it is back");
+                    match &error {
+                        StoreError::Unavailable(_) => {
+                            tracing::warn!("{error}; trying again until it is back");
+                        }
+                        _ => tracing::warn!("{error}; trying again until it lets us in"),
+                    }
                 }
                 let doubled = FIRST_BACK_OFF.saturating_mul(1 << absence.failures.min(10));
                 absence.failures += 1;
