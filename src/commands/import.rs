@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use crate::blocking;
-use crate::follow::{Import, Imported};
-use crate::store::Store;
+use crate::follow::{Import, ImportError, Imported};
+use crate::store::{Store, StoreError};
 use crate::upstream::Dump;
 use anyhow::bail;
 
@@ -59,7 +59,11 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let imported = import.run(dump, || meter.set(progress.read())).await;
     meter.finish();
-    let Imported { lines, accepted, known, refused, unreadable } = imported?;
+    let Imported { lines, accepted, known, refused, unreadable } =
+        imported.map_err(|error| match error {
+            ImportError::Store(error @ StoreError::LostLease(_)) => failure::in_use(error),
+            error => error.into(),
+        })?;
     writeln!(
         std::io::stdout(),
         "{name}: {lines} lines, {accepted} operations accepted, {known} known before, {refused} refused; {:.1} s",

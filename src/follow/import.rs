@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::direct::DirectIntake;
-use super::lease::while_renewing;
+use super::lease::{self, while_renewing};
 use crate::judge::{Course, Decoded};
 use crate::store::{Lease, Source, Store, StoreError};
 use crate::upstream::{Dump, DumpError, DumpReader};
@@ -53,7 +53,7 @@ impl Import<'_> {
     ///
     /// [`ImportError`]; [`StoreError::LostLease`] while somebody follows.
     pub async fn run(&self, dump: Dump, progress: impl FnMut()) -> Result<Imported, ImportError> {
-        let (lease, source) = self.store.follow(self.upstream).await?;
+        let (lease, source) = lease::take(self.store, self.upstream).await?;
         self.store.set_durability(false).await?;
         let work = self.take_in(&lease, &source, dump, progress);
         // The dump may come slowly, and the lease does not wait for it.

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use super::continuity::{Continuity, Shared};
 use super::direct::DirectIntake;
 use super::fetch::{fetch_believed_audit_log, lacks};
-use super::lease::while_renewing;
+use super::lease::{self, while_renewing};
 use super::missing::{Missing, lacking_in, record_missing};
 use super::read_again::ReadAgain;
 use super::repaired::{Found, Repaired, found_in};
@@ -91,7 +91,7 @@ impl Repair<'_> {
         found: &mut Repaired,
         tell: impl FnMut(Progress),
     ) -> Result<(), RepairError> {
-        let (lease, source) = self.store.follow(self.client.base()).await?;
+        let (lease, source) = lease::take(self.store, self.client.base()).await?;
         let work = self.look(&lease, &source, extent, (found, tell));
         let repaired = while_renewing(self.store, &lease, work).await;
         // One that cannot be given back runs out by itself.
