@@ -9,6 +9,8 @@ use anyhow::bail;
 use did_plc::Did;
 
 /// List the operations that were refused, with the reason and what was received.
+///
+/// Ends with 0, and with 2 when it is asked for what is no identity, and nothing is on record under that either.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub struct Args {

@@ -89,3 +89,45 @@ impl Pauses {
         self.next = STORE_PAUSES.0;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    /// What ends is what was told of: a database that was never away does not come back.
+    #[tokio::test]
+    async fn each_end_is_that_of_its_beginning() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        let file = Arc::new(std::fs::File::create(&log).unwrap());
+        let subscriber = tracing_subscriber::fmt().with_writer(file).with_ansi(false).finish();
+        let _logging = tracing::subscriber::set_default(subscriber);
+        let over = CancellationToken::new();
+        over.cancel();
+        let mut pauses = Pauses::until(over);
+        let mut said_up_to = 0;
+        for (error, begin, end) in [
+            (StoreError::Unavailable("x".to_owned()), "until it is back", "the database is back"),
+            (
+                StoreError::Denied("x".to_owned()),
+                "until it is allowed",
+                "the database allows it again",
+            ),
+            (StoreError::LostLease("x".to_owned()), "waiting for it", "no other follower writes"),
+        ] {
+            for _ in 0..3 {
+                pauses.wait_out(error.clone()).await.unwrap();
+            }
+            pauses.reset();
+            pauses.reset();
+            let all = std::fs::read_to_string(&log).unwrap();
+            let said: Vec<&str> = all[said_up_to..].lines().collect();
+            assert_eq!(said.len(), 2, "{said:?}");
+            assert!(said[0].contains(begin) && said[1].contains(end), "{said:?}");
+            said_up_to = all.len();
+        }
+        assert!(pauses.wait_out(StoreError::Unusable("x".to_owned())).await.is_err());
+    }
+}

@@ -65,6 +65,12 @@ pub enum RepairError {
     /// Because of the store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// There was nothing in the file that could be compared.
+    #[error("{name}: there is no entry of a log in it; nothing was compared")]
+    NoEntry {
+        /// The file.
+        name: String,
+    },
     /// The upstream has another log than the one that was read from it.
     #[error(
         "under number {sequence} {upstream} does not have what was read from it any more: it was restored from a backup, \
@@ -209,13 +215,17 @@ impl<Tell: FnMut(Progress)> Looking<'_, Tell> {
 
     async fn through_file(&mut self, dump: Dump) -> Result<(), RepairError> {
         let position = dump.progress();
+        let name = dump.name().to_owned();
         let mut blocks = DumpReader::start(dump);
+        let mut has_entries = false;
         while let Some(block) = blocks.next().await {
             let lines = block?.into_iter().map(|(_, line)| line).collect();
-            self.take(Decoded::from_lines(lines).await, Course::Elsewhere).await?;
+            let decoded = Decoded::from_lines(lines).await;
+            has_entries |= decoded.unreadable() < decoded.len();
+            self.take(decoded, Course::Elsewhere).await?;
             (self.tell)(Progress::Done(position.read()));
         }
-        Ok(())
+        if has_entries { Ok(()) } else { Err(RepairError::NoEntry { name }) }
     }
 
     /// Everything up to the cursor: what comes after it is for the follower.

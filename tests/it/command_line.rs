@@ -362,6 +362,7 @@ fn nothing_verified_is_not_all_is_well() {
             (&["verify", "dump.jsonl", name], "; nothing was verified\n"),
             (&["import", name], "; nothing was imported\n"),
             (&["history", "--from", name, did], "\n"),
+            (&["repair", "--from", name], "; nothing was compared\n"),
         ] {
             let ran = run(folder.path(), arguments);
             assert_eq!((ran.code, ran.errors), (Some(2), format!("{none}{end}")), "{arguments:?}");
