@@ -12,7 +12,7 @@ use did_plc::{Cid, Did, Refusal};
 /// is remarked on.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Finding {
-    /// Number of the line, or of the element of an audit log, from 1.
+    /// Number of the line on which it begins, from 1; of several on one line each has one more than the one before.
     pub line: u64,
     /// The DID as stated.
     pub did: String,
@@ -40,6 +40,8 @@ pub struct Summary {
     pub restated: u64,
     /// Lines that were refused, by the refusal's name.
     pub refused: BTreeMap<String, u64>,
+    /// Those of them that state no identity, and so are no entry of a log.
+    pub unreadable: u64,
     /// Operations whose stated `nullified` flag is not what the log leads to.
     pub wrong_flags: u64,
     /// Operations that were accepted and are remarked on.
@@ -56,6 +58,7 @@ impl Summary {
     /// Adds what came of another part of the log.
     pub(super) fn add(&mut self, part: &Summary) {
         self.operations += part.operations;
+        self.unreadable += part.unreadable;
         self.identities += part.identities;
         self.accepted += part.accepted;
         self.repeated += part.repeated;
@@ -72,6 +75,11 @@ impl Summary {
     /// Counts a line that was refused.
     pub(super) fn count_refused(&mut self, kind: &str) {
         *self.refused.entry(kind.to_owned()).or_default() += 1;
+    }
+
+    /// Whether there was an entry of a log among the lines.
+    pub fn has_entries(&self) -> bool {
+        self.operations > self.unreadable
     }
 
     /// Whether everything was judged for certain and accepted, and every statement agrees.

@@ -4,10 +4,10 @@ use rayon::prelude::*;
 
 use crate::blocking;
 use crate::store::claims::{ClaimsIndex, pairs};
-use crate::store::{Store, StoreError, StoredOperation};
+use crate::store::{Source, Store, StoreError, StoredOperation};
 use did_plc::chain::{Acceptance, Chain, Link, Verdict};
 use did_plc::signature::Verifier;
-use did_plc::{Did, Timestamp};
+use did_plc::{Cid, Did, Timestamp};
 
 /// Operations that are read at once: some megabytes, and enough for all cores.
 const BLOCK: usize = 8_000;
@@ -34,7 +34,7 @@ pub struct Checked {
     pub damaged: u64,
 }
 
-/// Checks a whole store: that every operation reads back, that each chain is accepted again from
+/// Checks a whole store: that its tables are whole, that every operation reads back, that each chain is accepted again from
 /// its genesis on with the same signers and the same nullified flags, that the index of claims has
 /// what it says, and that the cursor is not beyond what was received. `found` is called for each damaged row, `progress` with the number
 /// of operations so far.
@@ -49,7 +49,16 @@ pub async fn check(
     mut progress: impl FnMut(u64),
 ) -> Result<Checked, StoreError> {
     let mut checked = Checked::default();
+    for lacking in store.lacking().await? {
+        checked.damaged += 1;
+        found(StoreDamage {
+            place: "the tables".to_owned(),
+            reason: format!("{lacking} is missing"),
+        });
+    }
     let mut highest = 0;
+    // What is received meanwhile may lie behind this reading.
+    let source = store.source().await?;
     // Only this reading says how far the index is: it grows while the store is checked, and what it
     // has at this moment stays in it.
     let index = store.claims_index().await?;
@@ -82,7 +91,9 @@ pub async fn check(
             (Some(_), Err(error)) => std::panic::resume_unwind(error.into_panic()),
         };
     }
-    if let Some(damage) = check_cursor(store, highest).await? {
+    if let Some(source) = source
+        && let Some(damage) = check_cursor(store, &source, highest).await?
+    {
         checked.damaged += 1;
         found(damage);
     }
@@ -217,9 +228,13 @@ fn damage(stored: &StoredOperation, reason: String) -> StoreDamage {
     StoreDamage { place: format!("{} at {}", stored.did, stored.created_at), reason }
 }
 
-/// A cursor beyond everything that was received would mean that something was passed over.
-async fn check_cursor(store: &Store, highest: i64) -> Result<Option<StoreDamage>, StoreError> {
-    let Some(source) = store.source().await? else { return Ok(None) };
+/// A cursor beyond everything that was received would mean that something was passed over. What was received there
+/// may have another number now, or may have been refused and forgotten.
+async fn check_cursor(
+    store: &Store,
+    source: &Source,
+    highest: i64,
+) -> Result<Option<StoreDamage>, StoreError> {
     let mut received = highest;
     let mut after = 0;
     while received < source.cursor {
@@ -229,8 +244,29 @@ async fn check_cursor(store: &Store, highest: i64) -> Result<Option<StoreDamage>
         let numbers = refusals.iter().filter_map(|kept| kept.refusal.sequence);
         received = numbers.fold(received, i64::max);
     }
-    Ok((received < source.cursor).then(|| StoreDamage {
+    if received >= source.cursor
+        || holds_what_was_there(store, source).await?
+        || store.statistics().await?.forgotten_refusals > 0
+    {
+        return Ok(None);
+    }
+    Ok(Some(StoreDamage {
         place: format!("the cursor of {}", source.upstream),
         reason: format!("it is {}, and nothing beyond {received} was ever received", source.cursor),
     }))
+}
+
+/// Whether the operation that the upstream stated under the cursor's number is held, under whatever number: an
+/// upstream that gives its last operations lower ones leaves the cursor above all of them. Reads the log once more.
+async fn holds_what_was_there(store: &Store, source: &Source) -> Result<bool, StoreError> {
+    let stated = source.cursor_cid.as_deref().and_then(|cid| cid.parse::<Cid>().ok());
+    let Some(stated) = stated else { return Ok(false) };
+    let mut after = None;
+    while let Some(block) = read(store, after).await? {
+        if block.operations.iter().any(|operation| operation.cid() == stated) {
+            return Ok(true);
+        }
+        after = block.after;
+    }
+    Ok(false)
 }

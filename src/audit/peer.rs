@@ -68,6 +68,9 @@ pub enum PeerError {
     /// The file cannot be read.
     #[error(transparent)]
     Dump(#[from] DumpError),
+    /// What was read of the file is something else.
+    #[error("there is no entry of a log in it")]
+    NoEntry,
 }
 
 impl Peer {
@@ -196,8 +199,6 @@ pub struct Dumped {
     pub lines: AHashMap<Did, Vec<Bytes>>,
     /// The latest `createdAt` in the dump that is not in the future: what is newer, it cannot have.
     pub latest: Option<Timestamp>,
-    /// Lines that name an identity.
-    pub named: u64,
     /// Lines that name none.
     pub unnamed: u64,
 }
@@ -206,8 +207,8 @@ pub struct Dumped {
 ///
 /// # Errors
 ///
-/// When the file cannot be read.
-pub fn look_up(path: &Path, dids: &[Did]) -> Result<Dumped, DumpError> {
+/// When the file cannot be read, and when there is no entry of a log in it, whoever it is about.
+pub fn look_up(path: &Path, dids: &[Did]) -> Result<Dumped, PeerError> {
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct NamedLine<'a> {
@@ -217,7 +218,7 @@ pub fn look_up(path: &Path, dids: &[Did]) -> Result<Dumped, DumpError> {
         created_at: Option<&'a RawValue>,
     }
     let now = latest();
-    let mut dumped = Dumped::default();
+    let (mut dumped, mut named_one) = (Dumped::default(), false);
     dumped.lines.extend(dids.iter().map(|did| (*did, Vec::new())));
     let mut blocks = DumpReader::start(Dump::open(path)?);
     while let Some(block) = blocks.next_blocking() {
@@ -228,7 +229,7 @@ pub fn look_up(path: &Path, dids: &[Did]) -> Result<Dumped, DumpError> {
                 dumped.unnamed += 1;
                 continue;
             };
-            dumped.named += 1;
+            named_one = true;
             // Of a time that is none nothing follows for the others.
             let at = created_at.and_then(|at| serde_json::from_str::<Cow<'_, str>>(at.get()).ok());
             let at = at.and_then(|at| at.parse().ok()).filter(|at| *at <= now);
@@ -239,5 +240,5 @@ pub fn look_up(path: &Path, dids: &[Did]) -> Result<Dumped, DumpError> {
             }
         }
     }
-    Ok(dumped)
+    if named_one { Ok(dumped) } else { Err(PeerError::NoEntry) }
 }

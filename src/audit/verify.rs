@@ -101,6 +101,7 @@ impl<'a> DumpJudge<'a> {
                 }
                 Err(error) => {
                     self.summary.count_refused(error.refusal.kind());
+                    self.summary.unreadable += u64::from(!error.names_identity());
                     undecodable.push(Finding::undecodable(block[line].0, error));
                 }
             }

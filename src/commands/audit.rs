@@ -327,11 +327,8 @@ impl Auditor {
         summary: &mut Summary,
     ) -> anyhow::Result<()> {
         let look_up = || look_up(path, &dids);
-        let Dumped { mut lines, latest, named, unnamed } =
+        let Dumped { mut lines, latest, unnamed } =
             blocking::run_here("looking identities up in a dump", look_up)?;
-        if named == 0 {
-            bail!("there is no entry of a log in it");
-        }
         // A sweep has counted them too.
         summary.unreadable = summary.unreadable.max(unnamed);
         newest.theirs = latest;

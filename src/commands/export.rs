@@ -1,9 +1,12 @@
 //! `plc-replica export`: the log as lines, for dumps.
 
+use std::fs;
 use std::io::{BufWriter, Write};
+use std::os::unix::fs::MetadataExt;
 use std::process::ExitCode;
 
 use crate::store::{Store, StoredOperation};
+use anyhow::bail;
 use did_plc::Timestamp;
 use did_plc::entry::Logged;
 use did_plc::operation::Malformed;
@@ -28,6 +31,9 @@ const PAGE: usize = 1_000;
 
 /// Runs the command.
 pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    if is_closed_output() {
+        bail!("standard output is closed: there is nowhere to write the log to");
+    }
     let store = Store::open_existing(&args.database.url).await?;
     let mut out = BufWriter::new(std::io::stdout().lock());
     if args.by_time {
@@ -37,6 +43,22 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     out.flush()?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether the process was started without a standard output. Rust's runtime has put `/dev/null` in its place by now,
+/// open for reading as well, as nobody has it who sends what is written there on purpose with `>/dev/null`. Where the
+/// system does not say how a file is open, it is taken to be one that is wanted.
+fn is_closed_output() -> bool {
+    const READ_AND_WRITE: u32 = 2;
+    const ACCESS: u32 = 3;
+    let access = fs::read_to_string("/proc/self/fdinfo/1").ok().and_then(|about| {
+        let flags = about.lines().find_map(|line| line.strip_prefix("flags:"))?;
+        Some(u32::from_str_radix(flags.trim(), 8).ok()? & ACCESS)
+    });
+    let device = |path| fs::metadata(path).ok().map(|about| about.rdev());
+    let is_null =
+        device("/proc/self/fd/1").is_some_and(|output| Some(output) == device("/dev/null"));
+    is_null && access == Some(READ_AND_WRITE)
 }
 
 async fn by_sequence(store: &Store, mut after: i64, out: &mut impl Write) -> anyhow::Result<()> {

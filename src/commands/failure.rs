@@ -33,6 +33,9 @@ pub fn cannot_listen(setting: &str, address: SocketAddr) -> String {
     )
 }
 
+/// What is said of a dump in which nothing could be read.
+pub const NO_ENTRY: &str = "there is no entry of a log in it";
+
 /// What to do about a database that somebody else writes to.
 pub fn in_use(error: StoreError) -> anyhow::Error {
     anyhow::anyhow!("{error}; stop `serve` while this runs")

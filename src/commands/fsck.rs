@@ -9,9 +9,9 @@ use crate::store::Store;
 
 use super::progress::Meter;
 
-/// Check a whole store from its own bytes: CIDs, signatures, chains, nullified flags, cursor.
+/// Check a whole store from its own bytes: tables, CIDs, signatures, chains, nullified flags, cursor.
 ///
-/// Names every damaged row. Ends with 0 when there is none, 1 when there is one, and 2 when the
+/// Names every damaged row, and what the tables lack. Ends with 0 when there is none, 1 when there is one, and 2 when the
 /// store cannot be read. Can run beside a replica that is serving.
 #[derive(Debug, clap::Args)]
 #[group(skip)]

@@ -16,7 +16,8 @@ use super::absence::absence;
 /// Tell what happened to an identity: what changed, who signed it, what was overruled by what.
 ///
 /// Reads the log from the database, or from any directory, replica or dump, and verifies it on the
-/// way. Ends with 1 when the identity is not there, and when something in its log does not verify.
+/// way. Ends with 1 when the identity is not there, and when something in its log does not verify;
+/// with 2 when it cannot be read, or there is no entry of any log in the file.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub struct Args {

@@ -6,17 +6,20 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use crate::blocking;
-use crate::follow::{Import, Imported};
-use crate::store::Store;
+use crate::follow::{Import, ImportError, Imported};
+use crate::store::{Store, StoreError};
 use crate::upstream::Dump;
+use anyhow::bail;
 
+use super::failure;
 use super::progress::Meter;
 
 /// Take a dump (an export in either format, or an audit log) into the database, verifying it.
 ///
 /// What is there already is recognised. Following goes on from the dump's last sequence number
 /// when the dump begins where the database ends or before; otherwise the cursor stays, and
-/// following fetches the rest. Ends with 0, also when operations were refused (see `refused`).
+/// following fetches the rest. Ends with 0, also when operations were refused (see `refused`),
+/// and with 2 when the dump cannot be read or holds no entry of a log.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub struct Args {
@@ -56,11 +59,18 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let imported = import.run(dump, || meter.set(progress.read())).await;
     meter.finish();
-    let Imported { lines, accepted, known, refused } = imported?;
+    let Imported { lines, accepted, known, refused, unreadable } =
+        imported.map_err(|error| match error {
+            ImportError::Store(error @ StoreError::LostLease(_)) => failure::in_use(error),
+            error => error.into(),
+        })?;
     writeln!(
         std::io::stdout(),
         "{name}: {lines} lines, {accepted} operations accepted, {known} known before, {refused} refused; {:.1} s",
         begun.elapsed().as_secs_f64()
     )?;
+    if lines == unreadable {
+        bail!("{name}: {}; nothing was imported", failure::NO_ENTRY);
+    }
     Ok(ExitCode::SUCCESS)
 }

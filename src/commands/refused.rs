@@ -5,8 +5,12 @@ use std::process::ExitCode;
 
 use crate::escape::printable;
 use crate::store::{Store, StoredRefusal};
+use anyhow::bail;
+use did_plc::Did;
 
 /// List the operations that were refused, with the reason and what was received.
+///
+/// Ends with 0, and with 2 when it is asked for what is no identity, and nothing is on record under that either.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub struct Args {
@@ -42,12 +46,17 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
             }
         }
     }
-    if listed == 0 && !args.json {
-        match &args.did {
-            // Lines that state no DID at all are refused too, so that any text can be one.
-            Some(did) => writeln!(out, "nothing is on record under {}", printable(did))?,
-            None => writeln!(out, "nothing was refused")?,
+    if listed > 0 {
+        return Ok(ExitCode::SUCCESS);
+    }
+    match &args.did {
+        // What was stated as a DID is kept as it is, so that any text can be on record.
+        Some(did) if did.parse::<Did>().is_err() => {
+            bail!("nothing is on record under {}, which is no did:plc identifier", printable(did))
         }
+        Some(did) if !args.json => writeln!(out, "nothing is on record under {did}")?,
+        None if !args.json => writeln!(out, "nothing was refused")?,
+        _ => {}
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use did_plc::signature::Verifier;
 
 use super::evidence;
+use super::failure;
 use super::progress::Meter;
 
 /// Judge an audit log or an export offline, by the rules of did:plc alone.
@@ -25,7 +26,8 @@ use super::progress::Meter;
 ///
 /// Ends with 0 when every line was judged and nothing is wrong; remarks are no fault. Ends with 1 when a line is
 /// refused, says otherwise than another, has a wrong flag, or could not be judged for certain (of records: when our
-/// side does not verify). Ends with 2 when the input cannot be read.
+/// side does not verify). Ends with 2 when the input cannot be read, or holds no entry of a log, so that nothing was
+/// verified.
 ///
 /// The order of the lines does not matter. An identity is judged from a second reading of the file when its
 /// operations do not come in the order of their times, when one is refused because its `prev` has not come, when one
@@ -53,12 +55,36 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let verifier = args.signatures.verifier();
     let mut out = BufWriter::new(io::stdout().lock());
-    let mut clean = true;
+    let (mut clean, mut complete) = (true, true);
     for path in &args.files {
-        clean &= verify(path, args.json, &*verifier, &mut out)?;
+        match verify(path, args.json, &*verifier, &mut out)? {
+            Outcome::Clean => {}
+            Outcome::Faults => clean = false,
+            Outcome::Nothing => complete = false,
+        }
     }
     out.flush().context("cannot write to standard output")?;
-    Ok(if clean { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(match (clean, complete) {
+        (true, true) => ExitCode::SUCCESS,
+        (false, _) => ExitCode::from(1),
+        (true, false) => ExitCode::from(2),
+    })
+}
+
+/// What a file comes to.
+enum Outcome {
+    /// Everything in it verifies.
+    Clean,
+    /// Something in it does not.
+    Faults,
+    /// There was nothing in it to be verified.
+    Nothing,
+}
+
+impl Outcome {
+    fn of(verifies: bool) -> Outcome {
+        if verifies { Outcome::Clean } else { Outcome::Faults }
+    }
 }
 
 fn verify(
@@ -66,7 +92,7 @@ fn verify(
     json: bool,
     verifier: &dyn Verifier,
     out: &mut impl Write,
-) -> anyhow::Result<bool> {
+) -> anyhow::Result<Outcome> {
     let (dump, original) = Dump::open_twice(path)?;
     let name = dump.name().to_owned();
     let begun = Instant::now();
@@ -99,13 +125,18 @@ fn verify(
         if records == 0 && !json {
             writeln!(out, "{name}: no differences")?;
         }
-        return Ok(records_verify);
+        return Ok(Outcome::of(records_verify));
     }
     print_summary(&name, &summary, begun.elapsed().as_secs_f64(), json, out)?;
     if summary.as_they_came > 0 && !json {
         writeln!(out, "{}", as_they_came(&summary, late_identities))?;
     }
-    Ok(summary.is_clean() && records_verify)
+    if !is_evidence && !summary.has_entries() {
+        out.flush()?;
+        eprintln!("plc-replica: {name}: {}; nothing was verified", failure::NO_ENTRY);
+        return Ok(Outcome::Nothing);
+    }
+    Ok(Outcome::of(summary.is_clean() && records_verify))
 }
 
 /// Reads a dump to its end.

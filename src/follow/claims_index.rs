@@ -32,7 +32,7 @@ pub async fn keep(store: Store, status: Arc<Status>, shutdown: CancellationToken
             None => return,
             Some(Ok(true)) => continue,
             Some(Ok(false)) => LOOK,
-            Some(Err(StoreError::Unavailable(reason))) => {
+            Some(Err(StoreError::Unavailable(reason) | StoreError::Denied(reason))) => {
                 tracing::warn!("the index of claims has to wait: {reason}");
                 PAUSE
             }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::direct::DirectIntake;
-use super::lease::while_renewing;
+use super::lease::{self, while_renewing};
 use crate::judge::{Course, Decoded};
 use crate::store::{Lease, Source, Store, StoreError};
 use crate::upstream::{Dump, DumpError, DumpReader};
@@ -30,6 +30,8 @@ pub struct Imported {
     pub known: usize,
     /// Lines that were refused and kept.
     pub refused: usize,
+    /// Lines that state no identity, and so are no entry of a log.
+    pub unreadable: usize,
 }
 
 /// A dump that was not taken in to its end. What came before is in the store.
@@ -51,7 +53,7 @@ impl Import<'_> {
     ///
     /// [`ImportError`]; [`StoreError::LostLease`] while somebody follows.
     pub async fn run(&self, dump: Dump, progress: impl FnMut()) -> Result<Imported, ImportError> {
-        let (lease, source) = self.store.follow(self.upstream).await?;
+        let (lease, source) = lease::take(self.store, self.upstream).await?;
         self.store.set_durability(false).await?;
         let work = self.take_in(&lease, &source, dump, progress);
         // The dump may come slowly, and the lease does not wait for it.
@@ -78,6 +80,7 @@ impl Import<'_> {
             let lines = block?.into_iter().map(|(_, line)| line).collect();
             let decoded = Decoded::from_lines(lines).await;
             imported.lines += decoded.len();
+            imported.unreadable += decoded.unreadable();
             let continues = *continues.get_or_insert_with(|| {
                 // The dump leaves no gap after the stored cursor.
                 let cursor = intake.cursor();

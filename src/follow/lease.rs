@@ -2,12 +2,41 @@
 
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
-use crate::store::{Lease, Store, StoreError};
+use crate::store::{Lease, Source, Store, StoreError};
 
 /// A third of what a lease runs: two renewals may fail.
 const RENEW: Duration = Duration::from_secs(5);
+
+/// Pauses between two looks at whether a lease has run out.
+const LOOK: Duration = Duration::from_millis(500);
+/// How much longer than a lease runs its end is waited for.
+const MARGIN: Duration = Duration::from_secs(2);
+
+/// Becomes the one follower for a while. One that was killed has left a lease that runs out, and is waited for; one
+/// that is alive renews it.
+///
+/// # Errors
+///
+/// Those of the store; [`StoreError::LostLease`] when somebody follows.
+pub async fn take(store: &Store, upstream: &str) -> Result<(Lease, Source), StoreError> {
+    let patience = store.lease_after_death().map_or(Duration::ZERO, |lease| lease + MARGIN);
+    let begun = Instant::now();
+    let mut said = false;
+    loop {
+        match store.follow(upstream).await {
+            Err(error @ StoreError::LostLease(_)) if begun.elapsed() < patience => {
+                if !std::mem::replace(&mut said, true) {
+                    let seconds = patience.as_secs();
+                    tracing::warn!("{error}; waiting {seconds} s at most for it to end");
+                }
+                sleep(LOOK).await;
+            }
+            taken => return taken,
+        }
+    }
+}
 
 /// Does something that may take longer than the lease runs, and renews it meanwhile. Once the lease is lost
 /// the work is dropped where it waits: whatever it would still commit would be refused.

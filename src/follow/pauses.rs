@@ -35,6 +35,8 @@ pub enum During {
 enum Cause {
     /// The database cannot be reached, or cannot write.
     Away,
+    /// It does not allow what is asked of it.
+    Denied,
     /// Another follower writes.
     Taken,
 }
@@ -44,6 +46,7 @@ impl Cause {
     const fn remedy(self) -> &'static str {
         match self {
             Cause::Away => "retried until it is back",
+            Cause::Denied => "retried until it is allowed",
             Cause::Taken => "waiting for it to end",
         }
     }
@@ -52,7 +55,8 @@ impl Cause {
     const fn end(self) -> &'static str {
         match self {
             Cause::Away => "the database is back",
-            Cause::Taken => "this follower writes now",
+            Cause::Denied => "the database allows it again",
+            Cause::Taken => "no other follower writes to it any more",
         }
     }
 }
@@ -70,6 +74,7 @@ impl Pauses {
             StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_) => {
                 self.say(&error, Cause::Away);
             }
+            StoreError::Denied(_) => self.say(&error, Cause::Denied),
             StoreError::LostLease(_) => self.say(&error, Cause::Taken),
             StoreError::Damaged { .. } => {
                 metrics::gauge!("plc_store_damaged").set(1.0);
@@ -124,5 +129,51 @@ impl Pauses {
             tracing::info!("{}", cause.end());
         }
         self.next = STORE_PAUSES.0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    /// What ends is what was told of: a database that was never away does not come back.
+    #[tokio::test]
+    async fn each_end_is_that_of_its_beginning() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        let file = Arc::new(std::fs::File::create(&log).unwrap());
+        let subscriber = tracing_subscriber::fmt().with_writer(file).with_ansi(false).finish();
+        let _logging = tracing::subscriber::set_default(subscriber);
+        let over = CancellationToken::new();
+        over.cancel();
+        let mut pauses = Pauses::until(over);
+        let mut said_up_to = 0;
+        for (error, begin, end) in [
+            (StoreError::Unavailable("x".to_owned()), "until it is back", "the database is back"),
+            (
+                StoreError::Denied("x".to_owned()),
+                "until it is allowed",
+                "the database allows it again",
+            ),
+            (StoreError::LostLease("x".to_owned()), "waiting for it", "no other follower writes"),
+        ] {
+            for _ in 0..3 {
+                pauses.wait_out(error.clone(), During::Session).await.unwrap();
+            }
+            // That the next session begins is not the end of it.
+            pauses.begun();
+            pauses.committed();
+            pauses.committed();
+            let all = std::fs::read_to_string(&log).unwrap();
+            let said: Vec<&str> = all[said_up_to..].lines().collect();
+            assert_eq!(said.len(), 2, "{said:?}");
+            assert!(said[0].contains(begin) && said[1].contains(end), "{said:?}");
+            said_up_to = all.len();
+        }
+        assert!(
+            pauses.wait_out(StoreError::Unusable("x".to_owned()), During::Beginning).await.is_err()
+        );
     }
 }

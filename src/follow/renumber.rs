@@ -2,7 +2,7 @@
 //! or a directory that was restored elsewhere.
 
 use super::fetch::fetch_lines;
-use super::lease::while_renewing;
+use super::lease::{self, while_renewing};
 use crate::store::{Lease, Store, StoreError};
 use crate::upstream::{ExportClient, Priority, UpstreamFault};
 
@@ -36,7 +36,7 @@ pub enum RenumberError {
 ///
 /// [`RenumberError`]; [`StoreError::LostLease`] while somebody follows.
 pub async fn renumber(store: &Store, client: &ExportClient) -> Result<(), RenumberError> {
-    let (lease, _) = store.follow(client.base()).await?;
+    let (lease, _) = lease::take(store, client.base()).await?;
     let turned = while_renewing(store, &lease, turn(store, client, &lease)).await;
     // One that cannot be given back runs out by itself.
     store.release(lease).await.ok();

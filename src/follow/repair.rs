@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use super::continuity::{Continuity, Shared};
 use super::direct::DirectIntake;
 use super::fetch::{fetch_believed_audit_log, lacks};
-use super::lease::while_renewing;
+use super::lease::{self, while_renewing};
 use super::missing::{Missing, lacking_in, record_missing};
 use super::read_again::ReadAgain;
 use super::repaired::{Found, Repaired, found_in};
@@ -65,6 +65,12 @@ pub enum RepairError {
     /// Because of the store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// There was nothing in the file that could be compared.
+    #[error("{name}: there is no entry of a log in it; nothing was compared")]
+    NoEntry {
+        /// The file.
+        name: String,
+    },
     /// The upstream has another log than the one that was read from it.
     #[error(
         "under number {sequence} {upstream} does not have what was read from it any more: it was restored from a backup, \
@@ -91,7 +97,7 @@ impl Repair<'_> {
         found: &mut Repaired,
         tell: impl FnMut(Progress),
     ) -> Result<(), RepairError> {
-        let (lease, source) = self.store.follow(self.client.base()).await?;
+        let (lease, source) = lease::take(self.store, self.client.base()).await?;
         let work = self.look(&lease, &source, extent, (found, tell));
         let repaired = while_renewing(self.store, &lease, work).await;
         // One that cannot be given back runs out by itself.
@@ -209,13 +215,17 @@ impl<Tell: FnMut(Progress)> Looking<'_, Tell> {
 
     async fn through_file(&mut self, dump: Dump) -> Result<(), RepairError> {
         let position = dump.progress();
+        let name = dump.name().to_owned();
         let mut blocks = DumpReader::start(dump);
+        let mut has_entries = false;
         while let Some(block) = blocks.next().await {
             let lines = block?.into_iter().map(|(_, line)| line).collect();
-            self.take(Decoded::from_lines(lines).await, Course::Elsewhere).await?;
+            let decoded = Decoded::from_lines(lines).await;
+            has_entries |= decoded.unreadable() < decoded.len();
+            self.take(decoded, Course::Elsewhere).await?;
             (self.tell)(Progress::Done(position.read()));
         }
-        Ok(())
+        if has_entries { Ok(()) } else { Err(RepairError::NoEntry { name }) }
     }
 
     /// Everything up to the cursor: what comes after it is for the follower.

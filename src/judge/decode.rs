@@ -104,6 +104,14 @@ impl Decoded {
         (self.lines, self.entries)
     }
 
+    /// How many lines state no identity.
+    pub fn unreadable(&self) -> usize {
+        let is_unreadable = |entry: &&Result<Received, Undecodable>| {
+            entry.as_ref().is_err_and(|error| !error.names_identity())
+        };
+        self.entries.iter().filter(is_unreadable).count()
+    }
+
     /// The first line that is not JSON.
     pub fn first_damaged(&self) -> Option<usize> {
         let is_damaged = |entry: &Result<Received, Undecodable>| {

@@ -172,7 +172,9 @@ impl ServeError {
             | ServeError::TooManyStreams
             | ServeError::TookTooLong(_)
             | ServeError::TooManyWaiting
-            | ServeError::Store(StoreError::Unavailable(_)) => StatusCode::SERVICE_UNAVAILABLE,
+            | ServeError::Store(StoreError::Unavailable(_) | StoreError::Denied(_)) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             ServeError::Bug | ServeError::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }

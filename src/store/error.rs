@@ -22,6 +22,12 @@ pub enum StoreError {
     /// read back.
     #[error("the outcome of a commit is unknown: {0}")]
     OutcomeUnknown(String),
+    /// The database does not allow what we have to do. Waiting alone does not help: somebody has to give us the
+    /// right, and is waited for.
+    #[error(
+        "the database does not allow what is asked of it: {0}; the user that --database names needs the right to it"
+    )]
+    Denied(String),
     /// The setting `--database` cannot be used as it is.
     #[error("{0}")]
     Unusable(String),

@@ -22,6 +22,7 @@ mod sqlite;
 mod statistics;
 
 use std::path::Path;
+use std::time::Duration;
 
 use did_plc::claim::Value;
 use did_plc::{Did, Timestamp};
@@ -241,6 +242,12 @@ impl Store {
         backend!(self, store => store.statistics())
     }
 
+    /// What is not there of the tables, or not as this program makes it: columns, constraints, indexes. Nothing, but
+    /// where somebody has copied or changed them.
+    pub async fn lacking(&self) -> Result<Vec<String>, StoreError> {
+        backend!(self, store => store.lacking())
+    }
+
     /// What the connections are doing at this moment. Waits for nothing.
     pub fn load(&self) -> Load {
         match self {
@@ -277,6 +284,14 @@ impl Store {
     /// upstream is recorded when none was; that it is the recorded one is for the caller to see.
     pub async fn follow(&self, upstream: &str) -> Result<(Lease, Source), StoreError> {
         backend!(self, store => store.follow(upstream))
+    }
+
+    /// How long a lease runs on when its holder has ended without giving it up; none where it ends with the process.
+    pub fn lease_after_death(&self) -> Option<Duration> {
+        match self {
+            Store::Postgres(_) => Some(postgres::LEASE),
+            Store::Sqlite(_) => None,
+        }
     }
 
     /// Keeps the lease; to be called every few seconds.

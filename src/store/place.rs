@@ -13,7 +13,7 @@ pub(super) enum DatabasePlace<'a> {
 impl DatabasePlace<'_> {
     pub(super) fn of(url: &str) -> Result<DatabasePlace<'_>, StoreError> {
         if let Some(path) = url.strip_prefix("sqlite://").filter(|path| !path.is_empty()) {
-            return Ok(DatabasePlace::Sqlite(path.as_ref()));
+            return file(path).map(DatabasePlace::Sqlite);
         }
         if url.starts_with("postgres://") || url.starts_with("postgresql://") {
             return Ok(DatabasePlace::Postgres(url));
@@ -29,4 +29,21 @@ impl DatabasePlace<'_> {
              postgres://USER@HOST/NAME or postgresql://USER@HOST/NAME"
         )))
     }
+}
+
+/// The file that is named behind `sqlite://`: the whole of it is its path.
+fn file(path: &str) -> Result<&Path, StoreError> {
+    if let Some((_, query)) = path.split_once('?') {
+        return Err(StoreError::Unusable(format!(
+            "the setting --database has the query `?{query}`; sqlite:// takes the path of a file, and nothing after it"
+        )));
+    }
+    if path == ":memory:" {
+        return Err(StoreError::Unusable(
+            "the setting --database is `sqlite://:memory:`; it takes the path of a file, since a log in memory \
+             would end with this process"
+                .to_owned(),
+        ));
+    }
+    Ok(path.as_ref())
 }

@@ -85,6 +85,202 @@ fn a_database_that_is_not_there_is_a_mistake() {
     }
 }
 
+/// What looks like more than the name of a file is not taken for one, and where a server is has to be said.
+#[test]
+fn a_database_that_is_named_wrongly_is_a_mistake() {
+    let folder = TempDir::new().unwrap();
+    std::fs::write(folder.path().join("dump.jsonl"), "{}").unwrap();
+    let said = |url: &str| {
+        let import = ["import", "dump.jsonl", "--database", url];
+        let serve =
+            ["--listen", "127.0.0.1:0", "--upstream", "http://127.0.0.1:9", "--database", url];
+        let [imported, served] = [&import[..], &serve].map(|arguments| {
+            let mut command = command(folder.path(), arguments);
+            Ran::from(command.env_remove("PGHOST").env_remove("PGHOSTADDR").output().unwrap())
+        });
+        assert_eq!((imported.code, served.code), (Some(2), Some(2)), "{imported:?} {served:?}");
+        assert_eq!(imported.errors, served.errors);
+        imported.errors
+    };
+    for (url, part) in [
+        ("sqlite://f.db?mode=ro", "has the query `?mode=ro`"),
+        ("sqlite://f.db?", "has the query `?`"),
+        ("sqlite://:memory:", "it takes the path of a file"),
+        ("postgres://", "it names no host"),
+        ("postgres:///plc", "it names no host"),
+        ("postgresql:///plc?user=me&host=", "it names no host"),
+    ] {
+        assert!(said(url).contains(part), "{url}: {}", said(url));
+    }
+    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().flatten().collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+    // The folder of a socket is a host, also where there is none.
+    let fsck = run(folder.path(), &["fsck", "--database", "postgres:///plc?host=/nonexistent"]);
+    assert!(fsck.errors.contains("is unavailable"), "{fsck:?}");
+}
+
+/// Every file in a folder with its bytes.
+fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut files: Vec<_> = std::fs::read_dir(folder)
+        .unwrap()
+        .flatten()
+        .map(|file| (file.file_name().into_string().unwrap(), std::fs::read(file.path()).unwrap()))
+        .collect();
+    files.sort();
+    files
+}
+
+/// Commands that open a database: those that create one, and the others.
+fn openers(url: &str) -> ([Vec<&str>; 2], Vec<Vec<&str>>) {
+    let database = ["--database", url];
+    let upstream = ["--upstream", "http://127.0.0.1:9"];
+    let did = "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa";
+    let creating = [
+        [&["import", "dump.jsonl"][..], &database].concat(),
+        [&["--listen", "127.0.0.1:0"][..], &upstream, &database].concat(),
+    ];
+    let looking = [
+        &["fsck"][..],
+        &["refused"],
+        &["export"],
+        &["resolve", did],
+        &["history", did],
+        &["audit", "--full", "--against", "dump.jsonl"],
+        &["repair", "--all", upstream[0], upstream[1]],
+        &["renumber", upstream[0], upstream[1]],
+    ];
+    (creating, looking.iter().map(|command| [command, &database[..]].concat()).collect())
+}
+
+#[test]
+fn a_file_of_another_application_is_left_as_it_is() {
+    for (sql, seen) in [
+        ("CREATE TABLE users (name TEXT); INSERT INTO users VALUES ('x')", "it has users"),
+        ("PRAGMA journal_mode = wal; CREATE TABLE users (name TEXT)", "it has users"),
+        ("PRAGMA user_version = 1; CREATE TABLE operations (sequence)", "it has operations"),
+        ("PRAGMA application_id = 252006674", "application_id 252006674, user_version 0"),
+        ("PRAGMA user_version = 7", "application_id 0, user_version 7"),
+        ("CREATE VIEW one AS SELECT 1", "it has one"),
+    ] {
+        let folder = TempDir::new().unwrap();
+        std::fs::write(folder.path().join("dump.jsonl"), "{}").unwrap();
+        let theirs = rusqlite::Connection::open(folder.path().join("other.db")).unwrap();
+        // As a crash of theirs leaves it: with all of it in the log beside the file.
+        let keep = rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+        theirs.set_db_config(keep, true).unwrap();
+        theirs.execute_batch(sql).unwrap();
+        drop(theirs);
+        let without_index = |folder: &Path| {
+            let mut files = files(folder);
+            // How it is found again what is in the log; made anew by each reader.
+            files.retain(|(name, _)| !name.ends_with("-shm"));
+            files
+        };
+        let before = without_index(folder.path());
+        let (creating, looking) = openers("sqlite://other.db");
+        for arguments in creating.iter().chain(&looking) {
+            let ran = run(folder.path(), arguments);
+            let said = format!("is of another application ({seen}, ");
+            assert!(ran.code == Some(2) && ran.errors.contains(&said), "{arguments:?} {ran:?}");
+            assert!(without_index(folder.path()) == before, "{arguments:?} {sql}");
+        }
+    }
+}
+
+/// A log of ours that an older version has written is brought up to date by who says so, and by nobody else.
+#[test]
+fn only_who_creates_a_database_changes_its_tables() {
+    let folder = begun(1);
+    let marks = || {
+        let file = rusqlite::Connection::open(folder.path().join("plc.db")).unwrap();
+        let mark = |name| file.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).unwrap();
+        (mark("application_id"), mark("user_version"))
+    };
+    assert_eq!(marks(), (i64::from(u32::from_be_bytes(*b"PLCr")), 1));
+    let file = rusqlite::Connection::open(folder.path().join("plc.db")).unwrap();
+    file.pragma_update(None, "user_version", 0).unwrap();
+    drop(file);
+    let (_, looking) = openers("sqlite://plc.db");
+    for arguments in &looking {
+        let ran = run(folder.path(), arguments);
+        assert!(ran.code == Some(2) && ran.errors.contains("an older version"), "{ran:?}");
+    }
+    assert_eq!(marks().1, 0);
+}
+
+/// What is in a Postgres database: tables, views, functions and types.
+const INVENTORY: &str = "SELECT string_agg(name, ' ' ORDER BY name) FROM (
+    SELECT relname::text AS name FROM pg_class WHERE relnamespace = 'public'::regnamespace
+    UNION ALL SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+    UNION ALL SELECT typname FROM pg_type WHERE typnamespace = 'public'::regnamespace) AS all_there";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_database_of_another_application_is_left_as_it_is() {
+    let folder = TempDir::new().unwrap();
+    std::fs::write(folder.path().join("dump.jsonl"), "{}").unwrap();
+    for (sql, said) in [
+        ("CREATE TABLE users (name text)", "is of another application (its schema has users, "),
+        (
+            "CREATE TABLE _sqlx_migrations (version int8 PRIMARY KEY, description text NOT NULL,
+                installed_on timestamptz NOT NULL DEFAULT now(), success bool NOT NULL, checksum bytea NOT NULL,
+                execution_time int8 NOT NULL);
+             INSERT INTO _sqlx_migrations VALUES (1, 'users', now(), true, '', 1)",
+            "is of another application (its schema has _sqlx_migrations, ",
+        ),
+        // Nothing that we look for, and in the way.
+        ("CREATE FUNCTION plc_did(did bytea) RETURNS text LANGUAGE sql AS 'SELECT 1::text'", ""),
+    ] {
+        let Some(database) = plc_testkit::postgres::Database::create().await else { return };
+        let mut client = database.client().await;
+        client.run(sql).await;
+        let before = client.value(INVENTORY).await;
+        let (creating, looking) = openers(&database.url);
+        for arguments in &creating {
+            let ran = tokio::task::block_in_place(|| run(folder.path(), arguments));
+            let said = if said.is_empty() { "the tables cannot be made" } else { said };
+            assert!(ran.code == Some(2) && ran.errors.contains(said), "{arguments:?} {ran:?}");
+        }
+        for arguments in &looking {
+            let ran = tokio::task::block_in_place(|| run(folder.path(), arguments));
+            let said = if said.is_empty() { "there is no log" } else { said };
+            assert!(ran.code == Some(2) && ran.errors.contains(said), "{arguments:?} {ran:?}");
+        }
+        assert_eq!(client.value(INVENTORY).await, before);
+    }
+    // A schema of its own beside them is as good as a database.
+    let Some(database) = plc_testkit::postgres::Database::create().await else { return };
+    let mut client = database.client().await;
+    client.run("CREATE TABLE users (name text); CREATE SCHEMA log").await;
+    let join = if database.url.contains('?') { '&' } else { '?' };
+    let url = format!("{}{join}options=-csearch_path%3Dlog", database.url);
+    let store = plc_replica::store::Store::open(&url).await.unwrap();
+    drop(store);
+    let ran = tokio::task::block_in_place(|| run(folder.path(), &["fsck", "--database", &url]));
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+}
+
+/// As a copy leaves it that was made through SQL, statement by statement.
+#[test]
+fn what_the_tables_of_a_file_lack_is_found() {
+    for (sql, lacking) in [
+        ("DROP INDEX operations_created_at", "the index operations_created_at is missing"),
+        ("DROP VIEW log", "the view log is missing"),
+        (
+            "DROP TABLE claims; CREATE TABLE claims (pair INTEGER)",
+            "the table claims as this program makes it is missing",
+        ),
+    ] {
+        let folder = begun(2);
+        assert_eq!(run(folder.path(), &["fsck"]).code, Some(0));
+        let file = rusqlite::Connection::open(folder.path().join("plc.db")).unwrap();
+        file.execute_batch(sql).unwrap();
+        drop(file);
+        let ran = run(folder.path(), &["fsck"]);
+        assert_eq!(ran.code, Some(1), "{ran:?}");
+        assert!(ran.out.starts_with(&format!("damaged: the tables: {lacking}\n")), "{ran:?}");
+    }
+}
+
 #[test]
 fn no_password_is_told() {
     let folder = TempDir::new().unwrap();
@@ -152,6 +348,102 @@ fn nothing_compared_is_not_all_is_well() {
     assert_eq!(ran.errors.matches("/nope").count(), 1, "{ran:?}");
 }
 
+/// What a person takes for a good end is one.
+#[test]
+fn nothing_verified_is_not_all_is_well() {
+    let folder = begun(2);
+    for (name, text) in [("empty", &b""[..]), ("array", b"[]\n"), ("noise", b"\xff\n{}\n[1]\n")] {
+        std::fs::write(folder.path().join(name), text).unwrap();
+        let none = format!("plc-replica: {name}: there is no entry of a log in it");
+        let did = "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa";
+        for (arguments, end) in [
+            (&["verify", name][..], "; nothing was verified\n"),
+            (&["verify", "--json", name], "; nothing was verified\n"),
+            (&["verify", "dump.jsonl", name], "; nothing was verified\n"),
+            (&["import", name], "; nothing was imported\n"),
+            (&["history", "--from", name, did], "\n"),
+            (&["repair", "--from", name], "; nothing was compared\n"),
+        ] {
+            let ran = run(folder.path(), arguments);
+            assert_eq!((ran.code, ran.errors), (Some(2), format!("{none}{end}")), "{arguments:?}");
+        }
+    }
+    // An operation that is refused is one that was verified.
+    let story = std::fs::read_to_string(folder.path().join("dump.jsonl")).unwrap();
+    let line = story.lines().next().unwrap().replace("\"operation\":{", "\"operation\":{\"x\":1,");
+    std::fs::write(folder.path().join("bad"), &line).unwrap();
+    assert_eq!(run(folder.path(), &["verify", "bad"]).code, Some(1));
+    assert_eq!(run(folder.path(), &["import", "bad"]).code, Some(0));
+}
+
+/// With a shell's `<&-` and `>&-`.
+#[test]
+fn what_is_closed_is_not_read_to_its_end_nor_written_to() {
+    let folder = begun(2);
+    let shell = |line: &str| {
+        let program = env!("CARGO_BIN_EXE_plc-replica");
+        let mut command = Command::new("sh");
+        command.env_remove("DATABASE_URL").env_remove("PLC_CONFIG").current_dir(folder.path());
+        Ran::from(command.args(["-c", &line.replace("$", program)]).output().unwrap())
+    };
+    for command in ["verify", "import"] {
+        let ran = shell(&format!("$ {command} - <&-"));
+        let said = "plc-replica: standard input: there is no entry of a log in it; nothing was ";
+        assert!(ran.code == Some(2) && ran.errors.starts_with(said), "{ran:?}");
+    }
+    let ran = shell("$ export >&-");
+    let said = "plc-replica: standard output is closed: there is nowhere to write the log to\n";
+    assert_eq!((ran.code, ran.errors.as_str()), (Some(2), said));
+    for wanted in ["$ export >/dev/null", "$ export >out", "$ export | cat >/dev/null"] {
+        assert_eq!(shell(wanted).code, Some(0), "{wanted}");
+    }
+}
+
+#[test]
+fn other_compressions_are_named_with_the_way_out() {
+    let folder = begun(1);
+    for (format, beginning, decompress) in [
+        ("xz", &b"\xfd7zXZ\0\0\x04"[..], "xz -dc FILE"),
+        ("bzip2", b"BZh91AY&SY", "bzip2 -dc FILE"),
+        ("zip", b"PK\x03\x04\x14\0", "unzip -p FILE"),
+        ("7z", b"7z\xbc\xaf\x27\x1c\0\x04", "7z x -so FILE"),
+    ] {
+        let name = format!("dump.{format}");
+        std::fs::write(folder.path().join(&name), beginning).unwrap();
+        let did = "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa";
+        for arguments in [
+            &["verify", &name][..],
+            &["import", &name],
+            &["history", "--from", &name, did],
+            &["audit", "--full", "--against", &name],
+        ] {
+            let ran = run(folder.path(), arguments);
+            let said = format!("{name}: is compressed with {format}, which is not read here");
+            assert!(ran.code == Some(2) && ran.errors.contains(&said), "{ran:?}");
+            assert!(ran.errors.contains(&format!("`{decompress} | plc-replica verify -`")));
+        }
+    }
+}
+
+/// As an editor shows them.
+#[test]
+fn lines_of_an_array_that_is_printed_for_people_are_those_of_the_file() {
+    let folder = begun(3);
+    let text = std::fs::read_to_string(folder.path().join("dump.jsonl")).unwrap();
+    let mut entries: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    entries[2]["cid"] = entries[0]["cid"].clone();
+    let pretty = serde_json::to_string_pretty(&entries).unwrap();
+    let begins: Vec<usize> = (1..)
+        .zip(pretty.lines())
+        .filter_map(|(number, line)| (line == "  {").then_some(number))
+        .collect();
+    std::fs::write(folder.path().join("array.json"), &pretty).unwrap();
+    let ran = run(folder.path(), &["verify", "array.json"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.out.starts_with(&format!("line {}: ", begins[2])), "{ran:?}");
+}
+
 #[test]
 fn a_pipe_that_is_closed_ends_a_command_quietly() {
     let folder = begun(600);
@@ -176,7 +468,12 @@ fn a_pipe_that_is_closed_ends_a_command_quietly() {
 fn mistakes_are_told_in_a_sentence() {
     let folder = begun(1);
     let nothing = run(folder.path(), &["refused", "--did", "nonsense"]);
-    assert_eq!(nothing.out, "nothing is on record under nonsense\n");
+    let said = "plc-replica: nothing is on record under nonsense, which is no did:plc identifier\n";
+    assert_eq!((nothing.code, nothing.out.as_str(), nothing.errors.as_str()), (Some(2), "", said));
+    let did = "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa";
+    let nothing = run(folder.path(), &["refused", "--did", did]);
+    let said = format!("nothing is on record under {did}\n");
+    assert_eq!((nothing.code, nothing.out), (Some(0), said));
     for (arguments, said) in [
         (&["--listen", "localhost:7999"][..], "expected IP:PORT"),
         (&["--log", "verbos"], "`verbos` is no level"),

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use plc_replica::live::Mode;
@@ -10,6 +10,7 @@ use plc_testkit::builder::Story;
 use plc_testkit::{Generated, lines};
 
 use crate::follow::{Place, Running, entries, places};
+use crate::process::run;
 use plc_testkit::fake_upstream::FakeUpstream;
 
 /// Longer than a lease runs that nobody renews (15 s), and the longest pause of who waits for its end (5 s).
@@ -66,4 +67,40 @@ async fn nobody_takes_over_while_it_stalls(place: &Place) {
 async fn a_dump_that_stalls_keeps_the_lease() {
     let places = places().await;
     join_all(places.iter().map(nobody_takes_over_while_it_stalls)).await;
+}
+
+/// A kill leaves a lease behind on a server: it runs out, and is waited for. Who is alive is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_kill_has_left_is_waited_for_and_who_is_alive_is_told() {
+    let mut story = Story::seeded(84);
+    story.create().accepted();
+    let folder = tempfile::TempDir::new().unwrap();
+    let dump = folder.path().join("dump.jsonl");
+    std::fs::write(&dump, lines(story.log(), Generated::sequenced_line)).unwrap();
+    let dump = dump.to_str().unwrap();
+    let upstream = FakeUpstream::start(entries(&story)).await;
+    for place in places().await {
+        let import = ["import", dump, "--upstream", &upstream.url(), "--database", &place.url];
+        // Never given up, as by a kill; on a file it ends with the process, which is this one.
+        let store = plc_replica::store::Store::open(&place.url).await.unwrap();
+        let (lease, _) = store.follow(&upstream.url()).await.unwrap();
+        let on_server = place.url.starts_with("postgres");
+        if on_server {
+            let ran = run(&import);
+            assert_eq!(ran.code, Some(0), "{ran:?}");
+            let said = "waiting 17 s at most for it to end";
+            assert_eq!(ran.errors.matches(said).count(), 1, "{ran:?}");
+        }
+        drop((store, lease));
+        let alive = Running::start(&place.url, &upstream.url()).await;
+        alive.live_at(1).await;
+        let begun = Instant::now();
+        let ran = run(&import);
+        assert!(
+            ran.code == Some(2) && ran.errors.contains("stop `serve` while this runs"),
+            "{ran:?}"
+        );
+        assert!(on_server || begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+        alive.end().await;
+    }
 }

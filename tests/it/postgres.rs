@@ -548,11 +548,65 @@ async fn a_role_needs_no_right_to_create_tables() {
     store.commit(&lease, &commit(0, &log)).await.unwrap();
     assert_eq!(store.export_by_sequence(0, 100).await.unwrap(), log);
 
-    // What it may not, may be granted any moment: nothing is damaged.
+    // What it may not, may be granted any moment: nothing is damaged, and nothing is away.
     client.run(&format!("REVOKE SELECT ON operations FROM {role}")).await;
     let error = store.export_by_sequence(0, 100).await.unwrap_err();
-    assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+    assert!(matches!(error, StoreError::Denied(_)), "{error}");
+    assert!(error.to_string().contains("permission denied for table operations"), "{error}");
+    let command = ["export", "--database", url.as_str()];
+    let ran = crate::process::run(&command);
+    assert!(ran.code == Some(2) && ran.errors.contains("does not allow"), "{ran:?}");
+    client.run(&format!("GRANT SELECT ON operations TO {role}")).await;
+    assert_eq!(store.export_by_sequence(0, 100).await.unwrap(), log);
     client.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+}
+
+/// As a restore leaves it that came to the rows and not to the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_restore_lacks_is_found() {
+    let Some(database) = Database::create().await else { return };
+    let store = Store::open(&database.url).await.unwrap();
+    let (lease, _) = store.follow(UPSTREAM).await.unwrap();
+    store.release(lease).await.unwrap();
+    assert_eq!(store.lacking().await.unwrap(), [""; 0]);
+    let mut client = database.client().await;
+    for (sql, lacking) in [
+        (
+            "ALTER TABLE interned DROP CONSTRAINT interned_pkey",
+            "constraint interned.interned_pkey PRIMARY KEY (id)",
+        ),
+        (
+            "DROP INDEX operations_sequence",
+            "index CREATE UNIQUE INDEX operations_sequence ON operations ",
+        ),
+        ("DROP INDEX refusals_did", "index CREATE INDEX refusals_did ON refusals "),
+        (
+            "ALTER TABLE operations ALTER signer DROP NOT NULL",
+            "column operations.signer smallint NOT NULL",
+        ),
+        (
+            "ALTER TABLE refusals DROP CONSTRAINT refusals_key_key",
+            "constraint refusals.refusals_key_key UNIQUE (key)",
+        ),
+        (
+            "ALTER TABLE refusals ALTER id DROP IDENTITY",
+            "column refusals.id bigint NOT NULL IDENTITY",
+        ),
+        (
+            "ALTER TABLE sources DROP CONSTRAINT sources_id_check",
+            "constraint sources.sources_id_check CHECK ((id = 1))",
+        ),
+    ] {
+        client.run(sql).await;
+        let found = store.lacking().await.unwrap();
+        let begin = format!("the {lacking}");
+        assert!(found.iter().any(|found| found.starts_with(&begin)), "{sql}: {found:?}");
+    }
+    let ran = crate::process::run(&["fsck", "--database", &database.url]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    let said =
+        "damaged: the tables: the constraint interned.interned_pkey PRIMARY KEY (id) is missing";
+    assert!(ran.out.contains(said), "{ran:?}");
 }
 
 /// The lease runs on the server's clock, and one follower at a time has it.

@@ -69,6 +69,34 @@ async fn what_has_another_number_now_is_not_missing() {
     }
 }
 
+/// An upstream that gives its last operations lower numbers leaves the cursor above all of them, and nothing is
+/// damaged by that: it is seen to at the end of a replica.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tail_with_lower_numbers_is_no_damage() {
+    for moved in [1, 3, 60] {
+        let log = log(103, 120);
+        let last = log.last().unwrap().seq;
+        for place in places().await {
+            let upstream = FakeUpstream::start(log.clone()).await;
+            let replica = Running::start_rereading(&place.url, &upstream.url(), 40, AT_ONCE).await;
+            replica.live_at(last).await;
+            eventually("all is read twice", || replica.status.read_twice() >= last).await;
+            let tail = &log[log.len() - moved..];
+            for entry in tail {
+                upstream.delete(entry.seq);
+                upstream.append(LogEntry { seq: entry.seq - 1, ..entry.clone() });
+            }
+            another_round(&replica.store).await;
+            for entry in tail {
+                let held = replica.store.sequences(&[entry.seq - 1]).await.unwrap();
+                assert_eq!(held[0].cid().to_string(), entry.cid);
+            }
+            assert_eq!(replica.store.source().await.unwrap().unwrap().cursor, last);
+            replica.end().await;
+        }
+    }
+}
+
 /// What the upstream does not have any more is on record, however much of a page it is.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_nowhere_in_the_export_is_on_record() {

@@ -162,6 +162,11 @@ impl Received {
 }
 
 impl Undecodable {
+    /// Whether the line states an identity, so that it is an entry of a log, if a bad one.
+    pub fn names_identity(&self) -> bool {
+        self.did.parse::<Did>().is_ok()
+    }
+
     fn not_json(error: &impl ToString) -> Undecodable {
         Undecodable {
             did: String::new(),

@@ -43,12 +43,20 @@ pub(super) fn query_error(error: Error) -> StoreError {
     match &error {
         Error::Database(server) => {
             let server = server.downcast_ref::<PgDatabaseError>();
-            match is_passing(server.code()) {
-                true => StoreError::Unavailable(describe(server)),
+            match server.code() {
+                INSUFFICIENT_PRIVILEGE => StoreError::Denied(describe(server)),
+                code if is_passing(code) => StoreError::Unavailable(describe(server)),
                 // A unique violation too: what was judged to be new is there already, so that
                 // judgement and table disagree.
-                false => StoreError::Damaged { place: place(server), reason: describe(server) },
+                _ => StoreError::Damaged { place: place(server), reason: describe(server) },
             }
+        }
+        // The server has answered, and not with the rows and columns that there are in our tables.
+        Error::RowNotFound
+        | Error::ColumnNotFound(_)
+        | Error::ColumnIndexOutOfBounds { .. }
+        | Error::TypeNotFound { .. } => {
+            StoreError::Damaged { place: "the database".to_owned(), reason: error.to_string() }
         }
         Error::ColumnDecode { source, .. } | Error::Decode(source) => {
             StoreError::Damaged { place: "the database".to_owned(), reason: source.to_string() }
@@ -93,7 +101,6 @@ fn is_our_setting(code: &str) -> bool {
 fn is_passing(code: &str) -> bool {
     matches!(class(code), "08" | "40" | "53" | "54" | "55" | "57" | "58")
         || PASSING_STATES.contains(&code)
-        || code == INSUFFICIENT_PRIVILEGE
 }
 
 const INSUFFICIENT_PRIVILEGE: &str = "42501";

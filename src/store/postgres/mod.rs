@@ -21,8 +21,10 @@ mod rows;
 mod server;
 mod statistics;
 mod strings;
+mod tables;
 #[cfg(test)]
 mod tests;
 mod writer;
 
 pub use self::open::Postgres;
+pub(super) use self::writer::LEASE;

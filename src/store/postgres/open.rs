@@ -6,7 +6,7 @@ use sqlx::migrate::Migrator;
 
 use super::gather::Gatherer;
 use super::lookup::{Chains, Heads, Lookups};
-use super::migrations::{self, MIGRATIONS};
+use super::migrations::{self, MIGRATIONS, Schema};
 use super::pool::{self, Pool};
 use super::server::Server;
 use super::strings::Strings;
@@ -56,14 +56,16 @@ impl Postgres {
     /// [`StoreError::Unusable`] when it has not.
     pub async fn open_existing(url: &str) -> Result<Postgres, StoreError> {
         let mut connection = Server::new(url)?.connect().await?;
-        if !migrations::is_migrated(&mut connection).await? {
-            return Err(StoreError::Unusable(
-                "there is no log in the database that --database names; \
-                 `serve` and `import` create one"
-                    .to_owned(),
-            ));
+        let unusable = |sentence: &str| Err(StoreError::Unusable(sentence.to_owned()));
+        match migrations::schema(&mut connection, &MIGRATIONS).await? {
+            Schema::Absent => unusable(
+                "there is no log in the database that --database names; `serve` and `import` create one",
+            ),
+            Schema::Older => unusable(
+                "the database was written by an older version of plc-replica; `serve` and `import` bring it up to date",
+            ),
+            Schema::Current => Postgres::open(url).await,
         }
-        Postgres::open(url).await
     }
 
     /// Connects, and brings the schema up to date.

@@ -1,5 +1,6 @@
 //! Where the server is, and whether it is there.
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -92,8 +93,11 @@ impl Server {
         }
         match self.connect().await {
             Ok(connection) => {
-                if absence.failures > 0 {
-                    tracing::info!("the database is back");
+                if let Some((_, reason)) = &absence.pause {
+                    match reason {
+                        StoreError::Unavailable(_) => tracing::info!("the database is back"),
+                        _ => tracing::info!("the database lets us in again"),
+                    }
                 }
                 *absence = Absence::default();
                 self.suspected.store(false, Ordering::Release);
@@ -103,7 +107,12 @@ impl Server {
             }
             Err(error) => {
                 if absence.failures == 0 {
-                    tracing::warn!("{error}; trying again until it is back");
+                    match &error {
+                        StoreError::Unavailable(_) => {
+                            tracing::warn!("{error}; trying again until it is back");
+                        }
+                        _ => tracing::warn!("{error}; trying again until it lets us in"),
+                    }
                 }
                 let doubled = FIRST_BACK_OFF.saturating_mul(1 << absence.failures.min(10));
                 absence.failures += 1;
@@ -115,16 +124,32 @@ impl Server {
     }
 }
 
+/// Where the environment may name the host.
+const HOST_VARIABLES: [&str; 2] = ["PGHOST", "PGHOSTADDR"];
+
+/// Whether a URL says where the server is, in its usual place or in its query, where the folder of a socket can
+/// stand.
+fn names_host(url: &Url) -> bool {
+    let in_query = |(key, value): (Cow<'_, str>, Cow<'_, str>)| {
+        matches!(&*key, "host" | "hostaddr") && !value.is_empty()
+    };
+    url.host_str().is_some_and(|host| !host.is_empty()) || url.query_pairs().any(in_query)
+}
+
 /// What the URL says; what the environment (`PGHOST` and others) and `~/.pgpass` say where it says
 /// nothing.
 fn options(url: &str) -> Result<PgConnectOptions, StoreError> {
     let not_a_url = |reason: String| {
         StoreError::Unusable(format!(
             "the setting --database is not a Postgres URL: {reason}; \
-             it looks like postgres://USER:PASSWORD@HOST:5432/NAME"
+             it looks like postgres://USER:PASSWORD@HOST:5432/NAME, or postgres:///NAME?host=FOLDER with the \
+             folder of a socket"
         ))
     };
     let parsed = Url::parse(url).map_err(|error| not_a_url(error.to_string()))?;
+    if !names_host(&parsed) && HOST_VARIABLES.iter().all(|name| std::env::var_os(name).is_none()) {
+        return Err(not_a_url("it names no host".to_owned()));
+    }
     for (key, value) in parsed.query_pairs() {
         match &*key {
             "sslmode" if !SSL_MODES.contains(&&*value) => {

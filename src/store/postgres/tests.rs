@@ -153,3 +153,16 @@ async fn what_was_refused_is_looked_up_while_all_connections_of_ingest_are_in_us
     assert_eq!(counted, 1);
     drop(in_use);
 }
+
+/// What is compared with by `fsck`. Written anew, where a migration was added, with PLC_WRITE_TABLES set.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_tables_consist_of_is_written_down() {
+    let Some(database) = Database::create().await else { return };
+    let store = Postgres::open(&database.url).await.unwrap();
+    let parts = store.parts().await.unwrap().join("\n") + "\n";
+    if std::env::var_os("PLC_WRITE_TABLES").is_some() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/src/store/postgres/tables.txt");
+        return std::fs::write(file, parts).unwrap();
+    }
+    assert_eq!(parts, super::tables::EXPECTED);
+}

@@ -15,7 +15,7 @@ use crate::store::{Source, StoreError};
 
 /// How long a follower that says nothing is believed to be alive. Several renewals, which come
 /// every few seconds, have to fail; an operator who restarts one that crashed waits this long.
-pub(super) const LEASE: Duration = Duration::from_secs(15);
+pub(in crate::store) const LEASE: Duration = Duration::from_secs(15);
 
 /// Who writes, and what is remembered between commits.
 pub(super) struct Writer {

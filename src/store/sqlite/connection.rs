@@ -7,14 +7,19 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
 
 use super::error::in_file;
+use crate::escape::printable;
 use crate::store::StoreError;
 
-/// The steps from an empty file to the tables of today; `user_version` counts those taken. A released
+/// The steps from an empty file to the tables of today; `user_version` counts those taken, and the first of them comes
+/// with [`APPLICATION_ID`]. A released
 /// one is never edited.
 pub(super) const MIGRATIONS: &[&str] = &[include_str!("../../../migrations/sqlite/0001_log.sql")];
+
+/// Tells our files from those of other applications: `PLCr`, in the header of the file.
+const APPLICATION_ID: i64 = 0x504c_4372;
 
 /// Bytes of a page, fixed when the file is created. A row takes some 180 bytes, so of every page a
 /// few hundredths are wasted at its end.
@@ -55,6 +60,7 @@ pub(super) fn open_writer(path: &Path, migrations: &[&str]) -> Result<Connection
 fn open_with_tables(path: &Path, migrations: &[&str]) -> Result<Connection, StoreError> {
     let mut connection =
         open(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
+    look(&connection, path)?;
     connection.pragma_update(None, "page_size", PAGE_SIZE)?;
     connection.pragma_update(None, "journal_mode", "wal")?;
     connection.pragma_update(None, "cache_size", -i64::from(WRITER_CACHE_KIB))?;
@@ -86,10 +92,66 @@ pub(super) fn check_existing(path: &Path) -> Result<(), StoreError> {
         return Err(unusable("there is no database"));
     }
     let connection = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    match version(&connection).map_err(|error| in_file(path, error))? {
-        0 => Err(unusable("there is no log in the database")),
-        _ => Ok(()),
+    match look(&connection, path).map_err(|error| in_file(path, error))? {
+        Contents::Nothing => Err(unusable("there is no log in the database")),
+        Contents::Log { version } if version < MIGRATIONS.len() => {
+            Err(StoreError::Unusable(format!(
+                "the database {} was written by an older version of this program; `serve` and `import` bring it up \
+                 to date",
+                path.display()
+            )))
+        }
+        Contents::Log { .. } => Ok(()),
     }
+}
+
+/// What a file is to us.
+enum Contents {
+    /// Nobody has written anything into it.
+    Nothing,
+    /// Our tables, after so many steps.
+    Log { version: usize },
+}
+
+/// Looks at what there is before anything is written.
+///
+/// # Errors
+///
+/// [`StoreError::Unusable`] where it is somebody else's.
+fn look(connection: &Connection, path: &Path) -> Result<Contents, StoreError> {
+    // Whoever has left a log beside a file that is not ours finds it there again.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    let application: i64 =
+        connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    let version = version(connection)?;
+    let contents = if application == APPLICATION_ID {
+        Contents::Log { version }
+    } else {
+        let table: Option<String> = connection
+            .query_row("SELECT name FROM sqlite_schema LIMIT 1", [], |row| row.get(0))
+            .optional()?;
+        match (table, application, version) {
+            (None, 0, 0) => Contents::Nothing,
+            (Some(table), ..) => {
+                return Err(foreign(path, &format!("it has {}", printable(&table))));
+            }
+            (None, ..) => {
+                let marks = format!("application_id {application}, user_version {version}");
+                return Err(foreign(path, &marks));
+            }
+        }
+    };
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
+    Ok(contents)
+}
+
+/// That a file is not ours, and by what that is seen.
+fn foreign(path: &Path, seen: &str) -> StoreError {
+    StoreError::Unusable(format!(
+        "the database {} is of another application ({seen}, and is not marked as a log of plc-replica); --database \
+         takes a file of its own",
+        path.display()
+    ))
 }
 
 /// Whether each commit waits for the disk. It is the checkpoints that do otherwise, so that a
@@ -158,6 +220,7 @@ fn migrate(
     for step in steps(version(&transaction)?)? {
         transaction.execute_batch(step)?;
     }
+    transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", migrations.len() as i64)?;
     transaction.commit()?;
     Ok(())

@@ -12,17 +12,20 @@ const SOMEWHERE: &str = "the database";
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> StoreError {
         match error.sqlite_error_code() {
-            // The disk is full or fails, the file is gone or not ours to write, another process
-            // holds it: all of it can pass.
+            // The file is not ours to write.
+            Some(
+                ErrorCode::ReadOnly
+                | ErrorCode::PermissionDenied
+                | ErrorCode::AuthorizationForStatementDenied,
+            ) => StoreError::Denied(error.to_string()),
+            // The disk is full or fails, the file is gone, another process holds it: all of it can
+            // pass.
             Some(
                 ErrorCode::DiskFull
                 | ErrorCode::SystemIoFailure
                 | ErrorCode::DatabaseBusy
                 | ErrorCode::DatabaseLocked
                 | ErrorCode::CannotOpen
-                | ErrorCode::ReadOnly
-                | ErrorCode::PermissionDenied
-                | ErrorCode::AuthorizationForStatementDenied
                 | ErrorCode::FileLockingProtocolFailed
                 | ErrorCode::OperationAborted
                 | ErrorCode::OperationInterrupted
@@ -46,5 +49,22 @@ pub(super) fn in_file(path: &Path, error: StoreError) -> StoreError {
             damaged(format!("the database {}", path.display()), reason)
         }
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rusqlite::ffi;
+
+    #[test]
+    fn what_may_not_be_written_is_no_outage() {
+        let fate =
+            |code| StoreError::from(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None));
+        for code in [ffi::SQLITE_READONLY, ffi::SQLITE_PERM, ffi::SQLITE_AUTH] {
+            assert!(matches!(fate(code), StoreError::Denied(_)), "{code}");
+        }
+        assert!(matches!(fate(ffi::SQLITE_FULL), StoreError::Unavailable(_)));
+        assert!(matches!(fate(ffi::SQLITE_CORRUPT), StoreError::Damaged { .. }));
     }
 }

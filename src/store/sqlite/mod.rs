@@ -20,6 +20,7 @@ mod read;
 mod recent;
 mod refusals;
 mod rows;
+mod tables;
 #[cfg(test)]
 mod tests;
 mod write;

@@ -5,7 +5,7 @@ use std::mem;
 use std::ops::Range;
 use std::path::Path;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 
 use super::entries::{Entries, Layout, Stray};
 use super::error::DumpError;
@@ -21,8 +21,9 @@ const BLOCK: usize = 1 << 20;
 /// Bytes to ask a decoder for at a time: what one zstd block holds at most.
 const PIECE: usize = 128 << 10;
 
-/// An entry of a dump with its number, counted from 1: of its line in a file of lines (empty
-/// lines count and do not come out), of the element in an array.
+/// An entry of a dump with the number of the line on which it begins, from 1 (empty lines count and
+/// do not come out). In an array several may begin on one line: each after the first has the number after that of the
+/// one before, so that no two have the same.
 pub type Block = Vec<(u64, Bytes)>;
 
 /// The entries of a dump, in blocks. After an error there is nothing more.
@@ -34,6 +35,10 @@ pub struct Dump {
     entries: Entries,
     /// Number of the last entry.
     number: u64,
+    /// Of an array: ends of lines before this position of the buffer.
+    lines: u64,
+    /// All before this position of the buffer has been searched for them.
+    counted: usize,
     /// Bytes of an entry at most.
     max_entry: usize,
     /// The entry that is being read was longer than that, and has been handed over.
@@ -63,16 +68,15 @@ impl Dump {
     }
 
     fn of(Raw { name, bytes, total }: Raw) -> Result<Dump, DumpError> {
-        let input = match Input::open(bytes, total) {
-            Ok(input) => input,
-            Err((read, source)) => return Err(DumpError::Read { name, read, source }),
-        };
+        let input = Input::open(&name, bytes, total)?;
         Ok(Dump {
             name,
             input,
             buffer: BytesMut::new(),
             entries: Entries::new(),
             number: 0,
+            lines: 0,
+            counted: 0,
             max_entry: MAX_ENTRY,
             skipping: false,
             ended: false,
@@ -108,7 +112,7 @@ impl Dump {
                 if !found.is_empty() {
                     break;
                 }
-                self.buffer.advance(self.entries.forget_before_begin());
+                self.take_what_is_done();
             }
             match self.fill() {
                 Ok(0) => self.end(&mut found),
@@ -119,8 +123,25 @@ impl Dump {
                 }
             }
         }
-        let text = self.buffer.split_to(self.entries.forget_before_begin()).freeze();
+        let text = self.take_what_is_done().freeze();
         found.into_iter().map(|(number, entry)| (number, text.slice(entry))).collect()
+    }
+
+    /// Takes from the buffer what is before the entry that is being looked at.
+    fn take_what_is_done(&mut self) -> BytesMut {
+        let done = self.entries.forget_before_begin();
+        self.count_lines(done);
+        self.counted -= done;
+        self.buffer.split_to(done)
+    }
+
+    /// Counts the ends of lines before this position of the buffer, if that was not done already.
+    fn count_lines(&mut self, to: usize) {
+        if self.entries.layout == Layout::Arrays && to > self.counted {
+            let ends = memchr::memchr_iter(b'\n', &self.buffer[self.counted..to]);
+            self.lines += ends.count() as u64;
+        }
+        self.counted = self.counted.max(to);
     }
 
     /// Numbers the entries that are complete in the buffer, or enough of them for a block.
@@ -149,9 +170,12 @@ impl Dump {
         let start = entry.start + (text.len() - text.trim_ascii_start().len());
         let end = start + text.trim_ascii().len().min(self.max_entry);
         let empty = start >= end;
-        // The lines of a file are numbered as an editor does it, the elements of an array are
-        // counted.
-        self.number += u64::from(!empty || self.entries.layout == Layout::Lines);
+        if !empty && self.entries.layout == Layout::Arrays {
+            self.count_lines(start);
+            self.number = (self.number + 1).max(self.lines + 1);
+        } else if self.entries.layout == Layout::Lines {
+            self.number += 1;
+        }
         if !empty {
             found.push((self.number, start..end));
         }
@@ -272,7 +296,7 @@ mod tests {
         expect("\u{feff}", &[], None);
         expect("\u{feff}{\"a\":1}\r\n{}", &[(1, "{\"a\":1}"), (2, "{}")], None);
         expect("\u{feff}[1,2]", &[(1, "1"), (2, "2")], None);
-        expect("\u{feff}\r\n [1]", &[(1, "1")], None);
+        expect("\u{feff}\r\n [1]", &[(2, "1")], None);
         expect(&" ".repeat(10_000), &[], None);
         // Only the first one, and not half of it.
         expect("\u{feff}\u{feff}{}", &[(1, "\u{feff}{}")], None);
@@ -286,7 +310,17 @@ mod tests {
     }
 
     #[test]
-    fn elements_of_arrays_are_counted() {
+    fn elements_of_an_array_have_the_number_of_their_line() {
+        let entries: Vec<String> =
+            (0..4_000).map(|n| format!("  {{\n    \"a\": {n}\n  }}")).collect();
+        let (found, error) = read(dump(format!("[\n{}\n]", entries.join(",\n")).as_bytes(), 1000));
+        assert_eq!((found.len(), error), (4_000, None));
+        assert!(found.iter().zip(0..).all(|((number, _), n)| *number == 2 + 3 * n));
+        expect("\n[1,2,\n\n3,4]", &[(2, "1"), (3, "2"), (4, "3"), (5, "4")], None);
+    }
+
+    #[test]
+    fn elements_of_an_array_on_one_line_are_counted() {
         expect("[]", &[], None);
         expect(" [ ] \n", &[], None);
         expect(
@@ -300,7 +334,7 @@ mod tests {
     #[test]
     fn an_array_that_is_cut_says_so_after_its_entries() {
         expect("[1,{\"a\":[", &[(1, "1"), (2, "{\"a\":[")], Some("ends before the `]`"));
-        expect("[1,", &[(1, "1")], Some("in or after entry 1"));
+        expect("[1,", &[(1, "1")], Some("in or after the entry of line 1"));
         expect("[", &[], Some("a test"));
         expect("[1] x", &[(1, "1")], Some("follows the array"));
     }

@@ -11,10 +11,18 @@ pub enum DumpError {
     /// Broken compression, a disk error.
     #[error("{name}: cannot be read after {read} bytes: {source}")]
     Read { name: String, read: u64, source: io::Error },
+    /// Compressed in a way that is not read here.
+    #[error(
+        "{name}: is compressed with {format}, which is not read here; write `{decompress} | plc-replica verify -`, \
+         with `-` for the file likewise elsewhere"
+    )]
+    Compressed { name: String, format: &'static str, decompress: &'static str },
     /// The file ends inside of an array. What it held of it has come out.
-    #[error("{name}: ends before the `]` of its array, in or after entry {number}")]
+    #[error("{name}: ends before the `]` of its array, in or after the entry of line {number}")]
     CutArray { name: String, number: u64 },
     /// Something that is not another array comes after one.
-    #[error("{name}: something other than an array follows the array, after entry {number}")]
+    #[error(
+        "{name}: something other than an array follows the array, after the entry of line {number}"
+    )]
     AfterArray { name: String, number: u64 },
 }
