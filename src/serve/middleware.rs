@@ -239,7 +239,15 @@ mod tests {
 
     /// The answer of routes with the middleware around them.
     async fn ask(routes: Router<Arc<Server>>, path: &str) -> (StatusCode, Answer) {
-        let (server, _folder) = state::tests::server().await;
+        ask_within(Limits::default(), routes, path).await
+    }
+
+    async fn ask_within(
+        limits: Limits,
+        routes: Router<Arc<Server>>,
+        path: &str,
+    ) -> (StatusCode, Answer) {
+        let (server, _folder) = state::tests::server_with(limits).await;
         let routes = apply_middleware(routes, &server).with_state(server);
         let request = Request::get(path).header(HOST, "here").body(Body::empty()).unwrap();
         let Ok(answer) = routes.oneshot(request).await;
@@ -275,7 +283,8 @@ mod tests {
     #[tokio::test]
     async fn what_takes_too_long_is_answered_like_any_error() {
         let routes = Router::new().route("/", get(std::future::pending::<&'static str>));
-        let (status, answer) = ask(routes, "/").await;
+        let limits = Limits { request_time: Duration::from_millis(200), ..Limits::default() };
+        let (status, answer) = ask_within(limits, routes, "/").await;
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(answer.headers()["retry-after"], "10");
         assert_eq!(text(answer).await, r#"{"message":"no answer within 1 s, try again later"}"#);

@@ -231,7 +231,7 @@ mod tests {
             ("/explore/did:plc:ewvi7nxzyoun6zhxrhs64oiz", Some("noindex, nofollow")),
             ("/did:plc:ewvi7nxzyoun6zhxrhs64oiz", None),
         ] {
-            let request = Request::get(path).body(Body::empty()).unwrap();
+            let request = Request::get(path).header("host", "here").body(Body::empty()).unwrap();
             let Ok(answer) = router.clone().oneshot(request).await;
             let stated = answer.headers().get("x-robots-tag").map(|tag| tag.to_str().unwrap());
             assert_eq!(stated, tag, "{path}");

@@ -106,12 +106,14 @@ pub mod tests {
 
     /// A server on an empty store of its own, with nobody connected, and the folder of the store.
     pub async fn server() -> (Arc<Server>, TempDir) {
+        server_with(Limits::default()).await
+    }
+
+    /// The same with limits of its own.
+    pub async fn server_with(limits: Limits) -> (Arc<Server>, TempDir) {
         let folder = TempDir::new().unwrap();
         let url = format!("sqlite://{}", folder.path().join("plc.db").display());
-        let settings = ServeSettings {
-            limits: Limits { request_time: Duration::from_millis(200), ..Limits::default() },
-            ..ServeSettings::default()
-        };
+        let settings = ServeSettings { limits, ..ServeSettings::default() };
         let state = ServeState {
             store: Store::open(&url).await.unwrap(),
             feed: Arc::new(Feed::new()),
