@@ -40,7 +40,7 @@ pub(super) async fn migrate(
 ) -> Result<(), StoreError> {
     sqlx::raw_sql(SETTINGS).execute(&mut connection).await.map_err(query_error)?;
     // Asked first: otherwise the right to create is needed even when there is nothing to do.
-    if schema(&mut connection, migrations).await? == Schema::Current {
+    if look(&mut connection, migrations).await? == Schema::Current {
         return Ok(());
     }
     let mut transaction = connection.begin().await.map_err(query_error)?;
@@ -58,13 +58,28 @@ pub(super) async fn migrate(
     Ok(())
 }
 
-/// Looks at what there is before anything is written.
+/// Looks at what there is at one moment: tables that another process makes meanwhile would be taken for
+/// somebody else's.
+///
+/// # Errors
+///
+/// [`StoreError::Unusable`] where it is somebody else's, or of another version.
+pub(super) async fn look(
+    connection: &mut PgConnection,
+    migrations: &Migrator,
+) -> Result<Schema, StoreError> {
+    const AT_ONE_MOMENT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+    let mut transaction = connection.begin_with(AT_ONE_MOMENT).await.map_err(query_error)?;
+    schema(&mut transaction, migrations).await
+}
+
+/// The same in a transaction that nothing changes beside.
 ///
 /// # Errors
 ///
 /// [`StoreError::Unusable`] where it is somebody else's, or of another version of this program that
 /// this one cannot go on from.
-pub(super) async fn schema(
+async fn schema(
     connection: &mut PgConnection,
     migrations: &Migrator,
 ) -> Result<Schema, StoreError> {

@@ -57,7 +57,7 @@ impl Postgres {
     pub async fn open_existing(url: &str) -> Result<Postgres, StoreError> {
         let mut connection = Server::new(url)?.connect().await?;
         let unusable = |sentence: &str| Err(StoreError::Unusable(sentence.to_owned()));
-        match migrations::schema(&mut connection, &MIGRATIONS).await? {
+        match migrations::look(&mut connection, &MIGRATIONS).await? {
             Schema::Absent => unusable(
                 "there is no log in the database that --database names; `serve` and `import` create one",
             ),
