@@ -764,10 +764,8 @@ async fn a_question_that_ends_in_a_panic_can_be_asked_again() {
         Replica::start_reading_through(ReadThrough::new(&client, Arc::new(Panicking))).await;
     for asked in 1..=6 {
         let answer = replica.get(&format!("/{}", told.alice.did)).await;
-        assert_eq!(
-            (answer.status, answer.header("plc-read-through")),
-            (503, "upstream-unavailable")
-        );
+        // That it is not there nobody can say.
+        assert_eq!(answer.status, 500);
         assert_eq!(upstream.asked_for(Route::Identity), asked);
     }
 }

@@ -121,13 +121,14 @@ enum Contents {
 fn look(connection: &Connection, path: &Path) -> Result<Contents, StoreError> {
     // Whoever has left a log beside a file that is not ours finds it there again.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-    let application: i64 =
-        connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
-    let version = version(connection)?;
+    // At one moment: tables that another process makes meanwhile would be taken for somebody else's.
+    let moment = connection.unchecked_transaction()?;
+    let application: i64 = moment.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    let version = version(&moment)?;
     let contents = if application == APPLICATION_ID {
         Contents::Log { version }
     } else {
-        let table: Option<String> = connection
+        let table: Option<String> = moment
             .query_row("SELECT name FROM sqlite_schema LIMIT 1", [], |row| row.get(0))
             .optional()?;
         match (table, application, version) {
@@ -141,6 +142,7 @@ fn look(connection: &Connection, path: &Path) -> Result<Contents, StoreError> {
             }
         }
     };
+    drop(moment);
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
     Ok(contents)
 }
