@@ -39,7 +39,7 @@ const DAMAGES: [(&str, &str); 9] = [
             WHERE sequence = 5",
         "does not verify",
     ),
-    ("UPDATE sources SET cursor = 1000", "nothing beyond 5 was ever received"),
+    ("UPDATE sources SET cursor = 1000, cursor_cid = NULL", "nothing beyond 5 was ever received"),
 ];
 
 async fn store(place: &Place) {

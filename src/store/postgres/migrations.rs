@@ -120,7 +120,10 @@ struct Applied {
 
 /// Those that were applied, also by another program that keeps them in a table of this name.
 async fn applied(connection: &mut PgConnection) -> Result<Vec<Applied>, StoreError> {
-    let is_there: bool = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
+    // Not `to_regclass`: in a transaction that has waited for a lock it may still answer from before.
+    const IS_THERE: &str =
+        "SELECT EXISTS (SELECT FROM pg_class WHERE relname = $1 AND pg_table_is_visible(oid))";
+    let is_there: bool = sqlx::query_scalar(IS_THERE)
         .bind(TABLE)
         .fetch_one(&mut *connection)
         .await
