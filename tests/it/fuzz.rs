@@ -69,16 +69,14 @@ fn nothing_that_comes_from_outside_ends_in_a_panic() {
     }
 }
 
-/// Writes what the targets begin with: operations of every kind by the project's own builder.
-///
-/// `cargo test --test it write_the_corpus -- --ignored`
-#[test]
-#[ignore = "writes into fuzz/corpus"]
-fn write_the_corpus() -> std::io::Result<()> {
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
-    let write = |target: &str, name: &str, data: &[u8]| {
-        fs::create_dir_all(corpus.join(target))?;
-        fs::write(corpus.join(target).join(name), data)
+/// What a target begins with: its name, the name of the file, and the bytes.
+type Seed = (&'static str, String, Vec<u8>);
+
+/// Operations of every kind by the project's own builder, for each target.
+fn seeds() -> Vec<Seed> {
+    let mut seeds = Vec::new();
+    let mut add = |target: &'static str, name: &str, data: &[u8]| {
+        seeds.push((target, name.to_owned(), data.to_vec()));
     };
     let mut story = Story::seeded(1);
     let p256 = story.p256();
@@ -92,22 +90,38 @@ fn write_the_corpus() -> std::io::Result<()> {
     let lines: Vec<String> = log.iter().map(Generated::sequenced_line).collect();
     for (number, (entry, line)) in log.iter().zip(&lines).enumerate() {
         let name = number.to_string();
-        write("line", &name, line.as_bytes())?;
-        write("operation", &name, &entry.signed)?;
-        write("stored", &name, &Packer::new(Interned::default()).pack(&entry.signed))?;
-        write("text", &format!("did{name}"), entry.did.as_bytes())?;
-        write("text", &format!("cid{name}"), entry.cid.as_bytes())?;
-        write("text", &format!("time{name}"), entry.created_at.as_bytes())?;
+        add("line", &name, line.as_bytes());
+        add("operation", &name, &entry.signed);
+        add("stored", &name, &Packer::new(Interned::default()).pack(&entry.signed));
+        add("text", &format!("did{name}"), entry.did.as_bytes());
+        add("text", &format!("cid{name}"), entry.cid.as_bytes());
+        add("text", &format!("time{name}"), entry.created_at.as_bytes());
     }
-    write("text", "key", story.k256().did_key().as_bytes())?;
-    write("text", "p256", p256.did_key().as_bytes())?;
+    add("text", "key", story.k256().did_key().as_bytes());
+    add("text", "p256", p256.did_key().as_bytes());
     let (joined, array) = (lines.join("\n"), format!("[\n  {}\n]", lines.join(",\n  ")));
-    write("audit_log", "array", array.as_bytes())?;
-    write("dump", "array", array.as_bytes())?;
-    write("dump", "lines", joined.as_bytes())?;
-    write("dump", "windows", format!("\u{feff}{}", lines.join("\r\n")).as_bytes())?;
-    write("dump", "zstd", &zstd::encode_all(joined.as_bytes(), 3)?)?;
+    add("audit_log", "array", array.as_bytes());
+    add("dump", "array", array.as_bytes());
+    add("dump", "lines", joined.as_bytes());
+    add("dump", "windows", format!("\u{feff}{}", lines.join("\r\n")).as_bytes());
+    add("dump", "zstd", &zstd::encode_all(joined.as_bytes(), 3).unwrap());
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    gzip.write_all(joined.as_bytes())?;
-    write("dump", "gzip", &gzip.finish()?)
+    gzip.write_all(joined.as_bytes()).unwrap();
+    add("dump", "gzip", &gzip.finish().unwrap());
+    seeds
+}
+
+/// Written anew, where the builder has changed, with PLC_WRITE_CORPUS set.
+#[test]
+fn the_corpus_has_what_the_builder_makes() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    let writes = std::env::var_os("PLC_WRITE_CORPUS").is_some();
+    for (target, name, data) in seeds() {
+        let file = corpus.join(target).join(name);
+        if writes {
+            fs::create_dir_all(corpus.join(target)).unwrap();
+            fs::write(&file, &data).unwrap();
+        }
+        assert_eq!(fs::read(&file).unwrap(), data, "{}", file.display());
+    }
 }

@@ -7,7 +7,7 @@ use plc_replica::store::{Rereading, Store, StoredDivergence};
 use plc_testkit::builder::Story;
 use plc_testkit::fake_upstream::{FakeUpstream, LogEntry};
 
-use crate::follow::{Running, entries, eventually, places};
+use crate::follow::{Place, Running, entries, eventually, places};
 
 /// Everything is read again all the time.
 pub const AT_ONCE: RereadingSettings =
@@ -42,17 +42,23 @@ fn log(seed: u64, identities: usize) -> Vec<LogEntry> {
     numbered.map(|(entry, seq)| LogEntry { seq, ..entry }).collect()
 }
 
+/// An upstream with this log, and a replica that has read it twice, in pages of forty.
+async fn read_twice(place: &Place, log: &[LogEntry]) -> (FakeUpstream, Running) {
+    let last = log.last().unwrap().seq;
+    let upstream = FakeUpstream::start(log.to_vec()).await;
+    let replica = Running::start_rereading(&place.url, &upstream.url(), 40, AT_ONCE).await;
+    replica.live_at(last).await;
+    eventually("all is read twice", || replica.status.read_twice() >= last).await;
+    (upstream, replica)
+}
+
 /// What the upstream has under other numbers is not missing there, however much of a page it is.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_has_another_number_now_is_not_missing() {
     for moved in [3, 30] {
         let log = log(101, 120);
-        let last = log.last().unwrap().seq;
         for place in places().await {
-            let upstream = FakeUpstream::start(log.clone()).await;
-            let replica = Running::start_rereading(&place.url, &upstream.url(), 40, AT_ONCE).await;
-            replica.live_at(last).await;
-            eventually("all is read twice", || replica.status.read_twice() >= last).await;
+            let (upstream, replica) = read_twice(&place, &log).await;
             let others = log[..moved].iter().zip((101..).step_by(2));
             for (entry, seq) in others {
                 upstream.delete(entry.seq);
@@ -77,10 +83,7 @@ async fn a_tail_with_lower_numbers_is_no_damage() {
         let log = log(103, 120);
         let last = log.last().unwrap().seq;
         for place in places().await {
-            let upstream = FakeUpstream::start(log.clone()).await;
-            let replica = Running::start_rereading(&place.url, &upstream.url(), 40, AT_ONCE).await;
-            replica.live_at(last).await;
-            eventually("all is read twice", || replica.status.read_twice() >= last).await;
+            let (upstream, replica) = read_twice(&place, &log).await;
             let tail = &log[log.len() - moved..];
             for entry in tail {
                 upstream.delete(entry.seq);
@@ -102,12 +105,8 @@ async fn a_tail_with_lower_numbers_is_no_damage() {
 async fn what_is_nowhere_in_the_export_is_on_record() {
     for gone in [3, 30] {
         let log = log(102, 120);
-        let last = log.last().unwrap().seq;
         for place in places().await {
-            let upstream = FakeUpstream::start(log.clone()).await;
-            let replica = Running::start_rereading(&place.url, &upstream.url(), 40, AT_ONCE).await;
-            replica.live_at(last).await;
-            eventually("all is read twice", || replica.status.read_twice() >= last).await;
+            let (upstream, replica) = read_twice(&place, &log).await;
             for entry in &log[..gone] {
                 upstream.delete(entry.seq);
             }
