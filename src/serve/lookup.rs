@@ -19,6 +19,7 @@ use did_plc::claim::{ClaimKind, Span, Stated, Value, spans};
 use super::answer::{self, Answer};
 use super::error::ServeError;
 use super::extract::Query;
+use super::key_forms::read_key;
 use super::query::{decimal, flag, parameter};
 use super::state::Server;
 
@@ -55,6 +56,16 @@ pub struct Found {
     pub claims: Vec<(Did, Span)>,
     /// What the next page comes after; none at the end.
     pub next: Option<Did>,
+}
+
+/// The value that a person asks for; a key in any of the forms in which people have one.
+pub fn value(kind: ClaimKind, asked: &str) -> Option<Value<'_>> {
+    match kind {
+        ClaimKind::Key if let Some(key) = read_key(asked.trim()) => {
+            Some(Value { kind, text: key.to_string().into() })
+        }
+        _ => Value::asked(kind, asked),
+    }
 }
 
 /// A page of identities that claim a value.
@@ -123,7 +134,7 @@ struct Claim<'a> {
 /// `GET /_lookup?handle=…|host=…|key=…&current=true|false&limit=N&cursor=DID`
 pub async fn lookup(State(server): State<Arc<Server>>, query: Query) -> Result<Answer, ServeError> {
     let (kind, asked) = asked(&query)?;
-    let value = Value::asked(kind, &asked).ok_or(ServeError::InvalidParameter(kind.name()))?;
+    let value = value(kind, &asked).ok_or(ServeError::InvalidParameter(kind.name()))?;
     let wanted = Wanted {
         value,
         current: flag(&query, "current")?,

@@ -26,6 +26,7 @@ mod extract;
 mod header_list;
 mod health;
 mod identity;
+mod key_forms;
 pub mod limits;
 mod lookup;
 mod middleware;

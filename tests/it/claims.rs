@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use did_plc::claim::{ClaimKind, Value, claims};
 use did_plc::signature::PlainVerifier;
 use did_plc::{Did, Operation};
+use multibase::Base;
 use plc_replica::audit::fsck;
 use plc_replica::live::Feed;
 use plc_replica::serve::ServeSettings;
@@ -385,8 +386,13 @@ async fn claims_are_looked_up_with_their_times() {
         assert_eq!(rows(&ask(&replica, &bobs("&current=false")).await.1).len(), 2);
         let (_, body) = ask(&replica, "/_lookup?host=https://pds2.example.com&current=true").await;
         assert_eq!(rows(&body).len(), 1);
-        let (_, body) = ask(&replica, &format!("/_lookup?key={}", thief.did_key())).await;
-        assert_eq!(rows(&body)[0].1, "rotationKeys/0");
+        // Also as it stands in a DID document, in whichever base.
+        let multikey = thief.did_key().trim_start_matches("did:key:");
+        let in_base_64 = multibase::encode(Base::Base64Url, multibase::decode(multikey).unwrap().1);
+        for key in [thief.did_key(), multikey, &in_base_64] {
+            let (_, body) = ask(&replica, &format!("/_lookup?key={key}")).await;
+            assert_eq!(rows(&body)[0].1, "rotationKeys/0", "{key}");
+        }
         // Page by page: each identity once.
         let key = recovery.did_key();
         let (mut dids, mut cursor) = (Vec::new(), String::new());

@@ -8,10 +8,6 @@ use multibase::Base;
 use super::base58;
 use super::x_coordinate::is_x_coordinate;
 
-/// Multicodec of a compressed secp256k1 public key.
-const K256_CODEC: [u8; 2] = [0xe7, 0x01];
-/// Multicodec of a compressed P-256 public key.
-const P256_CODEC: [u8; 2] = [0x80, 0x24];
 /// What comes before the multibase text of the key.
 const SCHEME: &str = "did:key:";
 /// The same with the multibase prefix of base58btc.
@@ -22,9 +18,11 @@ pub const POINT_LENGTH: usize = 33;
 pub const EVEN: u8 = 2;
 /// First byte of a compressed point with an odd Y coordinate.
 pub const ODD: u8 = 3;
+/// Bytes of a codec.
+pub const CODEC_LENGTH: usize = 2;
 /// Bytes of codec and point: always 48 characters of base58 for these two codecs, none of them a
 /// leading zero.
-const TAGGED_LENGTH: usize = 2 + POINT_LENGTH;
+const TAGGED_LENGTH: usize = CODEC_LENGTH + POINT_LENGTH;
 /// Characters of a `did:key` text of these curves.
 pub const TEXT_LENGTH: usize = PREFIX.len() + base58::ENCODED_LENGTH;
 
@@ -35,6 +33,19 @@ pub enum Curve {
     K256,
     /// NIST P-256, called p256 in the specification.
     P256,
+}
+
+impl Curve {
+    /// Both of them.
+    pub const ALL: [Curve; 2] = [Curve::K256, Curve::P256];
+
+    /// What stands before a point of this curve in the text of a key (multicodec).
+    pub const fn codec(self) -> [u8; CODEC_LENGTH] {
+        match self {
+            Curve::K256 => [0xe7, 0x01],
+            Curve::P256 => [0x80, 0x24],
+        }
+    }
 }
 
 /// A compressed public key as a `did:key` text states it. That the point is on its curve is for
@@ -81,11 +92,7 @@ impl PublicKey {
 
     fn from_tagged(tagged: &[u8; TAGGED_LENGTH]) -> Option<PublicKey> {
         let [first, second, point @ ..] = *tagged;
-        let curve = match [first, second] {
-            K256_CODEC => Curve::K256,
-            P256_CODEC => Curve::P256,
-            _ => return None,
-        };
+        let curve = Curve::ALL.into_iter().find(|curve| curve.codec() == [first, second])?;
         let [sign, x @ ..] = &point;
         // P-256 has a point with X = 0; the library of the directory takes it for no key. The other
         // curve has none.
@@ -95,13 +102,9 @@ impl PublicKey {
 
     /// Codec and point, what the text encodes.
     fn to_tagged(self) -> [u8; TAGGED_LENGTH] {
-        let codec = match self.curve {
-            Curve::K256 => K256_CODEC,
-            Curve::P256 => P256_CODEC,
-        };
         let mut tagged = [0; TAGGED_LENGTH];
-        tagged[..2].copy_from_slice(&codec);
-        tagged[2..].copy_from_slice(&self.point);
+        tagged[..CODEC_LENGTH].copy_from_slice(&self.curve.codec());
+        tagged[CODEC_LENGTH..].copy_from_slice(&self.point);
         tagged
     }
 }

@@ -4,12 +4,12 @@ use maud::{Markup, html};
 use url::form_urlencoded::byte_serialize;
 
 use crate::serve::error::ServeError;
-use crate::serve::lookup::{Found, Wanted, find};
+use crate::serve::key_forms::read_key;
+use crate::serve::lookup::{Found, Wanted, find, value};
 use crate::serve::query::{flag, parameter};
 use crate::serve::state::Server;
 use did_plc::Did;
-use did_plc::claim::{ClaimKind, Span, Value};
-use did_plc::key::PublicKey;
+use did_plc::claim::{ClaimKind, Span};
 
 use super::layout;
 use super::parts::{number, time};
@@ -47,7 +47,7 @@ pub async fn search(server: &Server, searched: &str, query: &str) -> Result<Sear
     let kinds = kind.map_or_else(|| kinds(searched), |kind| vec![kind]);
     let mut lists = Vec::new();
     for kind in kinds {
-        let Some(value) = Value::asked(kind, searched) else { continue };
+        let Some(value) = value(kind, searched) else { continue };
         for is_current in [true, false] {
             if current.is_none_or(|only| only == is_current) {
                 let value = value.clone();
@@ -67,8 +67,7 @@ pub async fn search(server: &Server, searched: &str, query: &str) -> Result<Sear
 
 /// What a text can be.
 fn kinds(searched: &str) -> Vec<ClaimKind> {
-    let is_key = |text: &str| text.parse::<PublicKey>().is_ok();
-    if searched.starts_with("did:key:") || is_key(&format!("did:key:{searched}")) {
+    if searched.starts_with("did:key:") || read_key(searched).is_some() {
         vec![ClaimKind::Key]
     } else if searched.starts_with("at://") || searched.starts_with('@') {
         vec![ClaimKind::Handle]
