@@ -230,11 +230,11 @@ async fn heals(place: &Place, seed: u64, misfortune: &Misfortune) {
         upstream.fail(route, usize::MAX, edited);
     }
     let begun = Instant::now();
-    let serving = serving(place, &upstream.url());
+    let mut serving = serving(place, &upstream.url());
     grows(&upstream, late).await;
     faulty.store(false, Ordering::Release);
     let at_mend = upstream.asked().len();
-    let seconds = ends_with(place, &expected, misfortune.name, begun).await;
+    let seconds = ends_with(place, &mut serving, &expected, misfortune.name, begun).await;
     drop(serving);
     println!(
         "{}: whole after {seconds:.1} s, {at_mend} requests while faulty and {} after",
@@ -256,6 +256,7 @@ async fn grows(upstream: &FakeUpstream, late: &[LogEntry]) {
 /// Waits until what is held is this; how long it took.
 async fn ends_with(
     place: &Place,
+    serving: &mut Running,
     expected: &BTreeMap<i64, Row>,
     name: &str,
     begun: Instant,
@@ -272,6 +273,7 @@ async fn ends_with(
         if &held == expected {
             return begun.elapsed().as_secs_f64();
         }
+        assert!(serving.runs(), "{name}: it has ended: {}", serving.log());
         if begun.elapsed() > HEALED {
             let missing: Vec<_> =
                 expected.iter().filter(|(number, row)| held.get(number) != Some(row)).collect();
@@ -279,12 +281,13 @@ async fn ends_with(
                 held.iter().filter(|(number, row)| expected.get(number) != Some(row)).collect();
             panic!(
                 "{name}: not whole within {HEALED:?}: {} of {} are missing or other, {} are too much:\n\
-                 {:#?}\n{:#?}",
+                 {:#?}\n{:#?}\n{}",
                 missing.len(),
                 expected.len(),
                 more.len(),
                 &missing[..missing.len().min(3)],
-                &more[..more.len().min(3)]
+                &more[..more.len().min(3)],
+                serving.log()
             );
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -327,10 +330,10 @@ async fn survives(place: &Place, (name, route, fault): (&str, Route, Fault)) {
     let upstream = FakeUpstream::start(early.to_vec()).await;
     upstream.fail(route, usize::MAX, fault);
     let begun = Instant::now();
-    let serving = serving(place, &upstream.url());
+    let mut serving = serving(place, &upstream.url());
     grows(&upstream, late).await;
     upstream.mend();
-    let seconds = ends_with(place, &expected, name, begun).await;
+    let seconds = ends_with(place, &mut serving, &expected, name, begun).await;
     drop(serving);
     println!("{name}: whole after {seconds:.1} s, {} requests in all", upstream.asked().len());
     is_sound(place).await;
@@ -342,8 +345,15 @@ async fn follows_a_restored_upstream(place: &Place) {
     let log = lives_with_attacks(41, 3 * AT_START);
     let upstream = FakeUpstream::start(log[..2 * AT_START].to_vec()).await;
     let begun = Instant::now();
-    let serving = serving(place, &upstream.url());
-    ends_with(place, &honest(&log[..2 * AT_START]).await, "before the restore", begun).await;
+    let mut serving = serving(place, &upstream.url());
+    ends_with(
+        place,
+        &mut serving,
+        &honest(&log[..2 * AT_START]).await,
+        "before the restore",
+        begun,
+    )
+    .await;
     let lost = honest(&log[..2 * AT_START]).await.split_off(&(AT_START as i64 + 1));
     let other = lives_with_attacks(42, 2 * AT_START);
     let renumbered = other.iter().zip(AT_START as i64 + 1..);
@@ -356,7 +366,7 @@ async fn follows_a_restored_upstream(place: &Place) {
         upstream.append_all(some.iter().cloned());
     }
     let expected = honest(&upstream.log()).await;
-    let seconds = ends_with(place, &expected, "a restored upstream", begun).await;
+    let seconds = ends_with(place, &mut serving, &expected, "a restored upstream", begun).await;
     drop(serving);
     println!("restored: whole after {seconds:.1} s, {} requests in all", upstream.asked().len());
     let store = Store::open(&place.url).await.unwrap();

@@ -102,8 +102,7 @@ async fn a_full_disk_is_said_once() {
     let Some(database) = Database::create().await else { return };
     let log = log_of(3);
     let upstream = FakeUpstream::start(log[..2].to_vec()).await;
-    let folder = TempDir::new().unwrap();
-    let replica = Served::start_on(&database.url, folder.path(), &upstream.url(), &[]);
+    let replica = Served::start_on(&database.url, &upstream.url(), &[]);
     replica.reaches(2).await;
     let mut client = database.client().await;
     fail_commits(&mut client, "53100").await;

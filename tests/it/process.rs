@@ -1,12 +1,12 @@
 //! The program as a process of its own: a command that is run to its end, one that is ended with a value, and
 //! `serve`, whose log is kept.
 
-use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use tempfile::NamedTempFile;
 use tokio::time::sleep;
 
 /// Long enough for a busy machine.
@@ -53,19 +53,34 @@ pub fn run(arguments: &[&str]) -> Ran {
 }
 
 /// A process that is killed when this is dropped.
-pub struct Running(Child);
+pub struct Running {
+    child: Child,
+    log: NamedTempFile,
+}
 
 impl Running {
-    /// Starts it; nobody hears what it says.
+    /// Starts it.
     pub fn start(mut command: Command) -> Running {
-        Running(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+        let log = NamedTempFile::new().unwrap();
+        let child = command.stdout(Stdio::null()).stderr(log.reopen().unwrap()).spawn().unwrap();
+        Running { child, log }
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log.path()).unwrap()
+    }
+
+    /// Whether it runs; it ends by itself only when it cannot go on.
+    pub fn runs(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -73,37 +88,26 @@ impl Drop for Running {
 pub struct Served {
     running: Running,
     address: SocketAddr,
-    log: PathBuf,
 }
 
 impl Served {
     /// Follows an upstream into a database in a folder, with these variables in its environment.
     pub fn start(folder: &Path, upstream: &str, environment: &[(&str, &str)]) -> Served {
         let database = format!("sqlite://{}", folder.join("plc.db").display());
-        Served::start_on(&database, folder, upstream, environment)
+        Served::start_on(&database, upstream, environment)
     }
 
-    /// The same into any database; its log is in the folder.
-    pub fn start_on(
-        database: &str,
-        folder: &Path,
-        upstream: &str,
-        environment: &[(&str, &str)],
-    ) -> Served {
+    /// The same into any database.
+    pub fn start_on(database: &str, upstream: &str, environment: &[(&str, &str)]) -> Served {
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let log = folder.join("log");
-        let child = serve(database, upstream)
-            .args(["--listen", &address.to_string()])
-            .envs(environment.iter().copied())
-            .stderr(File::create(&log).unwrap())
-            .spawn()
-            .unwrap();
-        Served { running: Running(child), address, log }
+        let mut command = serve(database, upstream);
+        command.args(["--listen", &address.to_string()]).envs(environment.iter().copied());
+        Served { running: Running::start(command), address }
     }
 
     /// What it has logged so far.
     pub fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap()
+        self.running.log()
     }
 
     /// Where it listens.
@@ -114,7 +118,7 @@ impl Served {
     /// Leaves it so many file descriptors beside those that are open.
     #[cfg(target_os = "linux")]
     pub fn limit_descriptors(&self, more: usize) {
-        let id = self.running.0.id();
+        let id = self.running.child.id();
         let open = std::fs::read_dir(format!("/proc/{id}/fd")).unwrap().count();
         let limit = format!("--nofile={0}:{0}", open + more);
         let set = Command::new("prlimit").args(["--pid", &id.to_string(), &limit]).status();
@@ -124,7 +128,7 @@ impl Served {
     /// Kilobytes of memory that it has taken at most so far.
     #[cfg(target_os = "linux")]
     pub fn peak_memory(&self) -> u64 {
-        let status = format!("/proc/{}/status", self.running.0.id());
+        let status = format!("/proc/{}/status", self.running.child.id());
         let status = std::fs::read_to_string(status).unwrap();
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
         peak.split_whitespace().next().unwrap().parse().unwrap()
@@ -159,7 +163,7 @@ impl Served {
 
     /// Ends it in order, as an operator does; what it has logged.
     pub fn end(mut self) -> String {
-        let Running(child) = &mut self.running;
+        let child = &mut self.running.child;
         Command::new("kill").arg(child.id().to_string()).status().unwrap();
         let ended = child.wait().unwrap();
         assert!(ended.success(), "{ended}: {}", self.log());
