@@ -25,9 +25,6 @@ const LONGEST_QUEUE: usize = 16_384;
 /// How long lookups wait for a query that is under way: far longer than one takes that finds its pages in memory, so
 /// that another task asks beside it only where the disk is read.
 const PATIENCE: Duration = Duration::from_millis(2);
-/// So often other tasks have their turn before a query goes: in it, requests that have arrived already are read, and
-/// come along. It costs a lookup that is alone some microseconds.
-const TURNS_OF_OTHERS: usize = 2;
 
 type Answer<T> = oneshot::Sender<Result<Result<T, StoreError>, Panicked>>;
 
@@ -105,9 +102,9 @@ async fn gather<T>(queue: &mut mpsc::Receiver<Lookup<T>>, gathered: &mut Vec<Loo
     if queue.recv_many(gathered, LARGEST_GATHERING).await == 0 {
         return;
     }
-    for _ in 0..TURNS_OF_OTHERS {
-        tokio::task::yield_now().await;
-    }
+    // The other tasks have their turn first: requests that have arrived already are read in it, and come along. It costs
+    // a lookup that is alone some microseconds.
+    tokio::task::yield_now().await;
     while gathered.len() < LARGEST_GATHERING
         && let Ok(lookup) = queue.try_recv()
     {
