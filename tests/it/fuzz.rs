@@ -210,7 +210,7 @@ fn seeds() -> Vec<Seed> {
     add("stream", "closed", &closed);
     let (did, cid) = (&*log[0].did, &*log[0].cid);
     for (name, target) in [
-        ("document", format!("{did}")),
+        ("document", did.to_owned()),
         ("escaped", format!("{}/log/audit/", did.replace(':', "%3A"))),
         ("wait", format!("{did}/data?cid={cid}")),
         ("verdicts", format!("{did}/log/verdicts")),
