@@ -92,6 +92,11 @@ pub const METRICS: &[(&str, MetricKind, &str)] = &[
         "Kept refusals that went for newer ones since the log was begun",
     ),
     (
+        "plc_divergences_forgotten_total",
+        MetricKind::Counter,
+        "Records of divergences that went for newer ones since the log was begun",
+    ),
+    (
         "plc_store_open_divergences",
         MetricKind::Gauge,
         "Divergences that are not closed, counted up to 10000",

@@ -1,31 +1,63 @@
 //! What is done with bytes that come from outside. Whatever they are, nothing may panic, and what is accepted has to come
 //! back as it was. `cargo fuzz` looks for bytes with which that is not so; a test of the program tries some at each run.
 
+pub mod any_order;
+pub mod chances;
+mod server;
+mod websocket;
+
 use std::io::Write;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use did_plc::document::{write_data, write_document};
 use did_plc::entry::Received;
 use did_plc::json::{read_operation, write_operation};
 use did_plc::key::PublicKey;
 use did_plc::operation::Operation;
+use did_plc::signature::Verifier;
 use did_plc::{Cid, Did, Timestamp};
+use plc_curve::{FastVerifier, Tables};
+use plc_replica::commands::Cli;
 use plc_replica::judge::Decoded;
+use plc_replica::serve::client_address::Network;
+use plc_replica::store::Store;
 use plc_replica::store::codec::{Interned, Packer, unpack};
-use plc_replica::upstream::{Dump, DumpReader};
+use plc_replica::upstream::{Dump, DumpReader, ExportClient, Limits};
+use plc_testkit::builder::Story;
+use plc_testkit::happenings;
+use rand::RngExt;
+
+use chances::Chances;
 
 /// A target: its name, under which its corpus is kept, and what it does with bytes.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 10] = [
     ("line", line),
     ("operation", operation),
     ("text", text),
     ("stored", stored),
     ("dump", dump),
     ("audit_log", audit_log),
+    ("stream", stream),
+    ("request", request),
+    ("settings", settings),
+    ("log", log),
 ];
+
+/// Two identities to which most of what there is happens.
+pub fn story() -> Story {
+    let mut story = Story::seeded(1);
+    let p256 = story.p256();
+    let alice = story.create().also_known_as(["at://a.example", "\u{0}\u{202e}é🦀"]).accepted();
+    story.update(&alice).service("33", "kind", "https://host.example").empty_maps().accepted();
+    story.tombstone(&alice).accepted();
+    let bob = story.create_legacy().handle("bob.example").host("pds.example").accepted();
+    story.update(&bob).rotation_keys([&p256]).accepted();
+    story.update(&bob).padded_signature().refused("signature-encoding");
+    story
+}
 
 /// A line of an export, or a message of a stream.
 pub fn line(data: &[u8]) {
@@ -66,7 +98,7 @@ fn comes_back(did: &Did, signed: &[u8]) {
     assert_eq!(unpack(&packed, &interned).unwrap(), signed);
 }
 
-/// The short texts: a DID, a CID, a key, a time.
+/// The short texts: a DID, a CID, a key, a time; of settings the URL of an upstream, and a network.
 pub fn text(data: &[u8]) {
     let _ = PublicKey::from_ascii(data);
     let Ok(text) = std::str::from_utf8(data) else { return };
@@ -78,6 +110,12 @@ pub fn text(data: &[u8]) {
     }
     if let Ok(time) = text.parse::<Timestamp>() {
         assert_eq!(time.to_string().parse::<Timestamp>(), Ok(time));
+    }
+    let _ = text.parse::<Network>();
+    if let Ok(client) = ExportClient::new(text, 0, "fuzz", Limits::default()) {
+        // Without the credentials that it may hold.
+        let again = ExportClient::new(client.base(), 0, "fuzz", Limits::default());
+        assert_eq!(again.unwrap().base(), client.base());
     }
 }
 
@@ -106,8 +144,9 @@ pub fn dump(data: &[u8]) {
     }
 }
 
-static RUNTIME: LazyLock<tokio::runtime::Runtime> =
-    LazyLock::new(|| tokio::runtime::Builder::new_current_thread().build().unwrap());
+static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+});
 
 /// The answer to a question for an audit log.
 pub fn audit_log(data: &[u8]) {
@@ -115,4 +154,48 @@ pub fn audit_log(data: &[u8]) {
     if let Ok(decoded) = RUNTIME.block_on(Decoded::from_audit_log(&body)) {
         assert!(decoded.len() <= data.len());
     }
+}
+
+/// A live stream, from its frames on.
+pub fn stream(data: &[u8]) {
+    let messages = websocket::messages(data);
+    let bytes: usize = messages.iter().map(|message| message.len()).sum();
+    assert!(bytes <= data.len(), "nothing is made of nothing");
+    for message in messages {
+        let _ = Received::decode(&message);
+    }
+}
+
+/// The path and the query of a request.
+pub fn request(data: &[u8]) {
+    let answer = server::answer(data);
+    let head = &answer[..answer.len().min(200)];
+    assert!(head.starts_with(b"HTTP/1."), "no answer");
+    assert!(!head.starts_with(b"HTTP/1.1 500"), "a bug: {}", head.escape_ascii());
+}
+
+/// A file with settings.
+pub fn settings(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let _ = Cli::read(["plc-replica", "serve", "--print-config"].map(Into::into).into(), text);
+}
+
+static VERIFIER: LazyLock<Arc<dyn Verifier>> =
+    LazyLock::new(|| Arc::new(FastVerifier::new(Tables::On)));
+
+/// What happens to a few identities, and in which lines, order and batches that comes: whatever it is, what is held
+/// then is what the slow model makes of it.
+pub fn log(data: &[u8]) {
+    let mut chances = Chances(data);
+    let identities = chances.random_range(1..4);
+    let log = happenings::log(&mut Story::seeded(2), &mut chances, identities);
+    let lines = happenings::shuffled(&log, &mut chances);
+    let lines = lines.into_iter().map(Into::into).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}/plc.db", folder.path().display());
+    RUNTIME.block_on(async {
+        let open = async || Store::open(&url).await.unwrap();
+        let store = any_order::take(open, &VERIFIER, lines, &mut chances).await;
+        any_order::is_as_modelled(&store, &**VERIFIER, &log, "as the bytes say").await;
+    });
 }

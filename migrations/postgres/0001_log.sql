@@ -81,6 +81,9 @@ CREATE TABLE sources (
     renumbering    bool NOT NULL DEFAULT false,
     refused_bytes  int8 NOT NULL DEFAULT 0,  -- the sum of `bytes` in `refusals`
     forgotten      int8 NOT NULL DEFAULT 0,  -- how many of its rows were deleted for being too many
+    forgotten_up_to int8,                       -- the highest number that one of those stated
+    divergence_bytes      int8 NOT NULL DEFAULT 0,  -- the same two of `divergences`
+    forgotten_divergences int8 NOT NULL DEFAULT 0,
     -- Commits that took a number out of the log: who has read ahead of `claimed` before reads it anew.
     renumbered     int8 NOT NULL DEFAULT 0,
     -- The claims of operations up to this number are in `claims`, below zero not yet those of all
@@ -139,7 +142,7 @@ CREATE INDEX refusals_ask_at ON refusals (ask_at, id) WHERE ask_at IS NOT NULL;
 -- Serves the number of those that stand, and the walk through their identities.
 CREATE INDEX refusals_standing ON refusals (id) WHERE accepted_at IS NULL;
 
--- Differences between this log and what somebody else says. Nothing in `operations` follows
+-- Differences between this log and what somebody else says, within a bound. Nothing in `operations` follows
 -- from them.
 CREATE TABLE divergences (
     id         int8  GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -152,7 +155,12 @@ CREATE TABLE divergences (
     first_seen int8  NOT NULL,
     last_seen  int8  NOT NULL,
     closed_at  int8,            -- when it was found to be gone
-    identity   bytea NOT NULL UNIQUE  -- SHA-256 of source, did, kind and subject: one record for each
+    identity   bytea NOT NULL UNIQUE,  -- SHA-256 of source, did, kind and subject: one record for each
+    -- What it counts with where bytes are bounded: what strangers wrote, the DID twice, and 400 for everything else of
+    -- a row and its index entries.
+    bytes      int8  NOT NULL GENERATED ALWAYS AS (
+        coalesce(octet_length(ours), 0) + coalesce(octet_length(theirs), 0) + octet_length(subject)
+        + 2 * octet_length(did) + 400) STORED
 );
 
 -- Serves "what is known to differ about this identity".
@@ -160,6 +168,9 @@ CREATE INDEX divergences_did ON divergences USING hash (did);
 
 -- Serves the list of what is open, and its number.
 CREATE INDEX divergences_open ON divergences (id) WHERE closed_at IS NULL;
+
+-- Serves the choice of what is deleted when there are too many: the oldest of a source and kind, but the first.
+CREATE INDEX divergences_kind ON divergences (source, kind, id);
 
 -- For people who live in SQL: views of the log as text, and the functions that they are made of. The
 -- program uses none of it. docs/SQL.md has ten useful queries, and what they cost.

@@ -68,6 +68,9 @@ CREATE TABLE sources (
     renumbering    INTEGER NOT NULL DEFAULT 0,
     refused_bytes  INTEGER NOT NULL DEFAULT 0,  -- the sum of `bytes` in `refusals`
     forgotten      INTEGER NOT NULL DEFAULT 0,  -- how many of its rows were deleted for being too many
+    forgotten_up_to INTEGER,                    -- the highest number that one of those stated
+    divergence_bytes      INTEGER NOT NULL DEFAULT 0,  -- the same two of `divergences`
+    forgotten_divergences INTEGER NOT NULL DEFAULT 0,
     -- The claims of operations up to this row are in `claims`; null: there is no such index.
     claimed      INTEGER,
     claims       INTEGER NOT NULL DEFAULT 0   -- rows of `claims`
@@ -117,7 +120,7 @@ CREATE INDEX refusals_ask_at ON refusals (ask_at) WHERE ask_at IS NOT NULL;
 -- Serves the number of those that stand, and the walk through their identities.
 CREATE INDEX refusals_standing ON refusals (id) WHERE accepted_at IS NULL;
 
--- Differences between this log and what somebody else says. Nothing in `operations` follows
+-- Differences between this log and what somebody else says, within a bound. Nothing in `operations` follows
 -- from them.
 CREATE TABLE divergences (
     id         INTEGER PRIMARY KEY,
@@ -130,6 +133,11 @@ CREATE TABLE divergences (
     first_seen INTEGER NOT NULL,
     last_seen  INTEGER NOT NULL,
     closed_at  INTEGER,           -- when it was found to be gone
+    -- What it counts with where bytes are bounded, about what it takes on disk: what strangers wrote, of which the DID
+    -- is in an index too, and 400 for everything else of a row and its index entries.
+    bytes      INTEGER NOT NULL GENERATED ALWAYS AS (
+        coalesce(length(CAST(ours AS BLOB)), 0) + coalesce(length(CAST(theirs AS BLOB)), 0)
+        + length(CAST(subject AS BLOB)) + 2 * length(CAST(did AS BLOB)) + 400) VIRTUAL,
     -- One record for each difference. Begins with the DID: serves "what differs about this
     -- identity" too.
     UNIQUE (did, kind, subject, source)
@@ -137,6 +145,9 @@ CREATE TABLE divergences (
 
 -- Serves the list of what is open, and its number.
 CREATE INDEX divergences_open ON divergences (id) WHERE closed_at IS NULL;
+
+-- Serves the choice of what is deleted when there are too many: the oldest of a source and kind, but the first.
+CREATE INDEX divergences_kind ON divergences (source, kind);
 
 -- For people: `SELECT * FROM log WHERE sequence = 1`. Of a DID, these are the bytes in hexadecimal.
 CREATE VIEW log AS SELECT

@@ -228,14 +228,14 @@ fn damage(stored: &StoredOperation, reason: String) -> StoreDamage {
     StoreDamage { place: format!("{} at {}", stored.did, stored.created_at), reason }
 }
 
-/// A cursor beyond everything that was received would mean that something was passed over. What was received there
-/// may have another number now, or may have been refused and forgotten.
+/// A cursor beyond everything that was received, what is forgotten since included, would mean that something was
+/// passed over. What was received there may have another number now.
 async fn check_cursor(
     store: &Store,
     source: &Source,
     highest: i64,
 ) -> Result<Option<StoreDamage>, StoreError> {
-    let mut received = highest;
+    let mut received = highest.max(source.forgotten_up_to.unwrap_or(0));
     let mut after = 0;
     while received < source.cursor {
         let refusals = store.refusals(None, after, REFUSALS).await?;
@@ -244,10 +244,7 @@ async fn check_cursor(
         let numbers = refusals.iter().filter_map(|kept| kept.refusal.sequence);
         received = numbers.fold(received, i64::max);
     }
-    if received >= source.cursor
-        || holds_what_was_there(store, source).await?
-        || store.statistics().await?.forgotten_refusals > 0
-    {
+    if received >= source.cursor || holds_what_was_there(store, source).await? {
         return Ok(None);
     }
     Ok(Some(StoreDamage {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use did_plc::signature::{PlainVerifier, Verifier};
 use plc_curve::{FastVerifier, Tables};
 
-use crate::store::{RefusalLimits, Store};
+use crate::store::{DIVERGENCE_BYTES, RefusalLimits, Store};
 
 /// How requests to others are signed.
 pub const USER_AGENT: &str = concat!("plc-replica/", env!("CARGO_PKG_VERSION"));
@@ -41,9 +41,9 @@ pub struct RequestRate {
     pub per_minute: u32,
 }
 
-/// How much of what is refused is kept.
+/// How much is kept of what is refused, and of differences.
 #[derive(Debug, clap::Args)]
-pub struct KeptRefusals {
+pub struct KeptRecords {
     /// Bytes that refused lines may take in the database. Each counts with itself, the reason, twice the DID that it
     /// states, and 300. Beyond them the oldest go for newer ones, those of the same upstream and kind first.
     #[arg(
@@ -61,15 +61,26 @@ pub struct KeptRefusals {
         default_value_t = RefusalLimits::default().of_identity
     )]
     refused_bytes_per_identity: u64,
+    /// Bytes that records of differences may take in the database. Each counts with both sides, and some 500. Beyond
+    /// them the oldest go for newer ones, those of the same upstream and kind first; the first of each upstream and
+    /// kind stays.
+    #[arg(
+        long,
+        env = "PLC_DIVERGENCE_BYTES",
+        value_name = "BYTES",
+        default_value_t = DIVERGENCE_BYTES
+    )]
+    divergence_bytes: u64,
 }
 
-impl KeptRefusals {
+impl KeptRecords {
     /// Has this store keep so much from now on.
     pub fn limit(&self, store: &Store) {
         store.limit_refusals(RefusalLimits {
             of_identity: self.refused_bytes_per_identity,
             in_all: self.refused_bytes,
         });
+        store.limit_divergences(self.divergence_bytes);
     }
 }
 

@@ -37,7 +37,7 @@ pub struct Args {
     )]
     upstream: String,
     #[command(flatten)]
-    refusals: super::KeptRefusals,
+    records: super::KeptRecords,
     #[command(flatten)]
     signatures: super::Signatures,
 }
@@ -48,7 +48,7 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let dump = blocking::run("opening a dump", move || Dump::open(&file)).await?;
     let name = dump.name().to_owned();
     let store = Store::open(&args.database.url).await?;
-    args.refusals.limit(&store);
+    args.records.limit(&store);
     let progress = dump.progress();
     let meter = Meter::bytes(&format!("importing {name}"), progress.total);
     let begun = Instant::now();

@@ -5,10 +5,7 @@ use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-use super::progress::AboveBar;
-
-/// What commands say beside their output: warnings, and how far they are.
-const QUIET: &str = "warn,crate::commands::progress=info";
+use super::progress::{AboveBar, LEVELS};
 
 /// How the log looks.
 #[derive(Debug, clap::Args)]
@@ -44,7 +41,7 @@ impl Logging {
 /// Starts the log of a command that ends by itself.
 pub fn start_quietly() {
     tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(QUIET))
+        .with_env_filter(EnvFilter::new(LEVELS))
         .with_writer(|| AboveBar)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
@@ -72,7 +69,7 @@ mod tests {
 
     #[test]
     fn what_is_no_level_is_refused() {
-        for text in ["info", "WARN", "off", "warn,plc_replica::follow=debug", "", QUIET] {
+        for text in ["info", "WARN", "off", "warn,plc_replica::follow=debug", "", LEVELS] {
             assert_eq!(levels(text).as_deref(), Ok(text));
         }
         for text in ["verbos", "info,plc_replica", "plc_replica=verbos"] {

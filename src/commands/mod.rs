@@ -27,7 +27,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-pub use self::arguments::{Database, KeptRefusals, RequestRate, Signatures, USER_AGENT};
+pub use self::arguments::{Database, KeptRecords, RequestRate, Signatures, USER_AGENT};
 pub use self::failure::{UNREAD, is_unread, sentence};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -75,9 +75,30 @@ impl Cli {
     pub fn from_process() -> anyhow::Result<Cli> {
         let arguments = with_command(std::env::args_os().collect());
         let settings = settings::Settings::read(&arguments)?;
-        let command = settings.apply(Cli::command())?;
-        let matches = command.get_matches_from(arguments);
-        let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+        Cli::with_settings(arguments, &settings).map_err(|error| {
+            match error.downcast::<clap::Error>() {
+                Ok(mistake) => mistake.exit(),
+                Err(error) => error,
+            }
+        })
+    }
+
+    /// The same of these arguments, with this as the text of the file.
+    ///
+    /// # Errors
+    ///
+    /// Those, and mistakes in the arguments.
+    pub fn read(arguments: Vec<OsString>, file: &str) -> anyhow::Result<Cli> {
+        let settings = settings::Settings::parse("plc-replica.toml".as_ref(), file)?;
+        Cli::with_settings(with_command(arguments), &settings)
+    }
+
+    fn with_settings(
+        arguments: Vec<OsString>,
+        settings: &settings::Settings,
+    ) -> anyhow::Result<Cli> {
+        let matches = settings.apply(Cli::command())?.try_get_matches_from(arguments)?;
+        let mut cli = Cli::from_arg_matches(&matches)?;
         if let Some((name, given)) = matches.subcommand()
             && cli.config.print_config
         {

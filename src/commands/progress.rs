@@ -11,6 +11,9 @@ use indicatif::{ProgressBar, ProgressStyle, WeakProgressBar};
 /// How often a line is logged where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
+/// What commands say beside their output: warnings, and how far they are.
+pub const LEVELS: &str = concat!("warn,", module_path!(), "=info");
+
 /// The bar that is on the terminal.
 static SHOWN: Mutex<Option<WeakProgressBar>> = Mutex::new(None);
 
@@ -93,6 +96,10 @@ impl Meter {
             return;
         }
         self.said.set(Instant::now());
+        self.log(done);
+    }
+
+    fn log(&self, done: u64) {
         let rate = done as f64 / self.begun.elapsed().as_secs_f64();
         let left = self.total.map(|total| total.saturating_sub(done) as f64 / rate.max(1e-9));
         tracing::info!(
@@ -136,5 +143,40 @@ impl Write for AboveBar {
 
     fn flush(&mut self) -> io::Result<()> {
         io::stderr().flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::sync::Arc;
+
+    use tracing_subscriber::EnvFilter;
+
+    use super::*;
+
+    #[test]
+    fn where_there_is_no_terminal_a_line_says_how_far_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        let logging = tracing_subscriber::fmt()
+            .with_env_filter(EnvFilter::new(LEVELS))
+            .with_writer(Arc::new(File::create(&log).unwrap()))
+            .with_ansi(false)
+            .with_target(false)
+            .finish();
+        tracing::subscriber::with_default(logging, || {
+            let begun = Instant::now().checked_sub(2 * LINE_EVERY).unwrap();
+            let what = "importing dump.jsonl".to_owned();
+            let (total, said) = (Some(80), Cell::new(begun));
+            let meter = Meter { what, bar: None, total, unit: "bytes", begun, said };
+            meter.set(40);
+            meter.set(41);
+        });
+        let said = std::fs::read_to_string(&log).unwrap();
+        assert_eq!(said.lines().count(), 1, "{said}");
+        let line =
+            " INFO importing dump.jsonl (bytes) done=40 total=80 rate=2.0 seconds_left=20.0\n";
+        assert!(said.ends_with(line), "{said}");
     }
 }

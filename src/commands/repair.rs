@@ -43,7 +43,7 @@ pub struct Args {
     #[command(flatten)]
     request_rate: super::RequestRate,
     #[command(flatten)]
-    refusals: super::KeptRefusals,
+    records: super::KeptRecords,
     #[command(flatten)]
     signatures: super::Signatures,
 }
@@ -51,7 +51,7 @@ pub struct Args {
 /// Runs the command.
 pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let store = Store::open_existing(&args.database.url).await?;
-    args.refusals.limit(&store);
+    args.records.limit(&store);
     let Some(source) = store.source().await? else {
         bail!("nothing was followed into this database yet: there is nothing to repair");
     };

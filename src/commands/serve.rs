@@ -131,7 +131,7 @@ pub struct Args {
     )]
     index: String,
     #[command(flatten)]
-    refusals: super::KeptRefusals,
+    records: super::KeptRecords,
     #[command(flatten)]
     limits: super::limits::LimitArgs,
     #[command(flatten)]
@@ -203,11 +203,12 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         .await
         .with_context(|| super::failure::cannot_listen("--listen", args.listen))?;
     let shutdown = on_signals()?;
+    outlive_full_files()?;
 
     let Some(store) = open(&args.database.url, &shutdown).await? else {
         return Ok(ExitCode::SUCCESS);
     };
-    args.refusals.limit(&store);
+    args.records.limit(&store);
     let status = Status::of_store(client.base(), &store).await?;
     tracing::info!(
         listen = %args.listen,
@@ -306,6 +307,17 @@ async fn open(url: &str, shutdown: &CancellationToken) -> anyhow::Result<Option<
             () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSES.1),
         }
     }
+}
+
+/// Has the process go on when a file may not become larger: writing fails then, as on a full disk, which is waited
+/// out while serving goes on. Unless somebody takes the signal it ends the process.
+fn outlive_full_files() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    /// The number of the signal on all systems that this program runs on.
+    const SIGXFSZ: i32 = 25;
+    // Taken from here on, though nobody waits for it.
+    signal(SignalKind::from_raw(SIGXFSZ)).map(drop)?;
+    Ok(())
 }
 
 /// Cancelled by SIGTERM and SIGINT.

@@ -65,7 +65,8 @@ impl Settings {
         }
     }
 
-    fn parse(path: &Path, text: &str) -> anyhow::Result<Settings> {
+    /// Reads the text of a file; the path is only told where something is wrong.
+    pub fn parse(path: &Path, text: &str) -> anyhow::Result<Settings> {
         let place = || path.display().to_string();
         // The error itself would quote the line, which may hold a password.
         let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::reader::{Event, Gone};
 use crate::judge::{Course, Decoded, Lines};
-use crate::store::StoreError;
+use crate::store::{Store, StoreError};
 use crate::upstream::UpstreamFault;
 use did_plc::Timestamp;
 
@@ -58,10 +58,12 @@ impl Said {
         Said { what, error: None }
     }
 
-    /// Logs an error, unless it is the same as before.
-    pub fn say(&mut self, error: &AgainError, retry_in: Duration) {
+    /// Logs an error, unless it is the same as before, or the store says it itself.
+    pub fn say(&mut self, error: &AgainError, retry_in: Duration, store: &Store) {
         let what = self.what;
-        if self.error.replace(error.kind()) == Some(error.kind()) {
+        if matches!(error, AgainError::Store(_)) && store.is_sought() {
+            tracing::debug!(?retry_in, "{what} does not succeed: {error}");
+        } else if self.error.replace(error.kind()) == Some(error.kind()) {
             tracing::debug!(?retry_in, "{what} does not succeed: {error}");
         } else {
             tracing::warn!(?retry_in, "{what} does not succeed: {error}; it is tried again");

@@ -26,14 +26,25 @@ const PROGRESS: Duration = Duration::from_secs(10);
 /// an index that says how far it is, and the next process goes on from there.
 pub async fn keep(store: Store, status: Arc<Status>, shutdown: CancellationToken) {
     let mut building = None;
+    // Whether it is logged already that there is something to be waited for.
+    let mut said = false;
     loop {
         let step = shutdown.run_until_cancelled(step(&store, &status, &mut building)).await;
         let pause = match step {
             None => return,
-            Some(Ok(true)) => continue,
-            Some(Ok(false)) => LOOK,
+            Some(Ok(more)) => {
+                if std::mem::take(&mut said) {
+                    tracing::info!("the index of claims goes on");
+                }
+                match more {
+                    true => continue,
+                    false => LOOK,
+                }
+            }
             Some(Err(StoreError::Unavailable(reason) | StoreError::Denied(reason))) => {
-                tracing::warn!("the index of claims has to wait: {reason}");
+                if !store.is_sought() && !std::mem::replace(&mut said, true) {
+                    tracing::warn!("the index of claims has to wait: {reason}");
+                }
                 PAUSE
             }
             Some(Err(error)) => {

@@ -58,6 +58,9 @@ pub struct Doubts {
     pub renumbering: bool,
     /// When to ask.
     pub settings: DoubtSettings,
+    /// About which refusals, and for which time, the others were asked while the upstream took no questions: they are
+    /// not asked again before it. None at the beginning.
+    pub others_asked: BTreeSet<(i64, i32)>,
 }
 
 impl Doubts {
@@ -81,7 +84,7 @@ impl Doubts {
                         AgainError::Upstream(fault) => backoff.after(fault),
                         AgainError::Store(_) | AgainError::Gone => self.settings.look,
                     };
-                    said.say(&error, pause);
+                    said.say(&error, pause, &self.store);
                     pause
                 }
             };
@@ -123,16 +126,33 @@ impl Doubts {
 
     /// Asks about all of these, and lists those that were asked about; all of them were where it does not fail.
     async fn ask(
+        &mut self,
+        due: &[StoredRefusal],
+        asked: &mut BTreeSet<i64>,
+    ) -> Result<(), AgainError> {
+        let answer = self.ask_upstream(due, asked).await;
+        if let Err(AgainError::Store(_) | AgainError::Gone) = answer {
+            return answer;
+        }
+        for source in &self.settings.others {
+            let mut standing = self.standing(due).await?;
+            standing.retain(|doubt| !self.others_asked.contains(&(doubt.id, doubt.asked)));
+            self.ask_another(&standing, source).await?;
+        }
+        match answer {
+            Ok(()) => self.others_asked.clear(),
+            Err(_) => self.others_asked.extend(due.iter().map(|doubt| (doubt.id, doubt.asked))),
+        }
+        answer
+    }
+
+    async fn ask_upstream(
         &self,
         due: &[StoredRefusal],
         asked: &mut BTreeSet<i64>,
     ) -> Result<(), AgainError> {
         self.ask_by_number(due, asked).await?;
-        self.ask_by_identity(&self.standing(due).await?, asked).await?;
-        for source in &self.settings.others {
-            self.ask_another(&self.standing(due).await?, source).await?;
-        }
-        Ok(())
+        self.ask_by_identity(&self.standing(due).await?, asked).await
     }
 
     /// Reads again where the refused lines stood: many of one page with one request.

@@ -87,7 +87,8 @@ impl Follower {
             let (lease, source) = match self.store.follow(self.client.base()).await {
                 Ok(following) => following,
                 Err(error) => {
-                    memory.pauses.wait_out(error, During::Beginning).await?;
+                    let sought = self.store.is_sought();
+                    memory.pauses.wait_out(error, During::Beginning, sought).await?;
                     continue;
                 }
             };
@@ -106,7 +107,8 @@ impl Follower {
                     memory.pauses.sleep_for(self.client.limits().backoff_longest).await;
                 }
                 Err(FollowError::Store(error)) => {
-                    memory.pauses.wait_out(error, During::Session).await?;
+                    let sought = self.store.is_sought();
+                    memory.pauses.wait_out(error, During::Session, sought).await?;
                 }
                 Err(other) => return Err(other),
             }

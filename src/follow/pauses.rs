@@ -67,10 +67,19 @@ impl Pauses {
         Pauses { shutdown, next: STORE_PAUSES.0, said: None, until_commit: false }
     }
 
-    /// Waits out what may pass, and returns what may not.
-    pub async fn wait_out(&mut self, error: StoreError, during: During) -> Result<(), FollowError> {
+    /// Waits out what may pass, and returns what may not. Of a database that is `sought` it is logged by the store
+    /// that it is away.
+    pub async fn wait_out(
+        &mut self,
+        error: StoreError,
+        during: During,
+        sought: bool,
+    ) -> Result<(), FollowError> {
         self.until_commit |= during == During::Session;
         match error {
+            StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_) if sought => {
+                tracing::debug!("{error}; {}", Cause::Away.remedy());
+            }
             StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_) => {
                 self.say(&error, Cause::Away);
             }
@@ -160,7 +169,7 @@ mod tests {
             (StoreError::LostLease("x".to_owned()), "waiting for it", "no other follower writes"),
         ] {
             for _ in 0..3 {
-                pauses.wait_out(error.clone(), During::Session).await.unwrap();
+                pauses.wait_out(error.clone(), During::Session, false).await.unwrap();
             }
             // That the next session begins is not the end of it.
             pauses.begun();
@@ -172,8 +181,12 @@ mod tests {
             assert!(said[0].contains(begin) && said[1].contains(end), "{said:?}");
             said_up_to = all.len();
         }
-        assert!(
-            pauses.wait_out(StoreError::Unusable("x".to_owned()), During::Beginning).await.is_err()
-        );
+        // The store has said it.
+        let away = StoreError::Unavailable("x".to_owned());
+        pauses.wait_out(away, During::Session, true).await.unwrap();
+        pauses.committed();
+        assert_eq!(std::fs::read_to_string(&log).unwrap().len(), said_up_to);
+        let unusable = StoreError::Unusable("x".to_owned());
+        assert!(pauses.wait_out(unusable, During::Beginning, false).await.is_err());
     }
 }

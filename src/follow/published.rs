@@ -57,6 +57,7 @@ mod tests {
             caught_up_at: None,
             rereading: Rereading::default(),
             renumbering: false,
+            forgotten_up_to: None,
         }
     }
 

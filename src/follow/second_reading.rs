@@ -114,7 +114,7 @@ impl SecondReading {
                         AgainError::Upstream(fault) => backoff.after(fault),
                         AgainError::Store(_) | AgainError::Gone => LOOK,
                     };
-                    said.say(&error, pause);
+                    said.say(&error, pause, &self.store);
                     sleep(pause).await;
                 }
             }

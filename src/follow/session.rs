@@ -1,5 +1,6 @@
 //! One session: reader, intake and writer from the stored cursor on, under one lease.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
@@ -113,6 +114,7 @@ impl Session<'_> {
             same_log,
             renumbering: source.renumbering,
             settings: self.doubts.clone(),
+            others_asked: BTreeSet::new(),
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(second.run());

@@ -52,7 +52,8 @@ const ACCEPTS_AGAIN: Duration = Duration::from_secs(10);
 /// Accepts connections until the shutdown, then waits for those in hand. Their requests are answered
 /// by the router.
 pub async fn accept(listener: TcpListener, server: Arc<Server>, router: Router) {
-    let places = Arc::new(Semaphore::new(server.state.settings.limits.connections));
+    let limit = server.state.settings.limits.connections.min(Semaphore::MAX_PERMITS);
+    let places = Arc::new(Semaphore::new(limit));
     let memory = Arc::new(AnswerMemory::new());
     // Cut off are those that have not ended by themselves in time.
     let cut = CancellationToken::new();

@@ -95,6 +95,8 @@ pub struct Source {
     /// The numbers that operations have are an earlier upstream's, until the log of this one has been read to its
     /// end.
     pub renumbering: bool,
+    /// The highest number that a refusal stated which is not kept any more.
+    pub forgotten_up_to: Option<i64>,
 }
 
 /// How far the log is read again, behind the follower.

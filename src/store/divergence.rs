@@ -110,6 +110,9 @@ impl fmt::Display for DivergenceKind {
     }
 }
 
+/// Bytes that records of differences take at most, unless it is set otherwise: as much as refusals do.
+pub const DIVERGENCE_BYTES: u64 = 256 << 20;
+
 /// A difference between what we hold and what somebody else says, with both sides' evidence.
 /// One record an (source, DID, kind, subject): seeing it again moves `last_seen` only, unless it was
 /// closed; then it is open again, with the evidence of this time.

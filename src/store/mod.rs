@@ -29,7 +29,9 @@ use did_plc::{Did, Timestamp};
 
 use self::claims::{Claimants, ClaimsIndex};
 pub use self::commit::{Commit, Lease, Rereading, Rewritten, Source};
-pub use self::divergence::{DivergenceKind, NewDivergence, Noted, StoredDivergence};
+pub use self::divergence::{
+    DIVERGENCE_BYTES, DivergenceKind, NewDivergence, Noted, StoredDivergence,
+};
 pub use self::error::StoreError;
 pub use self::operation::{StoredOperation, audit_log};
 use self::place::DatabasePlace;
@@ -96,6 +98,15 @@ impl Store {
                  --format=custom --file=FILE URL`, and `pg_restore --dbname=URL FILE` brings it back"
                     .to_owned(),
             )),
+        }
+    }
+
+    /// Whether the server of the database is being looked for, after a connection broke or could not be made. The
+    /// store itself logs that it is away and that it is back: nobody else has to.
+    pub fn is_sought(&self) -> bool {
+        match self {
+            Store::Postgres(store) => store.is_sought(),
+            Store::Sqlite(_) => false,
         }
     }
 
@@ -340,6 +351,16 @@ impl Store {
         rereading: Rereading,
     ) -> Result<(), StoreError> {
         backend!(self, store => store.set_rereading(lease, rereading))
+    }
+
+    /// How many bytes records of differences may take from the next one on. Each counts with both sides, its subject,
+    /// twice its DID, and 400 for the rest of its record. What is beyond is forgotten with what brings more: the oldest
+    /// of the same source and kind first, but the first of each.
+    pub fn limit_divergences(&self, bytes: u64) {
+        match self {
+            Store::Postgres(store) => store.limit_divergences(bytes),
+            Store::Sqlite(store) => store.limit_divergences(bytes),
+        }
     }
 
     /// How much of what is refused the commits of this process keep, from now on.

@@ -1,20 +1,22 @@
-//! Which refusals go when there are too many: the one rule of both backends.
+//! Which records go when there are too many, of refusals and of differences: the one rule of both backends.
 //!
 //! What a commit brings makes room for itself: the oldest of the same source and kind go first, then the oldest of the
 //! same source, then the oldest of all, until no more bytes are kept than the bound says. So an upstream that sends
-//! junk pushes out its own. The newest of a commit stays, however large it is.
+//! junk pushes out its own. The newest of a commit stays, however large it is. Of differences the first of each
+//! source and kind stays too, which says since when there are such: the backends do not name it among the oldest.
 
 use std::collections::BTreeMap;
 
-use super::refusal::NewRefusal;
-
-/// Refusals that a backend is asked for at a time.
+/// Records that a backend is asked for at a time.
 pub(super) const PAGE: i64 = 256;
 
-/// A refusal as a commit has kept it.
+/// A record as a commit has kept it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Kept<'a> {
-    pub(super) new: &'a NewRefusal,
+    /// The identity, as it is stated.
+    pub(super) did: &'a str,
+    pub(super) source: &'a str,
+    pub(super) kind: &'a str,
     /// Number of the record.
     pub(super) id: i64,
     /// How many bytes more are kept by it.
@@ -38,7 +40,7 @@ pub(super) enum Owner<'a> {
     All,
 }
 
-/// A question to the backend: the first [`PAGE`] refusals by id of this owner, each with its bytes; of a source and of
+/// A question to the backend: the first [`PAGE`] records by id of this owner, each with its bytes; of a source and of
 /// a kind, where given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Oldest<'a> {
@@ -63,7 +65,7 @@ pub(super) struct Room<'a> {
     /// Bytes that are kept, of what was brought up to `at`.
     held: i64,
     bound: i64,
-    /// Refusals that go, and their bytes.
+    /// Records that go, and their bytes.
     pub(super) forgotten: i64,
     pub(super) freed: i64,
 }
@@ -78,9 +80,8 @@ impl<'a> Room<'a> {
     ) -> Room<'a> {
         let mut brought: Vec<Brought<'a>> = Vec::new();
         let mut newest = i64::MIN;
-        for Kept { new, id, bytes } in kept {
+        for Kept { source, kind, id, bytes, .. } in kept {
             newest = newest.max(id);
-            let (source, kind) = (new.source.as_str(), new.kind.as_str());
             match brought.iter_mut().find(|of| (of.source, of.kind) == (source, kind)) {
                 Some(of) => of.bytes += bytes,
                 None => brought.push(Brought { source, kind, bytes }),
@@ -131,8 +132,8 @@ impl<'a> Room<'a> {
 /// What a commit has kept, by identity. Lines that state none are of no identity.
 pub(super) fn by_identity<'a>(kept: &[Kept<'a>]) -> BTreeMap<&'a str, Vec<Kept<'a>>> {
     let mut identities: BTreeMap<&str, Vec<Kept<'a>>> = BTreeMap::new();
-    for &one in kept.iter().filter(|one| !one.new.did.is_empty()) {
-        identities.entry(&one.new.did).or_default().push(one);
+    for &one in kept.iter().filter(|one| !one.did.is_empty()) {
+        identities.entry(one.did).or_default().push(one);
     }
     identities
 }

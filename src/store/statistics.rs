@@ -21,6 +21,8 @@ pub struct Statistics {
     pub forgotten_refusals: u64,
     /// Divergences that are not closed, at most [`MOST_COUNTED`].
     pub open_divergences: u64,
+    /// Divergences that were recorded once and went for newer ones.
+    pub forgotten_divergences: u64,
     /// Bytes that the database takes on disk, indexes included.
     pub bytes: u64,
     /// How far the index of claims is; none where there is no such index.
@@ -37,6 +39,7 @@ impl Statistics {
         gauge!("plc_store_refusals").set(self.refusals as f64);
         counter!("plc_refusals_forgotten_total").absolute(self.forgotten_refusals);
         gauge!("plc_store_open_divergences").set(self.open_divergences as f64);
+        counter!("plc_divergences_forgotten_total").absolute(self.forgotten_divergences);
         gauge!("plc_store_bytes").set(self.bytes as f64);
         if let Some(index) = self.claims {
             gauge!("plc_index_bytes").set(self.claims_bytes as f64);

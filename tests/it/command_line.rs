@@ -490,6 +490,7 @@ fn what_cannot_be_used_is_told_in_a_sentence() {
     let folder = begun(1);
     std::fs::write(folder.path().join("noise.db"), [0x5a; 8_192]).unwrap();
     std::fs::create_dir(folder.path().join("folder")).unwrap();
+    std::fs::create_dir(folder.path().join("blocked.db-wal")).unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
     let noise = "plc-replica: the store is damaged at the database noise.db: file is not a database; put a backup in \
@@ -519,6 +520,26 @@ fn what_cannot_be_used_is_told_in_a_sentence() {
             &["import", "dump.jsonl", "--database", "sqlite:///proc/plc.db"],
             "plc-replica: the database is unavailable: /proc/plc.db cannot be opened: No such file or directory \
              (os error 2); --database takes a file in a folder in which this user may write",
+        ),
+        (
+            &["import", "dump.jsonl", "--database", "sqlite:///dev/null"],
+            "plc-replica: the setting --database names /dev/null, which is a device or a pipe; it takes a file",
+        ),
+        (
+            &["fsck", "--database", "sqlite:///dev/null"],
+            "plc-replica: the setting --database names /dev/null, which is a device or a pipe; it takes a file",
+        ),
+        (
+            // Its log cannot be written beside it.
+            &["import", "dump.jsonl", "--database", "sqlite://blocked.db"],
+            "plc-replica: the database is unavailable: blocked.db: disk I/O error; it needs a disk that \
+             works, and beside it files of the same name with -wal and -shm",
+        ),
+        (
+            // Nobody listens at that port.
+            &["fsck", "--database", "postgres://me:secret@127.0.0.1:9/plc"],
+            "plc-replica: the database is unavailable: no connection to plc at 127.0.0.1:9: Connection refused (os \
+             error 111); see whether the server runs there, or name another one with --database",
         ),
     ] {
         let ran = run(folder.path(), arguments);

@@ -91,6 +91,7 @@ contract! {
     refusals_are_known_by_their_key,
     refusals_are_asked_about,
     refusals_make_room_for_newer_ones,
+    differences_make_room_for_newer_ones,
     an_identity_has_room_of_its_own,
     refusals_are_counted_within_bounds,
     no_number_of_a_refusal_comes_twice,
@@ -405,6 +406,7 @@ async fn renumbering_ends_at_the_present(place: Place) {
         cursor_cid: None,
         rereading: Rereading { rounds: 3, ..Rereading::default() },
         renumbering: true,
+        forgotten_up_to: None,
         ..before
     };
     assert_eq!(source, begun);
@@ -1015,6 +1017,72 @@ async fn refusals_make_room_for_newer_ones(place: Place) {
     store.limit_refusals(limits(1000, 60));
     store.commit(&lease, &refusing(&[of('q', "x", "k", 20)], &[], 0)).await.unwrap();
     assert_eq!(kept_lines(&store).await, "q");
+}
+
+/// A difference that counts with so many hundred bytes.
+fn difference(letter: char, source: &str, kind: &str, hundreds: usize) -> NewDivergence {
+    let did = "did:plc:a".to_owned();
+    let subject = letter.to_string();
+    let text = 100 * hundreds - 400 - 2 * did.len() - subject.len();
+    let ours = "é".repeat(text / 4);
+    let theirs = "x".repeat(text - ours.len());
+    NewDivergence {
+        source: source.to_owned(),
+        did,
+        kind: kind.to_owned(),
+        subject,
+        ours: Some(ours),
+        theirs: Some(theirs),
+    }
+}
+
+async fn differences_make_room_for_newer_ones(place: Place) {
+    let (store, lease) = filled(&place, &[]).await;
+    store.limit_divergences(10_000);
+    let record = async |new: &[NewDivergence]| {
+        let commit = Commit { divergences: new.to_vec(), ..Commit::default() };
+        store.commit(&lease, &commit).await.unwrap();
+        let kept = store.divergences(None, None, None, 0, 1_000).await.unwrap().into_iter();
+        let kept: String = kept.map(|kept| kept.divergence.subject).collect();
+        (kept, store.statistics().await.unwrap().forgotten_divergences)
+    };
+    let of = difference;
+    let full = [of('a', "x", "k", 20), of('b', "x", "k", 20), of('c', "x", "l", 20)];
+    assert_eq!(record(&full).await, ("abc".into(), 0));
+    assert_eq!(record(&[of('d', "x", "k", 20), of('e', "y", "k", 20)]).await, ("abcde".into(), 0));
+    // The oldest of the same source and kind but the first; what is known already makes no room for itself.
+    assert_eq!(record(&[of('f', "x", "k", 20)]).await, ("acdef".into(), 1));
+    assert_eq!(record(&[of('f', "x", "k", 20)]).await, ("acdef".into(), 1));
+    // Then of the same source, of whatever kind.
+    assert_eq!(record(&[of('g', "x", "l", 40)]).await, ("aceg".into(), 3));
+    // Then of all.
+    assert_eq!(record(&[of('h', "z", "m", 20)]).await, ("aceh".into(), 4));
+    // One that is larger than all stays until the next; the first ones stay all the same.
+    assert_eq!(record(&[of('i', "x", "k", 400)]).await, ("acehi".into(), 4));
+    assert_eq!(record(&[of('j', "x", "k", 20)]).await, ("acehj".into(), 5));
+    // What is noted beside commits is bounded too, and what is seen otherwise when it is opened again.
+    let now = Timestamp::from_millis(1);
+    let noted = [of('n', "y", "k", 20)];
+    store.note_divergences("y", "did:plc:a", &[], &noted, now).await.unwrap();
+    assert_eq!(record(&[]).await, ("acehn".into(), 6));
+    let opened = store.divergences(None, None, None, 0, 1_000).await.unwrap().pop().unwrap();
+    store.close_divergence(opened.id, now).await.unwrap();
+    assert_eq!(record(&[of('n', "y", "k", 40)]).await, ("acehn".into(), 6));
+    assert_eq!(record(&[of('o', "y", "k", 20)]).await, ("aceho".into(), 7));
+    // More than there is room for in one commit, and more than are looked at at a time.
+    let many: Vec<_> = (0..700u32)
+        .map(|n| NewDivergence { did: format!("did:plc:{n:03}"), ..of('m', "x", "k", 6) })
+        .collect();
+    let (kept, forgotten) = record(&many).await;
+    assert_eq!((&*kept, forgotten), ("acehm", 7 + 1 + 699));
+    // Another process goes on with the same count.
+    store.release(lease).await.unwrap();
+    let store = place.open().await;
+    let (lease, _) = follow(&store).await;
+    store.limit_divergences(10_000);
+    let commit = Commit { divergences: vec![of('p', "x", "l", 20)], ..Commit::default() };
+    store.commit(&lease, &commit).await.unwrap();
+    assert_eq!(store.statistics().await.unwrap().forgotten_divergences, 7 + 1 + 700);
 }
 
 async fn an_identity_has_room_of_its_own(place: Place) {

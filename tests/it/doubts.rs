@@ -140,6 +140,45 @@ async fn an_upstream_that_takes_no_questions_is_asked_again_about_everything() {
     }
 }
 
+/// The others are asked while the upstream takes no questions; once for each time, and not instead of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn others_are_asked_though_the_upstream_takes_no_questions() {
+    let mut story = Story::seeded(97);
+    let alice = story.create().accepted();
+    story.update(&alice).handle("late.example.com").accepted();
+    let bob = story.create().accepted();
+    let orphan = story.update(&bob).handle("bob.example.com").accepted();
+    let log = entries(&story);
+    for place in places().await {
+        let upstream = FakeUpstream::start([log[1].clone(), log[3].clone()]).await;
+        upstream.fail(Route::Identity, usize::MAX, Fault::Status(429, None));
+        // It has what is lacking of one of them.
+        let other = FakeUpstream::start(log[..2].to_vec()).await;
+        let client = ExportClient::new(&other.url(), 0, "test", Limits::default()).unwrap();
+        let settings = DoubtSettings { others: vec![client], ..settings(Duration::from_secs(600)) };
+        let never = RereadingSettings::default();
+        let replica =
+            Running::start_asking_again(&place.url, &upstream.url(), 1000, never, settings).await;
+        until("healed by the other", &replica.store, |kept| {
+            kept.iter().any(|kept| kept.accepted_at.is_some())
+        })
+        .await;
+        let before = upstream.asked_for(Route::Identity);
+        let begun = Instant::now();
+        while upstream.asked_for(Route::Identity) < before + 5 {
+            assert!(begun.elapsed() < Duration::from_secs(20), "the upstream is not asked again");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(other.asked_for(Route::Identity), 2);
+        let kept = refusals(&replica.store).await;
+        let standing: Vec<&StoredRefusal> =
+            kept.iter().filter(|kept| kept.accepted_at.is_none()).collect();
+        assert_eq!((standing.len(), standing[0].asked), (1, 0), "{kept:#?}");
+        assert_eq!(standing[0].refusal.did, orphan.did);
+        replica.end().await;
+    }
+}
+
 /// A server that fails for one identity is asked about the others the next time.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_fails_is_not_asked_on() {

@@ -1,5 +1,7 @@
 //! `fsck` finds whatever somebody has done to the rows of a store, on both backends.
 
+use bytes::Bytes;
+use plc_replica::store::{Commit, NewRefusal, RefusalLimits, Store};
 use plc_testkit::builder::Story;
 use plc_testkit::fake_upstream::FakeUpstream;
 use plc_testkit::postgres::Client;
@@ -74,5 +76,41 @@ async fn every_damage_is_found() {
             let ran = run(&["fsck", "--database", &place.url]);
             assert!(ran.code == Some(1) && ran.out.contains(said), "{sql}: {ran:?}");
         }
+    }
+}
+
+/// What was refused and is not kept any more still says how far was read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cursor_is_judged_where_refusals_were_forgotten() {
+    for place in places().await {
+        let store = Store::open(&place.url).await.unwrap();
+        let (lease, source) = store.follow("https://plc.example").await.unwrap();
+        store.limit_refusals(RefusalLimits { of_identity: 1, in_all: 1 });
+        // The last number that was read, and then something without one, which takes its place.
+        for (sequence, cursor_before) in [(Some(1_000), source.cursor), (None, 1_000)] {
+            let line = Bytes::from(format!("{sequence:?}"));
+            let refusal = NewRefusal {
+                key: NewRefusal::key_of_line(&line),
+                source: "https://plc.example".to_owned(),
+                did: String::new(),
+                sequence,
+                cid: None,
+                kind: "malformed".to_owned(),
+                detail: String::new(),
+                line,
+            };
+            let refusals = vec![refusal];
+            let commit =
+                Commit { cursor_before, cursor_after: 1_000, refusals, ..Commit::default() };
+            store.commit(&lease, &commit).await.unwrap();
+        }
+        assert_eq!(store.statistics().await.unwrap().forgotten_refusals, 1);
+        store.release(lease).await.unwrap();
+        let whole = run(&["fsck", "--database", &place.url]);
+        assert_eq!(whole.code, Some(0), "{whole:?}");
+        damage(&place, "UPDATE sources SET cursor = 1001").await;
+        let ran = run(&["fsck", "--database", &place.url]);
+        let said = "it is 1001, and nothing beyond 1000 was ever received";
+        assert!(ran.code == Some(1) && ran.out.contains(said), "{ran:?}");
     }
 }

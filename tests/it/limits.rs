@@ -45,6 +45,13 @@ async fn a_client_that_asks_too_often_is_told_when_to_come_back() {
     assert_eq!((health.status, health.header("ratelimit")), (200, ""));
 }
 
+/// As many connections as a number can say are as good as no limit.
+#[tokio::test]
+async fn the_largest_limit_of_connections_is_one() {
+    let replica = limited(Limits { connections: usize::MAX, ..Limits::default() }).await;
+    assert_eq!(replica.get("/_health").await.status, 200);
+}
+
 #[tokio::test]
 async fn without_a_limit_nothing_is_said_of_one() {
     let replica = Replica::start().await;

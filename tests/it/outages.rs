@@ -119,6 +119,86 @@ async fn a_full_disk_is_said_once() {
     assert_eq!(lines("the database is back"), 1, "{log}");
 }
 
+/// The same of a file that may not become larger, as on a full disk: serving goes on, and so does everything once
+/// there is room.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_said_once_on_sqlite() {
+    let log = log_of(60);
+    let upstream = FakeUpstream::start(log[..30].to_vec()).await;
+    let folder = TempDir::new().unwrap();
+    let replica = Served::start(folder.path(), &upstream.url(), &[]);
+    replica.reaches(30).await;
+    let wal = std::fs::metadata(folder.path().join("plc.db-wal")).unwrap().len();
+    replica.limit_files(&wal.to_string());
+    for entry in &log[30..] {
+        upstream.append(entry.clone());
+    }
+    let begun = "the database is unavailable";
+    replica.eventually(begun, async || replica.log().contains(begun)).await;
+    sleep(Duration::from_secs(4)).await;
+    assert_eq!(replica.get(&format!("/{}", log[0].did)).await, 200);
+    assert_eq!(replica.get("/export?count=10").await, 200);
+    replica.limit_files("unlimited");
+    replica.reaches(60).await;
+    let over = "the database is back";
+    replica.eventually(over, async || replica.log().contains(over)).await;
+    let said = replica.end();
+    let lines = |text: &str| said.lines().filter(|line| line.contains(text)).count();
+    assert_eq!((lines(begun), lines(over), lines("WARN")), (1, 1, 1), "{said}");
+    let database = format!("sqlite://{}", folder.path().join("plc.db").display());
+    let fsck = crate::process::run(&["fsck", "--database", &database]);
+    assert_eq!(fsck.code, Some(0), "{fsck:?}");
+}
+
+/// A server of the database that lets nobody in for a while, while clients ask, the upstream sends, what was refused is
+/// due and the index of claims is kept: one line when it begins, one when it is over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_away_is_said_once() {
+    let Some(database) = Database::create().await else { return };
+    let mut story = Story::seeded(86);
+    for _ in 0..3 {
+        story.create().accepted();
+    }
+    story.create().forged_signature().refused("signature-invalid");
+    let log: Vec<LogEntry> = story.log().iter().map(LogEntry::from).collect();
+    // An upstream that sends something meanwhile, and one that is silent.
+    for sends in [true, false] {
+        let upstream = FakeUpstream::start(log[..2].to_vec()).await;
+        let folder = TempDir::new().unwrap();
+        let settings = [("PLC_INDEX", "on"), ("PLC_READ_THROUGH", "off")];
+        let replica = Served::start_on(&database.url, folder.path(), &upstream.url(), &settings);
+        replica.reaches(2).await;
+        database.interrupt(true).await;
+        if sends {
+            log[2..].iter().for_each(|entry| upstream.append(entry.clone()));
+        }
+        for _ in 0..70 {
+            assert_ne!(replica.get(&format!("/{}", log[0].did)).await, 200);
+            sleep(Duration::from_millis(100)).await;
+        }
+        database.interrupt(false).await;
+        let lookup = format!("/{}", log[0].did);
+        replica.eventually("a lookup", async || replica.get(&lookup).await == 200).await;
+        if sends {
+            replica.reaches(4).await;
+        }
+        sleep(Duration::from_secs(2)).await;
+        let said = replica.end();
+        let is_of_outage = |line: &&str| {
+            let told = ["the database is", "the index of claims has", "succeed"];
+            told.iter().any(|told| line.contains(told))
+        };
+        let lines: Vec<&str> = said.lines().filter(is_of_outage).collect();
+        assert_eq!(lines.len(), 2, "{said}");
+        assert!(
+            lines[0].contains("the database is unavailable: no connection to plc_test"),
+            "{said}"
+        );
+        assert!(lines[1].contains("the database is back"), "{said}");
+    }
+}
+
 /// Pings that are sent by an upstream that reads none of the answers.
 const PINGS: usize = 1_000_000;
 

@@ -125,6 +125,15 @@ impl Served {
         assert!(set.unwrap().success());
     }
 
+    /// Lets no file become larger than so many bytes; `unlimited` for no limit.
+    #[cfg(target_os = "linux")]
+    pub fn limit_files(&self, bytes: &str) {
+        let id = self.running.0.id().to_string();
+        let limit = format!("--fsize={bytes}:unlimited");
+        let set = Command::new("prlimit").args(["--pid", &id, &limit]).status();
+        assert!(set.unwrap().success());
+    }
+
     /// Kilobytes of memory that it has taken at most so far.
     #[cfg(target_os = "linux")]
     pub fn peak_memory(&self) -> u64 {

@@ -17,7 +17,9 @@ use rand_chacha::ChaCha20Rng;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::convergence::{log, modelled};
+use plc_testkit::happenings::modelled;
+
+use crate::convergence::log;
 use crate::shared;
 
 /// How often each log is shuffled.

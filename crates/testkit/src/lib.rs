@@ -5,6 +5,7 @@
 pub mod builder;
 mod draft;
 pub mod fake_upstream;
+pub mod happenings;
 pub mod keys;
 pub mod postgres;
 pub mod profile;

@@ -1,16 +1,14 @@
 //! A commit: everything that follows from a batch, in one transaction.
 
-use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
 use did_plc::{Did, Timestamp};
-use sha2::{Digest, Sha256};
 
 use super::insert::insert;
 use super::open::Postgres;
 use super::pool::Lent;
 use super::writer::LEASE;
-use super::{claims, refusals, rewrite, rows};
+use super::{claims, divergences, refusals, rewrite, rows};
 use crate::store::codec::Packer;
 use crate::store::{Commit, Lease, NewDivergence, Noted, StoreError, StoredOperation};
 
@@ -49,15 +47,16 @@ impl Postgres {
         nullify(&mut connection, &commit.nullified).await?;
         number(&mut connection, &commit.numbered).await?;
         refusals::write(&mut connection, commit, writer.refusal_limits.get()).await?;
-        diverge(&mut connection, &commit.divergences, commit.received_at_millis).await?;
+        let bound = writer.divergence_bytes.load(Ordering::Relaxed);
+        let seen_at = commit.received_at_millis;
+        divergences::write(&mut connection, &commit.divergences, seen_at, bound).await?;
         writer.end(connection).await?;
         packer.committed();
         *turn = Some(packer);
         Ok(())
     }
 
-    /// See [`crate::store::Store::note_divergences`]. A crash between the statements leaves records
-    /// open that the next comparison closes.
+    /// See [`crate::store::Store::note_divergences`].
     pub async fn note_divergences(
         &self,
         source: &str,
@@ -68,6 +67,7 @@ impl Postgres {
     ) -> Result<Noted, StoreError> {
         let _turn = self.writer.turn.lock().await;
         let mut connection = self.writer.pool.lend().await?;
+        connection.begin("BEGIN").await?;
         let open = sqlx::query!(
             // OFFSET leaves the index of DIDs alone to choose, as in `Postgres::refusals`.
             "SELECT id, kind, subject FROM (SELECT * FROM divergences WHERE did = $1 OFFSET 0) of_did
@@ -80,10 +80,12 @@ impl Postgres {
             .map(|row| Ok((row.id, row.kind, rows::text("divergences", row.subject)?)))
             .collect::<Result<_, StoreError>>()?;
         let (noted, closed) = Noted::between(&open, covered, seen);
-        diverge(&mut connection, seen, now.millis()).await?;
+        let bound = self.writer.divergence_bytes.load(Ordering::Relaxed);
+        divergences::write(&mut connection, seen, now.millis(), bound).await?;
         if !closed.is_empty() {
             close(&mut connection, &closed, now).await?;
         }
+        connection.commit().await?;
         Ok(noted)
     }
 
@@ -244,69 +246,10 @@ fn all_there(changed: u64, expected: usize, what: &str) -> Result<(), StoreError
     })
 }
 
-/// A record that was closed and is seen again is open again, with what is seen now: what was seen then
-/// may be something else. One that is open keeps what it was opened with.
-async fn diverge(
-    connection: &mut Lent,
-    divergences: &[NewDivergence],
-    seen_at: i64,
-) -> Result<(), StoreError> {
-    // One statement cannot touch a record twice. The order is kept: it is that of the numbers.
-    let mut seen = HashSet::new();
-    let distinct: Vec<_> = divergences
-        .iter()
-        .map(|new| (identity(new), new))
-        .filter(|(identity, _)| seen.insert(*identity))
-        .collect();
-    if distinct.is_empty() {
-        return Ok(());
-    }
-    let all = || distinct.iter().map(|(_, new)| new);
-    let sources: Vec<_> = all().map(|new| new.source.as_bytes()).collect();
-    let dids: Vec<_> = all().map(|new| new.did.as_bytes()).collect();
-    let kinds: Vec<_> = all().map(|new| new.kind.as_str()).collect();
-    let subjects: Vec<_> = all().map(|new| new.subject.as_bytes()).collect();
-    let ours: Vec<_> = all().map(|new| new.ours.as_ref().map(String::as_bytes)).collect();
-    let theirs: Vec<_> = all().map(|new| new.theirs.as_ref().map(String::as_bytes)).collect();
-    let identities: Vec<_> = distinct.iter().map(|(identity, _)| identity.as_slice()).collect();
-    let diverge = sqlx::query!(
-        "INSERT INTO divergences
-            (source, did, kind, subject, ours, theirs, identity, first_seen, last_seen)
-         SELECT *, $8, $8 FROM unnest($1::bytea[], $2::bytea[], $3::text[], $4::bytea[], $5::bytea[],
-            $6::bytea[], $7::bytea[])
-         ON CONFLICT (identity) DO UPDATE SET last_seen = excluded.last_seen, closed_at = NULL,
-            ours = CASE WHEN divergences.closed_at IS NULL THEN divergences.ours
-                ELSE excluded.ours END,
-            theirs = CASE WHEN divergences.closed_at IS NULL THEN divergences.theirs
-                ELSE excluded.theirs END",
-        sources as _,
-        dids as _,
-        kinds as _,
-        subjects as _,
-        ours as _,
-        theirs as _,
-        identities as _,
-        seen_at
-    );
-    connection.execute(diverge).await?;
-    Ok(())
-}
-
 /// Closes divergences.
 async fn close(connection: &mut Lent, ids: &[i64], now: Timestamp) -> Result<(), StoreError> {
     let close =
         sqlx::query!("UPDATE divergences SET closed_at = $2 WHERE id = ANY($1)", ids, now.millis());
     connection.execute(close).await?;
     Ok(())
-}
-
-/// What makes two divergences one record, in a form that an index takes. Each part is preceded by its length, so
-/// that no two sets of parts run together to the same bytes.
-fn identity(new: &NewDivergence) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    for part in [&new.source, &new.did, &new.kind, &new.subject] {
-        hash.update((part.len() as u64).to_be_bytes());
-        hash.update(part);
-    }
-    hash.finalize().into()
 }

@@ -6,6 +6,7 @@
 
 mod claims;
 mod commit;
+mod divergences;
 mod error;
 mod gather;
 mod insert;

@@ -98,6 +98,11 @@ impl Postgres {
         })
     }
 
+    /// See [`crate::store::Store::is_sought`].
+    pub fn is_sought(&self) -> bool {
+        self.writer.pool.is_server_sought()
+    }
+
     /// See [`crate::store::Store::load`].
     pub fn load(&self) -> Load {
         // Those for lookups are kept by who asks, also while there is nothing to ask.

@@ -88,6 +88,11 @@ impl Pool {
         Pool { server: server.clone(), pool, waiting: AtomicUsize::new(0) }
     }
 
+    /// Whether it is to be found out whether the server is there.
+    pub(super) fn is_server_sought(&self) -> bool {
+        self.server.is_suspected()
+    }
+
     /// Requests that wait for a connection.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
@@ -128,7 +133,7 @@ impl Pool {
                 Err(sqlx::Error::PoolTimedOut) => self.server.suspect(),
                 Err(error) => {
                     self.server.suspect();
-                    return Err(connect_error(error));
+                    return Err(self.server.named_in(connect_error(error)));
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! What was refused: how it is kept, found, and forgotten when there is too much of it.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 
 use did_plc::{Cid, Did, Timestamp};
 
@@ -115,7 +116,7 @@ async fn keep<'a>(
         connection.all(keep).await?.into_iter().map(|row| (row.key, (row.id, row.bytes))).collect();
     let kept = all().filter_map(|new| {
         let &(id, bytes) = kept.get(new.key.as_slice())?;
-        Some(Kept { new, id, bytes })
+        Some(Kept { did: &new.did, source: &new.source, kind: &new.kind, id, bytes })
     });
     Ok(kept.collect())
 }
@@ -128,6 +129,7 @@ async fn make_room(
 ) -> Result<(), StoreError> {
     let brought: i64 = kept.iter().map(|one| one.bytes).sum();
     let (mut forgotten, mut freed) = (0, 0);
+    let mut up_to: Option<i64> = None;
     let identities = room::by_identity(kept);
     let dids: Vec<&[u8]> = identities.keys().map(|did| did.as_bytes()).collect();
     let held = sqlx::query!(
@@ -142,40 +144,47 @@ async fn make_room(
         let brought: i64 = kept.iter().map(|one| one.bytes).sum();
         let owner = Owner::Identity(did);
         let mut room = Room::new(owner, kept, held.bytes - brought, limits.of_identity);
-        forget(connection, &mut room).await?;
+        up_to = up_to.max(forget(connection, &mut room).await?);
         forgotten += room.forgotten;
         freed += room.freed;
     }
     let held = connection.first(sqlx::query!("SELECT refused_bytes FROM sources")).await?;
     let held = held.map_or(0, |row| row.refused_bytes) - freed;
     let mut room = Room::new(Owner::All, kept.iter().copied(), held, limits.in_all);
-    forget(connection, &mut room).await?;
+    up_to = up_to.max(forget(connection, &mut room).await?);
     forgotten += room.forgotten;
     freed += room.freed;
     let count = sqlx::query!(
-        "UPDATE sources SET refused_bytes = refused_bytes + $1, forgotten = forgotten + $2",
+        "UPDATE sources SET refused_bytes = refused_bytes + $1, forgotten = forgotten + $2,
+            forgotten_up_to = greatest(forgotten_up_to, $3)",
         brought - freed,
-        forgotten
+        forgotten,
+        up_to
     );
     connection.execute(count).await?;
     Ok(())
 }
 
-async fn forget(connection: &mut Lent, room: &mut Room<'_>) -> Result<(), StoreError> {
+/// The highest number of those that go is returned.
+async fn forget(connection: &mut Lent, room: &mut Room<'_>) -> Result<Option<i64>, StoreError> {
+    let mut up_to: Option<i64> = None;
     while let Some(question) = room.next() {
         let going = room.forget(&oldest(connection, question).await?);
         if !going.is_empty() {
-            let forget = sqlx::query!("DELETE FROM refusals WHERE id = ANY($1)", &going);
-            connection.execute(forget).await?;
+            let forget =
+                sqlx::query!("DELETE FROM refusals WHERE id = ANY($1) RETURNING sequence", &going);
+            for gone in connection.all(forget).await? {
+                up_to = up_to.max(gone.sequence);
+            }
         }
     }
-    Ok(())
+    Ok(up_to)
 }
 
-/// A refusal and its bytes.
-struct Sized {
-    id: i64,
-    bytes: i64,
+/// A record and its bytes.
+pub(super) struct Sized {
+    pub(super) id: i64,
+    pub(super) bytes: i64,
 }
 
 async fn oldest(connection: &mut Lent, of: Oldest<'_>) -> Result<Vec<(i64, i64)>, StoreError> {
@@ -255,6 +264,11 @@ impl Postgres {
     /// See [`crate::store::Store::limit_refusals`].
     pub fn limit_refusals(&self, limits: RefusalLimits) {
         self.writer.refusal_limits.set(limits);
+    }
+
+    /// See [`crate::store::Store::limit_divergences`].
+    pub fn limit_divergences(&self, bytes: u64) {
+        self.writer.divergence_bytes.store(bytes, Ordering::Relaxed);
     }
 
     /// See [`crate::store::Store::note_asked`].

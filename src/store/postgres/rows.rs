@@ -49,7 +49,7 @@ macro_rules! sources {
         sqlx::query_as!(
             SourceRow,
             $before + "upstream, cursor, epoch, caught_up_at, cursor_cid, second_reading, round,
-                round_began_at, rounds, renumbering" + $after
+                round_began_at, rounds, renumbering, forgotten_up_to" + $after
             $(, $argument)*
         )
     };
@@ -219,6 +219,7 @@ pub(super) struct SourceRow {
     pub(super) round_began_at: Option<i64>,
     pub(super) rounds: i64,
     pub(super) renumbering: bool,
+    pub(super) forgotten_up_to: Option<i64>,
 }
 
 impl TryFrom<SourceRow> for Source {
@@ -238,6 +239,7 @@ impl TryFrom<SourceRow> for Source {
                 rounds: row.rounds,
             },
             renumbering: row.renumbering,
+            forgotten_up_to: row.forgotten_up_to,
         })
     }
 }

@@ -61,12 +61,36 @@ impl Server {
 
     /// One attempt to connect.
     pub(super) async fn connect(&self) -> Result<PgConnection, StoreError> {
-        match timeout(CONNECT_TIMEOUT, self.options.connect()).await {
+        let connection = match timeout(CONNECT_TIMEOUT, self.options.connect()).await {
             Ok(connection) => connection.map_err(connect_error),
             Err(_) => {
                 let seconds = CONNECT_TIMEOUT.as_secs();
-                Err(StoreError::Unavailable(format!("no connection within {seconds} s")))
+                Err(StoreError::Unavailable(format!("no answer within {seconds} s")))
             }
+        };
+        connection.map_err(|error| self.named_in(error))
+    }
+
+    /// An error of connecting, with where that was tried.
+    pub(super) fn named_in(&self, error: StoreError) -> StoreError {
+        match error {
+            StoreError::Unavailable(reason) => StoreError::Unavailable(format!(
+                "no connection to {}: {reason}; see whether the server runs there, or name another one with \
+                 --database",
+                self.place()
+            )),
+            error => error,
+        }
+    }
+
+    /// Which database on which server, without user and password.
+    fn place(&self) -> String {
+        let options = &self.options;
+        let database = options.get_database().unwrap_or(options.get_username());
+        let port = options.get_port();
+        match options.get_socket() {
+            Some(folder) => format!("{database} in {} (port {port})", folder.display()),
+            None => format!("{database} at {}:{port}", options.get_host()),
         }
     }
 
@@ -76,14 +100,19 @@ impl Server {
         self.suspected.store(true, Ordering::Release);
     }
 
+    /// Whether that has not been found out yet.
+    pub(super) fn is_suspected(&self) -> bool {
+        self.suspected.load(Ordering::Acquire)
+    }
+
     /// Fails at once while the server is away; one caller in each back-off makes an attempt. That the
     /// server is away, and that it is back, is logged once.
     pub(super) async fn is_there(&self) -> Result<(), StoreError> {
-        if !self.suspected.load(Ordering::Acquire) {
+        if !self.is_suspected() {
             return Ok(());
         }
         let mut absence = self.absence.lock().await;
-        if !self.suspected.load(Ordering::Acquire) {
+        if !self.is_suspected() {
             return Ok(());
         }
         if let Some((until, reason)) = &absence.pause

@@ -14,6 +14,7 @@ impl Postgres {
                 (SELECT count(*) FROM (
                     SELECT FROM refusals WHERE accepted_at IS NULL LIMIT $1) standing) AS "refusals!",
                 coalesce((SELECT forgotten FROM sources), 0) AS "forgotten!",
+                coalesce((SELECT forgotten_divergences FROM sources), 0) AS "forgotten_divergences!",
                 (SELECT count(*) FROM (
                     SELECT FROM divergences WHERE closed_at IS NULL LIMIT $1) open) AS "divergences!",
                 pg_database_size(current_database()) AS "bytes!",
@@ -29,6 +30,7 @@ impl Postgres {
             refusals: row.refusals.unsigned_abs(),
             forgotten_refusals: row.forgotten.unsigned_abs(),
             open_divergences: row.divergences.unsigned_abs(),
+            forgotten_divergences: row.forgotten_divergences.unsigned_abs(),
             bytes: row.bytes.unsigned_abs(),
             claims: self.claims_index().await?,
             claims_bytes: row.claims_bytes.unsigned_abs(),

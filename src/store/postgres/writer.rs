@@ -1,7 +1,7 @@
 //! Who writes, one at a time, and what is remembered between commits.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
@@ -10,6 +10,7 @@ use super::pool::{Lent, Pool};
 use super::rows::{SourceRow, sources};
 use super::strings::Strings;
 use crate::store::codec::Packer;
+use crate::store::divergence::DIVERGENCE_BYTES;
 use crate::store::refusal::SharedLimits;
 use crate::store::{Source, StoreError};
 
@@ -29,6 +30,8 @@ pub(super) struct Writer {
     /// Whether commits keep the index of claims when it is complete.
     pub(super) keeps_claims: AtomicBool,
     pub(super) refusal_limits: SharedLimits,
+    /// Bytes that differences may take.
+    pub(super) divergence_bytes: AtomicU64,
     /// A COMMIT was sent and nobody knows what became of it.
     pub(super) in_doubt: AtomicBool,
 }
@@ -53,6 +56,7 @@ impl Writer {
             live: AtomicBool::new(true),
             keeps_claims: AtomicBool::new(false),
             refusal_limits: SharedLimits::default(),
+            divergence_bytes: AtomicU64::new(DIVERGENCE_BYTES),
             in_doubt: AtomicBool::new(false),
         }
     }

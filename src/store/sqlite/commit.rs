@@ -1,13 +1,14 @@
 //! A commit: everything that follows from a batch, in one transaction.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 
 use rusqlite::{Transaction, params};
 
 use super::error::damaged;
 use super::prefix::{Entry, Prefix};
 use super::recent::{Extent, Recent};
-use super::{Shared, refusals};
+use super::{Shared, divergences, refusals};
 use crate::store::codec::Packer;
 use crate::store::{Commit, Lease, NewDivergence, Noted, Rewritten, StoreError, StoredOperation};
 use did_plc::{Did, Timestamp};
@@ -58,16 +59,6 @@ const NULLIFY: &str = "UPDATE operations SET nullified_by = ?2 WHERE sequence = 
 const NUMBER: &str = "UPDATE operations SET sequence = ?2 WHERE sequence = ?1";
 
 const INTERN: &str = "INSERT INTO interned (id, text) VALUES (?1, ?2)";
-
-/// One that was closed and is seen again is open again, with what is seen now: what was seen then
-/// may be something else. One that is open keeps what it was opened with.
-const DIVERGE: &str = "INSERT INTO divergences
-    (source, did, kind, subject, ours, theirs, first_seen, last_seen)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7)
-    ON CONFLICT (did, kind, subject, source)
-    DO UPDATE SET last_seen = excluded.last_seen, closed_at = NULL,
-        ours = iif(closed_at IS NULL, ours, excluded.ours),
-        theirs = iif(closed_at IS NULL, theirs, excluded.theirs)";
 
 const OPEN_DIVERGENCES_OF: &str = "SELECT id, kind, subject FROM divergences
     WHERE did = ?1 AND source = ?2 AND closed_at IS NULL";
@@ -190,7 +181,8 @@ impl Shared {
             .query_map(params![did, source], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
             .collect::<Result<_, _>>()?;
         let (noted, closed) = Noted::between(&open, covered, seen);
-        diverge(&transaction, seen, now.millis())?;
+        let bound = self.divergence_bytes.load(Ordering::Relaxed);
+        divergences::write(&transaction, seen, now.millis(), bound)?;
         for id in closed {
             transaction.prepare_cached(CLOSE_DIVERGENCE)?.execute(params![id, now.millis()])?;
         }
@@ -222,7 +214,8 @@ impl Shared {
         self.claim(transaction, commit, highest_before, effects.extent.highest)?;
         intern(transaction, packer)?;
         refusals::write(transaction, commit, self.refusal_limits.get())?;
-        diverge(transaction, &commit.divergences, commit.received_at_millis)?;
+        let bound = self.divergence_bytes.load(Ordering::Relaxed);
+        divergences::write(transaction, &commit.divergences, commit.received_at_millis, bound)?;
         advance(transaction, commit, &places)?;
         if !effects.taken_away.is_empty() {
             transaction.prepare_cached(RENUMBERED)?.execute([])?;
@@ -451,20 +444,6 @@ fn insert(
 fn intern(transaction: &Transaction, packer: &Packer) -> Result<(), StoreError> {
     for new in packer.new_texts() {
         transaction.prepare_cached(INTERN)?.execute(new)?;
-    }
-    Ok(())
-}
-
-fn diverge(
-    transaction: &Transaction,
-    divergences: &[NewDivergence],
-    at: i64,
-) -> Result<(), StoreError> {
-    for new in divergences {
-        let NewDivergence { source, did, kind, subject, ours, theirs } = new;
-        transaction
-            .prepare_cached(DIVERGE)?
-            .execute(params![source, did, kind, subject, ours, theirs, at])?;
     }
     Ok(())
 }

@@ -53,13 +53,21 @@ pub(super) fn open_writer(path: &Path, migrations: &[&str]) -> Result<Connection
             path.display()
         )));
     }
-    refuse_directory(path)?;
-    open_with_tables(path, migrations).map_err(|error| in_file(path, error))
+    refuse_what_is_no_file(path)?;
+    let connection = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
+    with_tables(connection, path, migrations).map_err(|error| match in_file(path, error) {
+        StoreError::Unavailable(reason) => StoreError::Unavailable(format!(
+            "{reason}; it needs a disk that works, and beside it files of the same name with -wal and -shm"
+        )),
+        error => error,
+    })
 }
 
-fn open_with_tables(path: &Path, migrations: &[&str]) -> Result<Connection, StoreError> {
-    let mut connection =
-        open(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
+fn with_tables(
+    mut connection: Connection,
+    path: &Path,
+    migrations: &[&str],
+) -> Result<Connection, StoreError> {
     look(&connection, path)?;
     connection.pragma_update(None, "page_size", PAGE_SIZE)?;
     connection.pragma_update(None, "journal_mode", "wal")?;
@@ -71,13 +79,17 @@ fn open_with_tables(path: &Path, migrations: &[&str]) -> Result<Connection, Stor
     Ok(connection)
 }
 
-fn refuse_directory(path: &Path) -> Result<(), StoreError> {
-    match path.is_dir() {
-        true => Err(StoreError::Unusable(format!(
-            "the setting --database names the directory {}; it takes a file in it",
-            path.display()
+/// Refuses a directory, a device, a pipe. A file that is not there is to be made.
+fn refuse_what_is_no_file(path: &Path) -> Result<(), StoreError> {
+    let named = path.display();
+    match fs::metadata(path) {
+        Ok(found) if found.is_dir() => Err(StoreError::Unusable(format!(
+            "the setting --database names the directory {named}; it takes a file in it"
         ))),
-        false => Ok(()),
+        Ok(found) if !found.is_file() => Err(StoreError::Unusable(format!(
+            "the setting --database names {named}, which is a device or a pipe; it takes a file"
+        ))),
+        _ => Ok(()),
     }
 }
 
@@ -87,7 +99,7 @@ pub(super) fn check_existing(path: &Path) -> Result<(), StoreError> {
         let file = path.display();
         StoreError::Unusable(format!("{what} {file}; `serve` and `import` create one"))
     };
-    refuse_directory(path)?;
+    refuse_what_is_no_file(path)?;
     if !path.exists() {
         return Err(unusable("there is no database"));
     }

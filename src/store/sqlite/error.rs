@@ -44,9 +44,11 @@ pub(super) fn damaged(place: impl ToString, reason: impl ToString) -> StoreError
 
 /// The same error, with the file of the database where it says no other place.
 pub(super) fn in_file(path: &Path, error: StoreError) -> StoreError {
+    let file = path.display();
     match error {
+        StoreError::Unavailable(reason) => StoreError::Unavailable(format!("{file}: {reason}")),
         StoreError::Damaged { place, reason } if place == SOMEWHERE => {
-            damaged(format!("the database {}", path.display()), reason)
+            damaged(format!("the database {file}"), reason)
         }
         other => other,
     }

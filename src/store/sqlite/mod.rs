@@ -12,6 +12,7 @@ mod backup;
 mod claims;
 mod commit;
 mod connection;
+mod divergences;
 mod entries;
 mod error;
 mod export;
@@ -27,7 +28,7 @@ mod write;
 mod writer;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Semaphore;
@@ -38,6 +39,7 @@ use self::recent::Recent;
 use self::writer::Writer;
 use super::StoreError;
 use super::codec::Interned;
+use super::divergence::DIVERGENCE_BYTES;
 use super::refusal::SharedLimits;
 use crate::blocking;
 
@@ -65,6 +67,8 @@ struct Shared {
     /// Whether the upstream's present is followed: few operations a commit.
     live: AtomicBool,
     refusal_limits: SharedLimits,
+    /// Bytes that differences may take.
+    divergence_bytes: AtomicU64,
     recent: Recent,
     interned: Interned,
 }
@@ -99,6 +103,7 @@ impl Sqlite {
                     keeps_claims: AtomicBool::new(false),
                     live: AtomicBool::new(true),
                     refusal_limits: SharedLimits::default(),
+                    divergence_bytes: AtomicU64::new(DIVERGENCE_BYTES),
                     recent: Recent::default(),
                     interned,
                     path,
@@ -106,6 +111,11 @@ impl Sqlite {
             })
         })
         .await
+    }
+
+    /// See [`crate::store::Store::limit_divergences`].
+    pub fn limit_divergences(&self, bytes: u64) {
+        self.shared.divergence_bytes.store(bytes, Ordering::Relaxed);
     }
 
     /// The same for a database that is there, with our tables in it.

@@ -70,7 +70,8 @@ const STATISTICS: &str = "SELECT
     coalesce((SELECT identities FROM sources), 0),
     (SELECT count(*) FROM (SELECT 1 FROM refusals WHERE accepted_at IS NULL LIMIT ?1)),
     (SELECT count(*) FROM (SELECT 1 FROM divergences WHERE closed_at IS NULL LIMIT ?1)),
-    coalesce((SELECT forgotten FROM sources), 0)";
+    coalesce((SELECT forgotten FROM sources), 0),
+    coalesce((SELECT forgotten_divergences FROM sources), 0)";
 
 /// What a pair takes in the index of claims, the free space of its pages included.
 const BYTES_OF_A_PAIR: u64 = 20;
@@ -479,6 +480,7 @@ impl Sqlite {
                         refusals: count(row, 2)?,
                         open_divergences: count(row, 3)?,
                         forgotten_refusals: count(row, 4)?,
+                        forgotten_divergences: count(row, 5)?,
                         ..Statistics::default()
                     })
                 })?)

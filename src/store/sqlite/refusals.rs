@@ -71,8 +71,9 @@ const BYTES_OF_DID: &str = "SELECT coalesce(sum(bytes), 0) FROM refusals WHERE d
 
 const BYTES: &str = "SELECT refused_bytes FROM sources";
 
-const COUNT: &str =
-    "UPDATE sources SET refused_bytes = refused_bytes + ?1, forgotten = forgotten + ?2";
+const COUNT: &str = "UPDATE sources SET
+    refused_bytes = refused_bytes + ?1, forgotten = forgotten + ?2,
+    forgotten_up_to = iif(?3 > coalesce(forgotten_up_to, 0), ?3, forgotten_up_to)";
 
 const OLDEST_OF_DID: &str = "SELECT id, bytes FROM refusals WHERE did = :did AND id <> :except
     AND (:source IS NULL OR source = :source) AND (:kind IS NULL OR kind = :kind)
@@ -86,7 +87,7 @@ const NEXT_KIND: &str = "SELECT min(kind) FROM refusals WHERE source = ?1 AND ki
 
 const OLDEST: &str = "SELECT id, bytes FROM refusals WHERE id <> ?1 ORDER BY id LIMIT ?2";
 
-const FORGET: &str = "DELETE FROM refusals WHERE id = ?1";
+const FORGET: &str = "DELETE FROM refusals WHERE id = ?1 RETURNING sequence";
 
 /// Writes what a commit says of refusals, and makes room for those that it brings.
 pub(super) fn write(
@@ -136,7 +137,8 @@ fn keep<'a>(
         ],
         |row| Ok((row.get(0)?, row.get(1)?)),
     )?;
-    Ok(Kept { new, id, bytes: bytes - before.unwrap_or(0) })
+    let NewRefusal { did, source, kind, .. } = new;
+    Ok(Kept { did, source, kind, id, bytes: bytes - before.unwrap_or(0) })
 }
 
 /// First in the room of each identity, then in that of all.
@@ -147,32 +149,36 @@ fn make_room(
 ) -> Result<(), StoreError> {
     let brought: i64 = kept.iter().map(|one| one.bytes).sum();
     let (mut forgotten, mut freed) = (0, 0);
+    let mut up_to: Option<i64> = None;
     for (did, kept) in room::by_identity(kept) {
         let held: i64 =
             transaction.prepare_cached(BYTES_OF_DID)?.query_row([did], |row| row.get(0))?;
         let brought: i64 = kept.iter().map(|one| one.bytes).sum();
         let owner = Owner::Identity(did);
         let mut room = Room::new(owner, kept, held - brought, limits.of_identity);
-        forget(transaction, &mut room)?;
+        up_to = up_to.max(forget(transaction, &mut room)?);
         forgotten += room.forgotten;
         freed += room.freed;
     }
     let held: i64 = transaction.prepare_cached(BYTES)?.query_row([], |row| row.get(0))?;
     let mut room = Room::new(Owner::All, kept.iter().copied(), held - freed, limits.in_all);
-    forget(transaction, &mut room)?;
+    up_to = up_to.max(forget(transaction, &mut room)?);
     forgotten += room.forgotten;
     freed += room.freed;
-    transaction.prepare_cached(COUNT)?.execute((brought - freed, forgotten))?;
+    transaction.prepare_cached(COUNT)?.execute((brought - freed, forgotten, up_to))?;
     Ok(())
 }
 
-fn forget(transaction: &Transaction, room: &mut Room) -> Result<(), StoreError> {
+/// The highest number of those that go is returned.
+fn forget(transaction: &Transaction, room: &mut Room) -> Result<Option<i64>, StoreError> {
+    let mut up_to: Option<i64> = None;
     while let Some(question) = room.next() {
         for id in room.forget(&oldest(transaction, question)?) {
-            transaction.prepare_cached(FORGET)?.execute([id])?;
+            let number = transaction.prepare_cached(FORGET)?.query_row([id], |row| row.get(0))?;
+            up_to = up_to.max(number);
         }
     }
-    Ok(())
+    Ok(up_to)
 }
 
 fn oldest(transaction: &Transaction, of: Oldest) -> Result<Vec<(i64, i64)>, StoreError> {

@@ -36,7 +36,7 @@ macro_rules! divergence_columns {
 macro_rules! source_columns {
     () => {
         "upstream, cursor, epoch, caught_up_at, cursor_cid, second_reading, round, round_began_at, rounds,
-         renumbering"
+         renumbering, forgotten_up_to"
     };
 }
 
@@ -121,6 +121,7 @@ pub(super) fn source(row: &Row) -> rusqlite::Result<Source> {
             rounds: row.get(8)?,
         },
         renumbering: row.get(9)?,
+        forgotten_up_to: row.get(10)?,
     })
 }
 

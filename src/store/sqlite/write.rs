@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::error::in_file;
 use super::writer::{Held, over};
 use super::{Shared, Sqlite, connection, read, rows};
 use crate::blocking;
@@ -60,7 +61,8 @@ impl Sqlite {
         work: impl FnOnce(&Shared) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let shared = Arc::clone(&self.shared);
-        blocking::run(doing, move || work(&shared)).await
+        let work = move || work(&shared).map_err(|error| in_file(&shared.path, error));
+        blocking::run(doing, work).await
     }
 
     /// See [`crate::store::Store::follow`].

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use super::connection;
+use super::error::in_file;
 use crate::store::codec::Packer;
 use crate::store::{Lease, StoreError};
 
@@ -33,9 +34,7 @@ struct FileIdentity {
 
 impl FileIdentity {
     fn of(path: &Path) -> Result<FileIdentity, StoreError> {
-        let found = path.metadata().map_err(|error| {
-            StoreError::Unavailable(format!("the database {}: {error}", path.display()))
-        })?;
+        let found = path.metadata().map_err(|error| StoreError::Unavailable(error.to_string()))?;
         Ok(FileIdentity { device: found.dev(), inode: found.ino() })
     }
 }
@@ -53,7 +52,7 @@ pub(super) struct Held {
 impl Writer {
     pub(super) fn open(path: &Path, migrations: &[&str]) -> Result<Writer, StoreError> {
         let connection = connection::open_writer(path, migrations)?;
-        let file = FileIdentity::of(path)?;
+        let file = FileIdentity::of(path).map_err(|error| in_file(path, error))?;
         Ok(Writer { connection, path: path.to_owned(), file, held: None })
     }
 
