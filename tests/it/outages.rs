@@ -165,9 +165,8 @@ async fn a_database_that_is_away_is_said_once() {
     // An upstream that sends something meanwhile, and one that is silent.
     for sends in [true, false] {
         let upstream = FakeUpstream::start(log[..2].to_vec()).await;
-        let folder = TempDir::new().unwrap();
         let settings = [("PLC_INDEX", "on"), ("PLC_READ_THROUGH", "off")];
-        let replica = Served::start_on(&database.url, folder.path(), &upstream.url(), &settings);
+        let replica = Served::start_on(&database.url, &upstream.url(), &settings);
         replica.reaches(2).await;
         database.interrupt(true).await;
         if sends {

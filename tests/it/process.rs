@@ -128,7 +128,7 @@ impl Served {
     /// Lets no file become larger than so many bytes; `unlimited` for no limit.
     #[cfg(target_os = "linux")]
     pub fn limit_files(&self, bytes: &str) {
-        let id = self.running.0.id().to_string();
+        let id = self.running.child.id().to_string();
         let limit = format!("--fsize={bytes}:unlimited");
         let set = Command::new("prlimit").args(["--pid", &id, &limit]).status();
         assert!(set.unwrap().success());
