@@ -88,6 +88,9 @@ pub struct Args {
     /// Seconds that anybody may be behind the upstream.
     #[arg(long, default_value_t = 5)]
     behind: u64,
+    /// Seconds after the overload in which all has to be as before.
+    #[arg(long, default_value_t = 10)]
+    recovery: u64,
     /// Decides every byte of the log.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -211,6 +214,7 @@ async fn endure(
         seconds: args.overload_seconds,
         usual: quantile(&usual, 0.5),
         most_behind: args.most_behind(),
+        recovery: Duration::from_secs(args.recovery),
     };
     let overloaded = overload(&mut watched, &plan, &mut complaints).await?;
     overloaded.iter().for_each(|line| println!("- {line}"));

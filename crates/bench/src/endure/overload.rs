@@ -15,8 +15,6 @@ const TIMES: u64 = 5;
 const CAPACITY: (u64, u64) = (64, 5);
 /// All is as before when the p99 of a second is less than this many times what it was, or as short as this.
 const AS_BEFORE: (u32, Duration) = (2, Duration::from_millis(25));
-/// It may take so long until it is.
-const RECOVERY: Duration = Duration::from_secs(10);
 /// It is not waited for longer.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Identities that have ended answer 404: of a hundred about one has.
@@ -31,6 +29,8 @@ pub struct Plan {
     pub usual: u32,
     /// Operations that it may be behind.
     pub most_behind: u64,
+    /// How long it may take until all is as before.
+    pub recovery: Duration,
 }
 
 /// Overloads the replica; what came of it in words, and what should not have happened to `complaints`.
@@ -58,8 +58,8 @@ pub async fn overload(
     if seen.behind.most() > plan.most_behind {
         complaints.push(format!("under overload something was behind: {:?}", seen.behind));
     }
-    if recovered.is_none_or(|recovered| recovered > RECOVERY) {
-        complaints.push(format!("it had not recovered within {RECOVERY:?}"));
+    if recovered.is_none_or(|recovered| recovered > plan.recovery) {
+        complaints.push(format!("it had not recovered within {:?}", plan.recovery));
     }
     let per_second = |count: u64| number(count as f64 / plan.seconds as f64);
     let milliseconds = |share| number(f64::from(quantile(&seen.microseconds, share)) / 1e3);
