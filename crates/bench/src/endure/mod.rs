@@ -85,7 +85,7 @@ pub struct Args {
     /// The bound of the p99 of all lookups by the clock, in milliseconds, before the overload.
     #[arg(long, default_value_t = 250.0)]
     p99: f64,
-    /// Seconds that anybody may be behind the upstream.
+    /// Seconds that anybody may be behind the upstream; twice as many under overload.
     #[arg(long, default_value_t = 5)]
     behind: u64,
     /// Seconds after the overload in which all has to be as before.
@@ -213,7 +213,7 @@ async fn endure(
         at_a_time: args.at_a_time,
         seconds: args.overload_seconds,
         usual: quantile(&usual, 0.5),
-        most_behind: args.most_behind(),
+        most_behind: 2 * args.most_behind(),
         recovery: Duration::from_secs(args.recovery),
     };
     let overloaded = overload(&mut watched, &plan, &mut complaints).await?;

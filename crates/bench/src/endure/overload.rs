@@ -162,7 +162,7 @@ async fn recover(watched: &mut Watched<'_>, plan: &Plan) -> anyhow::Result<Optio
         let as_before = second.p99 <= plan.as_before()
             && second.window.put_off == 0
             && second.window.answered() > 0
-            && second.behind.most() <= plan.most_behind / 2;
+            && second.behind.most() <= plan.most_behind / 4;
         if as_before {
             return Ok(Some(begun.elapsed()));
         }
