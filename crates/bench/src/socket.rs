@@ -12,9 +12,9 @@ const MESSAGE: &[u8] = br#"{"seq":"#;
 const TEXT: u8 = 1;
 const CLOSE: u8 = 8;
 const PING: u8 = 9;
-/// Bytes that the system holds for a client that reads now and then, about: a tenth of a second of 200 operations
-/// a second. The more it holds, the later the server sees that nobody reads.
-const SMALL_BUFFER: u32 = 16 << 10;
+/// Bytes that the system holds for a client that reads now and then, about: half a second of 200 operations a
+/// second. The more it holds, the later the server sees that nobody reads.
+const SMALL_BUFFER: u32 = 64 << 10;
 
 /// A client of a stream that reads frames and looks only at their numbers: a thousand of them
 /// must not need more of the machine than the server.
