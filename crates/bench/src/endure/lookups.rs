@@ -19,8 +19,8 @@ use crate::http::{self, Answer, Reader};
 
 /// Connections that they come on: enough that none waits for another unless answers take a tenth of a second.
 const CONNECTIONS: u64 = 200;
-/// A request that takes longer has failed.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// A request that takes longer has failed: clients of a directory do not wait for longer either.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What was answered in some time.
 #[derive(Debug, Default)]

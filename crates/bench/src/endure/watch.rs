@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
 use super::failures::Failures;
@@ -84,20 +83,21 @@ impl Watched<'_> {
         Ok(Second { p99, behind: self.behind().await?, window })
     }
 
+    /// A replica that does not say how far it is has failed to answer a request, and is not counted as behind.
     async fn behind(&self) -> anyhow::Result<Behind> {
         let present = self.upstream.present();
         let readers = present.saturating_sub(self.readers.slowest());
         let (replica, follower) = (self.replica.address, self.follower.address);
         // The upstream is served on this thread meanwhile.
-        let held = tokio::task::spawn_blocking(move || {
-            anyhow::Ok((health(replica)?.sequence, health(follower)?.sequence))
+        let healths = tokio::task::spawn_blocking(move || [health(replica), health(follower)]);
+        let [replica, follower] = healths.await?.map(|health| match health {
+            Ok(health) => present.saturating_sub(health.sequence),
+            Err(error) => {
+                self.failures.add(format!("a replica does not say how it is: {error:#}"));
+                0
+            }
         });
-        let (replica, follower) = held.await?.context("a replica does not say how it is")?;
-        Ok(Behind {
-            replica: present.saturating_sub(replica),
-            follower: present.saturating_sub(follower),
-            readers,
-        })
+        Ok(Behind { replica, follower, readers })
     }
 }
 
