@@ -17,8 +17,8 @@ use super::failures::Failures;
 use super::questions::{Identities, Question, Questions};
 use crate::http::{self, Answer, Reader};
 
-/// Connections that they come on: enough that none waits for another unless answers take a tenth of a second.
-const CONNECTIONS: u64 = 200;
+/// Connections that they come on: enough that none waits for another unless answers take a quarter of a second.
+const CONNECTIONS: u64 = 500;
 /// A request that takes longer has failed: clients of a directory do not wait for longer either.
 const PATIENCE: Duration = Duration::from_secs(30);
 
