@@ -22,6 +22,9 @@ pub struct LimitArgs {
     /// Connections at a time; further ones wait.
     #[arg(long, env = "PLC_MAX_CONNECTIONS", value_name = "CONNECTIONS", default_value_t = 16_384)]
     max_connections: usize,
+    /// Requests that are answered at a time; beyond it the answer is 503.
+    #[arg(long, env = "PLC_MAX_REQUESTS", value_name = "REQUESTS", default_value_t = 4_096)]
+    max_requests: usize,
     /// Bytes of a request's headers and first line, up to a read more.
     #[arg(long, env = "PLC_MAX_HEAD_BYTES", value_name = "BYTES", default_value_t = 32 << 10)]
     max_head_bytes: usize,
@@ -58,6 +61,7 @@ impl From<LimitArgs> for Limits {
             burst: args.rate_limit_burst,
             streams_per_address: args.max_streams_per_address,
             connections: args.max_connections.max(1),
+            requests: args.max_requests.max(1),
             head_bytes: args.max_head_bytes,
             url_bytes: args.max_url_bytes,
             request_time: Duration::from_secs(args.request_seconds.max(1)),

@@ -92,6 +92,9 @@ pub enum ServeError {
     /// One client has as many streams as it may have.
     #[error("too many stream clients from this address")]
     TooManyOwnStreams,
+    /// As many requests as this server answers at a time.
+    #[error("too many requests at a time, try again later")]
+    TooManyAtATime,
     /// One client asks more often than it may.
     #[error("too many requests, try again in {} s", seconds(*retry_after))]
     TooManyRequests {
@@ -172,6 +175,7 @@ impl ServeError {
             | ServeError::TooManyStreams
             | ServeError::TookTooLong(_)
             | ServeError::TooManyWaiting
+            | ServeError::TooManyAtATime
             | ServeError::Store(StoreError::Unavailable(_) | StoreError::Denied(_)) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -192,6 +196,7 @@ impl ServeError {
             ServeError::TooManyStreams => Some("streams"),
             ServeError::TooManyOwnWaiting => Some("waiting-per-address"),
             ServeError::TooManyWaiting => Some("waiting"),
+            ServeError::TooManyAtATime => Some("requests"),
             ServeError::UrlTooLong { .. } => Some("url"),
             ServeError::TookTooLong(_) => Some("time"),
             _ => None,

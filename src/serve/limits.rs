@@ -42,6 +42,8 @@ pub struct Limits {
     pub streams_per_address: u32,
     /// Connections at a time; beyond this new ones wait in the system's queue.
     pub connections: usize,
+    /// Requests that are answered at a time, those that wait for something included; any more are refused at once.
+    pub requests: usize,
     /// Bytes of a request's head; what has arrived by the same read is still taken.
     pub head_bytes: usize,
     /// Bytes of a request's path and query.
@@ -61,6 +63,9 @@ impl Default for Limits {
             streams_per_address: 0,
             // One costs a few kilobytes while it is idle.
             connections: 16_384,
+            // A fifth of a second of lookups, and some seconds of pages: whoever would wait for longer is told to come
+            // back. Up to 1,000 that wait for an operation and as many that wait at the end of the log are among them.
+            requests: 4_096,
             // A DID, a cursor and what proxies add fit many times.
             head_bytes: 32 << 10,
             // The longest address that means something is a search in the explorer.

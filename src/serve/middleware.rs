@@ -17,6 +17,9 @@ use http::header::{
     ALLOW, HOST,
 };
 use http::{Method, StatusCode, Uri, Version};
+use tokio::runtime::Handle;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::yield_now;
 use tower::layer::util::{Identity, Stack};
 use tower::util::MapResponseLayer;
 use tower::{Service, ServiceBuilder};
@@ -150,19 +153,26 @@ where
     fn call(&mut self, request: Request) -> Self::Future {
         let began = Instant::now();
         let matched = request.extensions().get::<MatchedPath>().cloned();
-        let allowance = match name(matched.as_ref()) {
-            // Who watches the server is not to be kept from it.
-            "/_health" | "/_ready" => None,
-            _ => {
-                let client = client_address(&self.server, request.extensions(), request.headers());
-                self.server.limiter.request(client, began)
-            }
-        };
+        // Who watches the server is not to be kept from it.
+        let watches = matches!(name(matched.as_ref()), "/_health" | "/_ready");
+        let allowance = (!watches).then(|| {
+            let client = client_address(&self.server, request.extensions(), request.headers());
+            self.server.limiter.request(client, began)
+        });
+        let allowance = allowance.flatten();
         let limits = &self.server.state.settings.limits;
         let refused = over_limit(limits, allowance, request.uri());
-        let answering = match refused.or_else(|| not_one_host(&request)) {
-            Some(refused) => Either::Left(ready(Ok(refused.into_response()))),
-            None => Either::Right(within(limits.request_time, self.inner.call(request))),
+        let place = match refused.or_else(|| not_one_host(&request)) {
+            Some(refused) => Err(refused),
+            None if watches => Ok(None),
+            None => place(&self.server).map(Some),
+        };
+        let answering = match place {
+            Err(refused) => Either::Left(ready(Ok(refused.into_response()))),
+            Ok(place) => {
+                let answer = within(limits.request_time, self.inner.call(request));
+                Either::Right(in_turn(place, answer))
+            }
         };
         Box::pin(answering.map_ok(move |mut answer| {
             if let Some(allowance) = allowance {
@@ -173,6 +183,25 @@ where
             answer
         }))
     }
+}
+
+/// The place of a request among those that are answered at a time.
+fn place(server: &Server) -> Result<OwnedSemaphorePermit, ServeError> {
+    Arc::clone(&server.request_places).try_acquire_owned().map_err(|_| ServeError::TooManyAtATime)
+}
+
+/// Keeps the place until there is an answer.
+///
+/// A lookup may be answered without waiting for anything, so that of thousands that have arrived only a few would
+/// ever be counted. While more wait for a thread than the threads have in hand, a request lets all of them take or miss their
+/// places before any work is done for it.
+async fn in_turn<T>(place: Option<OwnedSemaphorePermit>, answer: impl Future<Output = T>) -> T {
+    if place.is_some() && Handle::current().metrics().global_queue_depth() > 0 {
+        yield_now().await;
+    }
+    let answer = answer.await;
+    drop(place);
+    answer
 }
 
 /// The answer, or that it took too long. A timer is only set for what does not answer at once, as most lookups

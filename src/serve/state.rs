@@ -67,6 +67,8 @@ pub struct Server {
     pub limiter: Limiter,
     /// Which empty pages of the export clients were given.
     pub empty_pages: EmptyPages,
+    /// One for each request that is answered at a time.
+    pub request_places: Arc<Semaphore>,
     /// One for each stream client that there may be.
     pub stream_places: Arc<Semaphore>,
     /// One for each request that waits for an operation.
@@ -84,6 +86,9 @@ impl Server {
     pub fn new(state: ServeState, shutdown: CancellationToken) -> Server {
         Server {
             limiter: Limiter::new(&state.settings.limits),
+            request_places: Arc::new(Semaphore::new(
+                state.settings.limits.requests.min(Semaphore::MAX_PERMITS),
+            )),
             empty_pages: EmptyPages::new(state.settings.limits.request_time),
             state,
             samples: Samples::default(),

@@ -85,12 +85,18 @@ impl Stream {
                 return Err(fault.clone());
             }
             // What has arrived is read before any clock is looked at: a consumer that comes back
-            // late does not find the stream silent.
+            // late does not find the stream silent, and one that is slow gets the larger batches
+            // by which it catches up.
             let patience = self.patience();
             tokio::select! {
                 biased;
                 frame = self.socket.next() => self.take_in(frame),
-                () = sleep_until(patience) => self.out_of_patience().await,
+                () = sleep_until(patience) => {
+                    if !self.gathered.is_empty() {
+                        return Ok(self.take());
+                    }
+                    self.out_of_patience().await;
+                }
             }
         }
     }
@@ -109,12 +115,9 @@ impl Stream {
         }
     }
 
-    /// Nothing came while we were waiting: a batch is complete when one was begun, and otherwise
-    /// it is time for a ping, or to give up when there has been one.
+    /// Nothing came while we were waiting: it is time for a ping, or to give up when there has been
+    /// one.
     async fn out_of_patience(&mut self) {
-        if !self.gathered.is_empty() {
-            return;
-        }
         if self.pinged.is_some() {
             self.ended = Some(UpstreamFault::StreamSilent { after: self.limits.pong });
             return;
@@ -153,7 +156,6 @@ impl Stream {
     fn is_full(&self) -> bool {
         self.gathered.len() >= self.limits.gather_messages
             || self.gathered_bytes >= self.limits.gather_bytes
-            || (!self.gathered.is_empty() && self.gathering_since.elapsed() >= self.limits.gather)
     }
 
     fn take(&mut self) -> Batch {

@@ -1,5 +1,6 @@
 //! Limits on clients, as a client meets them.
 
+use std::io::{Read, Write};
 use std::time::Duration;
 
 use plc_replica::live::Feed;
@@ -12,7 +13,7 @@ use tokio::time::timeout;
 use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Error;
 
-use crate::replica::{Replica, large};
+use crate::replica::{Replica, large, numbered};
 
 async fn limited(limits: Limits) -> Replica {
     let settings = ServeSettings { limits, ..ServeSettings::default() };
@@ -85,6 +86,57 @@ async fn an_address_does_not_wait_in_every_place() {
     assert_eq!(all.iter().filter(|answer| answer.status == 504).count(), 50);
     assert_eq!(other.status, 504);
     assert_eq!(ask("192.0.2.1", "wait=0").await.status, 504);
+}
+
+/// What is refused is refused at once, in the usual form, and only as long as all places are taken.
+#[tokio::test]
+async fn so_many_requests_are_answered_at_a_time() {
+    let replica = &limited(Limits { requests: 2, ..Limits::default() }).await;
+    let absent = did_plc::Cid::of(b"absent");
+    let path = &format!("/did:plc:aaaaaaaaaaaaaaaaaaaaaaaa?cid={absent}");
+    let wait = || replica.ask("GET", path, &[("prefer", "wait=2")]);
+    let other = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        (replica.get("/export").await, replica.get("/_health").await)
+    };
+    let (first, second, (refused, health)) = tokio::join!(wait(), wait(), other);
+    assert_eq!((first.status, second.status), (504, 504));
+    assert_eq!((refused.status, refused.header("retry-after")), (503, "10"));
+    assert_eq!(refused.text(), r#"{"message":"too many requests at a time, try again later"}"#);
+    assert_eq!(refused.header("cache-control"), "no-store");
+    assert_eq!(refused.header("access-control-allow-origin"), "*");
+    assert_eq!(health.status, 200);
+    assert_eq!(replica.get("/export").await.status, 200);
+}
+
+/// Lookups in SQLite never wait for anything but their turn: those that wait for that are counted too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_wait_for_their_turn_are_counted() {
+    const CLIENTS: usize = 1_000;
+    let mut replica = limited(Limits { requests: 20, ..Limits::default() }).await;
+    replica.commit(vec![numbered(1)]).await;
+    let path = format!("/{}", numbered(1).did);
+    let address = replica.address;
+    // On a thread of its own, which does not wait for the server's.
+    let statuses = tokio::task::spawn_blocking(move || {
+        let mut clients: Vec<_> =
+            (0..CLIENTS).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: here\r\n\r\n");
+        for client in &mut clients {
+            client.write_all(request.as_bytes()).unwrap();
+        }
+        let status = |client: &mut std::net::TcpStream| {
+            let mut begin = [0; 12];
+            client.read_exact(&mut begin).unwrap();
+            String::from_utf8_lossy(&begin[9..]).into_owned()
+        };
+        clients.iter_mut().map(status).collect::<Vec<_>>()
+    });
+    let statuses = statuses.await.unwrap();
+    let of = |wanted: &str| statuses.iter().filter(|status| *status == wanted).count();
+    assert!(of("200") >= 20 && of("503") > 0, "{} and {}", of("200"), of("503"));
+    assert_eq!(of("200") + of("503"), CLIENTS);
+    assert_eq!(replica.get("/export").await.status, 200);
 }
 
 #[tokio::test]

@@ -169,6 +169,17 @@ async fn name_and_password_are_for_the_upstream_alone() {
     assert!(asked.iter().all(|asked| asked.authorization == "Basic bWlycm9yOnPDqXNhbWU="));
 }
 
+/// However long it takes to come back to the stream: batches of one at a time would never catch up.
+#[tokio::test]
+async fn what_has_arrived_is_one_batch() {
+    let upstream = FakeUpstream::start(entries(50)).await;
+    let limits = Limits { gather: Duration::ZERO, ..limits() };
+    let client = ExportClient::new(&upstream.url(), 0, "plc-replica/test", limits).unwrap();
+    let mut stream = Stream::open(&client, 0).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(stream.next().await.unwrap().lines.len() > 1);
+}
+
 #[tokio::test]
 async fn an_empty_page_is_the_present() {
     let upstream = FakeUpstream::start(entries(30)).await;

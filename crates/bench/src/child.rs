@@ -15,8 +15,8 @@ use crate::http::get;
 const POLL: Duration = Duration::from_millis(50);
 /// How long a process may take to end in order.
 const END: Duration = Duration::from_secs(60);
-/// Files that the measured programs may open: a stream for each of a thousand clients, and more.
-const OPEN_FILES: u32 = 8_192;
+/// Files that the measured programs may open: a connection for each of some thousand clients, and more.
+const OPEN_FILES: u32 = 16_384;
 /// Clock ticks a second in `/proc/PID/stat`: 100 on every Linux that Rust runs on.
 const TICKS: f64 = 100.0;
 
@@ -33,6 +33,15 @@ pub struct Usage {
     pub peak_memory: u64,
     /// Processor time of all threads, in seconds.
     pub processor: f64,
+}
+
+/// What a process holds at the moment.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Held {
+    /// Memory that is resident, in bytes.
+    pub memory: u64,
+    /// Open file descriptors.
+    pub descriptors: u64,
 }
 
 impl Process {
@@ -72,6 +81,15 @@ impl Process {
     /// Memory and processor time so far; nothing of a process that has ended.
     pub fn usage(&self) -> Usage {
         usage(self.child.id())
+    }
+
+    /// What it holds now.
+    pub fn held(&self) -> anyhow::Result<Held> {
+        let of = format!("/proc/{}", self.child.id());
+        let status = fs::read_to_string(format!("{of}/status"))?;
+        let memory = kilobytes(&status, "VmRSS:").context("a process that has ended")?;
+        let descriptors = fs::read_dir(format!("{of}/fd"))?.count() as u64;
+        Ok(Held { memory, descriptors })
     }
 
     /// Ends it in order, as an operator does, and waits for the end.

@@ -37,6 +37,15 @@ pub struct Answer {
     pub status: u16,
     /// Bytes of the body.
     pub length: u64,
+    /// Whether it says when to come back.
+    pub says_when: bool,
+}
+
+impl Answer {
+    /// Whether it puts the client off, and says until when.
+    pub fn puts_off(&self) -> bool {
+        self.says_when && matches!(self.status, 429 | 503)
+    }
 }
 
 /// Reads answers from a connection that stays open; keeps nothing of their bodies.
@@ -66,7 +75,7 @@ impl Reader {
             }
             Length::Chunks => self.skip_chunks(from).await?,
         };
-        Ok(Answer { status: head.status, length })
+        Ok(Answer { status: head.status, length, says_when: head.says_when })
     }
 
     /// Passes over this many bytes.
@@ -121,6 +130,7 @@ enum Length {
 struct Head {
     status: u16,
     length: Length,
+    says_when: bool,
 }
 
 fn head_length(answer: &[u8]) -> Option<usize> {
@@ -133,15 +143,17 @@ impl Head {
         let mut lines = head.lines();
         let status = lines.next().and_then(|line| line.split(' ').nth(1)).unwrap_or_default();
         let status = status.parse().context("an answer without a status")?;
-        let mut length = Length::Known(0);
+        let (mut length, mut says_when) = (Length::Known(0), false);
         for (name, value) in lines.filter_map(|line| line.split_once(':')) {
             if name.eq_ignore_ascii_case("content-length") {
                 length = Length::Known(value.trim().parse()?);
             } else if name.eq_ignore_ascii_case("transfer-encoding") {
                 length = Length::Chunks;
+            } else if name.eq_ignore_ascii_case("retry-after") {
+                says_when = true;
             }
         }
-        Ok(Head { status, length })
+        Ok(Head { status, length, says_when })
     }
 }
 
@@ -154,11 +166,12 @@ mod tests {
         let text = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello\
                     HTTP/1.1 404 Not Found\r\nTransfer-Encoding: chunked\r\n\r\n\
                     3\r\nabc\r\n10\r\n0123456789abcdef\r\n0\r\n\r\n\
-                    HTTP/1.1 304 Not Modified\r\n\r\n";
+                    HTTP/1.1 304 Not Modified\r\n\r\n\
+                    HTTP/1.1 503 Service Unavailable\r\nRetry-After: 10\r\n\r\n";
         let (mut reader, mut from) = (Reader::default(), text.as_bytes());
-        for expected in [(200, 5), (404, 19), (304, 0)] {
+        for expected in [(200, 5, false), (404, 19, false), (304, 0, false), (503, 0, true)] {
             let answer = reader.read(&mut from).await.unwrap();
-            assert_eq!((answer.status, answer.length), expected);
+            assert_eq!((answer.status, answer.length, answer.puts_off()), expected);
         }
         assert!(reader.read(&mut from).await.is_err());
     }

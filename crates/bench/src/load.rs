@@ -46,13 +46,16 @@ pub struct Args {
 /// What came of it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Outcome {
+    /// Requests that were answered, without those that were put off.
     pub requests: u64,
     pub requests_per_second: f64,
     pub megabytes_per_second: f64,
     pub p50_milliseconds: f64,
     pub p99_milliseconds: f64,
-    /// Answers that were not 200.
+    /// Answers to them that were not 200.
     pub others: u64,
+    /// Requests that were put off with 503 or 429 and `Retry-After`.
+    pub put_off: u64,
 }
 
 /// Runs the command.
@@ -72,26 +75,34 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn ask(args: &Args, dids: Arc<[Box<str>]>) -> anyhow::Result<Outcome> {
-    let begun = Instant::now();
-    let until = begun + Duration::from_secs_f64(args.seconds);
-    let mut connections = JoinSet::new();
+    let mut clients = Vec::new();
     for seed in 0..args.connections {
-        let client = Client {
+        // One after the other: no more come at once than the system lets wait.
+        let connection = TcpStream::connect(args.server).await?;
+        connection.set_nodelay(true)?;
+        clients.push(Client {
             server: args.server,
+            connection,
             path: args.path.clone(),
             dids: Arc::clone(&dids),
             pages: args.operations / 1_000 + 1,
             random: ChaCha8Rng::seed_from_u64(seed),
-        };
+        });
+    }
+    let begun = Instant::now();
+    let until = begun + Duration::from_secs_f64(args.seconds);
+    let mut connections = JoinSet::new();
+    for client in clients {
         connections.spawn(client.run(until));
     }
     let mut latencies = Vec::new();
-    let (mut bytes, mut others) = (0, 0);
+    let (mut bytes, mut others, mut put_off) = (0, 0, 0);
     while let Some(tally) = connections.join_next().await {
         let tally = tally??;
         latencies.extend(tally.microseconds);
         bytes += tally.bytes;
         others += tally.others;
+        put_off += tally.put_off;
     }
     let seconds = begun.elapsed().as_secs_f64();
     let requests_per_second = latencies.len() as f64 / seconds;
@@ -103,11 +114,13 @@ async fn ask(args: &Args, dids: Arc<[Box<str>]>) -> anyhow::Result<Outcome> {
         p50_milliseconds: f64::from(quantile(&latencies, 0.5)) / 1e3,
         p99_milliseconds: f64::from(quantile(&latencies, 0.99)) / 1e3,
         others,
+        put_off,
     })
 }
 
 struct Client {
     server: SocketAddr,
+    connection: TcpStream,
     path: String,
     dids: Arc<[Box<str>]>,
     pages: u64,
@@ -119,12 +132,11 @@ struct Tally {
     microseconds: Vec<u32>,
     bytes: u64,
     others: u64,
+    put_off: u64,
 }
 
 impl Client {
     async fn run(mut self, until: Instant) -> anyhow::Result<Tally> {
-        let mut connection = TcpStream::connect(self.server).await?;
-        connection.set_nodelay(true)?;
         let mut reader = Reader::default();
         let mut tally = Tally::default();
         loop {
@@ -132,8 +144,13 @@ impl Client {
             if begun >= until {
                 return Ok(tally);
             }
-            connection.write_all(&self.request()).await?;
-            let answer = reader.read(&mut connection).await?;
+            let request = self.request();
+            self.connection.write_all(&request).await?;
+            let answer = reader.read(&mut self.connection).await?;
+            if answer.puts_off() {
+                tally.put_off += 1;
+                continue;
+            }
             tally.microseconds.push(begun.elapsed().as_micros() as u32);
             tally.bytes += answer.length;
             tally.others += u64::from(answer.status != 200);

@@ -6,6 +6,7 @@
 
 mod cgroup;
 mod child;
+mod endure;
 mod follow;
 mod http;
 mod index;
@@ -16,6 +17,7 @@ mod report;
 mod rows;
 mod scope;
 mod serving;
+mod socket;
 mod stages;
 mod stand;
 mod stream;
@@ -46,13 +48,14 @@ struct Arguments {
     scope: scope::Scope,
 }
 
-/// What the benchmark is put together from, to be used by itself.
+/// What the benchmark is put together from, to be used by itself, and how long all of it is endured.
 #[derive(Debug, clap::Subcommand)]
 enum Part {
     Generate(log::Args),
     Upstream(upstream::Args),
     Load(load::Args),
     Stream(stream::Args),
+    Endure(endure::Args),
 }
 
 fn main() -> ExitCode {
@@ -73,6 +76,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Some(Part::Upstream(args)) => upstream::run(args),
         Some(Part::Load(args)) => load::run(args),
         Some(Part::Stream(args)) => stream::run(args),
+        Some(Part::Endure(args)) => endure::run(args),
     }
 }
 

@@ -265,7 +265,7 @@ fn range(values: &[f64]) -> String {
 }
 
 /// Three digits, or all before the point, in groups of three.
-fn number(value: f64) -> String {
+pub fn number(value: f64) -> String {
     if value < 100.0 {
         let digits = if value < 10.0 { 2 } else { 1 };
         return format!("{value:.digits$}");

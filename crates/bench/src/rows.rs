@@ -41,7 +41,7 @@ struct Bench<'a> {
 
 impl<'a> Bench<'a> {
     fn new(scope: &'a Scope) -> anyhow::Result<Bench<'a>> {
-        let stand = Stand::new(scope)?;
+        let stand = Stand::new(scope, LIVE)?;
         let report = Report {
             machine: Machine::here(),
             log: stand.log.profile.clone(),

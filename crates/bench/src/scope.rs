@@ -54,7 +54,7 @@ pub struct Scope {
 }
 
 /// A database.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Backend {
     Sqlite,
     Postgres,

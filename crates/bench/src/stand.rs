@@ -14,7 +14,7 @@ use crate::scope::{Backend, Scope};
 use crate::turns::{Each, Program};
 use crate::{http, load, log, postgres};
 
-/// Operations that the log has beyond those that are followed: what the stream brings.
+/// Operations that the log of the table has beyond those that are followed: what the stream brings.
 pub const LIVE: u64 = 40_000;
 /// How long a server may take to listen.
 pub const START: Duration = Duration::from_secs(60);
@@ -61,13 +61,13 @@ pub struct Replica {
 }
 
 impl<'a> Stand<'a> {
-    /// Makes the log unless it is there.
-    pub fn new(scope: &'a Scope) -> anyhow::Result<Stand<'a>> {
+    /// Makes the log unless it is there, with so many operations beyond those that are followed.
+    pub fn new(scope: &'a Scope, live: u64) -> anyhow::Result<Stand<'a>> {
         let directory = scope
             .directory
             .clone()
             .unwrap_or_else(|| std::env::temp_dir().join("plc-replica-bench"));
-        let log = log::kept(&directory, scope.seed, scope.operations + LIVE)?;
+        let log = log::kept(&directory, scope.seed, scope.operations + live)?;
         let measured = match &scope.replica {
             Some(program) => program.clone(),
             None => this_program()?.with_file_name("plc-replica"),
@@ -169,8 +169,19 @@ impl<'a> Stand<'a> {
         database: &str,
         more: &[&str],
     ) -> anyhow::Result<Replica> {
+        self.start_follower(program, database, self.upstream, more)
+    }
+
+    /// Starts a program's replica of somebody, with more settings.
+    pub fn start_follower(
+        &self,
+        program: Program,
+        database: &str,
+        upstream: SocketAddr,
+        more: &[&str],
+    ) -> anyhow::Result<Replica> {
         let (address, metrics) = (free_address()?, free_address()?);
-        let upstream = format!("http://{}", self.upstream);
+        let upstream = format!("http://{upstream}");
         let (listen, metrics_listen) = (address.to_string(), metrics.to_string());
         let mut arguments = vec!["serve", "--database", database, "--upstream", &upstream];
         arguments.extend(["--listen", &listen, "--metrics-listen", &metrics_listen]);

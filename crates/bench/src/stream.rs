@@ -8,15 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{bail, ensure};
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::child::{health, wait_until};
 use crate::log::Log;
 use crate::report::quantile;
+use crate::socket::Client;
 use crate::upstream::Upstream;
 
 /// How long the replica may take to catch up before the clients come.
@@ -96,8 +95,8 @@ async fn measure(args: &Args, log: Log) -> anyhow::Result<Outcome> {
     let clock = Arc::new(Clock::new(args.operations + 1, args.added));
     let mut clients = JoinSet::new();
     for _ in 0..args.clients {
-        let client = Client::connect(replica).await?;
-        clients.spawn(client.follow(Arc::clone(&clock)));
+        let client = Client::connect(replica, None).await?;
+        clients.spawn(follow(client, Arc::clone(&clock)));
     }
     upstream.grow(args.rate, args.added, |sequence| clock.set_sent(sequence)).await;
     Ok(collect(clients, args.clients).await)
@@ -153,109 +152,15 @@ impl Clock {
     }
 }
 
-/// A client of a stream that reads frames and looks only at their numbers: a thousand of them
-/// must not need more of the machine than the server.
-struct Client {
-    connection: TcpStream,
-    buffer: Vec<u8>,
-}
-
-/// Beginning of every message; the number follows.
-const MESSAGE: &[u8] = br#"{"seq":"#;
-const TEXT: u8 = 1;
-const CLOSE: u8 = 8;
-const PING: u8 = 9;
-
-impl Client {
-    async fn connect(replica: SocketAddr) -> anyhow::Result<Client> {
-        let mut connection = TcpStream::connect(replica).await?;
-        let request = format!(
-            "GET /export/stream HTTP/1.1\r\nhost: {replica}\r\nconnection: Upgrade\r\n\
-             upgrade: websocket\r\nsec-websocket-version: 13\r\n\
-             sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-        );
-        connection.write_all(request.as_bytes()).await?;
-        let mut client = Client { connection, buffer: Vec::new() };
-        let end = loop {
-            match memchr::memmem::find(&client.buffer, b"\r\n\r\n") {
-                Some(at) => break at + 4,
-                None => client.fill().await?,
-            }
-        };
-        let head: Vec<u8> = client.buffer.drain(..end).collect();
-        ensure!(
-            head.starts_with(b"HTTP/1.1 101"),
-            "the stream was refused: {}",
-            String::from_utf8_lossy(&head)
-        );
-        Ok(client)
+/// Receives every operation that is added, each once and in order; how many microseconds each one took.
+async fn follow(mut client: Client, clock: Arc<Clock>) -> anyhow::Result<Vec<u32>> {
+    let mut latencies = Vec::with_capacity(clock.microseconds.len());
+    while latencies.len() < clock.microseconds.len() {
+        let sequence = client.next().await?;
+        let expected = clock.first + latencies.len() as u64;
+        ensure!(sequence == expected, "got {sequence} instead of {expected}");
+        let sent = clock.microseconds[latencies.len()].load(Ordering::Relaxed);
+        latencies.push(clock.now().saturating_sub(sent) as u32);
     }
-
-    /// Receives every operation that is added, each once and in order; how many microseconds
-    /// each one took.
-    async fn follow(mut self, clock: Arc<Clock>) -> anyhow::Result<Vec<u32>> {
-        let mut latencies = Vec::with_capacity(clock.microseconds.len());
-        while latencies.len() < clock.microseconds.len() {
-            let (kind, payload) = self.frame().await?;
-            match kind {
-                TEXT => {
-                    let sequence = sequence_of(&self.buffer[payload.clone()])?;
-                    let expected = clock.first + latencies.len() as u64;
-                    ensure!(sequence == expected, "got {sequence} instead of {expected}");
-                    let sent = clock.microseconds[latencies.len()].load(Ordering::Relaxed);
-                    latencies.push(clock.now().saturating_sub(sent) as u32);
-                }
-                PING => self.pong(payload.clone()).await?,
-                CLOSE => bail!(
-                    "closed: {}",
-                    String::from_utf8_lossy(self.buffer.get(payload.start + 2..).unwrap_or(b""))
-                ),
-                _ => {}
-            }
-            self.buffer.drain(..payload.end);
-        }
-        Ok(latencies)
-    }
-
-    /// The kind of the next frame, and where its payload stands in the buffer. Frames of a server
-    /// are not masked, and these are not fragmented.
-    async fn frame(&mut self) -> anyhow::Result<(u8, std::ops::Range<usize>)> {
-        loop {
-            if let Some((start, length)) = payload(&self.buffer)
-                && self.buffer.len() >= start + length
-            {
-                return Ok((self.buffer[0] & 0x0f, start..start + length));
-            }
-            self.fill().await?;
-        }
-    }
-
-    async fn pong(&mut self, ping: std::ops::Range<usize>) -> anyhow::Result<()> {
-        // Frames of a client are masked; this mask changes nothing.
-        let mut frame = vec![0x8a, 0x80 | ping.len() as u8, 0, 0, 0, 0];
-        frame.extend_from_slice(&self.buffer[ping]);
-        Ok(self.connection.write_all(&frame).await?)
-    }
-
-    async fn fill(&mut self) -> anyhow::Result<()> {
-        self.buffer.reserve(16 << 10);
-        let read = self.connection.read_buf(&mut self.buffer).await?;
-        ensure!(read > 0, "the replica closed the connection");
-        Ok(())
-    }
-}
-
-/// Where the payload of the frame at the beginning stands: start and length.
-fn payload(frame: &[u8]) -> Option<(usize, usize)> {
-    match frame.get(1)? & 0x7f {
-        126 => Some((4, usize::from(u16::from_be_bytes(frame.get(2..4)?.try_into().ok()?)))),
-        127 => Some((10, u64::from_be_bytes(frame.get(2..10)?.try_into().ok()?) as usize)),
-        length => Some((2, usize::from(length))),
-    }
-}
-
-fn sequence_of(message: &[u8]) -> anyhow::Result<u64> {
-    let digits = message.strip_prefix(MESSAGE).context("a message without a number")?;
-    let length = digits.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    Ok(str::from_utf8(&digits[..length])?.parse()?)
+    Ok(latencies)
 }

@@ -83,6 +83,16 @@ impl Upstream {
         Upstream { log: Arc::new(log), present: Arc::new(watch::Sender::new(operations)) }
     }
 
+    /// The last sequence number that there is.
+    pub fn present(&self) -> u64 {
+        *self.present.borrow()
+    }
+
+    /// How many operations there are to come to.
+    pub fn operations(&self) -> u64 {
+        self.log.operations()
+    }
+
     /// Serves until the process ends.
     pub async fn serve(self, address: SocketAddr) -> anyhow::Result<()> {
         let listener = TcpListener::bind(address)
@@ -91,6 +101,8 @@ impl Upstream {
         let router = Router::new()
             .route("/export", get(export))
             .route("/export/stream", get(stream))
+            // Whom a replica does not know, it does not know either.
+            .fallback(async || StatusCode::NOT_FOUND)
             .with_state(self);
         Ok(axum::serve(listener, router).await?)
     }

@@ -60,6 +60,7 @@ fn parse(text: &str) -> Option<Outcome> {
         p50_milliseconds: milliseconds(&after("50%")?)?,
         p99_milliseconds: milliseconds(&after("99%")?)?,
         others: number("Non-2xx or 3xx responses:").unwrap_or(0.0) as u64,
+        put_off: 0,
     })
 }
 
