@@ -61,6 +61,8 @@ pub(super) fn query_error(error: Error) -> StoreError {
         Error::ColumnDecode { source, .. } | Error::Decode(source) => {
             StoreError::Damaged { place: "the database".to_owned(), reason: source.to_string() }
         }
+        // What the driver says of it beside that tells nobody more.
+        Error::Io(socket) => StoreError::Unavailable(socket.to_string()),
         _ => StoreError::Unavailable(chain(&error)),
     }
 }
