@@ -319,10 +319,12 @@ async fn end(watched: Watched<'_>, complaints: &mut Vec<String>) -> anyhow::Resu
     if let Err(error) = waiting.await? {
         complaints.push(format!("a replica does not get to the last operation: {error:#}"));
     }
-    println!(
-        "- slow readers were sent away {put_off} times and came back; all had every operation up to {last}"
-    );
-    if failures.count() > 0 {
+    println!("- slow readers were sent away {put_off} times and came back");
+    if failures.count() == 0 {
+        println!(
+            "- each request was answered; each reader had every operation up to {last}, in order"
+        );
+    } else {
         complaints.push(format!("{} failures, the first of which were:", failures.count()));
         complaints.extend(failures.first());
     }
