@@ -42,10 +42,10 @@ fn serving_with(place: &Place, upstream: &str, settings: &[&str]) -> Running {
 }
 
 /// An operation as it is held: its identity, CID and time, who signed it, and what nullified it.
-type Row = (String, String, Timestamp, u16, Option<Timestamp>);
+pub type Row = (String, String, Timestamp, u16, Option<Timestamp>);
 
 /// What is held under each number.
-async fn rows(store: &Store) -> BTreeMap<i64, Row> {
+pub async fn rows(store: &Store) -> BTreeMap<i64, Row> {
     let held = store.export_by_sequence(0, 1_000_000).await.unwrap().into_iter();
     held.map(|it| {
         let row =
@@ -56,7 +56,7 @@ async fn rows(store: &Store) -> BTreeMap<i64, Row> {
 }
 
 /// What an honest log comes to.
-async fn honest(log: &[LogEntry]) -> BTreeMap<i64, Row> {
+pub async fn honest(log: &[LogEntry]) -> BTreeMap<i64, Row> {
     let folder = tempfile::tempdir().unwrap();
     let url = format!("sqlite://{}", folder.path().join("plc.db").display());
     let upstream = FakeUpstream::start(log.to_vec()).await;
@@ -69,12 +69,12 @@ async fn honest(log: &[LogEntry]) -> BTreeMap<i64, Row> {
 
 /// What is wrong while the upstream is faulty: it can change lines of pages and messages of the stream, and the
 /// log itself.
-struct Misfortune {
-    name: &'static str,
+pub struct Misfortune {
+    pub name: &'static str,
     /// Changes what is sent; draws from the second.
-    edit: fn(&mut Vec<String>, &mut ChaCha20Rng),
+    pub edit: fn(&mut Vec<String>, &mut ChaCha20Rng),
     /// Whether pages are changed so, and the stream.
-    routes: &'static [Route],
+    pub routes: &'static [Route],
 }
 
 fn damage(line: &mut String, random: &mut ChaCha20Rng) {
@@ -100,7 +100,7 @@ fn replace_value(line: &mut String, name: &str, other: impl FnOnce(&str) -> Stri
 
 const BOTH: &[Route] = &[Route::Export, Route::Stream];
 
-const MISFORTUNES: &[Misfortune] = &[
+pub const MISFORTUNES: &[Misfortune] = &[
     Misfortune {
         name: "a tenth of the stream is dropped",
         edit: |lines, random| lines.retain(|_| random.random_bool(0.9)),
@@ -299,7 +299,7 @@ async fn is_sound(place: &Place) {
 }
 
 /// Every other way in which the testkit's upstream can fail, for as long.
-fn failures() -> Vec<(&'static str, Route, Fault)> {
+pub fn failures() -> Vec<(&'static str, Route, Fault)> {
     vec![
         ("lines are cut", Route::Export, Fault::CutLine),
         ("bodies are cut", Route::Export, Fault::CutBody),

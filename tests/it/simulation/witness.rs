@@ -1,0 +1,188 @@
+//! Who asks the service all the time, remembers what was shown, and finds what must not be.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use plc_testkit::fake_upstream::LogEntry;
+use rand::seq::IndexedRandom;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha20Rng;
+use serde_json::Value;
+use tokio::time::sleep;
+
+use crate::healing::Row;
+
+/// How long an answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What is true.
+pub struct Truth {
+    /// What is held in the end, by number.
+    pub rows: BTreeMap<i64, Row>,
+    /// Of each identity what is accepted, in the order of its numbers.
+    identities: BTreeMap<String, Vec<Row>>,
+    /// All that is stated, by identity and CID.
+    stated: BTreeSet<(String, String)>,
+}
+
+impl Truth {
+    pub fn new(rows: BTreeMap<i64, Row>, log: &[LogEntry]) -> Truth {
+        let mut identities = BTreeMap::<String, Vec<Row>>::new();
+        for row in rows.values() {
+            identities.entry(row.0.clone()).or_default().push(row.clone());
+        }
+        let stated = log.iter().map(|entry| (entry.did.clone(), entry.cid.clone())).collect();
+        Truth { rows, identities, stated }
+    }
+
+    /// The number of operations after which an identity looks like this; none when it never does. What is shown are
+    /// CIDs, and whether they are nullified.
+    fn moment(&self, did: &str, shown: &BTreeSet<(String, bool)>) -> Option<usize> {
+        let history = &self.identities[did];
+        let known = history.get(..shown.len())?;
+        let nullified = |row: &Row| {
+            let by = |nullifier: &Row| Some(nullifier.2) == row.4 && nullifier.1 != row.1;
+            known.iter().any(by)
+        };
+        let looks: BTreeSet<(String, bool)> =
+            known.iter().map(|row| (row.1.clone(), nullified(row))).collect();
+        (&looks == shown).then_some(shown.len())
+    }
+}
+
+/// What was shown so far.
+#[derive(Default)]
+struct Shown {
+    /// Of each identity the CIDs.
+    cids: BTreeMap<String, BTreeSet<String>>,
+    asked: usize,
+    answered: usize,
+    wrong: Vec<String>,
+}
+
+/// Asks, and remembers.
+pub struct Witness<'a> {
+    pub truth: &'a Truth,
+    /// Whether what the upstream tells is true at all times: then what is shown is what was true at some time.
+    pub told_truly: bool,
+    /// Whether true operations may be refused by wrong times.
+    pub misdated: bool,
+    shown: RefCell<Shown>,
+}
+
+impl Witness<'_> {
+    pub fn new(truth: &Truth, told_truly: bool, misdated: bool) -> Witness<'_> {
+        Witness { truth, told_truly, misdated, shown: RefCell::default() }
+    }
+
+    /// How often it has asked, and was answered with something.
+    pub fn asked_and_answered(&self) -> (usize, usize) {
+        let shown = self.shown.borrow();
+        (shown.asked, shown.answered)
+    }
+
+    /// What was shown and must not have been, and what was lost.
+    pub fn wrong(&self) -> Vec<String> {
+        self.shown.borrow().wrong.clone()
+    }
+
+    /// All that was shown, by identity, as far as it is true.
+    pub fn shown(&self) -> BTreeMap<String, BTreeSet<String>> {
+        self.shown.borrow().cids.clone()
+    }
+
+    /// Asks for as long as it is polled.
+    pub async fn ask(&self, seed: u64, addresses: impl Fn() -> Vec<SocketAddr>) -> ! {
+        let random = &mut ChaCha20Rng::seed_from_u64(seed);
+        let client = reqwest::Client::builder().timeout(PATIENCE).build().unwrap();
+        let dids: Vec<&String> = self.truth.identities.keys().collect();
+        loop {
+            sleep(Duration::from_secs_f64(random.random_range(0.1..15.0))).await;
+            let addresses = addresses();
+            let Some(address) = addresses.choose(random) else { continue };
+            let did = *dids.choose(random).unwrap();
+            let what = ["/log/audit", "/log/audit", "/log/last", "", "export"].choose(random);
+            let path = match *what.unwrap() {
+                "export" => format!("/export?after={}", random.random_range(0..100)),
+                what => format!("/{did}{what}"),
+            };
+            self.shown.borrow_mut().asked += 1;
+            let answer = async {
+                let answer = client.get(format!("http://{address}{path}")).send().await?;
+                let status = answer.status().as_u16();
+                Ok::<_, reqwest::Error>((status, answer.text().await?))
+            };
+            // A service that is gone answers nothing.
+            let Ok((status, body)) = answer.await else { continue };
+            if let Err(wrong) = self.look_at(did, &path, status, &body) {
+                let wrong = format!("{path} is answered {status}, {wrong}: {body}");
+                self.shown.borrow_mut().wrong.push(wrong);
+            }
+        }
+    }
+
+    fn look_at(&self, did: &str, path: &str, status: u16, body: &str) -> Result<(), &'static str> {
+        match status {
+            200 => self.shown.borrow_mut().answered += 1,
+            503 => return Ok(()),
+            404 if path.starts_with("/did") => {
+                let shown = self.shown.borrow();
+                let known = shown.cids.get(did).is_some_and(|cids| !cids.is_empty());
+                let gone = body.contains("not registered") && known && !self.misdated;
+                return if gone { Err("and was there before") } else { Ok(()) };
+            }
+            _ => return Err("which it never may be"),
+        }
+        if path.ends_with("/log/audit") {
+            return self.look_at_log(did, body);
+        }
+        if path.starts_with("/export") {
+            return self.look_at_export(body);
+        }
+        Ok(())
+    }
+
+    fn look_at_log(&self, did: &str, body: &str) -> Result<(), &'static str> {
+        let log: Vec<Value> = serde_json::from_str(body).map_err(|_| "which is no JSON")?;
+        let text = |entry: &Value, name: &str| entry[name].as_str().unwrap_or_default().to_owned();
+        let looks: BTreeSet<(String, bool)> = log
+            .iter()
+            .map(|entry| (text(entry, "cid"), entry["nullified"].as_bool().unwrap_or_default()))
+            .collect();
+        let cids: BTreeSet<String> = looks.iter().map(|(cid, _)| cid.clone()).collect();
+        let stated = &self.truth.stated;
+        if !cids.iter().all(|cid| stated.contains(&(did.to_owned(), cid.clone()))) {
+            return Err("which was never stated");
+        }
+        if self.told_truly && self.truth.moment(did, &looks).is_none() {
+            return Err("which was never true");
+        }
+        let mut shown = self.shown.borrow_mut();
+        let before = shown.cids.entry(did.to_owned()).or_default();
+        let is_true = |cid: &&String| {
+            self.truth.identities[did].iter().any(|(_, of_truth, ..)| of_truth == *cid)
+        };
+        let lost = before.iter().any(|cid| !cids.contains(cid));
+        before.extend(cids.iter().filter(is_true).cloned());
+        if lost && !self.misdated { Err("and has lost what it had shown") } else { Ok(()) }
+    }
+
+    fn look_at_export(&self, body: &str) -> Result<(), &'static str> {
+        let mut last = 0;
+        for line in body.lines() {
+            let line: Value = serde_json::from_str(line).map_err(|_| "which is no JSON")?;
+            let text = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
+            if !self.truth.stated.contains(&(text("did"), text("cid"))) {
+                return Err("which was never stated");
+            }
+            let number = line["seq"].as_i64().ok_or("which has no number")?;
+            if number <= last {
+                return Err("which is not in order");
+            }
+            last = number;
+        }
+        Ok(())
+    }
+}
