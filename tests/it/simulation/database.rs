@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
-use plc_replica::store::Store;
+use plc_replica::store::{Store, StoreError};
 use plc_testkit::postgres::{Client, Database as PostgresDatabase};
 use tempfile::TempDir;
+use tokio::time::sleep;
 
 use super::link::Link;
 use super::time::{Time, UnderWay};
@@ -110,7 +112,13 @@ impl Database {
 
     /// The store, for who looks on.
     pub async fn look(&self) -> Store {
-        Store::open_existing(&self.url()).await.unwrap()
+        loop {
+            match Store::open_existing(&self.url()).await {
+                // Time may have run on while a busy machine made a connection.
+                Err(StoreError::Unavailable(_)) => sleep(Duration::from_secs(1)).await,
+                opened => return opened.unwrap(),
+            }
+        }
     }
 }
 

@@ -24,6 +24,8 @@ pub struct LinkTrouble {
     pub cut: Option<Cut>,
     /// How long each statement waits before it is handed on.
     pub delay: Option<Duration>,
+    /// Nothing is handed on.
+    pub stalled: bool,
     /// What becomes of a COMMIT.
     pub commit: CommitFate,
 }
@@ -59,6 +61,8 @@ struct Shared {
     server: PgConnectOptions,
     under_way: Arc<UnderWay>,
     trouble: Mutex<LinkTrouble>,
+    /// Changes with the trouble.
+    changes: watch::Sender<u64>,
     /// Changes when all connections are cut.
     cuts: watch::Sender<u64>,
 }
@@ -72,6 +76,7 @@ impl Link {
             server: url.parse().unwrap(),
             under_way: Arc::clone(under_way),
             trouble: Mutex::default(),
+            changes: watch::channel(0).0,
             cuts: watch::channel(0).0,
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
@@ -91,6 +96,7 @@ impl Link {
     pub fn set_trouble(&self, trouble: LinkTrouble) {
         let closed = trouble.closed;
         *self.shared.trouble.lock().unwrap() = trouble;
+        self.shared.changes.send_modify(|changes| *changes += 1);
         if closed {
             self.cut();
         }
@@ -189,6 +195,7 @@ impl Connection<'_> {
             let kind = from.read_u8().await?;
             message = read_sized(&mut from, vec![kind]).await?;
             let (delay, cut, fate) = self.trouble_with(&message);
+            self.while_stalled().await;
             if ends_statement(kind) {
                 if let Some(delay) = delay {
                     sleep(delay).await;
@@ -207,6 +214,15 @@ impl Connection<'_> {
                 }
                 return Ok(());
             }
+        }
+    }
+
+    /// Waits until something is let through again.
+    async fn while_stalled(&self) {
+        let mut changes = self.shared.changes.subscribe();
+        while self.shared.trouble.lock().unwrap().stalled {
+            // Never closed while we are here.
+            let _ = changes.changed().await;
         }
     }
 
@@ -239,6 +255,7 @@ impl Connection<'_> {
         loop {
             let kind = from.read_u8().await?;
             let message = read_sized(&mut from, vec![kind]).await?;
+            self.while_stalled().await;
             let fate = std::mem::take(&mut *self.answer.lock().unwrap());
             match fate {
                 CommitFate::Unanswered => return Ok(()),

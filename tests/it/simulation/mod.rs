@@ -8,6 +8,7 @@ mod database;
 mod link;
 mod plan;
 mod service;
+mod stalled;
 mod time;
 mod upstream;
 mod witness;
@@ -25,25 +26,26 @@ use std::time::Duration;
 use did_plc::signature::PlainVerifier;
 use plc_replica::audit::fsck;
 use plc_replica::store::Store;
+use plc_testkit::fake_upstream::LogEntry;
 use tokio::runtime::Builder;
 use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use self::database::Database;
 use self::link::{Link, LinkTrouble};
-use self::plan::{Blow, Plan, Telling, Trouble};
+use self::plan::{Blow, Growth, Plan, Telling, Trouble};
 use self::service::Service;
 use self::time::{Time, UnderWay};
 use self::upstream::Upstream;
 use self::witness::{Truth, Witness};
-use crate::healing::{honest, rows};
+use crate::healing::{Row, honest, rows};
 
 /// Plans that are run unless more are asked for.
 const PLANS: u64 = 100;
 /// Until when everything is whole after the last fault: what was read first is read again after an hour.
 const HEALED: Duration = Duration::from_secs(3 * 60 * 60);
 /// How often it is looked whether it is.
-const LOOK: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_secs(120);
 /// How often the database server looks at the time. A lease runs for three times as long.
 const SERVER_CLOCK: Duration = Duration::from_secs(5);
 /// How long what is whole is watched until all of it was read twice.
@@ -106,7 +108,11 @@ fn run(seed: u64) -> Result<(), String> {
     let log = Arc::new(Mutex::new(Vec::new()));
     let result = catch_unwind(AssertUnwindSafe(|| {
         let telling = plan.telling();
-        let truth = truth(&plan, &telling);
+        let logs = telling.logs().into_iter().map(|log| {
+            let rows = rows_of(&log);
+            (log, rows)
+        });
+        let truth = Truth::of(&logs.collect::<Vec<_>>());
         let database = simulate(&plan, telling, &truth, &log)?;
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         runtime.block_on(is_sound(&database.url_afterwards()));
@@ -142,27 +148,27 @@ fn said(panic: &(dyn Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
 }
 
-/// What is true in the end. Many plans have the same log.
-fn truth(_plan: &Plan, telling: &Telling) -> Arc<Truth> {
-    static KNOWN: Mutex<Option<HashMap<Vec<String>, Arc<Truth>>>> = Mutex::new(None);
-    let log = telling.in_the_end();
+/// What a log comes to without faults. Many plans have the same.
+fn rows_of(log: &[LogEntry]) -> BTreeMap<i64, Row> {
+    type Known = HashMap<Vec<String>, BTreeMap<i64, Row>>;
+    static KNOWN: Mutex<Option<Known>> = Mutex::new(None);
     let key: Vec<String> = log.iter().map(|entry| entry.cid.clone()).collect();
-    let mut known = KNOWN.lock().unwrap();
-    let known = known.get_or_insert_default();
-    if let Some(truth) = known.get(&key) {
-        return Arc::clone(truth);
+    if let Some(rows) = KNOWN.lock().unwrap().get_or_insert_default().get(&key) {
+        return rows.clone();
+    }
+    if log.is_empty() {
+        return BTreeMap::new();
     }
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let truth = Arc::new(Truth::new(runtime.block_on(honest(&log)), &log));
-    known.insert(key, Arc::clone(&truth));
-    truth
+    let rows = runtime.block_on(honest(log));
+    KNOWN.lock().unwrap().get_or_insert_default().insert(key, rows.clone());
+    rows
 }
 
 /// Everything that a plan plays with.
 struct World<'a> {
     plan: &'a Plan,
     time: Time,
-    under_way: Arc<UnderWay>,
     database: tokio::sync::Mutex<Database>,
     upstream: tokio::sync::Mutex<Upstream>,
     upstream_url: String,
@@ -201,17 +207,18 @@ fn simulate(
             plan,
             upstream_url: upstream.fake.url(),
             time: time.clone(),
-            under_way: Arc::clone(&under_way),
             database: database.into(),
             upstream: upstream.into(),
             processes: RefCell::new((0..plan.processes).map(|_| None).collect()),
             ways,
             lasting: RefCell::default(),
         };
-        let witness = Witness::new(truth, plan.is_told_truly(), plan.is_misdated());
+        let witness = Witness::new(plan, truth);
         let told = tokio::select! {
             never = time.drive(under_way) => match never {},
             never = witness.ask(plan.seed, || world.addresses()) => match never {},
+            never = witness.listen(plan.seed, || world.addresses()) => match never {},
+            never = stalled::stall(plan.seed, || world.addresses()) => match never {},
             never = world.tell_time() => match never {},
             told = world.go(&telling, truth, &witness) => told,
         };
@@ -304,6 +311,7 @@ impl World<'_> {
                 self.start(process);
             }
         }
+        witness.quiet.set(true);
         self.heals(truth).await?;
         if self.plan.reads_twice {
             sleep(READ_TWICE).await;
@@ -315,11 +323,11 @@ impl World<'_> {
         }
         self.has_all_that_was_shown(witness).await?;
         self.asked_within_bounds().await?;
-        let (asked, answered) = witness.asked_and_answered();
+        let (asked, answered, streamed) = witness.counts();
         let hours = self.time.passed().as_secs_f64() / 3600.0;
         let requests = self.upstream.lock().await.fake.asked().len();
         println!(
-            "plan {}: {hours:.2} h, {requests} requests, {asked} asked, {answered} answered",
+            "plan {}: {hours:.2} h, {requests} requests, {asked} asked, {answered} answered, {streamed} streamed",
             self.plan.seed
         );
         for service in self.processes.take().into_iter().flatten() {
@@ -358,8 +366,15 @@ impl World<'_> {
                 Moment::Begins(number) => self.begin(number).await,
                 Moment::Ends(number) => self.end(number).await,
                 Moment::Grows(number) => {
-                    let entries = telling.growth[number].1.clone();
-                    self.upstream.lock().await.fake.append_all(entries);
+                    let upstream = self.upstream.lock().await;
+                    match &telling.growth[number].1 {
+                        Growth::More(entries) => upstream.fake.append_all(entries.clone()),
+                        Growth::Instead(after, entries) => {
+                            tracing::info!("simulation: the upstream is restored up to {after}");
+                            upstream.fake.replace_after(*after, entries.clone());
+                            upstream.fake.close_streams(1012, "restart");
+                        }
+                    }
                 }
                 Moment::Blow(Blow::Crash { turns, back_after }) => {
                     for _ in 0..*turns {
@@ -403,18 +418,22 @@ impl World<'_> {
 
     /// What all that lasts means for the ways to the database.
     fn set_link_trouble(&self) {
-        let mut all = LinkTrouble::default();
-        for trouble in self.lasting.borrow().values() {
-            match trouble {
-                Trouble::Unreachable => all.closed = true,
-                Trouble::Slow(delay) => all.delay = Some(*delay),
-                Trouble::Commits(fate) => all.commit = *fate,
-                _ => {}
+        for (process, (link, _)) in self.ways.iter().enumerate() {
+            let mut all = LinkTrouble::default();
+            for (number, trouble) in self.lasting.borrow().iter() {
+                if self.plan.spells[*number].process.is_some_and(|of| of != process) {
+                    continue;
+                }
+                match trouble {
+                    Trouble::Unreachable => all.closed = true,
+                    Trouble::Stalled => all.stalled = true,
+                    Trouble::Slow(delay) => all.delay = Some(*delay),
+                    Trouble::Commits(fate) => all.commit = *fate,
+                    _ => {}
+                }
             }
-        }
-        for (link, _) in &self.ways {
             if let Some(link) = link {
-                link.set_trouble(all.clone());
+                link.set_trouble(all);
             }
         }
     }
@@ -422,7 +441,7 @@ impl World<'_> {
     async fn strike(&self, blow: &Blow) {
         tracing::info!("simulation: {blow:?}");
         match blow {
-            Blow::Crash { .. } | Blow::Restore => {}
+            Blow::Crash { .. } => {}
             Blow::Jump { seconds } => self.time.jump(*seconds),
             Blow::Disconnect => self.links().for_each(Link::cut),
             Blow::Cut(cut) => self.links().for_each(|link| link.cut_at(*cut)),

@@ -10,15 +10,16 @@ use rand_chacha::ChaCha20Rng;
 
 use super::link::{CommitFate, Cut};
 use super::service::Settings;
+use super::upstream::failures;
 use crate::follow::lives_with_attacks;
-use crate::healing::{MISFORTUNES, failures};
+use crate::healing::MISFORTUNES;
 
 /// Operations of a log, about.
 const OPERATIONS: usize = 120;
 /// Logs that there are.
 const LOGS: u64 = 4;
-/// No faults later than this: what is read an hour after it came is read well.
-const LONGEST_STORM: u64 = 40 * 60;
+/// Seconds. The longest is twenty times as long: what is read an hour after it came is read well.
+const SHORTEST_STORM: f64 = 120.0;
 /// Steps in which a log grows.
 const STEPS: usize = 12;
 
@@ -35,6 +36,8 @@ pub enum Trouble {
     Unreachable,
     /// Each statement takes so long.
     Slow(Duration),
+    /// Nothing gets through to the database, or back, and no connection ends.
+    Stalled,
     /// What becomes of commits.
     Commits(CommitFate),
     /// There is no room on its disk.
@@ -54,8 +57,6 @@ pub enum Blow {
     Cut(Cut),
     /// The upstream closes its streams.
     CloseStreams,
-    /// The upstream is restored from a backup.
-    Restore,
 }
 
 /// When something is wrong.
@@ -64,6 +65,8 @@ pub struct Spell {
     pub begins: Duration,
     pub ends: Duration,
     pub trouble: Trouble,
+    /// The process whose way to the database it is; none for all.
+    pub process: Option<usize>,
 }
 
 /// All that happens.
@@ -80,28 +83,49 @@ pub struct Plan {
     pub blows: Vec<(Duration, Blow)>,
     /// Whether what is whole is watched until everything was read twice.
     pub reads_twice: bool,
+    /// When the upstream is restored from a backup, if it is.
+    pub restored: Option<Duration>,
     log: u64,
 }
 
 /// What the upstream has, and when.
 pub struct Telling {
     pub at_start: Vec<LogEntry>,
-    pub growth: Vec<(Duration, Vec<LogEntry>)>,
-    /// After which number what is put in place of everything when it is restored.
-    pub restored: Option<(i64, Vec<LogEntry>)>,
+    pub growth: Vec<(Duration, Growth)>,
+}
+
+/// A step of its growth.
+pub enum Growth {
+    More(Vec<LogEntry>),
+    /// These in place of everything after a number.
+    Instead(i64, Vec<LogEntry>),
+}
+
+impl Growth {
+    fn len(&self) -> usize {
+        match self {
+            Growth::More(entries) | Growth::Instead(_, entries) => entries.len(),
+        }
+    }
 }
 
 impl Telling {
-    /// What it has in the end.
-    pub fn in_the_end(&self) -> Vec<LogEntry> {
+    /// What it has at last, and before that what it had when it was restored from a backup, if it was.
+    pub fn logs(&self) -> Vec<Vec<LogEntry>> {
+        let mut logs = Vec::new();
         let mut log = self.at_start.clone();
-        if let Some((after, instead)) = &self.restored {
-            log.retain(|entry| entry.seq <= *after);
-            log.extend(instead.iter().cloned());
-            return log;
+        for (_, growth) in &self.growth {
+            match growth {
+                Growth::More(entries) => log.extend(entries.iter().cloned()),
+                Growth::Instead(after, entries) => {
+                    logs.push(log.clone());
+                    log.retain(|entry| entry.seq <= *after);
+                    log.extend(entries.iter().cloned());
+                }
+            }
         }
-        log.extend(self.growth.iter().flat_map(|(_, entries)| entries.iter().cloned()));
-        log
+        logs.push(log);
+        logs
     }
 }
 
@@ -110,25 +134,42 @@ impl Plan {
     pub fn seeded(seed: u64) -> Plan {
         let random = &mut ChaCha20Rng::seed_from_u64(seed);
         let on_postgres = seed % 5 >= 3;
-        let storm = Duration::from_secs(random.random_range(120..LONGEST_STORM));
+        // Most are short.
+        let storm = Duration::from_secs_f64(SHORTEST_STORM * 20_f64.powf(random.random()));
         let settings = Settings {
             page: *[1000, 1000, 40, 7].choose(random).unwrap(),
             fast_signatures: random.random_bool(0.2),
             audit: random.random_bool(0.2),
-            claims: random.random_bool(0.2),
-            read_through: false,
+            claims: random.random_bool(0.1),
+            read_through: random.random_bool(0.2),
         };
         let processes = if random.random_bool(0.25) { 2 } else { 1 };
         let log = random.random_range(0..LOGS);
-        let spells = (0..random.random_range(1..6))
-            .map(|_| Spell::drawn(random, storm, on_postgres))
+        let mut spells: Vec<Spell> = (0..random.random_range(1..6))
+            .map(|_| Spell::drawn(random, storm, on_postgres, processes))
             .collect();
         let mut blows: Vec<(Duration, Blow)> = (0..random.random_range(0..5))
             .map(|_| (moment(random, storm), Blow::drawn(random, on_postgres)))
             .collect();
         blows.sort_by_key(|(at, _)| *at);
         let reads_twice = random.random_bool(0.3);
-        Plan { seed, on_postgres, storm, settings, processes, spells, blows, reads_twice, log }
+        let restored = random.random_bool(0.12).then(|| moment(random, storm));
+        if restored.is_some() {
+            // Nobody can tell what is lost there from what was told wrongly.
+            spells.retain(|spell| !matches!(spell.trouble, Trouble::Told(_)));
+        }
+        Plan {
+            seed,
+            on_postgres,
+            storm,
+            settings,
+            processes,
+            spells,
+            blows,
+            reads_twice,
+            restored,
+            log,
+        }
     }
 
     /// What the upstream has.
@@ -136,14 +177,30 @@ impl Plan {
         let random = &mut ChaCha20Rng::seed_from_u64(self.seed ^ 0x7e11);
         let log = lives_with_attacks(self.log, OPERATIONS);
         let (at_start, late) = log.split_at(random.random_range(0..OPERATIONS));
-        let mut growth: Vec<(Duration, Vec<LogEntry>)> = late
-            .chunks(late.len().div_ceil(STEPS))
-            .map(|some| (moment(random, self.storm), some.to_vec()))
-            .collect();
-        let mut times: Vec<Duration> = growth.iter().map(|(at, _)| *at).collect();
+        let mut times: Vec<Duration> = (0..STEPS).map(|_| moment(random, self.storm)).collect();
         times.sort();
-        growth.iter_mut().zip(times).for_each(|((at, _), time)| *at = time);
-        Telling { at_start: at_start.to_vec(), growth, restored: None }
+        let steps = late.chunks(late.len().div_ceil(STEPS)).map(<[LogEntry]>::to_vec);
+        let mut growth: Vec<(Duration, Growth)> =
+            times.into_iter().zip(steps.map(Growth::More)).collect();
+        if let Some(at) = self.restored {
+            let told = growth.partition_point(|(time, _)| *time <= at);
+            let after = growth.split_off(told);
+            let has = at_start.len() + growth.iter().map(|(_, growth)| growth.len()).sum::<usize>();
+            let kept = random.random_range(0..=has);
+            // Others are born then, and are given the numbers of those that are lost.
+            let other = lives_with_attacks(LOGS + self.log, 2 * OPERATIONS);
+            let mut other = other.into_iter().zip(kept as i64 + 1..);
+            let mut next = |count| {
+                let some = other.by_ref().take(count);
+                some.map(|(entry, seq)| LogEntry { seq, ..entry }).collect::<Vec<_>>()
+            };
+            // Usually fewer than are lost.
+            let first = next(random.random_range(0..has - kept + 10));
+            growth.push((at, Growth::Instead(kept as i64, first)));
+            let later = after.into_iter().map(|(at, step)| (at, Growth::More(next(step.len()))));
+            growth.extend(later);
+        }
+        Telling { at_start: at_start.to_vec(), growth }
     }
 
     /// Whether what the upstream tells is true at all times, though it may not come.
@@ -178,7 +235,7 @@ fn moment(random: &mut impl Rng, storm: Duration) -> Duration {
 }
 
 impl Spell {
-    fn drawn(random: &mut impl Rng, storm: Duration, on_postgres: bool) -> Spell {
+    fn drawn(random: &mut impl Rng, storm: Duration, on_postgres: bool, processes: usize) -> Spell {
         let begins = moment(random, storm);
         // Some are short, some last.
         let lasts = Duration::from_secs_f64(0.2 * 6_000_f64.powf(random.random()));
@@ -186,19 +243,21 @@ impl Spell {
             begins,
             ends: (begins + lasts).min(storm),
             trouble: Trouble::drawn(random, on_postgres),
+            process: random.random_bool(0.5).then(|| random.random_range(0..processes)),
         }
     }
 }
 
 impl Trouble {
     fn drawn(random: &mut impl Rng, on_postgres: bool) -> Trouble {
-        match random.random_range(0..if on_postgres { 12 } else { 8 }) {
+        match random.random_range(0..if on_postgres { 13 } else { 8 }) {
             0..3 => Trouble::Told(random.random_range(0..MISFORTUNES.len())),
             3..6 => Trouble::Failing(random.random_range(0..failures().len())),
             6 => Trouble::Away,
             7 => Trouble::Full,
             8 => Trouble::Unreachable,
-            9 => Trouble::Slow(Duration::from_millis(random.random_range(10..3_000))),
+            9 => Trouble::Stalled,
+            10 => Trouble::Slow(Duration::from_millis(random.random_range(10..3_000))),
             _ => Trouble::Commits(match random.random_range(0..3) {
                 0 => CommitFate::Lost,
                 1 => CommitFate::Unanswered,
@@ -235,7 +294,7 @@ impl fmt::Display for Plan {
             "plan {} on {backend}: {:?} of faults, {} process(es), {:?}",
             self.seed, self.storm, self.processes, self.settings
         )?;
-        for Spell { begins, ends, trouble } in &self.spells {
+        for Spell { begins, ends, trouble, .. } in &self.spells {
             match trouble {
                 Trouble::Told(index) => {
                     writeln!(f, "  {begins:?} to {ends:?}: {}", MISFORTUNES[*index].name)?;
@@ -248,6 +307,9 @@ impl fmt::Display for Plan {
         }
         for (at, blow) in &self.blows {
             writeln!(f, "  {at:?}: {blow:?}")?;
+        }
+        if let Some(at) = self.restored {
+            writeln!(f, "  {at:?}: the upstream is restored from a backup")?;
         }
         Ok(())
     }

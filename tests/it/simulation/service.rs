@@ -32,6 +32,8 @@ pub struct Settings {
 pub const REQUESTS_PER_MINUTE: u32 = 100;
 /// Those of the audit: the default of `serve`.
 const AUDIT_REQUESTS_PER_MINUTE: u32 = 12;
+/// Streams go back to the beginning of any log.
+const STREAM_CATCH_UP: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 /// As `serve` waits for its database.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -138,7 +140,7 @@ async fn run(
             .read_through
             .then(|| Arc::new(ReadThrough::new(&follower.client, Arc::clone(&verifier)))),
         verifier,
-        settings: ServeSettings::default(),
+        settings: ServeSettings { stream_catch_up: STREAM_CATCH_UP, ..ServeSettings::default() },
     };
     let server = tokio::spawn(serve::run(listener, state, shutdown.clone()));
     follower.run(shutdown).await.map_err(|error| error.to_string())?;

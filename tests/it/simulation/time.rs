@@ -15,10 +15,10 @@ use plc_replica::clock;
 use tokio::time::{Instant, sleep};
 
 /// What passes at a time.
-const STEP: Duration = Duration::from_millis(50);
-/// How long a step takes while the database server works: it is some 25 times slower than ours. A plan in which a
+const STEP: Duration = Duration::from_millis(100);
+/// How long a step takes while the database server works: it is some twenty times slower than ours. A plan in which a
 /// statement waits for a lock that another one of ours holds goes on all the same.
-const REAL_STEP: Duration = Duration::from_millis(2);
+const REAL_STEP: Duration = Duration::from_millis(5);
 /// How long a plan may take, on a machine that is very busy.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// What the clock shows at the beginning.

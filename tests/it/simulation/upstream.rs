@@ -8,7 +8,27 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
 
 use super::plan::Trouble;
-use crate::healing::{MISFORTUNES, failures};
+use crate::healing::{self, MISFORTUNES};
+
+/// Every way in which it can fail, and on which route.
+pub fn failures() -> Vec<(&'static str, Route, Fault)> {
+    let nonsense = || Fault::SayAndClose("{".to_owned(), 1000, "");
+    let more = [
+        ("pages are not answered", Route::Export, Fault::Silence),
+        ("pages end in silence", Route::Export, Fault::SilentBody),
+        ("pages are not JSON", Route::Export, Fault::line(0, "{\"did\":")),
+        ("streams are not answered", Route::Stream, Fault::Silence),
+        ("streams are silent", Route::Stream, Fault::SilentStream),
+        ("streams talk nonsense", Route::Stream, nonsense()),
+        ("streams are too slow", Route::Stream, Fault::Close(1000, "ConsumerTooSlow")),
+        ("identities are not answered", Route::Identity, Fault::Silence),
+        ("identities are cut", Route::Identity, Fault::CutBody),
+        ("identities fail", Route::Identity, Fault::Status(500, None)),
+        ("identities are not found", Route::Identity, Fault::Status(404, None)),
+        ("identities are too many", Route::Identity, Fault::Status(429, Some("90".to_owned()))),
+    ];
+    healing::failures().into_iter().chain(more).collect()
+}
 
 /// An upstream, with the faults that it has now.
 pub struct Upstream {

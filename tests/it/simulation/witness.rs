@@ -1,17 +1,20 @@
 //! Who asks the service all the time, remembers what was shown, and finds what must not be.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use futures::StreamExt;
 use plc_testkit::fake_upstream::LogEntry;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 use serde_json::Value;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
+use tokio_tungstenite::tungstenite::Message;
 
+use super::plan::Plan;
 use crate::healing::Row;
 
 /// How long an answer is waited for.
@@ -28,13 +31,30 @@ pub struct Truth {
 }
 
 impl Truth {
-    pub fn new(rows: BTreeMap<i64, Row>, log: &[LogEntry]) -> Truth {
-        let mut identities = BTreeMap::<String, Vec<Row>>::new();
-        for row in rows.values() {
-            identities.entry(row.0.clone()).or_default().push(row.clone());
+    /// Of an upstream that had these logs one after the other, with what each of them comes to. What the last one lacks
+    /// is held all the same.
+    pub fn of(logs: &[(Vec<LogEntry>, BTreeMap<i64, Row>)]) -> Truth {
+        let (mut identities, mut stated) = (BTreeMap::<String, Vec<Row>>::new(), BTreeSet::new());
+        for (log, rows) in logs {
+            let mut here = BTreeMap::<String, Vec<Row>>::new();
+            for row in rows.values() {
+                here.entry(row.0.clone()).or_default().push(row.clone());
+            }
+            for (did, history) in here {
+                let known = identities.entry(did).or_default();
+                if history.len() > known.len() {
+                    *known = history;
+                }
+            }
+            stated.extend(log.iter().map(|entry| (entry.did.clone(), entry.cid.clone())));
         }
-        let stated = log.iter().map(|entry| (entry.did.clone(), entry.cid.clone())).collect();
+        let rows = logs.last().map(|(_, rows)| rows.clone()).unwrap_or_default();
         Truth { rows, identities, stated }
+    }
+
+    /// The number after this one.
+    fn next_number(&self, after: i64) -> Option<i64> {
+        self.rows.range(after + 1..).next().map(|(number, _)| *number)
     }
 
     /// The number of operations after which an identity looks like this; none when it never does. What is shown are
@@ -59,28 +79,43 @@ struct Shown {
     cids: BTreeMap<String, BTreeSet<String>>,
     asked: usize,
     answered: usize,
+    streamed: usize,
     wrong: Vec<String>,
 }
 
 /// Asks, and remembers.
 pub struct Witness<'a> {
-    pub truth: &'a Truth,
+    truth: &'a Truth,
     /// Whether what the upstream tells is true at all times: then what is shown is what was true at some time.
-    pub told_truly: bool,
+    told_truly: bool,
     /// Whether true operations may be refused by wrong times.
-    pub misdated: bool,
+    misdated: bool,
+    /// Whether numbers stand for the same operations at all times.
+    numbered: bool,
+    /// Whether somebody else is asked for what is not here: more may be shown for a while than is here.
+    reads_through: bool,
+    /// Whether little happens.
+    pub quiet: Cell<bool>,
     shown: RefCell<Shown>,
 }
 
 impl Witness<'_> {
-    pub fn new(truth: &Truth, told_truly: bool, misdated: bool) -> Witness<'_> {
-        Witness { truth, told_truly, misdated, shown: RefCell::default() }
+    pub fn new<'a>(plan: &Plan, truth: &'a Truth) -> Witness<'a> {
+        Witness {
+            truth,
+            told_truly: plan.is_told_truly(),
+            misdated: plan.is_misdated(),
+            numbered: plan.is_told_truly() && plan.restored.is_none(),
+            reads_through: plan.settings.read_through,
+            quiet: Cell::new(false),
+            shown: RefCell::default(),
+        }
     }
 
-    /// How often it has asked, and was answered with something.
-    pub fn asked_and_answered(&self) -> (usize, usize) {
+    /// How often it has asked, how often it was answered with something, and how many messages the stream has sent.
+    pub fn counts(&self) -> (usize, usize, usize) {
         let shown = self.shown.borrow();
-        (shown.asked, shown.answered)
+        (shown.asked, shown.answered, shown.streamed)
     }
 
     /// What was shown and must not have been, and what was lost.
@@ -99,7 +134,8 @@ impl Witness<'_> {
         let client = reqwest::Client::builder().timeout(PATIENCE).build().unwrap();
         let dids: Vec<&String> = self.truth.identities.keys().collect();
         loop {
-            sleep(Duration::from_secs_f64(random.random_range(0.1..15.0))).await;
+            let longest = if self.quiet.get() { 200.0 } else { 10.0 };
+            sleep(Duration::from_secs_f64(random.random_range(0.1..longest))).await;
             let addresses = addresses();
             let Some(address) = addresses.choose(random) else { continue };
             let did = *dids.choose(random).unwrap();
@@ -127,10 +163,13 @@ impl Witness<'_> {
         match status {
             200 => self.shown.borrow_mut().answered += 1,
             503 => return Ok(()),
-            404 if path.starts_with("/did") => {
+            // Something of it was refused, and nothing accepted.
+            502 if self.told_truly => return Err("and all is true"),
+            404 | 502 if path.starts_with("/did") => {
                 let shown = self.shown.borrow();
                 let known = shown.cids.get(did).is_some_and(|cids| !cids.is_empty());
-                let gone = body.contains("not registered") && known && !self.misdated;
+                let unknown = status == 502 || body.contains("not registered");
+                let gone = unknown && known && !self.misdated && !self.reads_through;
                 return if gone { Err("and was there before") } else { Ok(()) };
             }
             _ => return Err("which it never may be"),
@@ -166,7 +205,57 @@ impl Witness<'_> {
         };
         let lost = before.iter().any(|cid| !cids.contains(cid));
         before.extend(cids.iter().filter(is_true).cloned());
-        if lost && !self.misdated { Err("and has lost what it had shown") } else { Ok(()) }
+        if lost && !self.misdated && !self.reads_through {
+            Err("and has lost what it had shown")
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Follows the stream for as long as it is polled.
+    pub async fn listen(&self, seed: u64, addresses: impl Fn() -> Vec<SocketAddr>) -> ! {
+        let random = &mut ChaCha20Rng::seed_from_u64(seed ^ 0x1157);
+        let mut cursor = 0;
+        loop {
+            sleep(Duration::from_secs_f64(random.random_range(0.1..5.0))).await;
+            let addresses = addresses();
+            let Some(address) = addresses.choose(random) else { continue };
+            let url = format!("ws://{address}/export/stream?cursor={cursor}");
+            let connecting = timeout(PATIENCE, tokio_tungstenite::connect_async(url)).await;
+            let Ok(Ok((mut stream, _))) = connecting else { continue };
+            while let Some(Ok(message)) = stream.next().await {
+                let looked = match message {
+                    Message::Text(text) => self.look_at_message(&text, &mut cursor),
+                    Message::Close(Some(close))
+                        if self.numbered && close.reason == "FutureCursor" =>
+                    {
+                        Err(format!("the stream does not know {cursor}, which it has sent"))
+                    }
+                    _ => Ok(()),
+                };
+                if let Err(wrong) = looked {
+                    self.shown.borrow_mut().wrong.push(wrong);
+                }
+            }
+        }
+    }
+
+    fn look_at_message(&self, text: &str, cursor: &mut i64) -> Result<(), String> {
+        let wrong = |what: &str| Err(format!("after {cursor} the stream sends {text}, {what}"));
+        let Ok(message) = serde_json::from_str::<Value>(text) else {
+            return wrong("which is no JSON");
+        };
+        let text_of = |name: &str| message[name].as_str().unwrap_or_default().to_owned();
+        if !self.truth.stated.contains(&(text_of("did"), text_of("cid"))) {
+            return wrong("which was never stated");
+        }
+        let Some(number) = message["seq"].as_i64() else { return wrong("which has no number") };
+        if self.numbered && self.truth.next_number(*cursor) != Some(number) {
+            return wrong("which does not come next");
+        }
+        self.shown.borrow_mut().streamed += 1;
+        *cursor = number.max(*cursor);
+        Ok(())
     }
 
     fn look_at_export(&self, body: &str) -> Result<(), &'static str> {
