@@ -319,7 +319,16 @@ impl World<'_> {
         }
         let wrong = witness.wrong();
         if let Some(first) = wrong.first() {
-            return Err(format!("{} answers are wrong; the first: {first}", wrong.len()));
+            return Err(format!(
+                "{} answers are wrong: {first}\n{}",
+                wrong.len(),
+                wrong
+                    .iter()
+                    .take(12)
+                    .map(|w| w.chars().take(300).collect::<String>())
+                    .collect::<Vec<_>>()
+                    .join("\n")
+            ));
         }
         self.has_all_that_was_shown(witness).await?;
         self.asked_within_bounds().await?;
@@ -467,7 +476,7 @@ impl World<'_> {
                 return Err(format!("a process has ended by itself: {why}"));
             }
             let held = rows(&store).await;
-            if held == truth.rows {
+            if truth.is(&held) {
                 return Ok(());
             }
             if begun.elapsed() > HEALED + self.plan.jumps() {

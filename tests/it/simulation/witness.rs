@@ -52,6 +52,14 @@ impl Truth {
         Truth { rows, identities, stated }
     }
 
+    /// Whether this is held at last, with what was lost by the upstream under its old number as long as that is
+    /// above all others.
+    pub fn is(&self, held: &BTreeMap<i64, Row>) -> bool {
+        let end = self.rows.last_key_value().map_or(0, |(last, _)| last + 1);
+        let is_old = |row: &Row| self.identities.get(&row.0).is_some_and(|rows| rows.contains(row));
+        held.range(..end).eq(&self.rows) && held.range(end..).all(|(_, row)| is_old(row))
+    }
+
     /// The number after this one.
     fn next_number(&self, after: i64) -> Option<i64> {
         self.rows.range(after + 1..).next().map(|(number, _)| *number)
