@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use plc_replica::store::{Store, StoreError};
 use plc_testkit::postgres::{Client, Database as PostgresDatabase};
+use rusqlite::{Connection, OpenFlags};
 use tempfile::TempDir;
+use tokio::runtime::Builder;
 use tokio::time::sleep;
 
 use super::link::Link;
@@ -103,6 +105,22 @@ impl Database {
         }
     }
 
+    /// Somebody else locks the tables, for so long by the clock of the machine.
+    pub fn lock(&self, lasts: Duration) {
+        let url = self.url_afterwards();
+        std::thread::spawn(move || {
+            let Some(path) = url.strip_prefix("sqlite://") else {
+                return lock_on_server(&url, lasts);
+            };
+            let flags = OpenFlags::SQLITE_OPEN_READ_WRITE;
+            // There may be nothing to lock yet, and others may have locked it.
+            let Ok(connection) = Connection::open_with_flags(path, flags) else { return };
+            if connection.execute_batch("BEGIN IMMEDIATE").is_ok() {
+                std::thread::sleep(lasts);
+            }
+        });
+    }
+
     /// The server's own clock goes on.
     pub async fn tell_time(&mut self, time: &Time) {
         if let Database::Postgres { admin, .. } = self {
@@ -120,6 +138,23 @@ impl Database {
             }
         }
     }
+}
+
+fn lock_on_server(url: &str, lasts: Duration) {
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut client = Client::connect(url).await;
+        let sql = format!(
+            "BEGIN;
+             DO $$ BEGIN IF to_regclass('operations') IS NOT NULL THEN
+                LOCK TABLE operations IN EXCLUSIVE MODE;
+             END IF; END $$;
+             SELECT pg_sleep({});
+             ROLLBACK",
+            lasts.as_secs_f64()
+        );
+        client.run(&sql).await;
+    });
 }
 
 /// A folder: where that may be done a disk of its own, which can be full.

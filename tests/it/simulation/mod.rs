@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use did_plc::signature::PlainVerifier;
 use plc_replica::audit::fsck;
-use plc_replica::store::Store;
+use plc_replica::store::{DivergenceKind, Store};
 use plc_testkit::fake_upstream::LogEntry;
 use tokio::runtime::Builder;
 use tokio::task::LocalSet;
@@ -48,6 +48,10 @@ const HEALED: Duration = Duration::from_secs(3 * 60 * 60);
 const LOOK: Duration = Duration::from_secs(120);
 /// How often the database server looks at the time. A lease runs for three times as long.
 const SERVER_CLOCK: Duration = Duration::from_secs(5);
+/// Requests a minute of a process when nothing is wrong: whether the upstream has the same log, and each page once more.
+const QUIET: f64 = 3.0;
+/// The same with the comparison of identities.
+const QUIET_WITH_AUDIT: f64 = QUIET + 14.0;
 /// How long what is whole is watched until all of it was read twice.
 const READ_TWICE: Duration = Duration::from_secs(75 * 60);
 
@@ -75,7 +79,7 @@ fn simulation() {
         }
     });
     let (plans, took) = (seeds.end - seeds.start, begun.elapsed());
-    println!("{plans} plans in {took:.1?}");
+    println!("{plans} plans in {took:.1?}, {:?} kB at most", peak_memory());
     let failed = failed.into_inner().unwrap();
     for (seed, failure) in &failed {
         println!(
@@ -84,6 +88,13 @@ fn simulation() {
     }
     let seeds: Vec<u64> = failed.iter().map(|(seed, _)| *seed).collect();
     assert!(seeds.is_empty(), "{} of {plans} plans fail: {seeds:?}", seeds.len());
+}
+
+/// Kilobytes that this process had at most, where the system says it.
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// The seeds that are asked for.
@@ -312,10 +323,12 @@ impl World<'_> {
             }
         }
         witness.quiet.set(true);
+        let quiet_since = Instant::now();
         self.heals(truth).await?;
         if self.plan.reads_twice {
             sleep(READ_TWICE).await;
             self.heals(truth).await?;
+            self.misses_nothing().await?;
         }
         let wrong = witness.wrong();
         if let Some(first) = wrong.first() {
@@ -331,7 +344,7 @@ impl World<'_> {
             ));
         }
         self.has_all_that_was_shown(witness).await?;
-        self.asked_within_bounds().await?;
+        self.asked_within_bounds(quiet_since).await?;
         let (asked, answered, streamed) = witness.counts();
         let hours = self.time.passed().as_secs_f64() / 3600.0;
         let requests = self.upstream.lock().await.fake.asked().len();
@@ -397,6 +410,14 @@ impl World<'_> {
                         back.push((Instant::now() + *back_after, process));
                     }
                 }
+                Moment::Blow(Blow::Restart { process, back_after }) => {
+                    let ended = self.processes.borrow_mut()[*process].take();
+                    if let Some(service) = ended {
+                        tracing::info!(process, "simulation: an end in order");
+                        service.end().await;
+                        back.push((Instant::now() + *back_after, *process));
+                    }
+                }
                 Moment::Blow(blow) => self.strike(blow).await,
             }
         }
@@ -450,7 +471,8 @@ impl World<'_> {
     async fn strike(&self, blow: &Blow) {
         tracing::info!("simulation: {blow:?}");
         match blow {
-            Blow::Crash { .. } => {}
+            Blow::Crash { .. } | Blow::Restart { .. } => {}
+            Blow::Lock(lasts) => self.database.lock().await.lock(*lasts),
             Blow::Jump { seconds } => self.time.jump(*seconds),
             Blow::Disconnect => self.links().for_each(Link::cut),
             Blow::Cut(cut) => self.links().for_each(|link| link.cut_at(*cut)),
@@ -502,6 +524,20 @@ impl World<'_> {
         }
     }
 
+    /// Of an upstream that has everything nothing is said to be missing.
+    async fn misses_nothing(&self) -> Result<(), String> {
+        if self.plan.restored.is_some() {
+            return Ok(());
+        }
+        let store = self.database.lock().await.look().await;
+        let kind = DivergenceKind::MissingInExport.name();
+        let missing = store.divergences(None, Some(kind), Some(true), 0, 10).await;
+        match missing.map_err(|error| error.to_string())? {
+            missing if missing.is_empty() => Ok(()),
+            missing => Err(format!("is said to be missing: {missing:#?}")),
+        }
+    }
+
     async fn has_all_that_was_shown(&self, witness: &Witness<'_>) -> Result<(), String> {
         let store = self.database.lock().await.look().await;
         for (did, cids) in witness.shown() {
@@ -516,11 +552,15 @@ impl World<'_> {
         Ok(())
     }
 
-    /// No minute saw more requests than each process may send in one.
-    async fn asked_within_bounds(&self) -> Result<(), String> {
+    /// No minute saw more requests than each process may send in one, and when nothing is wrong any more few are sent.
+    async fn asked_within_bounds(&self, quiet_since: Instant) -> Result<(), String> {
         let asked = self.upstream.lock().await.fake.asked();
-        let crashes =
-            self.plan.blows.iter().filter(|(_, blow)| matches!(blow, Blow::Crash { .. })).count();
+        let crashes = self
+            .plan
+            .blows
+            .iter()
+            .filter(|(_, blow)| matches!(blow, Blow::Crash { .. } | Blow::Restart { .. }))
+            .count();
         let most = self.plan.processes * service::REQUESTS_PER_MINUTE as usize + 1 + crashes;
         for (at, first) in asked.iter().enumerate() {
             let within = asked[at..]
@@ -531,7 +571,16 @@ impl World<'_> {
                 return Err(format!("{within} requests within a minute"));
             }
         }
-        Ok(())
+        let minutes = quiet_since.elapsed().as_secs_f64() / 60.0;
+        let a_minute = if self.plan.settings.audit { QUIET_WITH_AUDIT } else { QUIET };
+        let most = 100.0 + minutes * a_minute * self.plan.processes as f64;
+        let quiet = asked.iter().filter(|asked| asked.at >= quiet_since).count();
+        match quiet as f64 > most {
+            true => Err(format!(
+                "{quiet} requests within {minutes:.0} minutes in which nothing is wrong"
+            )),
+            false => Ok(()),
+        }
     }
 }
 

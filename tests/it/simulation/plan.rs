@@ -49,6 +49,10 @@ pub enum Trouble {
 pub enum Blow {
     /// A process is gone after so many turns of everybody, and is started again so much later.
     Crash { turns: u32, back_after: Duration },
+    /// A process is told to end, and is started again so much later.
+    Restart { process: usize, back_after: Duration },
+    /// Somebody else locks the tables, for so long by the clock of the machine.
+    Lock(Duration),
     /// The clock is put forward or back.
     Jump { seconds: i64 },
     /// All connections to the database are cut.
@@ -149,8 +153,16 @@ impl Plan {
             .map(|_| Spell::drawn(random, storm, on_postgres, processes))
             .collect();
         let mut blows: Vec<(Duration, Blow)> = (0..random.random_range(0..5))
-            .map(|_| (moment(random, storm), Blow::drawn(random, on_postgres)))
+            .map(|_| (moment(random, storm), Blow::drawn(random, on_postgres, processes)))
             .collect();
+        if spells.iter().any(|spell| matches!(spell.trouble, Trouble::Told(_))) {
+            // What was read wrongly is to be read again when the truth is told.
+            for (_, blow) in &mut blows {
+                if let Blow::Jump { seconds } = blow {
+                    *seconds = (*seconds).clamp(-3_600, 300);
+                }
+            }
+        }
         blows.sort_by_key(|(at, _)| *at);
         let reads_twice = random.random_bool(0.3);
         let restored = random.random_bool(0.12).then(|| moment(random, storm));
@@ -268,16 +280,19 @@ impl Trouble {
 }
 
 impl Blow {
-    fn drawn(random: &mut impl Rng, on_postgres: bool) -> Blow {
-        match random.random_range(0..if on_postgres { 10 } else { 6 }) {
-            0..4 => Blow::Crash {
-                turns: random.random_range(0..300),
-                back_after: Duration::from_secs_f64(random.random_range(0.0..30.0)),
-            },
-            // Forward by less: what was read an hour ago must not seem to be.
-            4 => Blow::Jump { seconds: random.random_range(-3_600..300) },
+    fn drawn(random: &mut impl Rng, on_postgres: bool, processes: usize) -> Blow {
+        let back_after = Duration::from_secs_f64(random.random_range(0.0..30.0));
+        match random.random_range(0..if on_postgres { 12 } else { 8 }) {
+            0..4 => Blow::Crash { turns: random.random_range(0..300), back_after },
+            4 => Blow::Jump { seconds: random.random_range(-86_400..86_400) },
             5 => Blow::CloseStreams,
-            6 => Blow::Disconnect,
+            6 => Blow::Restart { process: random.random_range(0..processes), back_after },
+            7 => Blow::Lock(Duration::from_millis(match random.random_range(0..10) {
+                // Longer than SQLite is patient.
+                0 => 5_500,
+                _ => random.random_range(1..400),
+            })),
+            8 => Blow::Disconnect,
             _ => Blow::Cut(Cut {
                 after_messages: random.random_range(0..200),
                 last_arrives: random.random(),

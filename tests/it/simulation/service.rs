@@ -14,7 +14,7 @@ use plc_replica::store::{Store, StoreError};
 use plc_replica::upstream::{ExportClient, Limits};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// What a plan sets otherwise than by default.
@@ -34,6 +34,8 @@ pub const REQUESTS_PER_MINUTE: u32 = 100;
 const AUDIT_REQUESTS_PER_MINUTE: u32 = 12;
 /// Streams go back to the beginning of any log.
 const STREAM_CATCH_UP: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+/// How long the end is waited for: as systemd does.
+const GOODBYE: Duration = Duration::from_secs(90);
 /// As `serve` waits for its database.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -89,10 +91,13 @@ impl Service {
         self.shutdown.cancel();
     }
 
-    /// Ends it in order.
-    pub async fn end(self) {
+    /// Ends it in order, and as a supervisor does where that takes too long.
+    pub async fn end(mut self) {
         self.shutdown.cancel();
-        self.follower.await.expect("it has panicked").expect("it ends in order");
+        match timeout(GOODBYE, &mut self.follower).await {
+            Ok(ended) => ended.expect("it has panicked").expect("it ends in order"),
+            Err(_) => self.follower.abort(),
+        }
     }
 }
 

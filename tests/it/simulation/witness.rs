@@ -28,13 +28,16 @@ pub struct Truth {
     identities: BTreeMap<String, Vec<Row>>,
     /// All that is stated, by identity and CID.
     stated: BTreeSet<(String, String)>,
+    /// All operations that are stated, by identity and signature.
+    signed: BTreeSet<(String, String)>,
 }
 
 impl Truth {
     /// Of an upstream that had these logs one after the other, with what each of them comes to. What the last one lacks
     /// is held all the same.
     pub fn of(logs: &[(Vec<LogEntry>, BTreeMap<i64, Row>)]) -> Truth {
-        let (mut identities, mut stated) = (BTreeMap::<String, Vec<Row>>::new(), BTreeSet::new());
+        let mut identities = BTreeMap::<String, Vec<Row>>::new();
+        let (mut stated, mut signed) = (BTreeSet::new(), BTreeSet::new());
         for (log, rows) in logs {
             let mut here = BTreeMap::<String, Vec<Row>>::new();
             for row in rows.values() {
@@ -47,17 +50,23 @@ impl Truth {
                 }
             }
             stated.extend(log.iter().map(|entry| (entry.did.clone(), entry.cid.clone())));
+            signed.extend(log.iter().map(|entry| (entry.did.clone(), signature(&entry.operation))));
         }
         let rows = logs.last().map(|(_, rows)| rows.clone()).unwrap_or_default();
-        Truth { rows, identities, stated }
+        Truth { rows, identities, stated, signed }
     }
 
-    /// Whether this is held at last, with what was lost by the upstream under its old number as long as that is
-    /// above all others.
+    /// Whether this is held at last. What the upstream has lost is held with it: under its old number as long as that is
+    /// above all others, and nullifying what it has nullified.
     pub fn is(&self, held: &BTreeMap<i64, Row>) -> bool {
         let end = self.rows.last_key_value().map_or(0, |(last, _)| last + 1);
         let is_old = |row: &Row| self.identities.get(&row.0).is_some_and(|rows| rows.contains(row));
-        held.range(..end).eq(&self.rows) && held.range(end..).all(|(_, row)| is_old(row))
+        let is_same = |((number, row), (true_number, true_row)): ((&i64, &Row), (&i64, &Row))| {
+            number == true_number && (row == true_row || row.1 == true_row.1 && is_old(row))
+        };
+        held.range(..end).count() == self.rows.len()
+            && held.range(..end).zip(&self.rows).all(is_same)
+            && held.range(end..).all(|(_, row)| is_old(row))
     }
 
     /// The number after this one.
@@ -78,6 +87,11 @@ impl Truth {
             known.iter().map(|row| (row.1.clone(), nullified(row))).collect();
         (&looks == shown).then_some(shown.len())
     }
+}
+
+fn signature(operation: &str) -> String {
+    let operation: Value = serde_json::from_str(operation).unwrap_or_default();
+    operation["sig"].as_str().unwrap_or_default().to_owned()
 }
 
 /// What was shown so far.
@@ -188,7 +202,13 @@ impl Witness<'_> {
         if path.starts_with("/export") {
             return self.look_at_export(body);
         }
-        Ok(())
+        let is_stated = if path.ends_with("/log/last") {
+            self.truth.signed.contains(&(did.to_owned(), signature(body)))
+        } else {
+            let document: Value = serde_json::from_str(body).unwrap_or_default();
+            document["id"] == did
+        };
+        if is_stated { Ok(()) } else { Err("which was never stated") }
     }
 
     fn look_at_log(&self, did: &str, body: &str) -> Result<(), &'static str> {
