@@ -130,12 +130,16 @@ impl Database {
 
     /// The store, for who looks on.
     pub async fn look(&self) -> Store {
-        loop {
-            match Store::open_existing(&self.url()).await {
-                // Time may have run on while a busy machine made a connection.
-                Err(StoreError::Unavailable(_)) => sleep(Duration::from_secs(1)).await,
-                opened => return opened.unwrap(),
-            }
+        patiently(async || Store::open_existing(&self.url()).await).await
+    }
+}
+
+/// What a store answers. Time may run on while a busy machine makes a connection.
+pub async fn patiently<T>(ask: impl AsyncFn() -> Result<T, StoreError>) -> T {
+    loop {
+        match ask().await {
+            Err(StoreError::Unavailable(_)) => sleep(Duration::from_secs(1)).await,
+            answer => return answer.unwrap(),
         }
     }
 }

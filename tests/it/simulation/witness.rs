@@ -41,7 +41,7 @@ impl Truth {
         for (log, rows) in logs {
             let mut here = BTreeMap::<String, Vec<Row>>::new();
             for row in rows.values() {
-                here.entry(row.0.clone()).or_default().push(row.clone());
+                here.entry(row.did.clone()).or_default().push(row.clone());
             }
             for (did, history) in here {
                 let known = identities.entry(did).or_default();
@@ -57,12 +57,17 @@ impl Truth {
     }
 
     /// Whether this is held at last. What the upstream has lost is held with it: under its old number as long as that is
-    /// above all others, and nullifying what it has nullified.
+    /// above all others, and nullifying what it has nullified, as far as it had come here.
     pub fn is(&self, held: &BTreeMap<i64, Row>) -> bool {
         let end = self.rows.last_key_value().map_or(0, |(last, _)| last + 1);
-        let is_old = |row: &Row| self.identities.get(&row.0).is_some_and(|rows| rows.contains(row));
+        let is_old = |row: &Row| {
+            let before = |old: &Row| {
+                Row { nullified_by: row.nullified_by.and(old.nullified_by), ..old.clone() } == *row
+            };
+            self.identities.get(&row.did).is_some_and(|rows| rows.iter().any(before))
+        };
         let is_same = |((number, row), (true_number, true_row)): ((&i64, &Row), (&i64, &Row))| {
-            number == true_number && (row == true_row || row.1 == true_row.1 && is_old(row))
+            number == true_number && (row == true_row || row.cid == true_row.cid && is_old(row))
         };
         held.range(..end).count() == self.rows.len()
             && held.range(..end).zip(&self.rows).all(is_same)
@@ -80,11 +85,13 @@ impl Truth {
         let history = &self.identities[did];
         let known = history.get(..shown.len())?;
         let nullified = |row: &Row| {
-            let by = |nullifier: &Row| Some(nullifier.2) == row.4 && nullifier.1 != row.1;
+            let by = |nullifier: &Row| {
+                Some(nullifier.created_at) == row.nullified_by && nullifier.cid != row.cid
+            };
             known.iter().any(by)
         };
         let looks: BTreeSet<(String, bool)> =
-            known.iter().map(|row| (row.1.clone(), nullified(row))).collect();
+            known.iter().map(|row| (row.cid.clone(), nullified(row))).collect();
         (&looks == shown).then_some(shown.len())
     }
 }
@@ -135,9 +142,9 @@ impl Witness<'_> {
     }
 
     /// How often it has asked, how often it was answered with something, and how many messages the stream has sent.
-    pub fn counts(&self) -> (usize, usize, usize) {
-        let shown = self.shown.borrow();
-        (shown.asked, shown.answered, shown.streamed)
+    pub fn figures(&self) -> String {
+        let Shown { asked, answered, streamed, .. } = &*self.shown.borrow();
+        format!("{answered} of {asked} questions answered, {streamed} messages")
     }
 
     /// What was shown and must not have been, and what was lost.
@@ -228,9 +235,7 @@ impl Witness<'_> {
         }
         let mut shown = self.shown.borrow_mut();
         let before = shown.cids.entry(did.to_owned()).or_default();
-        let is_true = |cid: &&String| {
-            self.truth.identities[did].iter().any(|(_, of_truth, ..)| of_truth == *cid)
-        };
+        let is_true = |cid: &&String| self.truth.identities[did].iter().any(|row| row.cid == **cid);
         let lost = before.iter().any(|cid| !cids.contains(cid));
         before.extend(cids.iter().filter(is_true).cloned());
         if lost && !self.misdated && !self.reads_through {
