@@ -21,7 +21,7 @@ const LOOK: Duration = Duration::from_secs(120);
 /// Requests a minute of a process when nothing is wrong: whether the upstream has the same log, and each page once more.
 const QUIET: f64 = 3.0;
 /// The same with the comparison of identities.
-const QUIET_WITH_AUDIT: f64 = QUIET + 14.0;
+const QUIET_WITH_AUDIT: f64 = QUIET + 20.0;
 
 /// How long what is whole is watched until all of it was read twice.
 const READ_TWICE: Duration = Duration::from_secs(75 * 60);

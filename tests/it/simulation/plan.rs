@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use plc_testkit::fake_upstream::LogEntry;
 use rand::seq::IndexedRandom;
-use rand::{Rng, RngExt, SeedableRng};
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 
 use super::link::{CommitFate, Cut};
@@ -21,7 +21,7 @@ const LOGS: u64 = 4;
 /// Seconds. The longest is twenty times as long: what is read an hour after it came is read well.
 const SHORTEST_STORM: f64 = 120.0;
 /// Steps in which a log grows.
-const STEPS: usize = 12;
+const STEPS: usize = 40;
 
 /// Something that is wrong for a while.
 #[derive(Debug, Clone)]
@@ -48,7 +48,7 @@ pub enum Trouble {
 #[derive(Debug, Clone)]
 pub enum Blow {
     /// A process is gone after so many turns of everybody, and is started again so much later.
-    Crash { turns: u32, back_after: Duration },
+    Crash { process: usize, turns: u32, back_after: Duration },
     /// A process is told to end, and is started again so much later.
     Restart { process: usize, back_after: Duration },
     /// Somebody else locks the tables, for so long by the clock of the machine.
@@ -89,6 +89,8 @@ pub struct Plan {
     pub reads_twice: bool,
     /// When the upstream is restored from a backup, if it is.
     pub restored: Option<Duration>,
+    /// When the upstream's log grows.
+    steps: Vec<Duration>,
     log: u64,
 }
 
@@ -136,10 +138,15 @@ impl Telling {
 impl Plan {
     /// The plan of this seed. Of five three are on SQLite.
     pub fn seeded(seed: u64) -> Plan {
-        let random = &mut ChaCha20Rng::seed_from_u64(seed);
         let on_postgres = seed % 5 >= 3;
-        // Most are short.
-        let storm = Duration::from_secs_f64(SHORTEST_STORM * 20_f64.powf(random.random()));
+        let mut draw = Draw::new(ChaCha20Rng::seed_from_u64(seed), on_postgres);
+        let mut spells: Vec<Spell> =
+            (0..draw.random.random_range(1..6)).map(|_| draw.spell()).collect();
+        let mut blows: Vec<(Duration, Blow)> =
+            (0..draw.random.random_range(0..5)).map(|_| (draw.moment(), draw.blow())).collect();
+        let restored = draw.random.random_bool(0.12).then(|| draw.moment());
+        let Draw { mut random, storm, processes, steps, .. } = draw;
+        let random = &mut random;
         let settings = Settings {
             page: *[1000, 1000, 40, 7].choose(random).unwrap(),
             fast_signatures: random.random_bool(0.2),
@@ -147,14 +154,6 @@ impl Plan {
             claims: random.random_bool(0.1),
             read_through: random.random_bool(0.2),
         };
-        let processes = if random.random_bool(0.25) { 2 } else { 1 };
-        let log = random.random_range(0..LOGS);
-        let mut spells: Vec<Spell> = (0..random.random_range(1..6))
-            .map(|_| Spell::drawn(random, storm, on_postgres, processes))
-            .collect();
-        let mut blows: Vec<(Duration, Blow)> = (0..random.random_range(0..5))
-            .map(|_| (moment(random, storm), Blow::drawn(random, on_postgres, processes)))
-            .collect();
         if spells.iter().any(|spell| matches!(spell.trouble, Trouble::Told(_))) {
             // What was read wrongly is to be read again when the truth is told.
             for (_, blow) in &mut blows {
@@ -165,7 +164,6 @@ impl Plan {
         }
         blows.sort_by_key(|(at, _)| *at);
         let reads_twice = random.random_bool(0.3);
-        let restored = random.random_bool(0.12).then(|| moment(random, storm));
         if restored.is_some() {
             // Nobody can tell what is lost there from what was told wrongly.
             spells.retain(|spell| !matches!(spell.trouble, Trouble::Told(_)));
@@ -180,7 +178,8 @@ impl Plan {
             blows,
             reads_twice,
             restored,
-            log,
+            steps,
+            log: random.random_range(0..LOGS),
         }
     }
 
@@ -189,11 +188,9 @@ impl Plan {
         let random = &mut ChaCha20Rng::seed_from_u64(self.seed ^ 0x7e11);
         let log = lives_with_attacks(self.log, OPERATIONS);
         let (at_start, late) = log.split_at(random.random_range(0..OPERATIONS));
-        let mut times: Vec<Duration> = (0..STEPS).map(|_| moment(random, self.storm)).collect();
-        times.sort();
         let steps = late.chunks(late.len().div_ceil(STEPS)).map(<[LogEntry]>::to_vec);
         let mut growth: Vec<(Duration, Growth)> =
-            times.into_iter().zip(steps.map(Growth::More)).collect();
+            self.steps.iter().copied().zip(steps.map(Growth::More)).collect();
         if let Some(at) = self.restored {
             let told = growth.partition_point(|(time, _)| *time <= at);
             let after = growth.split_off(told);
@@ -241,28 +238,55 @@ impl Plan {
     }
 }
 
-/// Any moment of a storm.
-fn moment(random: &mut impl Rng, storm: Duration) -> Duration {
-    storm.mul_f64(random.random())
+/// Draws what happens.
+struct Draw {
+    random: ChaCha20Rng,
+    on_postgres: bool,
+    storm: Duration,
+    processes: usize,
+    steps: Vec<Duration>,
 }
 
-impl Spell {
-    fn drawn(random: &mut impl Rng, storm: Duration, on_postgres: bool, processes: usize) -> Spell {
-        let begins = moment(random, storm);
+impl Draw {
+    fn new(mut random: ChaCha20Rng, on_postgres: bool) -> Draw {
+        // Most are short.
+        let storm = Duration::from_secs_f64(SHORTEST_STORM * 20_f64.powf(random.random()));
+        let processes = if random.random_bool(0.25) { 2 } else { 1 };
+        let mut steps: Vec<Duration> = (0..STEPS).map(|_| storm.mul_f64(random.random())).collect();
+        steps.sort();
+        Draw { random, on_postgres, storm, processes, steps }
+    }
+
+    /// Any moment of the storm, or one in which something has just come.
+    fn moment(&mut self) -> Duration {
+        let random = &mut self.random;
+        match random.random_bool(0.5) {
+            true => self.storm.mul_f64(random.random()),
+            false => {
+                let step = *self.steps.choose(random).unwrap();
+                let after = Duration::from_secs_f64(random.random_range(0.0..0.5));
+                (step + after).min(self.storm)
+            }
+        }
+    }
+
+    fn spell(&mut self) -> Spell {
+        let begins = self.moment();
+        let trouble = self.trouble();
+        let random = &mut self.random;
         // Some are short, some last.
         let lasts = Duration::from_secs_f64(0.2 * 6_000_f64.powf(random.random()));
         Spell {
             begins,
-            ends: (begins + lasts).min(storm),
-            trouble: Trouble::drawn(random, on_postgres),
-            process: random.random_bool(0.5).then(|| random.random_range(0..processes)),
+            ends: (begins + lasts).min(self.storm),
+            trouble,
+            process: random.random_bool(0.5).then(|| random.random_range(0..self.processes)),
         }
     }
-}
 
-impl Trouble {
-    fn drawn(random: &mut impl Rng, on_postgres: bool) -> Trouble {
-        match random.random_range(0..if on_postgres { 13 } else { 8 }) {
+    fn trouble(&mut self) -> Trouble {
+        let random = &mut self.random;
+        match random.random_range(0..if self.on_postgres { 14 } else { 8 }) {
             0..3 => Trouble::Told(random.random_range(0..MISFORTUNES.len())),
             3..6 => Trouble::Failing(random.random_range(0..failures().len())),
             6 => Trouble::Away,
@@ -277,16 +301,19 @@ impl Trouble {
             }),
         }
     }
-}
 
-impl Blow {
-    fn drawn(random: &mut impl Rng, on_postgres: bool, processes: usize) -> Blow {
+    fn blow(&mut self) -> Blow {
+        let random = &mut self.random;
         let back_after = Duration::from_secs_f64(random.random_range(0.0..30.0));
-        match random.random_range(0..if on_postgres { 12 } else { 8 }) {
-            0..4 => Blow::Crash { turns: random.random_range(0..300), back_after },
+        match random.random_range(0..if self.on_postgres { 12 } else { 8 }) {
+            0..4 => {
+                let turns = 3_000_f64.powf(random.random()) as u32;
+                let process = random.random_range(0..self.processes);
+                Blow::Crash { process, turns, back_after }
+            }
             4 => Blow::Jump { seconds: random.random_range(-86_400..86_400) },
             5 => Blow::CloseStreams,
-            6 => Blow::Restart { process: random.random_range(0..processes), back_after },
+            6 => Blow::Restart { process: random.random_range(0..self.processes), back_after },
             7 => Blow::Lock(Duration::from_millis(match random.random_range(0..10) {
                 // Longer than SQLite is patient.
                 0 => 5_500,
@@ -294,7 +321,7 @@ impl Blow {
             })),
             8 => Blow::Disconnect,
             _ => Blow::Cut(Cut {
-                after_messages: random.random_range(0..200),
+                after_messages: random.random_range(0..60),
                 last_arrives: random.random(),
             }),
         }

@@ -282,6 +282,11 @@ impl Witness<'_> {
         if !self.truth.stated.contains(&(text_of("did"), text_of("cid"))) {
             return wrong("which was never stated");
         }
+        if self.told_truly {
+            // Who was told finds it: it is committed.
+            let mut shown = self.shown.borrow_mut();
+            shown.cids.entry(text_of("did")).or_default().insert(text_of("cid"));
+        }
         let Some(number) = message["seq"].as_i64() else { return wrong("which has no number") };
         if self.numbered && self.truth.next_number(*cursor) != Some(number) {
             return wrong("which does not come next");

@@ -144,16 +144,15 @@ impl World<'_> {
                         }
                     }
                 }
-                Moment::Blow(Blow::Crash { turns, back_after }) => {
+                Moment::Blow(Blow::Crash { process, turns, back_after }) => {
                     for _ in 0..*turns {
                         tokio::task::yield_now().await;
                     }
-                    let process = (*turns as usize) % self.plan.processes;
-                    let crashed = self.processes.borrow_mut()[process].take();
+                    let crashed = self.processes.borrow_mut()[*process].take();
                     if let Some(service) = crashed {
                         tracing::info!(process, "a crash");
                         service.crash().await;
-                        back.push((Instant::now() + *back_after, process));
+                        back.push((Instant::now() + *back_after, *process));
                     }
                 }
                 Moment::Blow(Blow::Restart { process, back_after }) => {
