@@ -62,7 +62,10 @@ fn simulation() {
                         return;
                     }
                     if let Err(failure) = run(seed) {
-                        failed.lock().unwrap().push((seed, failure));
+                        println!(
+                            "{failure}\nagain by: PLC_PLAN={seed} cargo test --test it simulation -- --nocapture\n"
+                        );
+                        failed.lock().unwrap().push(seed);
                     }
                 }
             });
@@ -71,14 +74,8 @@ fn simulation() {
     let (plans, took) = (seeds.end - seeds.start, begun.elapsed());
     let memory = peak_memory().unwrap_or_default();
     println!("{plans} plans in {took:.1?}, {memory} kB at most");
-    let failed = failed.into_inner().unwrap();
-    for (seed, failure) in &failed {
-        println!(
-            "{failure}\nagain by: PLC_PLAN={seed} cargo test --test it simulation -- --nocapture\n"
-        );
-    }
-    let seeds: Vec<u64> = failed.iter().map(|(seed, _)| *seed).collect();
-    assert!(seeds.is_empty(), "{} of {plans} plans fail: {seeds:?}", seeds.len());
+    let failed: Vec<u64> = failed.into_inner().unwrap();
+    assert!(failed.is_empty(), "{} of {plans} plans fail: {failed:?}", failed.len());
     // Other tests have memory of their own.
     if std::env::var_os("PLC_PLANS").is_some() {
         let (itself, of_each) = MOST_MEMORY;

@@ -173,18 +173,22 @@ impl Witness<'_> {
                 "export" => format!("/export?after={}", random.random_range(0..100)),
                 what => format!("/{did}{what}"),
             };
-            self.shown.borrow_mut().asked += 1;
-            let answer = async {
-                let answer = client.get(format!("http://{address}{path}")).send().await?;
-                let status = answer.status().as_u16();
-                Ok::<_, reqwest::Error>((status, answer.text().await?))
-            };
-            // A service that is gone answers nothing.
-            let Ok((status, body)) = answer.await else { continue };
-            if let Err(wrong) = self.look_at(did, &path, status, &body) {
-                let wrong = format!("{path} is answered {status}, {wrong}: {body}");
-                self.shown.borrow_mut().wrong.push(wrong);
-            }
+            self.ask_for(&client, *address, did, &path).await;
+        }
+    }
+
+    async fn ask_for(&self, client: &reqwest::Client, address: SocketAddr, did: &str, path: &str) {
+        self.shown.borrow_mut().asked += 1;
+        let answer = async {
+            let answer = client.get(format!("http://{address}{path}")).send().await?;
+            let status = answer.status().as_u16();
+            Ok::<_, reqwest::Error>((status, answer.text().await?))
+        };
+        // A service that is gone answers nothing.
+        let Ok((status, body)) = answer.await else { return };
+        if let Err(wrong) = self.look_at(did, path, status, &body) {
+            let wrong = format!("{path} is answered {status}, {wrong}: {body}");
+            self.shown.borrow_mut().wrong.push(wrong);
         }
     }
 
@@ -248,6 +252,7 @@ impl Witness<'_> {
     /// Follows the stream for as long as it is polled.
     pub async fn listen(&self, seed: u64, addresses: impl Fn() -> Vec<SocketAddr>) -> ! {
         let random = &mut ChaCha20Rng::seed_from_u64(seed ^ 0x1157);
+        let client = reqwest::Client::builder().timeout(PATIENCE).build().unwrap();
         let mut cursor = 0;
         loop {
             sleep(Duration::from_secs_f64(random.random_range(0.1..5.0))).await;
@@ -258,7 +263,15 @@ impl Witness<'_> {
             let Ok(Ok((mut stream, _))) = connecting else { continue };
             while let Some(Ok(message)) = stream.next().await {
                 let looked = match message {
-                    Message::Text(text) => self.look_at_message(&text, &mut cursor),
+                    Message::Text(text) => match self.look_at_message(&text, &mut cursor) {
+                        Ok(did) => {
+                            // Who was told finds it at once: it is committed.
+                            let path = format!("/{did}/log/audit");
+                            self.ask_for(&client, *address, &did, &path).await;
+                            Ok(())
+                        }
+                        Err(wrong) => Err(wrong),
+                    },
                     Message::Close(Some(close))
                         if self.numbered && close.reason == "FutureCursor" =>
                     {
@@ -273,7 +286,8 @@ impl Witness<'_> {
         }
     }
 
-    fn look_at_message(&self, text: &str, cursor: &mut i64) -> Result<(), String> {
+    /// The identity of a message.
+    fn look_at_message(&self, text: &str, cursor: &mut i64) -> Result<String, String> {
         let wrong = |what: &str| Err(format!("after {cursor} the stream sends {text}, {what}"));
         let Ok(message) = serde_json::from_str::<Value>(text) else {
             return wrong("which is no JSON");
@@ -283,7 +297,6 @@ impl Witness<'_> {
             return wrong("which was never stated");
         }
         if self.told_truly {
-            // Who was told finds it: it is committed.
             let mut shown = self.shown.borrow_mut();
             shown.cids.entry(text_of("did")).or_default().insert(text_of("cid"));
         }
@@ -293,7 +306,7 @@ impl Witness<'_> {
         }
         self.shown.borrow_mut().streamed += 1;
         *cursor = number.max(*cursor);
-        Ok(())
+        Ok(text_of("did"))
     }
 
     fn look_at_export(&self, body: &str) -> Result<(), &'static str> {
