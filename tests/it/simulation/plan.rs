@@ -21,7 +21,7 @@ const LOGS: u64 = 4;
 /// Seconds. The longest is twenty times as long: what is read an hour after it came is read well.
 const SHORTEST_STORM: f64 = 120.0;
 /// Steps in which a log grows.
-const STEPS: usize = 40;
+const STEPS: usize = 24;
 
 /// Something that is wrong for a while.
 #[derive(Debug, Clone)]

@@ -163,7 +163,7 @@ impl Witness<'_> {
         let client = reqwest::Client::builder().timeout(PATIENCE).build().unwrap();
         let dids: Vec<&String> = self.truth.identities.keys().collect();
         loop {
-            let longest = if self.quiet.get() { 200.0 } else { 10.0 };
+            let longest = if self.quiet.get() { 400.0 } else { 10.0 };
             sleep(Duration::from_secs_f64(random.random_range(0.1..longest))).await;
             let addresses = addresses();
             let Some(address) = addresses.choose(random) else { continue };
