@@ -12,6 +12,8 @@
 
 pub mod blocking;
 
+pub mod clock;
+
 pub mod escape;
 
 pub mod upstream;

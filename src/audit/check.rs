@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use metrics::counter;
 
-use super::clock::{latest, now};
+use super::clock::latest;
 use super::diff::{Comparison, Difference, FOUND_BY_COMPARISON, compare};
 use super::peer::{Peer, PeerError, PeerLog};
+use crate::clock::now;
 use crate::store::{
     DivergenceKind, NewDivergence, Noted, Store, StoreError, StoredDivergence, StoredOperation,
     audit_log,

@@ -1,7 +1,8 @@
-//! The clock, which only the edge of an audit asks: who compares is told the time.
+//! What an audit reads off the clock, which only its edge asks: who compares is told the time.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use crate::clock::now;
 use did_plc::Timestamp;
 
 /// What was accepted less than this before the peer was asked may be on one side only: it is on
@@ -16,9 +17,4 @@ pub fn settled() -> Timestamp {
 /// The latest time that anybody's operation may honestly be dated at.
 pub(super) fn latest() -> Timestamp {
     now() + GRACE
-}
-
-/// The present.
-pub(super) fn now() -> Timestamp {
-    Timestamp::from(SystemTime::now())
 }

@@ -2,14 +2,14 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::time::SystemTime;
 
 use crate::audit::{OperationVerdict, Peer};
+use crate::clock;
 use crate::escape::printable;
 use crate::store::{Store, StoredOperation};
 use anyhow::Context;
+use did_plc::Did;
 use did_plc::history::{History, HistoryEntry, Judgement};
-use did_plc::{Did, Timestamp};
 
 use super::absence::absence;
 
@@ -103,7 +103,7 @@ fn print(verdict: &OperationVerdict, out: &mut impl Write) -> io::Result<()> {
     if let Some(by) = &verdict.nullified_by {
         writeln!(out, "    NULLIFIED by {by}")?;
     }
-    let now = Timestamp::from(SystemTime::now()).to_string();
+    let now = clock::now().to_string();
     // Texts of times order as the times do.
     if let Some(until) = verdict.contestable_until.as_ref().filter(|until| **until >= now) {
         writeln!(out, "    can be overruled until {until}")?;

@@ -2,15 +2,15 @@
 //! what comes of them.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::reader::{Event, Gone};
+use crate::clock::now;
 use crate::judge::{Course, Decoded, Lines};
 use crate::store::{Store, StoreError};
 use crate::upstream::UpstreamFault;
-use did_plc::Timestamp;
 
 /// Why it could not be asked, or what came could not be taken in.
 #[derive(Debug, thiserror::Error)]
@@ -95,9 +95,4 @@ pub async fn take_in(
 /// Waits until the upstream is known to have the log that was read from it.
 pub async fn wait_for(same_log: &mut watch::Receiver<bool>) -> Result<(), Gone> {
     same_log.wait_for(|same| *same).await.map(drop).map_err(|_| Gone)
-}
-
-/// The time of this moment.
-pub fn now() -> Timestamp {
-    Timestamp::from(SystemTime::now())
 }

@@ -2,13 +2,12 @@
 //! follower for a while and reads from somewhere else than an upstream's log.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use tokio::sync::watch;
 
+use crate::clock;
 use crate::judge::{BatchJudge, Course, Cut, Decoded, Lines, NotJson, Prepared};
 use crate::store::{Lease, Source, Store, StoreError};
-use did_plc::Timestamp;
 use did_plc::signature::Verifier;
 
 /// Takes lines into a store under a lease.
@@ -48,7 +47,7 @@ impl<'a> DirectIntake<'a> {
         course: Course,
         leads: bool,
     ) -> Result<Prepared, StoreError> {
-        let received_at = Timestamp::from(SystemTime::now());
+        let received_at = clock::now();
         let lines = Lines { decoded, received_at, caught_up: false, course, source: None };
         let Cut { part, cursor, .. } = Cut::of(lines, self.cursor, NotJson::Keep, leads);
         let prepared = self.judge.judge(part).await?;

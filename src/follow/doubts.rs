@@ -12,6 +12,7 @@ use super::fetch::{
     contradicts, fetch_audit_log, fetch_believed_audit_log, fetch_lines, fetch_to_believe,
 };
 use super::reader::{Event, Gone};
+use crate::clock;
 use crate::judge::{Course, Decoded};
 use crate::store::{Asked, Lease, NewRefusal, Store, StoredOperation, StoredRefusal};
 use crate::upstream::{Backoff, ExportClient, Priority, UpstreamFault};
@@ -103,7 +104,7 @@ impl Doubts {
                 return Ok(());
             }
         }
-        let now = again::now();
+        let now = clock::now();
         loop {
             let due = self.store.doubtful(now, AT_ONCE).await?;
             if due.is_empty() {
@@ -257,7 +258,7 @@ impl Doubts {
         let held = self.store.sequences(&numbers).await?.into_iter();
         let held: BTreeMap<i64, StoredOperation> =
             held.filter_map(|operation| Some((operation.sequence?, operation))).collect();
-        let now = again::now();
+        let now = clock::now();
         let came: Vec<Asked> = self
             .standing(asked)
             .await?

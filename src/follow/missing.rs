@@ -3,8 +3,8 @@
 
 use ahash::{AHashMap, AHashSet};
 
-use super::again;
 use super::fetch::fetch_lines;
+use crate::clock;
 use crate::judge::Decoded;
 use crate::store::{DivergenceKind, NewDivergence, Store, StoreError, StoredOperation, audit_log};
 use crate::upstream::{ExportClient, MAX_LINES, Priority, UpstreamFault};
@@ -120,7 +120,7 @@ pub async fn record_missing(
         ours: Some(audit_log(&store.history(&operation.did).await?)),
         theirs: None,
     };
-    let noted = store.note_divergences(upstream, &did, &[], &[record], again::now()).await?;
+    let noted = store.note_divergences(upstream, &did, &[], &[record], clock::now()).await?;
     let is_new = !noted.opened.is_empty();
     if is_new {
         let sequence = operation.sequence;

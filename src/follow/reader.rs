@@ -5,7 +5,7 @@
 //! reading on.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures::future::OptionFuture;
 use metrics::counter;
@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::continuity::{Continuity, REWINDS, Shared};
 use super::fetch::fetch_lines;
 use super::gaps::Gaps;
+use crate::clock;
 use crate::judge::{Course, Lines};
 use crate::live::{Mode, Status};
 use crate::store::Source;
@@ -253,7 +254,7 @@ impl Reader {
             }
             after = read_to;
             self.gaps.add_filled();
-            let received_at = Timestamp::from(SystemTime::now());
+            let received_at = clock::now();
             let lines = Lines {
                 decoded,
                 received_at,
@@ -306,7 +307,7 @@ impl Reader {
                     }
                     Ok(Err(fault)) => return Ok(fault),
                     Err(_) => {
-                        let heard = Timestamp::from(SystemTime::now()) - stream.silent_for();
+                        let heard = clock::now() - stream.silent_for();
                         self.send(Event::Quiet(heard)).await?;
                     }
                 }

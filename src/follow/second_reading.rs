@@ -12,6 +12,7 @@ use super::again::{self, AgainError, Said};
 use super::missing::{Missing, lacking_in, record_missing};
 use super::read_again::ReadAgain;
 use super::reader::{Event, Gone};
+use crate::clock;
 use crate::judge::Course;
 use crate::live::Status;
 use crate::store::{Lease, Rereading, Store, StoredOperation};
@@ -132,7 +133,7 @@ impl SecondReading {
         }
         let page = self.client.limits().page;
         let held = self.store.export_by_sequence(self.position.second, page).await?;
-        let due = again::now() - self.settings.second_after;
+        let due = clock::now() - self.settings.second_after;
         // What is numbered above all that was read on is not the log's yet.
         let passed = self.status.sequence();
         let read_before = held.iter().take_while(|operation| operation.received_at <= due);
@@ -177,7 +178,7 @@ impl SecondReading {
 
     async fn read_round(&mut self) -> Result<(), AgainError> {
         if self.position.round_began_at.is_none() {
-            self.position.round_began_at = Some(again::now());
+            self.position.round_began_at = Some(clock::now());
         }
         let page = self.client.limits().page;
         let operations = self.store.statistics().await?.operations;

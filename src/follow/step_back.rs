@@ -3,14 +3,12 @@
 //! that both sides share under one number is found, following resumes there, and what we hold is
 //! kept. Where none is shared, and yet the operations are, the numbers are others: all of them are taken over.
 
-use std::time::SystemTime;
-
+use crate::clock;
 use crate::judge::{Decoded, Position};
 use crate::store::{
     Commit, DivergenceKind, NewDivergence, Store, StoreError, StoredOperation, audit_log,
 };
 use crate::upstream::{ExportClient, Priority, UpstreamFault};
-use did_plc::Timestamp;
 
 /// Why the place could not be found (yet).
 #[derive(Debug, thiserror::Error)]
@@ -136,7 +134,7 @@ pub async fn step_back(
         cursor_after: number,
         cursor_cid,
         divergences: record.into_iter().collect(),
-        received_at_millis: Timestamp::from(SystemTime::now()).millis(),
+        received_at_millis: clock::now().millis(),
         ..Commit::default()
     })))
 }

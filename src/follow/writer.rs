@@ -112,13 +112,13 @@ impl Writer {
         if commit.caught_up {
             self.status.set_complete_at(received_at);
         }
-        self.feed.publish(&commit.operations);
-        self.feed.publish(&late);
-        if !commit.numbered.is_empty() {
-            // For clients of the stream these are new: they had no number to be sent under.
-            let numbers: Vec<i64> = commit.numbered.iter().map(|(_, _, number)| *number).collect();
-            self.feed.publish(&self.store.sequences(&numbers).await?);
-        }
+        // For clients of the stream these are new: they had no number to be sent under.
+        let numbers: Vec<i64> = commit.numbered.iter().map(|(_, _, number)| *number).collect();
+        let numbered = match numbers[..] {
+            [] => Vec::new(),
+            _ => self.store.sequences(&numbers).await?,
+        };
+        self.feed.publish(commit.operations.iter().chain(&late).chain(&numbered));
         drop(committing);
         self.published.commit_published(commit.cursor_after);
         count(&commit, accepted, known);

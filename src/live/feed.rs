@@ -112,17 +112,17 @@ impl Feed {
         let _ = self.ended.subscribe().wait_for(|&ended| ended >= begun).await;
     }
 
-    /// Sends operations that were just committed, in the order of their sequence numbers: a client
+    /// Sends all operations of a commit, in the order of their sequence numbers: a client
     /// that goes away in between comes back with the last one. Those without a number are not for
     /// the stream.
     ///
     /// Only one task publishes, which keeps the order.
-    pub fn publish(&self, operations: &[StoredOperation]) {
+    pub fn publish<'a>(&self, operations: impl IntoIterator<Item = &'a StoredOperation>) {
         // Whoever subscribes from here on finds these operations in the store.
         if self.lock().subscribers == 0 {
             return;
         }
-        let messages = operations.iter().filter_map(|operation| {
+        let messages = operations.into_iter().filter_map(|operation| {
             Message::encode(operation).unwrap_or_else(|error| {
                 tracing::error!(did = %operation.did, %error, "cannot be sent to stream clients");
                 None

@@ -8,8 +8,8 @@ use http::{StatusCode, header};
 use serde::Serialize;
 
 use super::answer::{self, Answer};
-use super::clock::now;
 use super::state::Server;
+use crate::clock::now;
 use did_plc::Did;
 
 /// How long the database may take to say that it is there. Whoever asks about health has a

@@ -13,7 +13,6 @@
 mod answer;
 mod answer_memory;
 pub mod client_address;
-mod clock;
 mod compression;
 mod conditional;
 mod connection;

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::live::Status;
 use crate::store::{Statistics, Store};
 
-use super::clock::now;
+use crate::clock::now;
 
 /// How often gauges are set: as often as they are scraped, or more.
 const INTERVAL: Duration = Duration::from_secs(5);

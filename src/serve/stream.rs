@@ -29,11 +29,11 @@ use did_plc::Cid;
 use did_plc::operation::{MAX_OPERATION_LENGTH, Malformed};
 
 use super::answer::Answer;
-use super::clock::now;
 use super::error::ServeError;
 use super::extract::RequestHead;
 use super::query::{parameter, parse_int};
 use super::state::Server;
+use crate::clock::now;
 
 /// Operations of a page while a client catches up: as many as usually fit into a turn.
 const PAGE: usize = 32;

@@ -1,7 +1,6 @@
 //! A page of the export: its complete lines, and where the next page begins.
 
 use std::borrow::Cow;
-use std::time::SystemTime;
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -9,6 +8,7 @@ use serde::de::IgnoredAny;
 
 use super::batch::{Batch, Origin};
 use super::fault::UpstreamFault;
+use crate::clock;
 use did_plc::entry::without_mark;
 use did_plc::{Timestamp, sequence};
 
@@ -85,7 +85,7 @@ impl Page {
             beyond: None,
             near_end: cut.is_none() && count < asked,
             cut,
-            received_at: Timestamp::from(SystemTime::now()),
+            received_at: clock::now(),
         };
         Ok(page.up_to_jump())
     }

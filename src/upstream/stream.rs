@@ -1,6 +1,6 @@
 //! The live stream of an upstream, over a WebSocket.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
@@ -18,7 +18,7 @@ use super::budget::Priority;
 use super::client::ExportClient;
 use super::fault::UpstreamFault;
 use super::limits::Limits;
-use did_plc::Timestamp;
+use crate::clock;
 
 /// Bytes that the WebSocket gathers before it writes by itself, and that it holds at most for an
 /// upstream that does not read. We send it pings and answers to its own, of 140 bytes at most: while
@@ -161,7 +161,7 @@ impl Stream {
     fn take(&mut self) -> Batch {
         self.gathered_bytes = 0;
         let lines = std::mem::take(&mut self.gathered);
-        let received_at = Timestamp::from(SystemTime::now());
+        let received_at = clock::now();
         Batch { lines, received_at, origin: Origin::Stream }
     }
 }

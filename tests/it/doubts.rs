@@ -1,6 +1,8 @@
 //! What was refused is asked about again: what counts as an answer, and what follows from one.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use plc_replica::follow::{DoubtSettings, RereadingSettings, renumber};
 use plc_replica::store::{Store, StoredRefusal};

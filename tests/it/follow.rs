@@ -1020,6 +1020,38 @@ async fn stream_clients_of_one_that_takes_over_miss_nothing() {
     }
 }
 
+/// An identity of which something was refused is judged as a whole each time: its operations go to stream clients in
+/// their place all the same. A client that is gone after the next number comes back with that, and would miss them.
+#[tokio::test(flavor = "multi_thread")]
+async fn stream_clients_are_sent_a_commit_in_the_order_of_its_numbers() {
+    let mut story = Story::seeded(37);
+    let bob = story.create().accepted();
+    story.update(&bob).padded_signature().refused("signature-encoding");
+    story.update(&bob).handle("bob.example.com").accepted();
+    story.create().accepted();
+    let log = entries(&story);
+    let (early, late) = log.split_at(2);
+    for place in places().await {
+        let upstream = FakeUpstream::start(early.to_vec()).await;
+        let replica = Running::start(&place.url, &upstream.url()).await;
+        replica.live_at(1).await;
+        let url = format!("ws://{}/export/stream", replica.address);
+        let mut client = tokio_tungstenite::connect_async(url).await.unwrap().0;
+        upstream.append_all(late.to_vec());
+        replica.live_at(4).await;
+        let mut numbers = Vec::new();
+        while numbers.len() < 2 {
+            let next = tokio::time::timeout(Duration::from_secs(20), client.next()).await;
+            if let Message::Text(text) = next.unwrap().unwrap().unwrap() {
+                let message: Value = serde_json::from_str(&text).unwrap();
+                numbers.push(message["seq"].as_i64().unwrap());
+            }
+        }
+        assert_eq!(numbers, [3, 4]);
+        replica.end().await;
+    }
+}
+
 /// What `/_health` says of the log does not wait for the next operation after a restart.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_last_operation_is_known_after_a_restart() {

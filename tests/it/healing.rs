@@ -2,15 +2,14 @@
 //! row for row, by itself.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use did_plc::Timestamp;
 use did_plc::signature::PlainVerifier;
 use plc_replica::audit::fsck;
-use plc_replica::store::Store;
+use plc_replica::store::{Store, StoredOperation};
 use plc_testkit::builder::Story;
 use plc_testkit::fake_upstream::{FakeUpstream, Fault, LogEntry, Route};
 use rand::seq::SliceRandom;
@@ -26,6 +25,8 @@ const FAULTY: Duration = Duration::from_millis(2_500);
 const SECOND_READING: &str = "0.1";
 /// Until when it has to be whole again.
 const HEALED: Duration = Duration::from_secs(240);
+/// More operations than any log here has.
+pub const ALL: usize = 1_000_000;
 /// Operations that are there at the start, and that come while the upstream is faulty.
 const AT_START: usize = 200;
 
@@ -42,21 +43,34 @@ fn serving_with(place: &Place, upstream: &str, settings: &[&str]) -> Running {
 }
 
 /// An operation as it is held: its identity, CID and time, who signed it, and what nullified it.
-type Row = (String, String, Timestamp, u16, Option<Timestamp>);
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Row {
+    pub did: String,
+    pub cid: String,
+    pub created_at: Timestamp,
+    pub signer: u16,
+    pub nullified_by: Option<Timestamp>,
+}
 
 /// What is held under each number.
-async fn rows(store: &Store) -> BTreeMap<i64, Row> {
-    let held = store.export_by_sequence(0, 1_000_000).await.unwrap().into_iter();
-    held.map(|it| {
-        let row =
-            (it.did.to_string(), it.cid().to_string(), it.created_at, it.signer, it.nullified_by);
-        (it.sequence.unwrap(), row)
-    })
-    .collect()
+pub async fn rows(store: &Store) -> BTreeMap<i64, Row> {
+    by_number(store.export_by_sequence(0, ALL).await.unwrap())
+}
+
+/// What these operations are held as, under each number.
+pub fn by_number(held: Vec<StoredOperation>) -> BTreeMap<i64, Row> {
+    let row = |it: &StoredOperation| Row {
+        did: it.did.to_string(),
+        cid: it.cid().to_string(),
+        created_at: it.created_at,
+        signer: it.signer,
+        nullified_by: it.nullified_by,
+    };
+    held.iter().map(|it| (it.sequence.unwrap(), row(it))).collect()
 }
 
 /// What an honest log comes to.
-async fn honest(log: &[LogEntry]) -> BTreeMap<i64, Row> {
+pub async fn honest(log: &[LogEntry]) -> BTreeMap<i64, Row> {
     let folder = tempfile::tempdir().unwrap();
     let url = format!("sqlite://{}", folder.path().join("plc.db").display());
     let upstream = FakeUpstream::start(log.to_vec()).await;
@@ -69,12 +83,12 @@ async fn honest(log: &[LogEntry]) -> BTreeMap<i64, Row> {
 
 /// What is wrong while the upstream is faulty: it can change lines of pages and messages of the stream, and the
 /// log itself.
-struct Misfortune {
-    name: &'static str,
+pub struct Misfortune {
+    pub name: &'static str,
     /// Changes what is sent; draws from the second.
-    edit: fn(&mut Vec<String>, &mut ChaCha20Rng),
+    pub edit: fn(&mut Vec<String>, &mut ChaCha20Rng),
     /// Whether pages are changed so, and the stream.
-    routes: &'static [Route],
+    pub routes: &'static [Route],
 }
 
 fn damage(line: &mut String, random: &mut ChaCha20Rng) {
@@ -100,7 +114,7 @@ fn replace_value(line: &mut String, name: &str, other: impl FnOnce(&str) -> Stri
 
 const BOTH: &[Route] = &[Route::Export, Route::Stream];
 
-const MISFORTUNES: &[Misfortune] = &[
+pub const MISFORTUNES: &[Misfortune] = &[
     Misfortune {
         name: "a tenth of the stream is dropped",
         edit: |lines, random| lines.retain(|_| random.random_bool(0.9)),
@@ -218,12 +232,13 @@ async fn heals(place: &Place, seed: u64, misfortune: &Misfortune) {
     let expected = honest(&log).await;
     let (early, late) = log.split_at(AT_START);
     let upstream = FakeUpstream::start(early.to_vec()).await;
-    let faulty = Arc::new(AtomicBool::new(true));
+    let until = Arc::new(OnceLock::new());
     for &route in misfortune.routes {
         let random = Mutex::new(ChaCha20Rng::seed_from_u64(seed));
-        let (edit, faulty) = (misfortune.edit, Arc::clone(&faulty));
+        let (edit, until) = (misfortune.edit, Arc::clone(&until));
         let edited = Fault::edited(move |lines| {
-            if faulty.load(Ordering::Acquire) {
+            // By the clock, however busy the machine is: what is told wrongly at the second reading too is believed.
+            if Instant::now() < *until.get_or_init(|| Instant::now() + FAULTY) {
                 edit(lines, &mut random.lock().unwrap());
             }
         });
@@ -232,7 +247,6 @@ async fn heals(place: &Place, seed: u64, misfortune: &Misfortune) {
     let begun = Instant::now();
     let mut serving = serving(place, &upstream.url());
     grows(&upstream, late).await;
-    faulty.store(false, Ordering::Release);
     let at_mend = upstream.asked().len();
     let seconds = ends_with(place, &mut serving, &expected, misfortune.name, begun).await;
     drop(serving);
@@ -302,7 +316,7 @@ async fn is_sound(place: &Place) {
 }
 
 /// Every other way in which the testkit's upstream can fail, for as long.
-fn failures() -> Vec<(&'static str, Route, Fault)> {
+pub fn failures() -> Vec<(&'static str, Route, Fault)> {
     vec![
         ("lines are cut", Route::Export, Fault::CutLine),
         ("bodies are cut", Route::Export, Fault::CutBody),
@@ -370,7 +384,7 @@ async fn follows_a_restored_upstream(place: &Place) {
     drop(serving);
     println!("restored: whole after {seconds:.1} s, {} requests in all", upstream.asked().len());
     let store = Store::open(&place.url).await.unwrap();
-    for (did, cid, ..) in lost.values() {
+    for Row { did, cid, .. } in lost.values() {
         let history = store.history(&did.parse().unwrap()).await.unwrap();
         assert!(history.iter().any(|held| &held.cid().to_string() == cid), "{cid} is lost");
     }

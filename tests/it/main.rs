@@ -36,6 +36,7 @@ mod security;
 mod serve;
 mod serve_stream;
 mod shared;
+mod simulation;
 mod skip;
 mod sql;
 mod stories;

@@ -2,7 +2,9 @@
 //! nothing lost, nothing that spins.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use plc_replica::upstream::{
     Batch, ExportClient, Fetched, Limits, Origin, PagesAhead, Stream, UpstreamFault,

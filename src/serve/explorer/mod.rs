@@ -33,11 +33,11 @@ pub(super) use self::layout::{icon, robots, style};
 use did_plc::Did;
 
 use super::answer::{self, Answer};
-use super::clock::now;
 use super::error::ServeError;
 use super::extract::{PathDid, Query};
 use super::query::parameter;
 use super::state::Server;
+use crate::clock::now;
 
 /// Characters of a DID.
 const DID_LENGTH: usize = "did:plc:".len() + 24;

@@ -42,6 +42,8 @@ impl Postgres {
                    FROM sources"#
             );
             let left = connection.first(left).await?.and_then(|row| row.seconds);
+            // It has changed nothing. Left open it would cost the connection, at every attempt of whoever waits.
+            writer.end(connection).await?;
             return Err(StoreError::LostLease(format!(
                 "its lease runs for another {:.0} s",
                 left.unwrap_or_default().max(0.0).ceil()
