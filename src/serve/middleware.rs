@@ -41,6 +41,9 @@ use super::{compression, resolution};
 /// Seconds that a browser may keep the answer to `OPTIONS`; it never changes.
 const PREFLIGHT_AGE: Duration = Duration::from_secs(86_400);
 
+/// As many tasks as a thread keeps for itself: a crowd are those that wait beside them.
+const CROWD: usize = 256;
+
 /// What [`preflight`] puts around a handler.
 type PreflightLayer =
     ServiceBuilder<Stack<CorsLayer, Stack<MapResponseLayer<fn(Response) -> Response>, Identity>>>;
@@ -193,10 +196,10 @@ fn place(server: &Server) -> Result<OwnedSemaphorePermit, ServeError> {
 /// Keeps the place until there is an answer.
 ///
 /// A lookup may be answered without waiting for anything, so that of thousands that have arrived only a few would
-/// ever be counted. While more wait for a thread than the threads have in hand, a request lets all of them take or miss their
-/// places before any work is done for it.
+/// ever be counted. In a crowd a request lets all of them take or miss their places before any work is done for it.
+/// (Without one it does not: who is woken in that way is not offered to a thread that has nothing to do.)
 async fn in_turn<T>(place: Option<OwnedSemaphorePermit>, answer: impl Future<Output = T>) -> T {
-    if place.is_some() && Handle::current().metrics().global_queue_depth() > 0 {
+    if place.is_some() && Handle::current().metrics().global_queue_depth() > CROWD {
         yield_now().await;
     }
     let answer = answer.await;

@@ -2,7 +2,9 @@
 //!
 //! Asking for many identities in one query costs both sides a fraction of asking for each (no
 //! message, plan or snapshot for each). A lookup that finds no query under way goes at once, with those
-//! that have come with it; those that come while it is under way go together next.
+//! that have come with it. Those that come while it is under way go together when it is answered. Where
+//! enough of them wait they go in two queries beside each other, so that the server works on one while the
+//! answers to the other are read and sent here.
 
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
@@ -11,8 +13,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
-use tokio::sync::{Mutex, mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::sync::{Mutex, Notify, mpsc, oneshot};
+use tokio::time::sleep;
 
 use crate::store::StoreError;
 use did_plc::Did;
@@ -22,8 +24,10 @@ const LARGEST_GATHERING: usize = 256;
 /// Lookups that may wait. The answer to more is that the database does not keep up.
 const LONGEST_QUEUE: usize = 16_384;
 
-/// How long lookups wait for a query that is under way: far longer than one takes that finds its pages in memory, so
-/// that another task asks beside it only where the disk is read.
+/// Lookups that are worth a query beside another one.
+const WORTH_A_QUERY: usize = 8;
+/// How long fewer wait for a query that is under way: far longer than one takes that finds its pages in memory, so that
+/// they go beside it only where the disk is read.
 const PATIENCE: Duration = Duration::from_millis(2);
 
 type Answer<T> = oneshot::Sender<Result<Result<T, StoreError>, Panicked>>;
@@ -51,8 +55,48 @@ pub(super) trait Ask: Send + 'static {
 /// The queue of one kind of lookup.
 pub(super) struct Gatherer<T> {
     queue: mpsc::Sender<Lookup<T>>,
-    /// Tasks whose query is under way.
-    asking: Arc<AtomicUsize>,
+    under_way: Arc<UnderWay>,
+}
+
+/// The queries that are under way.
+#[derive(Default)]
+struct UnderWay {
+    /// How many they are.
+    queries: AtomicUsize,
+    /// So many lookups wait that they are worth another one.
+    enough_wait: Notify,
+}
+
+impl UnderWay {
+    /// Another one begins.
+    fn begin(&self) {
+        self.queries.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One is answered.
+    fn end(&self) {
+        self.queries.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// So many lookups are waiting.
+    fn see_waiting(&self, lookups: usize) {
+        if lookups >= WORTH_A_QUERY {
+            self.enough_wait.notify_one();
+        }
+    }
+
+    /// Ends when those that wait are to go beside what is under way.
+    async fn another_is_due<T>(&self, queue: &mpsc::Receiver<Lookup<T>>) {
+        let enough_wait = async {
+            while queue.len() < WORTH_A_QUERY {
+                self.enough_wait.notified().await;
+            }
+        };
+        tokio::select! {
+            () = enough_wait => {}
+            () = sleep(PATIENCE) => {}
+        }
+    }
 }
 
 impl<T: Send + 'static> Gatherer<T> {
@@ -61,16 +105,16 @@ impl<T: Send + 'static> Gatherer<T> {
     pub(super) fn start<A: Ask<Answer = T>>(askers: Vec<A>) -> Gatherer<T> {
         let (queue, lookups) = mpsc::channel(LONGEST_QUEUE);
         let lookups = Arc::new(Mutex::new(lookups));
-        let asking = Arc::new(AtomicUsize::new(0));
+        let under_way = Arc::new(UnderWay::default());
         for asker in askers {
-            tokio::spawn(serve(asker, lookups.clone(), asking.clone()));
+            tokio::spawn(serve(asker, lookups.clone(), under_way.clone()));
         }
-        Gatherer { queue, asking }
+        Gatherer { queue, under_way }
     }
 
     /// Queries that are under way.
     pub(super) fn asking(&self) -> usize {
-        self.asking.load(Ordering::Relaxed)
+        self.under_way.queries.load(Ordering::Relaxed)
     }
 
     /// Lookups that no task has taken yet.
@@ -88,6 +132,7 @@ impl<T: Send + 'static> Gatherer<T> {
                 mpsc::error::TrySendError::Closed(_) => "it is being closed".to_owned(),
             })
         })?;
+        self.under_way.see_waiting(self.waiting());
         match answered.await {
             Ok(Ok(answer)) => answer,
             // Nobody waits out a bug as if the database were away.
@@ -97,15 +142,17 @@ impl<T: Send + 'static> Gatherer<T> {
     }
 }
 
-/// Takes the lookups that are to go together in the next query. There are none when the gatherer was dropped.
+/// Takes the lookups that are to go together in the next query: all that wait, or half of them where that is enough for
+/// two. There are none when the gatherer was dropped.
 async fn gather<T>(queue: &mut mpsc::Receiver<Lookup<T>>, gathered: &mut Vec<Lookup<T>>) {
-    if queue.recv_many(gathered, LARGEST_GATHERING).await == 0 {
-        return;
-    }
+    let Some(first) = queue.recv().await else { return };
     // The other tasks have their turn first: requests that have arrived already are read in it, and come along. It costs
     // a lookup that is alone some microseconds.
     tokio::task::yield_now().await;
-    while gathered.len() < LARGEST_GATHERING
+    let waiting = queue.len() + 1;
+    let taken = if waiting >= 2 * WORTH_A_QUERY { waiting.div_ceil(2) } else { waiting };
+    gathered.push(first);
+    while gathered.len() < taken.min(LARGEST_GATHERING)
         && let Ok(lookup) = queue.try_recv()
     {
         gathered.push(lookup);
@@ -113,8 +160,8 @@ async fn gather<T>(queue: &mut mpsc::Receiver<Lookup<T>>, gathered: &mut Vec<Loo
 }
 
 /// Takes what waits, asks, answers. The queue is kept meanwhile, so that what comes goes together next; it is left to
-/// another task where the answer takes its time.
-async fn serve<A: Ask>(mut asker: A, lookups: Waiting<A::Answer>, asking: Arc<AtomicUsize>) {
+/// another task once that is worth a query of its own.
+async fn serve<A: Ask>(mut asker: A, lookups: Waiting<A::Answer>, under_way: Arc<UnderWay>) {
     let mut gathered = Vec::with_capacity(LARGEST_GATHERING);
     let mut kept = None;
     loop {
@@ -133,20 +180,21 @@ async fn serve<A: Ask>(mut asker: A, lookups: Waiting<A::Answer>, asking: Arc<At
             kept = Some(queue);
             continue;
         }
-        asking.fetch_add(1, Ordering::Relaxed);
+        under_way.begin();
         // The task goes on with the next ones: nothing of the question is kept.
         let mut asked = pin!(AssertUnwindSafe(asker.ask(&dids)).catch_unwind());
-        let asked = match timeout(PATIENCE, &mut asked).await {
-            Ok(asked) => {
+        let asked = tokio::select! {
+            biased;
+            asked = &mut asked => {
                 kept = Some(queue);
                 asked
             }
-            Err(_) => {
+            () = under_way.another_is_due(&queue) => {
                 drop(queue);
                 asked.await
             }
         };
-        asking.fetch_sub(1, Ordering::Relaxed);
+        under_way.end();
         answer(&mut gathered, asked);
     }
 }
@@ -246,6 +294,29 @@ mod tests {
             assert_eq!(lookup.await.unwrap(), did);
         }
         assert_eq!(gatherer.asking(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_go_in_two_queries_beside_each_other() {
+        let (sender, mut asked) = mpsc::unbounded_channel();
+        let may_answer = Arc::new(tokio::sync::Semaphore::new(0));
+        let slow = || Slow { asked: sender.clone(), may_answer: may_answer.clone() };
+        let gatherer = Arc::new(Gatherer::start(vec![slow(), slow()]));
+        let did = Did::from_bytes([7; 15]);
+        let lookups: Vec<_> = (0..2 * WORTH_A_QUERY + 1)
+            .map(|_| {
+                let gatherer = Arc::clone(&gatherer);
+                tokio::spawn(async move { gatherer.lookup(did).await.unwrap() })
+            })
+            .collect();
+        let began = tokio::time::Instant::now();
+        assert_eq!(asked.recv().await, Some(WORTH_A_QUERY + 1));
+        assert_eq!(asked.recv().await, Some(WORTH_A_QUERY));
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        may_answer.add_permits(2);
+        for lookup in lookups {
+            assert_eq!(lookup.await.unwrap(), did);
+        }
     }
 
     #[tokio::test]
