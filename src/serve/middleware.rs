@@ -10,8 +10,8 @@ use axum::Router;
 use axum::extract::{MatchedPath, Request};
 use axum::handler::Handler;
 use axum::response::{IntoResponse, Response};
-use futures::TryFutureExt;
 use futures::future::{BoxFuture, Either, ready};
+use futures::{FutureExt, TryFutureExt};
 use http::header::{
     ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS,
     ALLOW, HOST,
@@ -170,14 +170,15 @@ where
             None if watches => Ok(None),
             None => place(&self.server).map(Some),
         };
-        let answering = match place {
-            Err(refused) => Either::Left(ready(Ok(refused.into_response()))),
+        let (place, answering) = match place {
+            Err(refused) => (None, Either::Left(ready(Ok(refused.into_response())))),
             Ok(place) => {
                 let answer = within(limits.request_time, self.inner.call(request));
-                Either::Right(in_turn(place, answer))
+                (place, Either::Right(after_a_crowd(answer)))
             }
         };
         Box::pin(answering.map_ok(move |mut answer| {
+            drop(place);
             if let Some(allowance) = allowance {
                 allowance.state(answer.headers_mut());
             }
@@ -193,28 +194,27 @@ fn place(server: &Server) -> Result<OwnedSemaphorePermit, ServeError> {
     Arc::clone(&server.request_places).try_acquire_owned().map_err(|_| ServeError::TooManyAtATime)
 }
 
-/// Keeps the place until there is an answer.
+/// The same answer, after the others have had their turn where there is a crowd.
 ///
 /// A lookup may be answered without waiting for anything, so that of thousands that have arrived only a few would
 /// ever be counted. In a crowd a request lets all of them take or miss their places before any work is done for it.
 /// (Without one it does not: who is woken in that way is not offered to a thread that has nothing to do.)
-async fn in_turn<T>(place: Option<OwnedSemaphorePermit>, answer: impl Future<Output = T>) -> T {
-    if place.is_some() && Handle::current().metrics().global_queue_depth() > CROWD {
-        yield_now().await;
+fn after_a_crowd<F: Future + Send>(answer: F) -> Either<F, impl Future<Output = F::Output> + Send> {
+    match Handle::current().metrics().global_queue_depth() > CROWD {
+        false => Either::Left(answer),
+        true => Either::Right(yield_now().then(|()| answer)),
     }
-    let answer = answer.await;
-    drop(place);
-    answer
 }
 
 /// The answer, or that it took too long. A timer is only set for what does not answer at once, as most lookups
-/// do: tower-http's layer sets one for each request.
-async fn within(
+/// do: tower-http's layer sets one for each request. (No `async` function: it would hold the answer's future twice,
+/// which is large, and be moved with both.)
+fn within(
     time: Duration,
     answer: impl Future<Output = Result<Response, Infallible>>,
-) -> Result<Response, Infallible> {
-    let in_time = tokio::time::timeout(time, answer).await;
-    in_time.unwrap_or_else(|_| Ok(ServeError::TookTooLong(time).into_response()))
+) -> impl Future<Output = Result<Response, Infallible>> {
+    let too_long = move |_| Ok(ServeError::TookTooLong(time).into_response());
+    tokio::time::timeout(time, answer).map(move |in_time| in_time.unwrap_or_else(too_long))
 }
 
 fn over_limit(limits: &Limits, allowance: Option<Allowance>, uri: &Uri) -> Option<ServeError> {
