@@ -10,6 +10,9 @@
 //! The modules stand in the order of the flow; each may use those before it, never those after,
 //! which a test makes sure of. `docs/ARCHITECTURE.md` says more.
 
+// What comes from outside ends in an error, never in a panic. Tests may.
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
 pub mod blocking;
 
 pub mod clock;

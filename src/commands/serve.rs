@@ -205,11 +205,9 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let shutdown = on_signals()?;
     outlive_full_files()?;
 
-    let Some(store) = open(&args.database.url, &shutdown).await? else {
-        return Ok(ExitCode::SUCCESS);
-    };
+    let opened = open(&args.database.url, client.base(), &shutdown).await?;
+    let Some((store, status)) = opened else { return Ok(ExitCode::SUCCESS) };
     args.records.limit(&store);
-    let status = Status::of_store(client.base(), &store).await?;
     tracing::info!(
         listen = %args.listen,
         upstream = client.base(),
@@ -281,17 +279,21 @@ fn state(args: Args, follower: &Follower) -> ServeState {
     }
 }
 
-/// Opens the store, waiting for a database that is not there yet; `None` when asked to end.
-async fn open(url: &str, shutdown: &CancellationToken) -> anyhow::Result<Option<Store>> {
+/// Opens the store and reads how far it is, waiting for a database that is not there yet; `None` when asked to end.
+async fn open(
+    url: &str,
+    upstream: &str,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Option<(Store, Status)>> {
     let mut pause = PAUSES.0;
     let mut said = false;
     loop {
-        match Store::open(url).await {
-            Ok(store) => {
+        match open_once(url, upstream).await {
+            Ok(opened) => {
                 if said {
                     tracing::info!("the database is there");
                 }
-                return Ok(Some(store));
+                return Ok(Some(opened));
             }
             Err(StoreError::Unavailable(reason)) => {
                 if !std::mem::replace(&mut said, true) {
@@ -307,6 +309,12 @@ async fn open(url: &str, shutdown: &CancellationToken) -> anyhow::Result<Option<
             () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSES.1),
         }
     }
+}
+
+async fn open_once(url: &str, upstream: &str) -> Result<(Store, Status), StoreError> {
+    let store = Store::open(url).await?;
+    let status = Status::of_store(upstream, &store).await?;
+    Ok((store, status))
 }
 
 /// Has the process go on when a file may not become larger: writing fails then, as on a full disk, which is waited

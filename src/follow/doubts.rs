@@ -140,10 +140,9 @@ impl Doubts {
             standing.retain(|doubt| !self.others_asked.contains(&(doubt.id, doubt.asked)));
             self.ask_another(&standing, source).await?;
         }
-        match answer {
-            Ok(()) => self.others_asked.clear(),
-            Err(_) => self.others_asked.extend(due.iter().map(|doubt| (doubt.id, doubt.asked))),
-        }
+        // What the upstream was not asked about is due the next time too: no more is remembered than that.
+        let again = if answer.is_err() { due } else { &[] };
+        self.others_asked = again.iter().map(|doubt| (doubt.id, doubt.asked)).collect();
         answer
     }
 

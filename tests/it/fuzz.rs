@@ -93,10 +93,19 @@ const TARGET: &str = "PLC_FUZZ_TARGET";
 
 #[test]
 fn nothing_that_comes_from_outside_ends_in_a_panic_or_costs_too_much() {
+    match std::env::var(TARGET) {
+        Ok(name) => try_target(&name),
+        Err(_) => try_all(),
+    }
+}
+
+/// Each target in a process of its own, in which the test above finds its name.
+fn try_all() {
+    const TEST: &str = "fuzz::nothing_that_comes_from_outside_ends_in_a_panic_or_costs_too_much";
     for (name, _) in targets::TARGETS {
         // What a process has taken is only known of all that it has done.
         let ran = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "fuzz::one_target", "--ignored", "--nocapture"])
+            .args(["--exact", TEST, "--nocapture"])
             .env(TARGET, name)
             .output()
             .unwrap();
@@ -107,17 +116,14 @@ fn nothing_that_comes_from_outside_ends_in_a_panic_or_costs_too_much() {
     }
 }
 
-#[test]
-#[ignore = "run by the test above for each target"]
-fn one_target() {
-    let Ok(name) = std::env::var(TARGET) else { return };
+fn try_target(name: &str) {
     let (_, target) = targets::TARGETS.into_iter().find(|target| target.0 == name).unwrap();
-    let corpus = corpus(&name);
+    let corpus = corpus(name);
     assert!(!corpus.is_empty());
     corpus.iter().for_each(|data| target(data));
     let memory_before = peak_memory();
     let (mut longest, mut largest) = ((Duration::ZERO, 0), 0);
-    for number in 0..inputs(&name) {
+    for number in 0..inputs(name) {
         let mut random = ChaCha20Rng::seed_from_u64(number);
         let data = match number % LARGE_EVERY {
             0 => blown_up(&corpus, &mut random),

@@ -96,6 +96,29 @@ async fn what_passes_is_not_taken_for_damage() {
     replica.end().await;
 }
 
+/// A database that was opened, and then does not say how far it is: waited for like one that is not there yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_goes_away_at_the_start_is_waited_for() {
+    let Some(database) = Database::create().await else { return };
+    let log = log_of(3);
+    let upstream = FakeUpstream::start(log).await;
+    let replica = Served::start_on(&database.url, &upstream.url(), &[]);
+    replica.reaches(3).await;
+    replica.end();
+    let mut client = database.client().await;
+    // Who reads gives up soon, and says that it may go better next time.
+    client
+        .run("DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET lock_timeout = 50', current_database()); END $$")
+        .await;
+    client.run("BEGIN; LOCK TABLE sources IN ACCESS EXCLUSIVE MODE").await;
+    let replica = Served::start_on(&database.url, &upstream.url(), &[]);
+    replica.eventually("it waits", async || replica.log().contains("is unavailable")).await;
+    client.run("COMMIT").await;
+    replica.reaches(3).await;
+    let log = replica.end();
+    assert_eq!(log.matches("the database is there").count(), 1, "{log}");
+}
+
 /// A disk that is full for a while: tried ever less often, with one line when it begins and one when it is over.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_said_once() {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use did_plc::Did;
 use plc_replica::store::{
-    Commit, NewRefusal, RefusalLimits, Rewritten, Store, StoreError, StoredOperation,
+    Commit, NewDivergence, NewRefusal, RefusalLimits, Rewritten, Store, StoreError, StoredOperation,
 };
 use plc_testkit::builder::Story;
 
@@ -113,6 +113,53 @@ async fn refusals_and_divergences_of_an_identity_are_found_by_their_index() {
         let others: Vec<&str> = others.iter().map(String::as_str).collect();
         assert_eq!(entries_read(&mut client, &others, 0).await, 0, "{others:?}");
     }
+}
+
+/// Who waits for the lease of another asks for it on the same connection each time.
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_for_a_lease_costs_no_connections() {
+    let Some(database) = Database::create().await else { return };
+    let first = Store::open(&database.url).await.unwrap();
+    first.follow(UPSTREAM).await.unwrap();
+    let waiting = Store::open(&database.url).await.unwrap();
+    let mut client = database.client().await;
+    let mut connections = Vec::new();
+    for _ in 0..3 {
+        assert!(matches!(waiting.follow(UPSTREAM).await, Err(StoreError::LostLease(_))));
+        let all = "SELECT string_agg(pid::text, ' ' ORDER BY pid) FROM pg_stat_activity
+            WHERE datname = current_database()";
+        connections.push(client.value(all).await.unwrap());
+    }
+    connections.dedup();
+    assert_eq!(connections.len(), 1, "{connections:?}");
+}
+
+/// A comparison in one process beside a follower in another: one waits for the other, and never both.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_comparison_and_a_commit_of_two_processes_do_not_wait_for_each_other() {
+    let Some(database) = Database::create().await else { return };
+    let store = Store::open(&database.url).await.unwrap();
+    store.follow(UPSTREAM).await.unwrap();
+    let record = NewDivergence {
+        source: "there".to_owned(),
+        did: "did:plc:yysjotofetl7xxd6u3ltxpgi".to_owned(),
+        kind: "missing".to_owned(),
+        subject: "x".to_owned(),
+        ours: None,
+        theirs: None,
+    };
+    let seen = [record];
+    let note = || store.note_divergences("there", &seen[0].did, &[], &seen, RECEIVED);
+    note().await.unwrap();
+    // As a commit does it: the source first, then the records.
+    let mut client = database.client().await;
+    client.run("BEGIN; SELECT FROM sources FOR UPDATE").await;
+    let commits = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        client.run("UPDATE divergences SET last_seen = 1; COMMIT").await;
+    };
+    let (noted, ()) = tokio::join!(note(), commits);
+    noted.unwrap();
 }
 
 /// The oldest refusals of a kind are not looked for among those of other kinds.

@@ -19,10 +19,11 @@ pub(super) async fn write(
     if divergences.is_empty() {
         return Ok(());
     }
+    // Locked before any record, as a commit has it locked: of two processes one waits, and neither for the other.
+    let held = sqlx::query!("SELECT divergence_bytes FROM sources FOR UPDATE");
+    let held = connection.first(held).await?.map_or(0, |row| row.divergence_bytes);
     let kept = keep(connection, divergences, seen_at).await?;
     let brought: i64 = kept.iter().map(|one| one.bytes).sum();
-    let held = connection.first(sqlx::query!("SELECT divergence_bytes FROM sources")).await?;
-    let held = held.map_or(0, |row| row.divergence_bytes);
     let mut room = Room::new(Owner::All, kept, held, bound);
     while let Some(question) = room.next() {
         let going = room.forget(&oldest(connection, question).await?);

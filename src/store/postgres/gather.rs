@@ -122,6 +122,7 @@ impl<T: Send + 'static> Gatherer<T> {
         self.queue.max_capacity() - self.queue.capacity()
     }
 
+    #[expect(clippy::panic, reason = "the panic of the task that asks is that of who waits for it")]
     pub(super) async fn lookup(&self, did: Did) -> Result<T, StoreError> {
         let (answer, answered) = oneshot::channel();
         self.queue.try_send((did, answer)).map_err(|error| {
