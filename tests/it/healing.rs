@@ -294,14 +294,13 @@ async fn ends_with(
             let more: Vec<_> =
                 held.iter().filter(|(number, row)| expected.get(number) != Some(row)).collect();
             panic!(
-                "{name}: not whole within {HEALED:?}: {} of {} are missing or other, {} are too much:\n\
-                 {:#?}\n{:#?}\n{}",
+                "{}\n{name}: not whole within {HEALED:?}: {} of {} are missing or other, {} are too much:\n{:?}\n{:?}",
+                serving.log(),
                 missing.len(),
                 expected.len(),
                 more.len(),
                 &missing[..missing.len().min(3)],
                 &more[..more.len().min(3)],
-                serving.log()
             );
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -521,18 +520,22 @@ async fn what_the_upstream_lacks_is_asked_for_elsewhere() {
     }
 }
 
-/// Each misfortune at a time for each backend, several at once: most of the time is waiting.
+/// Each misfortune for one backend, several at once: most of the time is waiting. `PLC_HEALINGS=20` has each of them
+/// twenty times, never the same way.
 async fn all_heal(of: usize) {
+    let times = std::env::var("PLC_HEALINGS").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
     let next = AtomicUsize::new(0);
     let workers = (0..6).map(|_| async {
         loop {
             let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some(misfortune) = MISFORTUNES.get(at) else { return };
+            if at >= times * MISFORTUNES.len() {
+                return;
+            }
             let mut places = places().await;
             if of >= places.len() {
                 return;
             }
-            heals(&places.remove(of), at as u64, misfortune).await;
+            heals(&places.remove(of), at as u64, &MISFORTUNES[at % MISFORTUNES.len()]).await;
         }
     });
     futures::future::join_all(workers).await;
