@@ -77,6 +77,12 @@ CREATE TABLE sources (
     round          int8 NOT NULL DEFAULT 0,  -- in the round under way everything up to this number was read
     round_began_at int8,                     -- null: before the first round
     rounds         int8 NOT NULL DEFAULT 0,  -- how many were completed
+    -- Under these numbers the upstream has stated other numbers or times than before, last at that time. What was
+    -- taken over so is read once more; null: there is nothing of that.
+    unsettled_from    int8,
+    unsettled_through int8,
+    unsettled_times   bool,                  -- whether times are among it
+    unsettled_at      int8,
     -- The numbers in the log are an earlier upstream's, until the log has been read to its end.
     renumbering    bool NOT NULL DEFAULT false,
     refused_bytes  int8 NOT NULL DEFAULT 0,  -- the sum of `bytes` in `refusals`

@@ -64,6 +64,12 @@ CREATE TABLE sources (
     round          INTEGER NOT NULL DEFAULT 0,  -- in the round under way everything up to this number was read
     round_began_at INTEGER,                     -- null: before the first round
     rounds         INTEGER NOT NULL DEFAULT 0,  -- how many were completed
+    -- Under these numbers the upstream has stated other numbers or times than before, last at that time. What was
+    -- taken over so is read once more; null: there is nothing of that.
+    unsettled_from    INTEGER,
+    unsettled_through INTEGER,
+    unsettled_times   INTEGER,                  -- whether times are among it
+    unsettled_at      INTEGER,
     -- 1 while the numbers in the log are an earlier upstream's, until the log has been read to its end.
     renumbering    INTEGER NOT NULL DEFAULT 0,
     refused_bytes  INTEGER NOT NULL DEFAULT 0,  -- the sum of `bytes` in `refusals`

@@ -56,6 +56,7 @@ mod tests {
             epoch,
             caught_up_at: None,
             rereading: Rereading::default(),
+            unsettled: None,
             renumbering: false,
             forgotten_up_to: None,
         }

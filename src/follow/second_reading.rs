@@ -1,6 +1,7 @@
 //! The second reading: behind the follower every page is read once more, at least an hour after it was read
 //! first, and then the whole log again and again at a low rate. What is missing here is taken in, what the
-//! upstream states otherwise or does not have any more becomes a record.
+//! upstream states otherwise or does not have any more becomes a record, and what was taken over of that is read
+//! once more, as long after it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use super::reader::{Event, Gone};
 use crate::clock;
 use crate::judge::Course;
 use crate::live::Status;
-use crate::store::{Lease, Rereading, Store, StoredOperation};
+use crate::store::{Changed, Lease, Rereading, Store, StoredOperation, Unsettled};
 use crate::upstream::{Backoff, ExportClient};
 
 /// The longest pause before it is looked whether something is due.
@@ -70,6 +71,8 @@ pub struct SecondReading {
 enum Next {
     /// What comes after the second reading, up to this number; with what is held there.
     Second { through: i64, held: Vec<StoredOperation> },
+    /// What was stated otherwise than before, once more.
+    Unsettled(Unsettled),
     /// The next page of the round.
     Round,
     /// Nothing for so long.
@@ -97,6 +100,7 @@ impl SecondReading {
                     continue;
                 }
                 Ok(Next::Second { through, held }) => self.read_second(through, held).await,
+                Ok(Next::Unsettled(unsettled)) => self.read_unsettled(unsettled).await,
                 Ok(Next::Round) => {
                     let read = self.read_round().await;
                     next_of_round = Instant::now() + self.pause_of_round();
@@ -127,13 +131,19 @@ impl SecondReading {
         unheld_since: &mut Option<Instant>,
         next_of_round: Instant,
     ) -> Result<Next, AgainError> {
+        let source = self.store.source().await?;
         if self.renumbering {
-            self.renumbering = self.store.source().await?.is_some_and(|source| source.renumbering);
+            self.renumbering = source.is_some_and(|source| source.renumbering);
             return Ok(Next::Pause(self.pause()));
         }
         let page = self.client.limits().page;
         let held = self.store.export_by_sequence(self.position.second, page).await?;
         let due = clock::now() - self.settings.second_after;
+        if let Some(unsettled) = source.and_then(|source| source.unsettled)
+            && unsettled.at <= due
+        {
+            return Ok(Next::Unsettled(unsettled));
+        }
         // What is numbered above all that was read on is not the log's yet.
         let passed = self.status.sequence();
         let read_before = held.iter().take_while(|operation| operation.received_at <= due);
@@ -173,6 +183,18 @@ impl SecondReading {
         self.position.second = end;
         self.store.set_rereading(&self.lease, self.position).await?;
         self.status.set_read_twice(end);
+        Ok(())
+    }
+
+    /// Reads what was stated otherwise than before once more. What is stated otherwise again now is read again in its
+    /// turn, and what a crash leaves as well.
+    async fn read_unsettled(&mut self, unsettled: Unsettled) -> Result<(), AgainError> {
+        let Changed { from, through, times } = unsettled.changed;
+        let held = self.store.export_by_sequence(from - 1, self.client.limits().page).await?;
+        // Times are only taken over from a page of which one was taken over before.
+        let course = if times { Course::Second } else { Course::Again };
+        let end = self.read_page(from - 1, through, &held, course).await?;
+        self.store.settle(&self.lease, unsettled, end).await?;
         Ok(())
     }
 

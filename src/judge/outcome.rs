@@ -9,7 +9,8 @@ use super::verdict::{Candidate, Group, Judged};
 use super::whole::{Origin, Statement, Whole};
 use crate::store::codec::is_genesis;
 use crate::store::{
-    Commit, DivergenceKind, NewDivergence, NewRefusal, RefusalKey, Rewritten, StoredOperation,
+    Changed, Commit, DivergenceKind, NewDivergence, NewRefusal, RefusalKey, Rewritten,
+    StoredOperation,
 };
 use did_plc::chain::Restated;
 use did_plc::entry::{Received, Undecodable};
@@ -46,6 +47,7 @@ impl Prepared {
             nullified,
             numbered,
             rewritten: _,
+            unsettled: _,
             refusals,
             lifted,
             divergences,
@@ -266,15 +268,22 @@ impl Assembly {
         if whole.operations == whole.stored {
             return;
         }
-        let before: AHashMap<Cid, Option<i64>> =
-            whole.stored.iter().map(|row| (row.cid(), row.sequence)).collect();
-        let is_new = |row: &&StoredOperation| !before.contains_key(&row.cid());
+        let stored: AHashMap<Cid, &StoredOperation> =
+            whole.stored.iter().map(|row| (row.cid(), row)).collect();
+        let is_new = |row: &&StoredOperation| !stored.contains_key(&row.cid());
         self.accepted += whole.operations.iter().filter(is_new).count();
         // One that has lost its number and gets one back is among them, and comes twice to who was there before the
         // loss: who came in between was sent it under no number, and would never have it otherwise.
-        let is_late = |row: &&StoredOperation| before.get(&row.cid()).is_none_or(Option::is_none);
+        let is_late = |row: &&StoredOperation| {
+            stored.get(&row.cid()).is_none_or(|before| before.sequence.is_none())
+        };
         let late = whole.operations.iter().filter(|row| row.sequence.is_some()).filter(is_late);
         self.late.extend(late.cloned());
+        if !self.numbers_may_differ {
+            let changed = whole.operations.iter().filter_map(|row| change(&stored, row));
+            self.commit.unsettled =
+                self.commit.unsettled.into_iter().chain(changed).reduce(Changed::and);
+        }
         self.commit.rewritten.push(Rewritten {
             did: whole.did,
             stored: whole.stored.len(),
@@ -369,6 +378,19 @@ impl Assembly {
             known: self.known,
         }
     }
+}
+
+/// What an operation that is written anew had otherwise before, of what the upstream states of it.
+fn change(stored: &AHashMap<Cid, &StoredOperation>, row: &StoredOperation) -> Option<Changed> {
+    let before = stored.get(&row.cid())?;
+    let number = before.sequence?;
+    let times = before.created_at != row.created_at;
+    let now = row.sequence.unwrap_or(number);
+    (times || row.sequence != before.sequence).then(|| Changed {
+        from: number.min(now),
+        through: number.max(now),
+        times,
+    })
 }
 
 /// A copy of a line: as a slice it would keep the whole page that it came in.

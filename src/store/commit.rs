@@ -33,6 +33,8 @@ pub struct Commit {
     pub refusals: Vec<NewRefusal>,
     /// Refusals on record that do not stand any more: what they are about is accepted.
     pub lifted: Vec<RefusalKey>,
+    /// What of `rewritten` was held otherwise before: it is read once more, later.
+    pub unsettled: Option<Changed>,
     /// Differences that were noticed while judging.
     pub divergences: Vec<NewDivergence>,
     /// When the batch arrived (milliseconds since 1970; zero in [`Commit::default`]).
@@ -60,6 +62,28 @@ impl Commit {
         let replaced: usize = self.rewritten.iter().map(|rewritten| rewritten.stored_geneses).sum();
         let written = self.written().filter(|new| is_genesis(&new.signed)).count();
         written as i64 - replaced as i64
+    }
+}
+
+/// That the upstream states another number or time of operations than it has stated before, which was taken over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Changed {
+    /// The lowest number that such an operation has, or had.
+    pub from: i64,
+    /// The highest one.
+    pub through: i64,
+    /// Whether a time is among what has changed.
+    pub times: bool,
+}
+
+impl Changed {
+    /// Both of them, and what is between.
+    pub fn and(self, other: Changed) -> Changed {
+        Changed {
+            from: self.from.min(other.from),
+            through: self.through.max(other.through),
+            times: self.times || other.times,
+        }
     }
 }
 
@@ -92,6 +116,8 @@ pub struct Source {
     pub caught_up_at: Option<Timestamp>,
     /// How far what was read is read again.
     pub rereading: Rereading,
+    /// What it has stated otherwise than before; none when all of that was read once more since.
+    pub unsettled: Option<Unsettled>,
     /// The numbers that operations have are an earlier upstream's, until the log of this one has been read to its
     /// end.
     pub renumbering: bool,
@@ -110,6 +136,15 @@ pub struct Rereading {
     pub round_began_at: Option<Timestamp>,
     /// Rounds that were completed.
     pub rounds: i64,
+}
+
+/// What the upstream has stated otherwise than before, and what has not been read since then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unsettled {
+    /// What has changed.
+    pub changed: Changed,
+    /// When that was stated last.
+    pub at: Timestamp,
 }
 
 /// The right to write as the one follower, until somebody raises the epoch.

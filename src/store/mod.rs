@@ -28,7 +28,7 @@ use did_plc::claim::Value;
 use did_plc::{Did, Timestamp};
 
 use self::claims::{Claimants, ClaimsIndex};
-pub use self::commit::{Commit, Lease, Rereading, Rewritten, Source};
+pub use self::commit::{Changed, Commit, Lease, Rereading, Rewritten, Source, Unsettled};
 pub use self::divergence::{
     DIVERGENCE_BYTES, DivergenceKind, NewDivergence, Noted, StoredDivergence,
 };
@@ -351,6 +351,21 @@ impl Store {
         rereading: Rereading,
     ) -> Result<(), StoreError> {
         backend!(self, store => store.set_rereading(lease, rereading))
+    }
+
+    /// Notes that of what is unsettled everything up to this number was read once more. If anything has changed since
+    /// `unsettled` was read, that stays, and nothing is noted.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::LostLease`] when somebody has taken over; others if the store is not there.
+    pub async fn settle(
+        &self,
+        lease: &Lease,
+        unsettled: Unsettled,
+        read_to: i64,
+    ) -> Result<(), StoreError> {
+        backend!(self, store => store.settle(lease, unsettled, read_to))
     }
 
     /// How many bytes records of differences may take from the next one on. Each counts with both sides, its subject,

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use did_plc::{Cid, Did, Timestamp, order};
 use plc_replica::store::codec::is_genesis;
 use plc_replica::store::{
-    Asked, Commit, Lease, MOST_COUNTED, NewDivergence, NewRefusal, RefusalKey, RefusalLimits,
-    Rereading, Rewritten, Source, Store, StoreError, StoredOperation,
+    Asked, Changed, Commit, Lease, MOST_COUNTED, NewDivergence, NewRefusal, RefusalKey,
+    RefusalLimits, Rereading, Rewritten, Source, Store, StoreError, StoredOperation, Unsettled,
 };
 use plc_testkit::Generated;
 use plc_testkit::builder::{RECOVERY_WINDOW, Story};
@@ -96,6 +96,7 @@ contract! {
     refusals_are_counted_within_bounds,
     no_number_of_a_refusal_comes_twice,
     rereading_is_remembered,
+    what_is_unsettled_stays_until_it_is_read,
     what_was_read_again_is_not_beyond_the_cursor,
     divergences_are_recorded_once,
     a_divergence_that_is_back_has_its_new_evidence,
@@ -406,6 +407,7 @@ async fn renumbering_ends_at_the_present(place: Place) {
         cursor_cid: None,
         rereading: Rereading { rounds: 3, ..Rereading::default() },
         renumbering: true,
+        unsettled: None,
         forgotten_up_to: None,
         ..before
     };
@@ -1217,6 +1219,43 @@ async fn rereading_is_remembered(place: Place) {
     let lost = store.set_rereading(&lease, Rereading::default()).await;
     assert!(matches!(lost, Err(StoreError::LostLease(_))), "{lost:?}");
     assert_eq!(other.source().await.unwrap().unwrap().rereading, source.rereading);
+}
+
+async fn what_is_unsettled_stays_until_it_is_read(place: Place) {
+    let (store, lease) = filled(&place, &[]).await;
+    let unsettled = async || place.open().await.source().await.unwrap().unwrap().unsettled;
+    let at = Timestamp::from_millis;
+    let range = |from, through, times| Changed { from, through, times };
+    let changes = async |changed: Option<Changed>, millis| {
+        let commit = Commit { unsettled: changed, received_at_millis: millis, ..Commit::default() };
+        store.commit(&lease, &commit).await.unwrap();
+    };
+    assert_eq!(unsettled().await, None);
+    changes(Some(range(5, 9, false)), 100).await;
+    let first = Unsettled { changed: range(5, 9, false), at: at(100) };
+    assert_eq!(unsettled().await, Some(first));
+    // Nothing more, something within it, and something beyond it.
+    changes(None, 200).await;
+    assert_eq!(unsettled().await, Some(first));
+    changes(Some(range(6, 7, true)), 300).await;
+    assert_eq!(unsettled().await, Some(Unsettled { changed: range(5, 9, true), at: at(300) }));
+    changes(Some(range(2, 12, false)), 400).await;
+    let all = Unsettled { changed: range(2, 12, true), at: at(400) };
+    assert_eq!(unsettled().await, Some(all));
+    // What was read when less had changed says nothing of the rest.
+    store.settle(&lease, first, 20).await.unwrap();
+    assert_eq!(unsettled().await, Some(all));
+    store.settle(&lease, all, 7).await.unwrap();
+    let rest = Unsettled { changed: range(8, 12, true), ..all };
+    assert_eq!(unsettled().await, Some(rest));
+    let other = Lease { epoch: lease.epoch - 1 };
+    let lost = store.settle(&other, rest, 12).await;
+    assert!(matches!(lost, Err(StoreError::LostLease(_))), "{lost:?}");
+    store.settle(&lease, rest, 12).await.unwrap();
+    assert_eq!(unsettled().await, None);
+    changes(Some(range(1, 1, false)), 500).await;
+    store.begin_renumbering(&lease, "https://elsewhere.example").await.unwrap();
+    assert_eq!(unsettled().await, None);
 }
 
 async fn what_was_read_again_is_not_beyond_the_cursor(place: Place) {

@@ -1,13 +1,17 @@
 //! Pages are read once more: what is missing in them, and what is only somewhere else.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use plc_replica::follow::RereadingSettings;
 use plc_replica::store::{Rereading, Store, StoredDivergence};
 use plc_testkit::builder::Story;
-use plc_testkit::fake_upstream::{FakeUpstream, LogEntry};
+use plc_testkit::fake_upstream::{FakeUpstream, Fault, LogEntry, Route};
 
 use crate::follow::{Place, Running, entries, eventually, places};
+use crate::healing::{Row, honest, rows};
 
 /// Everything is read again all the time.
 pub const AT_ONCE: RereadingSettings =
@@ -144,5 +148,84 @@ async fn a_round_beyond_the_second_reading_ends() {
         let replica = Running::start_rereading(&place.url, &upstream.url(), 5, rereading).await;
         another_round(&replica.store).await;
         replica.end().await;
+    }
+}
+
+/// What is read once more soon, and in no rounds.
+const SOON: RereadingSettings =
+    RereadingSettings { second_after: Duration::from_millis(500), round: None };
+
+/// An upstream that lies on one route while it is asked to.
+async fn liar(
+    log: &[LogEntry],
+    route: Route,
+    lie: impl Fn(&mut Vec<String>) + Send + Sync + 'static,
+) -> (FakeUpstream, Arc<AtomicBool>) {
+    let upstream = FakeUpstream::start(log.to_vec()).await;
+    let lies = Arc::new(AtomicBool::new(false));
+    let is_lying = Arc::clone(&lies);
+    let edited = Fault::edited(move |lines| {
+        if is_lying.load(Ordering::SeqCst) {
+            lie(lines);
+        }
+    });
+    upstream.fail(route, usize::MAX, edited);
+    (upstream, lies)
+}
+
+/// A number that is stated for another operation long after its page was read twice is asked about once more.
+#[tokio::test(flavor = "multi_thread")]
+async fn numbers_that_change_long_after_the_second_reading_are_read_again() {
+    let log = log(104, 20);
+    let (last, (old, new)) = (log[18].seq, log.split_at(19));
+    let expected = honest(&log).await;
+    for place in places().await {
+        let taken = LogEntry { seq: log[2].seq, ..log[7].clone() }.sequenced();
+        let lie = move |lines: &mut Vec<String>| lines.insert(0, taken.clone());
+        let (upstream, lies) = liar(old, Route::Stream, lie).await;
+        let replica = Running::start_rereading(&place.url, &upstream.url(), 40, SOON).await;
+        replica.live_at(last).await;
+        eventually("all is read twice", || replica.status.read_twice() >= last).await;
+        lies.store(true, Ordering::SeqCst);
+        upstream.append_all(new.iter().cloned());
+        replica.live_at(log[19].seq).await;
+        lies.store(false, Ordering::SeqCst);
+        assert_ne!(rows(&replica.store).await, expected);
+        heals(&replica.store, &expected).await;
+        replica.end().await;
+    }
+}
+
+/// A time that is stated wrongly at the second reading is asked about once more.
+#[tokio::test(flavor = "multi_thread")]
+async fn times_that_change_at_the_second_reading_are_read_again() {
+    let log = log(105, 20);
+    let last = log[19].seq;
+    let expected = honest(&log).await;
+    for place in places().await {
+        let (honest, wrong) = (log[7].created_at.clone(), log[8].created_at.clone());
+        let lie = move |lines: &mut Vec<String>| {
+            lines.iter_mut().for_each(|line| *line = line.replace(&honest, &wrong));
+        };
+        let (upstream, lies) = liar(&log, Route::Export, lie).await;
+        let replica = Running::start_rereading(&place.url, &upstream.url(), 40, SOON).await;
+        replica.live_at(last).await;
+        lies.store(true, Ordering::SeqCst);
+        eventually("all is read twice", || replica.status.read_twice() >= last).await;
+        lies.store(false, Ordering::SeqCst);
+        assert_ne!(rows(&replica.store).await, expected);
+        heals(&replica.store, &expected).await;
+        replica.end().await;
+    }
+}
+
+/// Waits until this is what is held, and all of it was read once more.
+async fn heals(store: &Store, expected: &BTreeMap<i64, Row>) {
+    let begun = Instant::now();
+    while rows(store).await != *expected
+        || store.source().await.unwrap().unwrap().unsettled.is_some()
+    {
+        assert!(begun.elapsed() < Duration::from_secs(30), "it does not heal");
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

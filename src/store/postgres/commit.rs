@@ -142,6 +142,11 @@ async fn advance(
             identities = identities + $8,
             second_reading = least(second_reading, $3),
             round = least(round, $3),
+            unsettled_from = least(unsettled_from, $12),
+            unsettled_through = greatest(unsettled_through, $13),
+            unsettled_times = CASE WHEN $12 IS NULL THEN unsettled_times
+                ELSE coalesce(unsettled_times, false) OR $14 END,
+            unsettled_at = CASE WHEN $12 IS NULL THEN unsettled_at ELSE $6 END,
             claimed = CASE WHEN $9 AND claimed >= coalesce((SELECT max(sequence) FROM operations), 0)
                 THEN greatest(claimed, $10) ELSE claimed END
         WHERE epoch = $1 AND cursor = $2
@@ -157,7 +162,10 @@ async fn advance(
         commit.more_identities(),
         keeps_claims,
         written.chain(numbered).max().unwrap_or(0),
-        commit.cursor_cid.as_ref().map(String::as_bytes)
+        commit.cursor_cid.as_ref().map(String::as_bytes),
+        commit.unsettled.map(|changed| changed.from),
+        commit.unsettled.map(|changed| changed.through),
+        commit.unsettled.map(|changed| changed.times)
     );
     connection.first(advance).await
 }
