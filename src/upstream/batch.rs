@@ -26,7 +26,7 @@ pub enum Origin {
         /// The cursor of the next page. The same as `after` when nothing in the page moves it:
         /// an empty page, or one whose every line is damaged or unnumbered.
         next: i64,
-        /// Fewer lines came than were asked for, in a body that was complete: the end was near
+        /// Fewer lines came than the upstream gives, in a body that was complete: the end was near
         /// when the page was made.
         near_end: bool,
     },

@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -45,6 +46,8 @@ pub struct ExportClient {
     /// What everything but following is counted as.
     aside: Priority,
     limits: Arc<Limits>,
+    /// The most lines that a page of the export has had.
+    longest_page: Arc<AtomicUsize>,
 }
 
 /// An answer that is one, whatever its status says.
@@ -101,6 +104,7 @@ impl ExportClient {
             budget: Arc::new(RequestBudget::per_minute(requests_per_minute)),
             aside: Priority::Aside,
             limits: Arc::new(limits),
+            longest_page: Arc::default(),
         })
     }
 
@@ -138,7 +142,10 @@ impl ExportClient {
     pub async fn page(&self, after: i64) -> Result<Page, UpstreamFault> {
         let asked = self.limits.page;
         let (body, cut) = self.export(after, asked, Priority::Following).await?;
-        Page::read(&body, after, asked, cut)
+        let longest = self.longest_page.load(Ordering::Relaxed);
+        let page = Page::read(&body, after, (asked, longest), cut)?;
+        self.longest_page.fetch_max(page.count(), Ordering::Relaxed);
+        Ok(page)
     }
 
     /// The body of the export after a sequence number or a time, as far as it comes, and why it is not whole.

@@ -32,7 +32,7 @@ pub struct Page {
     pub next: i64,
     /// Lines that begin with a number which is far above those before it, left out until that is believed.
     pub beyond: Option<Beyond>,
-    /// Fewer lines than asked for, in a complete body.
+    /// Fewer lines than the upstream gives, in a complete body.
     pub near_end: bool,
     /// Why the body is not complete. Its complete lines are as good as those of any other.
     pub cut: Option<UpstreamFault>,
@@ -53,11 +53,13 @@ pub struct Beyond {
 }
 
 impl Page {
-    /// Takes a body apart. `cut` says why it is not complete.
+    /// Takes a body apart. `longest` is the most lines that a page has had before: an upstream may give fewer than are
+    /// asked for, so that only a shorter page, or one that leads nowhere, is its last one. `cut` says why the body is
+    /// not complete.
     pub(super) fn read(
         body: &Bytes,
         after: i64,
-        asked: usize,
+        (asked, longest): (usize, usize),
         cut: Option<UpstreamFault>,
     ) -> Result<Page, UpstreamFault> {
         let mut split = split_lines(body);
@@ -83,7 +85,7 @@ impl Page {
             after,
             next: next.unwrap_or(after),
             beyond: None,
-            near_end: cut.is_none() && count < asked,
+            near_end: cut.is_none() && count < asked && (count < longest || next.is_none()),
             cut,
             received_at: clock::now(),
         };
@@ -108,6 +110,12 @@ impl Page {
             before = before.max(stated);
         }
         self
+    }
+
+    /// How many lines came.
+    pub fn count(&self) -> usize {
+        let beyond = self.beyond.as_ref().map_or(0, |beyond| beyond.lines.len());
+        self.lines.len() + beyond + usize::from(self.tail.is_some())
     }
 
     /// The page with the numbers that were not plausible at first.
@@ -235,7 +243,20 @@ mod tests {
     }
 
     fn read(body: &str, after: i64, cut: Option<UpstreamFault>) -> Result<Page, UpstreamFault> {
-        Page::read(&Bytes::copy_from_slice(body.as_bytes()), after, 3, cut)
+        Page::read(&Bytes::copy_from_slice(body.as_bytes()), after, (3, 3), cut)
+    }
+
+    #[test]
+    fn an_upstream_may_give_fewer_lines_than_are_asked_for() {
+        let two = Bytes::from_static(b"{\"seq\":1}\n{\"seq\":2}");
+        let is_near_end =
+            |after, longest| Page::read(&two, after, (10, longest), None).unwrap().near_end;
+        assert_eq!(
+            [0, 1, 2, 3].map(|longest| is_near_end(0, longest)),
+            [false, false, false, true]
+        );
+        // It would be the next one again.
+        assert!(is_near_end(2, 2));
     }
 
     #[test]

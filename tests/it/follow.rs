@@ -679,6 +679,28 @@ async fn what_is_no_sequence_number_moves_no_cursor() {
     }
 }
 
+/// An upstream that gives fewer lines than are asked for is read to its end by pages: until then an identity that is
+/// not here may still come, and what the stream would bring is old.
+#[tokio::test(flavor = "multi_thread")]
+async fn short_pages_are_not_taken_for_the_end() {
+    let log = entries(&lives(46, 12));
+    let last = log.last().unwrap().seq;
+    for place in places().await {
+        let upstream = FakeUpstream::start(log.clone()).await;
+        upstream.give_at_most(4);
+        let replica = Running::start(&place.url, &upstream.url()).await;
+        replica.live_at(last).await;
+        let asked = upstream.asked();
+        let pages = asked.iter().filter(|asked| asked.path.ends_with("count=1000")).count();
+        let stream = asked.iter().position(|asked| asked.route == Route::Stream).unwrap();
+        assert!(pages as i64 > last / 4, "{pages} pages of four lines");
+        let begins = format!("cursor={last}");
+        assert!(asked[stream].path.ends_with(&begins), "{}", asked[stream].path);
+        assert_eq!(replica.store.divergences(None, None, None, 0, 100).await.unwrap(), []);
+        replica.end().await;
+    }
+}
+
 /// An upstream that states every number wrongly at first shares none with us later, and still has all that we hold.
 #[tokio::test(flavor = "multi_thread")]
 async fn numbers_that_are_all_wrong_at_first_are_put_right() {
@@ -692,7 +714,8 @@ async fn numbers_that_are_all_wrong_at_first_are_put_right() {
                 line.insert(begin, '9');
             }
         });
-        upstream.fail(Route::Export, 2, shifted);
+        // The page, the one behind it, and what it seems to have left out.
+        upstream.fail(Route::Export, 3, shifted);
         let replica = Running::start(&place.url, &upstream.url()).await;
         let reached = || replica.status.sequence() == last;
         eventually("read again under the right numbers", reached).await;
