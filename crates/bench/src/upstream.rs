@@ -4,8 +4,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use axum::Router;
@@ -13,6 +13,7 @@ use axum::extract::ws::{Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
 use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use did_plc::Timestamp;
 use did_plc::entry::Entry;
 use http::{StatusCode, header};
 use tokio::net::TcpListener;
@@ -66,6 +67,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 #[derive(Clone)]
 pub struct Upstream {
     log: Arc<Log>,
+    /// When its operations happen; none where all of them have, which keep the times of the log.
+    times: Option<Arc<Times>>,
     /// The last sequence number that there is.
     present: Arc<watch::Sender<u64>>,
 }
@@ -80,7 +83,18 @@ impl Upstream {
     /// An upstream that has so many operations of the log; all when it is not said.
     pub fn new(log: Log, operations: Option<u64>) -> Upstream {
         let operations = operations.unwrap_or(u64::MAX).min(log.operations());
-        Upstream { log: Arc::new(log), present: Arc::new(watch::Sender::new(operations)) }
+        let times = Times::after(&log, operations).map(Arc::new);
+        let present = Arc::new(watch::Sender::new(operations));
+        Upstream { log: Arc::new(log), times, present }
+    }
+
+    /// Lines of the log after a number up to another one, as they are now.
+    fn lines(&self, after: u64, to: u64) -> std::io::Result<String> {
+        let lines = String::from_utf8(self.log.lines(after, to)?).map_err(std::io::Error::other)?;
+        let Some(times) = &self.times else { return Ok(lines) };
+        let dated = lines.lines().zip(after + 1..).map(|(line, number)| times.date(line, number));
+        let dated: Option<String> = dated.map(|line| Some(line? + "\n")).collect();
+        dated.ok_or_else(|| std::io::Error::other("a line that is not of a log"))
     }
 
     /// The last sequence number that there is.
@@ -111,6 +125,9 @@ impl Upstream {
     /// called with each one's number just before it is there.
     pub async fn grow(&self, rate: u32, most: u64, added: impl Fn(u64)) {
         let begun = Instant::now();
+        if let Some(times) = &self.times {
+            times.grows.get_or_init(|| (Timestamp::from(SystemTime::now()), rate));
+        }
         let first = *self.present.borrow();
         let last = self.log.operations().min(first.saturating_add(most));
         let mut ticks = tokio::time::interval(TICK);
@@ -129,8 +146,46 @@ impl Upstream {
 
     /// Messages of the stream for the lines after one number up to another.
     fn messages(&self, after: u64, to: u64) -> Option<Vec<Utf8Bytes>> {
-        let lines = String::from_utf8(self.log.lines(after, to).ok()?).ok()?;
+        let lines = self.lines(after, to).ok()?;
         lines.lines().map(|line| message(line).map(Utf8Bytes::from)).collect()
+    }
+}
+
+/// When operations happen of which some are still to come: those that are there have ended just now, at the pace of the
+/// log, and the others come as they do. A replica would put on record that old ones come live.
+struct Times {
+    /// How many are there at first.
+    operations: u64,
+    /// How much later than in the log those have happened.
+    later: Duration,
+    /// Since when others come, and how many in a second.
+    grows: OnceLock<(Timestamp, u32)>,
+}
+
+impl Times {
+    /// None where nothing is to come.
+    fn after(log: &Log, operations: u64) -> Option<Times> {
+        if operations == log.operations() {
+            return None;
+        }
+        let last = String::from_utf8(log.lines(operations - 1, operations).ok()?).ok()?;
+        let last: Timestamp = Entry::read(last.trim_end()).ok()?.created_at.parse().ok()?;
+        let now = Timestamp::from(SystemTime::now());
+        let later = Duration::from_millis(u64::try_from(now.millis() - last.millis()).ok()?);
+        Some(Times { operations, later, grows: OnceLock::new() })
+    }
+
+    /// A line of the log with the time at which its operation happens.
+    fn date(&self, line: &str, number: u64) -> Option<String> {
+        let stated = Entry::read(line).ok()?.created_at;
+        let at = match number.checked_sub(self.operations).filter(|more| *more > 0) {
+            None => stated.parse::<Timestamp>().ok()? + self.later,
+            Some(more) => {
+                let (since, rate) = self.grows.get()?;
+                *since + Duration::from_secs(more) / *rate
+            }
+        };
+        Some(line.replace(&*stated, &at.to_string()))
     }
 }
 
@@ -151,7 +206,7 @@ async fn export(State(upstream): State<Upstream>, RawQuery(query): RawQuery) -> 
     let present = *upstream.present.borrow();
     let after = parameter(query.as_deref(), "after").unwrap_or(0).min(present);
     let count = parameter(query.as_deref(), "count").unwrap_or(PAGE).min(PAGE);
-    match upstream.log.lines(after, present.min(after + count)) {
+    match upstream.lines(after, present.min(after + count)) {
         Ok(mut lines) => {
             // Lines are joined by newlines, not ended by them.
             lines.pop();
