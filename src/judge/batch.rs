@@ -20,7 +20,7 @@ use did_plc::{Cid, Did, Timestamp};
 
 /// Memory of the chains that are kept: some 100,000 operations; most updates follow soon upon what they
 /// update.
-const CHAINS_BYTES: usize = 32 << 20;
+const CHAINS_BYTES: usize = 28 << 20;
 
 /// Identities of which a refusal stands that are kept in memory, to tell at once whether more is known of one
 /// than its chain: 32 MB at most. With more than this on record the store is asked about those of each batch.

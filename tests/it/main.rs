@@ -31,6 +31,7 @@ mod repair;
 mod replica;
 mod reports;
 mod resolution;
+mod schemas;
 mod second_reading;
 mod security;
 mod serve;

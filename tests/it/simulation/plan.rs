@@ -18,8 +18,11 @@ use crate::healing::MISFORTUNES;
 const OPERATIONS: usize = 120;
 /// Logs that there are.
 const LOGS: u64 = 4;
-/// Seconds. The longest is twenty times as long: what is read an hour after it came is read well.
+/// Seconds; and how many times as long the longest is.
 const SHORTEST_STORM: f64 = 120.0;
+const LONGEST_STORM: f64 = 75.0;
+/// What came in a longer one is read for the second time in it.
+const READ_ONCE: Duration = Duration::from_secs(40 * 60);
 /// Steps in which a log grows.
 const STEPS: usize = 24;
 
@@ -162,6 +165,14 @@ impl Plan {
                 }
             }
         }
+        if storm > READ_ONCE {
+            // What is told wrongly both times is believed; none lasts so long by itself.
+            let mut told = 0;
+            spells.retain(|spell| {
+                told += usize::from(matches!(spell.trouble, Trouble::Told(_)));
+                told <= 1 || !matches!(spell.trouble, Trouble::Told(_))
+            });
+        }
         blows.sort_by_key(|(at, _)| *at);
         let reads_twice = random.random_bool(0.3);
         if restored.is_some() {
@@ -250,7 +261,7 @@ struct Draw {
 impl Draw {
     fn new(mut random: ChaCha20Rng, on_postgres: bool) -> Draw {
         // Most are short.
-        let storm = Duration::from_secs_f64(SHORTEST_STORM * 20_f64.powf(random.random()));
+        let storm = Duration::from_secs_f64(SHORTEST_STORM * LONGEST_STORM.powf(random.random()));
         let processes = if random.random_bool(0.25) { 2 } else { 1 };
         let mut steps: Vec<Duration> = (0..STEPS).map(|_| storm.mul_f64(random.random())).collect();
         steps.sort();

@@ -43,8 +43,6 @@ const CATCH_UP: Duration = Duration::from_secs(600);
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Seconds of live operations beyond what is asked for: the overload's beginning, and the recovery.
 const SPARE: u64 = 180;
-/// The times of a generated log are of years ago, and its stream is to be joined wherever a reader is: a hundred years.
-const STREAM_CATCH_UP: &str = "3153600000";
 
 /// Let clients of every kind use a replica for an hour and more; ends with 1 where a bound is not kept.
 ///
@@ -231,7 +229,7 @@ async fn start(
     databases: &[String],
 ) -> anyhow::Result<(Replica, Replica)> {
     let at_a_time = args.at_a_time.to_string();
-    let settings = ["--stream-catch-up-seconds", STREAM_CATCH_UP, "--max-requests", &at_a_time];
+    let settings = ["--max-requests", &at_a_time];
     say("the replica reads the log");
     let replica = stand.start_replica_with(Program::Measured, &databases[0], &settings)?;
     ready(replica.address, args.operations).await?;
