@@ -77,12 +77,6 @@ CREATE TABLE sources (
     round          int8 NOT NULL DEFAULT 0,  -- in the round under way everything up to this number was read
     round_began_at int8,                     -- null: before the first round
     rounds         int8 NOT NULL DEFAULT 0,  -- how many were completed
-    -- Under these numbers the upstream has stated other numbers or times than before, last at that time. What was
-    -- taken over so is read once more; null: there is nothing of that.
-    unsettled_from    int8,
-    unsettled_through int8,
-    unsettled_times   bool,                  -- whether times are among it
-    unsettled_at      int8,
     -- The numbers in the log are an earlier upstream's, until the log has been read to its end.
     renumbering    bool NOT NULL DEFAULT false,
     refused_bytes  int8 NOT NULL DEFAULT 0,  -- the sum of `bytes` in `refusals`
@@ -101,6 +95,14 @@ CREATE TABLE sources (
     fillfactor = 10,
     autovacuum_vacuum_threshold = 1000,
     autovacuum_vacuum_scale_factor = 0
+);
+
+-- Numbers under which the upstream states another operation, or another time, than it has stated before, which was taken
+-- over. They are read once more, and are not here any more then.
+CREATE TABLE unsettled (
+    sequence int8 PRIMARY KEY,
+    at       int8 NOT NULL,   -- when that was stated
+    times    bool NOT NULL    -- whether it was another time
 );
 
 -- Serves the reverse look-up, where that is asked for: which identities ever claimed a handle, a host

@@ -64,12 +64,6 @@ CREATE TABLE sources (
     round          INTEGER NOT NULL DEFAULT 0,  -- in the round under way everything up to this number was read
     round_began_at INTEGER,                     -- null: before the first round
     rounds         INTEGER NOT NULL DEFAULT 0,  -- how many were completed
-    -- Under these numbers the upstream has stated other numbers or times than before, last at that time. What was
-    -- taken over so is read once more; null: there is nothing of that.
-    unsettled_from    INTEGER,
-    unsettled_through INTEGER,
-    unsettled_times   INTEGER,                  -- whether times are among it
-    unsettled_at      INTEGER,
     -- 1 while the numbers in the log are an earlier upstream's, until the log has been read to its end.
     renumbering    INTEGER NOT NULL DEFAULT 0,
     refused_bytes  INTEGER NOT NULL DEFAULT 0,  -- the sum of `bytes` in `refusals`
@@ -80,6 +74,14 @@ CREATE TABLE sources (
     -- The claims of operations up to this row are in `claims`; null: there is no such index.
     claimed      INTEGER,
     claims       INTEGER NOT NULL DEFAULT 0   -- rows of `claims`
+) STRICT;
+
+-- Numbers under which the upstream states another operation, or another time, than it has stated before, which was taken
+-- over. They are read once more, and are not here any more then.
+CREATE TABLE unsettled (
+    sequence INTEGER PRIMARY KEY,
+    at       INTEGER NOT NULL,  -- when that was stated
+    times    INTEGER NOT NULL   -- whether it was another time
 ) STRICT;
 
 -- Serves the reverse look-up, where that is asked for: which identities ever claimed a handle, a host

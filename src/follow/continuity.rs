@@ -41,6 +41,15 @@ pub enum Shared {
     Before(i64),
 }
 
+/// What an upstream's export says beside its stream.
+#[derive(Debug)]
+pub struct Beside {
+    /// Whether it still has the line that was asked for.
+    pub has_it: bool,
+    /// The number of the line after that one; none at the end.
+    pub next: Option<i64>,
+}
+
 impl Continuity {
     /// Of the log that was read up to the cursor of this source.
     pub fn of_source(
@@ -93,17 +102,17 @@ impl Continuity {
         Shared::All
     }
 
-    /// The same question for a stream that is read on meanwhile: about the anchor only. None when there is
-    /// nothing to ask for.
+    /// The same question for a stream that is read on meanwhile: about the anchor only, and what comes after it. None
+    /// when there is nothing to ask for.
     pub fn question(
         &mut self,
-    ) -> Option<impl Future<Output = Result<bool, UpstreamFault>> + use<>> {
+    ) -> Option<impl Future<Output = Result<Beside, UpstreamFault>> + use<>> {
         let Some(anchor) = self.anchor.clone() else {
             self.set_confirmed();
             return None;
         };
         self.asked = Some(Instant::now());
-        Some(has(self.client.clone(), anchor))
+        Some(beside(self.client.clone(), anchor))
     }
 
     /// The upstream still has what it gave us.
@@ -127,4 +136,12 @@ impl Continuity {
 async fn has(client: ExportClient, position: Position) -> Result<bool, UpstreamFault> {
     let line = client.first_from(position.sequence, Priority::Following).await?;
     Ok(line.and_then(|line| Position::of_line(&line)) == Some(position))
+}
+
+/// Whether the upstream still has the line that it stated at this position, and what comes after it.
+async fn beside(client: ExportClient, position: Position) -> Result<Beside, UpstreamFault> {
+    let lines = client.lines_from(position.sequence, 2, Priority::Following).await?;
+    let mut stated = lines.iter().map(|line| Position::of_line(line));
+    let has_it = stated.next().flatten() == Some(position);
+    Ok(Beside { has_it, next: stated.next().flatten().map(|next| next.sequence) })
 }

@@ -135,14 +135,16 @@ impl Doubts {
         if let Err(AgainError::Store(_) | AgainError::Gone) = answer {
             return answer;
         }
+        let mut left = BTreeSet::new();
         for source in &self.settings.others {
             let mut standing = self.standing(due).await?;
             standing.retain(|doubt| !self.others_asked.contains(&(doubt.id, doubt.asked)));
-            self.ask_another(&standing, source).await?;
+            left.extend(self.ask_another(&standing, source).await?);
         }
         // What the upstream was not asked about is due the next time too: no more is remembered than that.
         let again = if answer.is_err() { due } else { &[] };
-        self.others_asked = again.iter().map(|doubt| (doubt.id, doubt.asked)).collect();
+        let again = again.iter().filter(|doubt| !left.contains(&doubt.id));
+        self.others_asked = again.map(|doubt| (doubt.id, doubt.asked)).collect();
         answer
     }
 
@@ -221,24 +223,29 @@ impl Doubts {
         }
     }
 
-    /// Reads what somebody beside the upstream has of these identities. Whoever is away now is asked the next time.
+    /// Reads what somebody beside the upstream has of these identities. Whoever is away now is asked the next time:
+    /// returned is what was not asked about.
     async fn ask_another(
         &self,
         standing: &[StoredRefusal],
         source: &ExportClient,
-    ) -> Result<(), AgainError> {
-        for (did, _) in by_identity(standing) {
+    ) -> Result<Vec<i64>, AgainError> {
+        let mut identities = by_identity(standing).into_iter();
+        while let Some((did, doubts)) = identities.next() {
             match fetch_audit_log(source, &did).await {
                 Ok(Some(log)) if !log.is_empty() => {
                     let stated_by = Some(source.base().into());
                     again::take_in(&self.events, log, Course::Elsewhere, stated_by).await?;
                 }
                 Ok(_) => {}
-                Err(fault) if is_away(&fault) => break,
+                Err(fault) if is_away(&fault) => {
+                    let left = identities.flat_map(|(_, doubts)| doubts);
+                    return Ok(doubts.into_iter().chain(left).collect());
+                }
                 Err(fault) => tracing::debug!(%did, "its audit log cannot be had: {fault}"),
             }
         }
-        Ok(())
+        Ok(Vec::new())
     }
 
     async fn take_in(&self, decoded: Decoded) -> Result<(), AgainError> {

@@ -56,7 +56,6 @@ mod tests {
             epoch,
             caught_up_at: None,
             rereading: Rereading::default(),
-            unsettled: None,
             renumbering: false,
             forgotten_up_to: None,
         }

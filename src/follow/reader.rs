@@ -12,7 +12,7 @@ use metrics::counter;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::continuity::{Continuity, REWINDS, Shared};
+use super::continuity::{Beside, Continuity, REWINDS, Shared};
 use super::fetch::fetch_lines;
 use super::gaps::Gaps;
 use crate::clock;
@@ -74,6 +74,8 @@ pub struct Reader {
     unknown: u32,
     /// Whether gaps between numbers are its way of numbering.
     gaps: Gaps,
+    /// A number that its export has, beside the stream.
+    exported: i64,
 }
 
 impl Reader {
@@ -99,6 +101,7 @@ impl Reader {
             streamless_until: None,
             unknown: 0,
             gaps: Gaps::default(),
+            exported: 0,
         }
     }
 
@@ -277,6 +280,7 @@ impl Reader {
             Err(fault) => return Ok(fault),
         };
         tracing::info!(cursor = self.cursor, "following the stream");
+        self.exported = 0;
         counter!("plc_upstream_streams_total").increment(1);
         self.send(Event::Mode(Mode::Live)).await?;
         // A stream may go on over a database that was restored underneath. It is read on while that
@@ -306,6 +310,10 @@ impl Reader {
                         }
                     }
                     Ok(Err(fault)) => return Ok(fault),
+                    // Whatever was on its way has come.
+                    Err(_) if self.exported > self.cursor => {
+                        return Ok(UpstreamFault::LeftOut { after: self.cursor });
+                    }
                     Err(_) => {
                         let heard = clock::now() - stream.silent_for();
                         self.send(Event::Quiet(heard)).await?;
@@ -316,14 +324,15 @@ impl Reader {
     }
 
     /// Whether the log is still there on which the stream goes on; why the stream is over when it is not.
-    fn take_answer(&mut self, answer: Result<bool, UpstreamFault>) -> Option<UpstreamFault> {
+    fn take_answer(&mut self, answer: Result<Beside, UpstreamFault>) -> Option<UpstreamFault> {
         match answer {
-            Ok(true) => {
+            Ok(Beside { has_it: true, next }) => {
+                self.exported = next.unwrap_or(0);
                 self.continuity.set_confirmed();
                 self.ask_again.reset();
                 None
             }
-            Ok(false) => Some(self.continuity.fall_back_to_anchor()),
+            Ok(Beside { has_it: false, .. }) => Some(self.continuity.fall_back_to_anchor()),
             // The stream goes on, and it is asked again when it is due the next time.
             Err(fault) => {
                 self.say(&fault, self.client.limits().check_shared);

@@ -10,14 +10,16 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 
 use super::again::{self, AgainError, Said};
+use super::fetch::{contradicts, fetch_lines, fetch_to_believe};
 use super::missing::{Missing, lacking_in, record_missing};
 use super::read_again::ReadAgain;
 use super::reader::{Event, Gone};
 use crate::clock;
 use crate::judge::Course;
 use crate::live::Status;
-use crate::store::{Changed, Lease, Rereading, Store, StoredOperation, Unsettled};
-use crate::upstream::{Backoff, ExportClient};
+use crate::store::{Lease, Rereading, Store, StoredOperation, Unsettled};
+use crate::upstream::{Backoff, ExportClient, Priority};
+use did_plc::Timestamp;
 
 /// The longest pause before it is looked whether something is due.
 const LOOK: Duration = Duration::from_secs(60);
@@ -65,14 +67,18 @@ pub struct SecondReading {
     pub missing: Missing,
     /// How many pages the log has, about.
     pub pages: u64,
+    /// What is unsettled up to this number has had its turn.
+    pub unsettled_after: i64,
+    /// Whether what is unsettled comes before what is read in order.
+    pub unsettled_has_turn: bool,
 }
 
 /// What is read next.
 enum Next {
     /// What comes after the second reading, up to this number; with what is held there.
     Second { through: i64, held: Vec<StoredOperation> },
-    /// What was stated otherwise than before, once more.
-    Unsettled(Unsettled),
+    /// What was stated otherwise than before, under these numbers of one page; before that moment.
+    Unsettled { numbers: Vec<Unsettled>, before: Timestamp },
     /// The next page of the round.
     Round,
     /// Nothing for so long.
@@ -100,7 +106,9 @@ impl SecondReading {
                     continue;
                 }
                 Ok(Next::Second { through, held }) => self.read_second(through, held).await,
-                Ok(Next::Unsettled(unsettled)) => self.read_unsettled(unsettled).await,
+                Ok(Next::Unsettled { numbers, before }) => {
+                    self.read_unsettled(numbers, before).await
+                }
                 Ok(Next::Round) => {
                     let read = self.read_round().await;
                     next_of_round = Instant::now() + self.pause_of_round();
@@ -126,24 +134,39 @@ impl SecondReading {
         }
     }
 
+    /// What is read next. What is unsettled has every other turn, so that neither holds up the other.
     async fn next(
         &mut self,
         unheld_since: &mut Option<Instant>,
         next_of_round: Instant,
     ) -> Result<Next, AgainError> {
-        let source = self.store.source().await?;
         if self.renumbering {
-            self.renumbering = source.is_some_and(|source| source.renumbering);
+            self.renumbering = self.store.source().await?.is_some_and(|source| source.renumbering);
             return Ok(Next::Pause(self.pause()));
         }
+        let due = clock::now() - self.settings.second_after;
+        let unsettled = self.next_unsettled(due).await?;
+        let has_turn = std::mem::replace(&mut self.unsettled_has_turn, true);
+        match (unsettled, has_turn) {
+            (Some(unsettled), true) => {
+                self.unsettled_has_turn = false;
+                Ok(unsettled)
+            }
+            (unsettled, _) => match self.next_in_order(unheld_since, next_of_round, due).await? {
+                Next::Pause(pause) => Ok(unsettled.unwrap_or(Next::Pause(pause))),
+                next => Ok(next),
+            },
+        }
+    }
+
+    async fn next_in_order(
+        &mut self,
+        unheld_since: &mut Option<Instant>,
+        next_of_round: Instant,
+        due: Timestamp,
+    ) -> Result<Next, AgainError> {
         let page = self.client.limits().page;
         let held = self.store.export_by_sequence(self.position.second, page).await?;
-        let due = clock::now() - self.settings.second_after;
-        if let Some(unsettled) = source.and_then(|source| source.unsettled)
-            && unsettled.at <= due
-        {
-            return Ok(Next::Unsettled(unsettled));
-        }
         // What is numbered above all that was read on is not the log's yet.
         let passed = self.status.sequence();
         let read_before = held.iter().take_while(|operation| operation.received_at <= due);
@@ -168,6 +191,25 @@ impl SecondReading {
         Ok(Next::Pause(if round.is_some() { pause.min(until_round) } else { pause }))
     }
 
+    /// The unsettled numbers of the next page that has some; behind the last one comes the first.
+    async fn next_unsettled(&mut self, due: Timestamp) -> Result<Option<Next>, AgainError> {
+        let page = self.client.limits().page;
+        let mut numbers = self.store.unsettled(self.unsettled_after, due, page).await?;
+        if numbers.is_empty() && self.unsettled_after > 0 {
+            self.unsettled_after = 0;
+            numbers = self.store.unsettled(0, due, page).await?;
+        }
+        let passed = self.status.sequence();
+        let Some(first) = numbers.first().map(|first| first.number) else { return Ok(None) };
+        numbers.retain(|it| it.number <= passed && it.number - first < page as i64);
+        if numbers.is_empty() {
+            // All that follow are above what was read on.
+            self.unsettled_after = 0;
+            return Ok(None);
+        }
+        Ok(Some(Next::Unsettled { numbers, before: due }))
+    }
+
     /// The time after which it is looked again whether something is due.
     fn pause(&self) -> Duration {
         let pause = (self.settings.second_after / 10).min(LOOK);
@@ -186,15 +228,39 @@ impl SecondReading {
         Ok(())
     }
 
-    /// Reads what was stated otherwise than before once more. What is stated otherwise again now is read again in its
-    /// turn, and what a crash leaves as well.
-    async fn read_unsettled(&mut self, unsettled: Unsettled) -> Result<(), AgainError> {
-        let Changed { from, through, times } = unsettled.changed;
-        let held = self.store.export_by_sequence(from - 1, self.client.limits().page).await?;
-        // Times are only taken over from a page of which one was taken over before.
-        let course = if times { Course::Second } else { Course::Again };
-        let end = self.read_page(from - 1, through, &held, course).await?;
-        self.store.settle(&self.lease, unsettled, end).await?;
+    /// Reads once more what was stated otherwise than before. What changes by that is read again in its turn; so is
+    /// what fails now, or what a crash leaves.
+    async fn read_unsettled(
+        &mut self,
+        numbers: Vec<Unsettled>,
+        before: Timestamp,
+    ) -> Result<(), AgainError> {
+        let (Some(first), Some(last)) = (numbers.first(), numbers.last()) else { return Ok(()) };
+        let (after, through) = (first.number - 1, last.number);
+        // Whatever comes of it, the others have their turn.
+        self.unsettled_after = through;
+        let count = usize::try_from(through - after).unwrap_or(1);
+        let held = self.store.export_by_sequence(after, count).await?;
+        let fetch = async || {
+            let mut lines = fetch_lines(&self.client, after, count, Priority::Aside).await?;
+            lines.retain_up_to(through);
+            Ok(lines)
+        };
+        let lines = fetch_to_believe(fetch, |lines| contradicts(lines, &held)).await?;
+        let end = if lines.is_empty() { through } else { lines.cursor_after(after) };
+        // Another time is only taken over where one was before.
+        for (times, course) in [(true, Course::Second), (false, Course::Again)] {
+            let of_these =
+                |number: i64| numbers.iter().any(|it| it.number == number && it.times == times);
+            let mut some = lines.clone();
+            some.retain(|number| number.is_some_and(of_these));
+            if !some.is_empty() {
+                again::take_in(&self.events, some, course, None).await?;
+            }
+        }
+        let read = numbers.iter().map(|it| it.number).filter(|number| *number <= end).collect();
+        self.unsettled_after = end.min(through);
+        self.store.settle(&self.lease, read, before).await?;
         Ok(())
     }
 

@@ -105,6 +105,8 @@ impl Session<'_> {
             renumbering: source.renumbering,
             missing: Missing::default(),
             pages: 1,
+            unsettled_after: 0,
+            unsettled_has_turn: true,
         };
         let doubts = Doubts {
             store: self.store.clone(),

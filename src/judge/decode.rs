@@ -31,7 +31,7 @@ pub fn decode(lines: &[Bytes]) -> Vec<Result<Received, Undecodable>> {
 }
 
 /// Lines, and beside each what came of decoding it.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Decoded {
     lines: Vec<Bytes>,
     entries: Vec<Result<Received, Undecodable>>,
@@ -144,11 +144,13 @@ impl Decoded {
 
     /// Forgets lines that state a number above this one.
     pub fn retain_up_to(&mut self, number: i64) {
-        let stays: Vec<bool> = self
-            .entries
-            .iter()
-            .map(|entry| stated_number(entry).is_none_or(|stated| stated <= number))
-            .collect();
+        self.retain(|stated| stated.is_none_or(|stated| stated <= number));
+    }
+
+    /// Leaves out all but the lines of which the stated number says that they stay.
+    pub fn retain(&mut self, stays: impl Fn(Option<i64>) -> bool) {
+        let stays: Vec<bool> =
+            self.entries.iter().map(|entry| stays(stated_number(entry))).collect();
         let mut each = stays.iter();
         self.lines.retain(|_| each.next().is_some_and(|stays| *stays));
         let mut each = stays.iter();

@@ -9,8 +9,8 @@ use super::verdict::{Candidate, Group, Judged};
 use super::whole::{Origin, Statement, Whole};
 use crate::store::codec::is_genesis;
 use crate::store::{
-    Changed, Commit, DivergenceKind, NewDivergence, NewRefusal, RefusalKey, Rewritten,
-    StoredOperation,
+    Commit, DivergenceKind, NewDivergence, NewRefusal, RefusalKey, Rewritten, StoredOperation,
+    Unsettled,
 };
 use did_plc::chain::Restated;
 use did_plc::entry::{Received, Undecodable};
@@ -96,6 +96,8 @@ pub(super) struct Assembly {
     refused: AHashMap<RefusalKey, usize>,
     /// (identity, `created_at`) of what this batch adds in order.
     added: AHashSet<(Did, Timestamp)>,
+    /// The numbers of what is held otherwise than before, and whether at another time.
+    unsettled: AHashMap<i64, bool>,
     /// (identity, nullified, nullified by), wherever the nullified operation is.
     nullified: Vec<(Did, Timestamp, Timestamp)>,
 }
@@ -132,6 +134,7 @@ impl Assembly {
             known: 0,
             refused: AHashMap::new(),
             added: AHashSet::new(),
+            unsettled: AHashMap::new(),
             nullified: Vec::new(),
         };
         let mut candidates = Vec::with_capacity(entries.len());
@@ -280,9 +283,7 @@ impl Assembly {
         let late = whole.operations.iter().filter(|row| row.sequence.is_some()).filter(is_late);
         self.late.extend(late.cloned());
         if !self.numbers_may_differ {
-            let changed = whole.operations.iter().filter_map(|row| change(&stored, row));
-            self.commit.unsettled =
-                self.commit.unsettled.into_iter().chain(changed).reduce(Changed::and);
+            self.unsettle(whole);
         }
         self.commit.rewritten.push(Rewritten {
             did: whole.did,
@@ -290,6 +291,24 @@ impl Assembly {
             stored_geneses: whole.stored.iter().filter(|row| is_genesis(&row.signed)).count(),
             operations: whole.operations.clone(),
         });
+    }
+
+    /// Notes under which numbers something is held otherwise from now on: what is stated there is to be read once more.
+    /// What does not verify any more, at the time that is stated now, is among it.
+    fn unsettle(&mut self, whole: &Whole) {
+        let now: AHashMap<Cid, &StoredOperation> =
+            whole.operations.iter().map(|row| (row.cid(), row)).collect();
+        for before in &whole.stored {
+            let Some(number) = before.sequence else { continue };
+            let now = now.get(&before.cid());
+            let times = now.is_none_or(|now| now.created_at != before.created_at);
+            let other = now.map_or(before.sequence, |now| now.sequence);
+            if times || other != before.sequence {
+                for number in [Some(number), other].into_iter().flatten() {
+                    *self.unsettled.entry(number).or_default() |= times;
+                }
+            }
+        }
     }
 
     /// Records an operation that came live with an old time. It is accepted all the same.
@@ -370,6 +389,9 @@ impl Assembly {
             .into_iter()
             .filter(|(did, at, _)| !added.contains(&(*did, *at)))
             .collect();
+        let unsettled = self.unsettled.into_iter();
+        self.commit.unsettled =
+            unsettled.map(|(number, times)| Unsettled { number, times }).collect();
         Prepared {
             batch,
             commit: self.commit,
@@ -378,19 +400,6 @@ impl Assembly {
             known: self.known,
         }
     }
-}
-
-/// What an operation that is written anew had otherwise before, of what the upstream states of it.
-fn change(stored: &AHashMap<Cid, &StoredOperation>, row: &StoredOperation) -> Option<Changed> {
-    let before = stored.get(&row.cid())?;
-    let number = before.sequence?;
-    let times = before.created_at != row.created_at;
-    let now = row.sequence.unwrap_or(number);
-    (times || row.sequence != before.sequence).then(|| Changed {
-        from: number.min(now),
-        through: number.max(now),
-        times,
-    })
 }
 
 /// A copy of a line: as a slice it would keep the whole page that it came in.

@@ -33,8 +33,8 @@ pub struct Commit {
     pub refusals: Vec<NewRefusal>,
     /// Refusals on record that do not stand any more: what they are about is accepted.
     pub lifted: Vec<RefusalKey>,
-    /// What of `rewritten` was held otherwise before: it is read once more, later.
-    pub unsettled: Option<Changed>,
+    /// The numbers of what was held otherwise before, each once.
+    pub unsettled: Vec<Unsettled>,
     /// Differences that were noticed while judging.
     pub divergences: Vec<NewDivergence>,
     /// When the batch arrived (milliseconds since 1970; zero in [`Commit::default`]).
@@ -45,6 +45,11 @@ pub struct Commit {
 }
 
 impl Commit {
+    /// Whether the cursor is put back.
+    pub(super) fn goes_back(&self) -> bool {
+        self.cursor_after < self.cursor_before
+    }
+
     /// Every operation that it writes.
     pub(super) fn written(&self) -> impl Iterator<Item = &StoredOperation> {
         let rewritten = self.rewritten.iter().flat_map(|rewritten| &rewritten.operations);
@@ -65,26 +70,18 @@ impl Commit {
     }
 }
 
-/// That the upstream states another number or time of operations than it has stated before, which was taken over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Changed {
-    /// The lowest number that such an operation has, or had.
-    pub from: i64,
-    /// The highest one.
-    pub through: i64,
-    /// Whether a time is among what has changed.
-    pub times: bool,
-}
+/// Unsettled numbers that are remembered at most: a few megabytes. What finds no room is left to the rounds in which all
+/// is read again.
+pub(super) const MAX_UNSETTLED: i64 = 100_000;
 
-impl Changed {
-    /// Both of them, and what is between.
-    pub fn and(self, other: Changed) -> Changed {
-        Changed {
-            from: self.from.min(other.from),
-            through: self.through.max(other.through),
-            times: self.times || other.times,
-        }
-    }
+/// A number under which the upstream states something else than it has stated before, which was taken over: it is read
+/// once more, later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unsettled {
+    /// The number that an operation has, or had, for which another one was stated, or another time.
+    pub number: i64,
+    /// Whether it was another time.
+    pub times: bool,
 }
 
 /// All operations of an identity, in place of those that are stored.
@@ -116,8 +113,6 @@ pub struct Source {
     pub caught_up_at: Option<Timestamp>,
     /// How far what was read is read again.
     pub rereading: Rereading,
-    /// What it has stated otherwise than before; none when all of that was read once more since.
-    pub unsettled: Option<Unsettled>,
     /// The numbers that operations have are an earlier upstream's, until the log of this one has been read to its
     /// end.
     pub renumbering: bool,
@@ -136,15 +131,6 @@ pub struct Rereading {
     pub round_began_at: Option<Timestamp>,
     /// Rounds that were completed.
     pub rounds: i64,
-}
-
-/// What the upstream has stated otherwise than before, and what has not been read since then.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Unsettled {
-    /// What has changed.
-    pub changed: Changed,
-    /// When that was stated last.
-    pub at: Timestamp,
 }
 
 /// The right to write as the one follower, until somebody raises the epoch.

@@ -28,7 +28,7 @@ use did_plc::claim::Value;
 use did_plc::{Did, Timestamp};
 
 use self::claims::{Claimants, ClaimsIndex};
-pub use self::commit::{Changed, Commit, Lease, Rereading, Rewritten, Source, Unsettled};
+pub use self::commit::{Commit, Lease, Rereading, Rewritten, Source, Unsettled};
 pub use self::divergence::{
     DIVERGENCE_BYTES, DivergenceKind, NewDivergence, Noted, StoredDivergence,
 };
@@ -353,8 +353,22 @@ impl Store {
         backend!(self, store => store.set_rereading(lease, rereading))
     }
 
-    /// Notes that of what is unsettled everything up to this number was read once more. If anything has changed since
-    /// `unsettled` was read, that stays, and nothing is noted.
+    /// The unsettled numbers above `after` that were stated before a moment, at most so many, in ascending order.
+    ///
+    /// # Errors
+    ///
+    /// If the store is not there.
+    pub async fn unsettled(
+        &self,
+        after: i64,
+        before: Timestamp,
+        count: usize,
+    ) -> Result<Vec<Unsettled>, StoreError> {
+        backend!(self, store => store.unsettled(after, before, count))
+    }
+
+    /// Notes that these numbers were read once more. Those that were stated otherwise again at `before` or later stay
+    /// unsettled.
     ///
     /// # Errors
     ///
@@ -362,10 +376,10 @@ impl Store {
     pub async fn settle(
         &self,
         lease: &Lease,
-        unsettled: Unsettled,
-        read_to: i64,
+        numbers: Vec<i64>,
+        before: Timestamp,
     ) -> Result<(), StoreError> {
-        backend!(self, store => store.settle(lease, unsettled, read_to))
+        backend!(self, store => store.settle(lease, numbers, before))
     }
 
     /// How many bytes records of differences may take from the next one on. Each counts with both sides, its subject,

@@ -2,7 +2,6 @@
 
 use std::fmt::Display;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -46,8 +45,6 @@ pub struct ExportClient {
     /// What everything but following is counted as.
     aside: Priority,
     limits: Arc<Limits>,
-    /// The most lines that a page of the export has had.
-    longest_page: Arc<AtomicUsize>,
 }
 
 /// An answer that is one, whatever its status says.
@@ -104,7 +101,6 @@ impl ExportClient {
             budget: Arc::new(RequestBudget::per_minute(requests_per_minute)),
             aside: Priority::Aside,
             limits: Arc::new(limits),
-            longest_page: Arc::default(),
         })
     }
 
@@ -137,15 +133,13 @@ impl ExportClient {
         self.authorization.as_ref()
     }
 
-    /// The page after this sequence number. A body that was cut is a page too, of its complete
-    /// lines, as long as these lead further; otherwise it is the fault that cut it.
-    pub async fn page(&self, after: i64) -> Result<Page, UpstreamFault> {
+    /// The page after this sequence number; `longest` is the most lines that one of those before it had. A body that
+    /// was cut is a page too, of its complete lines, as long as these lead further; otherwise it is the fault that cut
+    /// it.
+    pub async fn page(&self, after: i64, longest: usize) -> Result<Page, UpstreamFault> {
         let asked = self.limits.page;
         let (body, cut) = self.export(after, asked, Priority::Following).await?;
-        let longest = self.longest_page.load(Ordering::Relaxed);
-        let page = Page::read(&body, after, (asked, longest), cut)?;
-        self.longest_page.fetch_max(page.count(), Ordering::Relaxed);
-        Ok(page)
+        Page::read(&body, after, (asked, longest), cut)
     }
 
     /// The body of the export after a sequence number or a time, as far as it comes, and why it is not whole.
@@ -211,13 +205,23 @@ impl ExportClient {
         sequence: i64,
         priority: Priority,
     ) -> Result<Option<Bytes>, UpstreamFault> {
+        Ok(self.lines_from(sequence, 1, priority).await?.pop())
+    }
+
+    /// The same of the first lines, at most so many.
+    pub async fn lines_from(
+        &self,
+        sequence: i64,
+        count: usize,
+        priority: Priority,
+    ) -> Result<Vec<Bytes>, UpstreamFault> {
         let mut attempts = 0;
         loop {
-            let line = self.lines(sequence - 1, 1, priority).await?.pop();
+            let lines = self.lines(sequence - 1, count, priority).await?;
             attempts += 1;
-            let is_entry = line.as_ref().is_none_or(|line| number(line).is_some());
-            if is_entry || attempts >= self.limits.stuck_attempts {
-                return Ok(line);
+            let are_entries = lines.iter().all(|line| number(line).is_some());
+            if are_entries || attempts >= self.limits.stuck_attempts {
+                return Ok(lines);
             }
         }
     }

@@ -58,6 +58,9 @@ pub enum UpstreamFault {
         "the upstream does not have the operation any more that it gave us as number {sequence}"
     )]
     GoneBack { sequence: i64 },
+    /// Its export has something that its stream has not brought.
+    #[error("the upstream's stream has left out what its export has after number {after}")]
+    LeftOut { after: i64 },
     /// The cursor is too old for the stream: page until it is not.
     #[error("our cursor is too old for the upstream's stream")]
     OutdatedCursor,
@@ -98,6 +101,7 @@ impl UpstreamFault {
             UpstreamFault::NoStream { .. } => "no-stream",
             UpstreamFault::FutureCursor => "future-cursor",
             UpstreamFault::GoneBack { .. } => "gone-back",
+            UpstreamFault::LeftOut { .. } => "left-out",
             UpstreamFault::OutdatedCursor => "outdated-cursor",
             UpstreamFault::ConsumerTooSlow => "consumer-too-slow",
             UpstreamFault::StreamClosed { .. } => "stream-closed",

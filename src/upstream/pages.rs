@@ -75,9 +75,9 @@ impl Fetcher {
     /// way looks like that, and then handed over as it is, once, so that what it holds is kept.
     /// If it was the last one, that is the end; a full one is tried for ever, at the slowest pace.
     async fn run(mut self, mut after: i64) -> Result<(), Gone> {
-        let mut attempts = 0;
+        let (mut attempts, mut longest) = (0, 0);
         loop {
-            let page = match self.client.page(after).await {
+            let page = match self.client.page(after, longest).await {
                 Ok(page) => page,
                 Err(fault) => {
                     self.wait_out(fault).await?;
@@ -107,6 +107,7 @@ impl Fetcher {
             }
             attempts = 0;
             after = page.next;
+            longest = longest.max(page.count());
             self.backoff.reset();
             let cut = page.cut.clone();
             let batch_ends = page.near_end && page.tail.is_none();

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use did_plc::{Cid, Did, Timestamp, order};
 use plc_replica::store::codec::is_genesis;
 use plc_replica::store::{
-    Asked, Changed, Commit, Lease, MOST_COUNTED, NewDivergence, NewRefusal, RefusalKey,
-    RefusalLimits, Rereading, Rewritten, Source, Store, StoreError, StoredOperation, Unsettled,
+    Asked, Commit, Lease, MOST_COUNTED, NewDivergence, NewRefusal, RefusalKey, RefusalLimits,
+    Rereading, Rewritten, Source, Store, StoreError, StoredOperation, Unsettled,
 };
 use plc_testkit::Generated;
 use plc_testkit::builder::{RECOVERY_WINDOW, Story};
@@ -407,7 +407,6 @@ async fn renumbering_ends_at_the_present(place: Place) {
         cursor_cid: None,
         rereading: Rereading { rounds: 3, ..Rereading::default() },
         renumbering: true,
-        unsettled: None,
         forgotten_up_to: None,
         ..before
     };
@@ -1223,39 +1222,42 @@ async fn rereading_is_remembered(place: Place) {
 
 async fn what_is_unsettled_stays_until_it_is_read(place: Place) {
     let (store, lease) = filled(&place, &[]).await;
-    let unsettled = async || place.open().await.source().await.unwrap().unwrap().unsettled;
     let at = Timestamp::from_millis;
-    let range = |from, through, times| Changed { from, through, times };
-    let changes = async |changed: Option<Changed>, millis| {
-        let commit = Commit { unsettled: changed, received_at_millis: millis, ..Commit::default() };
+    let unsettled = async |before| {
+        let unsettled = place.open().await.unsettled(0, at(before), 10).await.unwrap();
+        unsettled.iter().map(|it| (it.number, it.times)).collect::<Vec<_>>()
+    };
+    let changes = async |changed: &[(i64, bool)], millis| {
+        let unsettled =
+            changed.iter().map(|&(number, times)| Unsettled { number, times }).collect();
+        let commit = Commit { unsettled, received_at_millis: millis, ..Commit::default() };
         store.commit(&lease, &commit).await.unwrap();
     };
-    assert_eq!(unsettled().await, None);
-    changes(Some(range(5, 9, false)), 100).await;
-    let first = Unsettled { changed: range(5, 9, false), at: at(100) };
-    assert_eq!(unsettled().await, Some(first));
-    // Nothing more, something within it, and something beyond it.
-    changes(None, 200).await;
-    assert_eq!(unsettled().await, Some(first));
-    changes(Some(range(6, 7, true)), 300).await;
-    assert_eq!(unsettled().await, Some(Unsettled { changed: range(5, 9, true), at: at(300) }));
-    changes(Some(range(2, 12, false)), 400).await;
-    let all = Unsettled { changed: range(2, 12, true), at: at(400) };
-    assert_eq!(unsettled().await, Some(all));
-    // What was read when less had changed says nothing of the rest.
-    store.settle(&lease, first, 20).await.unwrap();
-    assert_eq!(unsettled().await, Some(all));
-    store.settle(&lease, all, 7).await.unwrap();
-    let rest = Unsettled { changed: range(8, 12, true), ..all };
-    assert_eq!(unsettled().await, Some(rest));
+    changes(&[(9, false), (5, true), (7, false)], 100).await;
+    changes(&[(7, true), (12, false)], 200).await;
+    assert_eq!(unsettled(100).await, []);
+    assert_eq!(unsettled(101).await, [(5, true), (9, false)]);
+    assert_eq!(unsettled(201).await, [(5, true), (7, true), (9, false), (12, false)]);
+    // Once a time has changed, it is one of those whose time has.
+    changes(&[(5, false)], 300).await;
+    assert_eq!(unsettled(301).await[0], (5, true));
+    let of_page = store.unsettled(5, at(301), 2).await.unwrap();
+    assert_eq!(of_page.iter().map(|it| it.number).collect::<Vec<_>>(), [7, 9]);
+    // What has changed again since is not settled, nor what was not read.
+    store.settle(&lease, vec![5, 9], at(250)).await.unwrap();
+    assert_eq!(unsettled(301).await, [(5, true), (7, true), (12, false)]);
     let other = Lease { epoch: lease.epoch - 1 };
-    let lost = store.settle(&other, rest, 12).await;
+    let lost = store.settle(&other, vec![5], at(400)).await;
     assert!(matches!(lost, Err(StoreError::LostLease(_))), "{lost:?}");
-    store.settle(&lease, rest, 12).await.unwrap();
-    assert_eq!(unsettled().await, None);
-    changes(Some(range(1, 1, false)), 500).await;
+    assert_eq!(unsettled(301).await.len(), 3);
+    // A cursor that is put back takes with it what is above.
+    let forth = Commit { cursor_after: 20, ..Commit::default() };
+    store.commit(&lease, &forth).await.unwrap();
+    let back = Commit { cursor_before: 20, cursor_after: 10, ..Commit::default() };
+    store.commit(&lease, &back).await.unwrap();
+    assert_eq!(unsettled(301).await, [(5, true), (7, true)]);
     store.begin_renumbering(&lease, "https://elsewhere.example").await.unwrap();
-    assert_eq!(unsettled().await, None);
+    assert_eq!(unsettled(301).await, []);
 }
 
 async fn what_was_read_again_is_not_beyond_the_cursor(place: Place) {

@@ -103,7 +103,17 @@ impl Running {
         rereading: RereadingSettings,
         doubts: DoubtSettings,
     ) -> Running {
-        let limits = Limits { page, ..limits() };
+        Running::start_within(url, upstream, Limits { page, ..limits() }, rereading, doubts).await
+    }
+
+    /// The same within these bounds.
+    async fn start_within(
+        url: &str,
+        upstream: &str,
+        limits: Limits,
+        rereading: RereadingSettings,
+        doubts: DoubtSettings,
+    ) -> Running {
         let client = ExportClient::new(upstream, 0, "test", limits).unwrap();
         let store = Store::open(url).await.unwrap();
         let status = Arc::new(Status::of_store(client.base(), &store).await.unwrap());
@@ -677,6 +687,28 @@ async fn what_is_no_sequence_number_moves_no_cursor() {
         let last = late.last().unwrap().seq;
         replica.live_at(last).await;
         assert_eq!(replica.store.source().await.unwrap().unwrap().cursor, last);
+        replica.end().await;
+    }
+}
+
+/// The last message of a stream that is quiet afterwards: that it was left out is seen when the upstream is asked
+/// whether it has the log still.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_last_message_that_is_lost_is_found() {
+    let log = entries(&lives(47, 6));
+    let (early, late) = log.split_at(log.len() - 1);
+    for place in places().await {
+        let upstream = FakeUpstream::start(early.to_vec()).await;
+        upstream.fail(Route::Stream, usize::MAX, Fault::edited(Vec::clear));
+        let often = Limits { check_shared: Duration::from_secs(1), ..limits() };
+        let (url, rereading) = (upstream.url(), RereadingSettings::default());
+        let replica =
+            Running::start_within(&place.url, &url, often, rereading, DoubtSettings::default())
+                .await;
+        replica.live_at(early.last().unwrap().seq).await;
+        eventually("a stream", || upstream.streams() == 1).await;
+        upstream.append_all(late.to_vec());
+        replica.live_at(late[0].seq).await;
         replica.end().await;
     }
 }

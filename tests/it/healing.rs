@@ -421,6 +421,7 @@ fn counted(upstream: &FakeUpstream) -> BTreeMap<&'static str, usize> {
             Route::Export if asked.path.ends_with("count=1000") => "pages",
             // Once a minute and before the stream: whether it still has the log that was read.
             Route::Export if asked.path.ends_with("count=1") => "lines",
+            Route::Export if asked.path.ends_with("count=2") => "lines",
             Route::Export => "gaps",
         };
         *counts.entry(what).or_default() += 1;

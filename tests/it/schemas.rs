@@ -77,8 +77,7 @@ async fn a_file_of_every_schema_opens_in_the_newest() {
     let files = fixtures("sqlite", "db");
     if is_written() {
         let copy = folder.path().join("copy.db");
-        let copied =
-            run(&["backup", copy.to_str().unwrap(), "--database", &url(&newest)]);
+        let copied = run(&["backup", copy.to_str().unwrap(), "--database", &url(&newest)]);
         assert_eq!(copied.code, Some(0), "{copied:?}");
         write(files.last().unwrap(), &std::fs::read(copy).unwrap());
     }

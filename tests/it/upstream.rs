@@ -235,7 +235,7 @@ async fn redirects_are_followed_but_not_for_ever() {
     let upstream = FakeUpstream::start(entries(5)).await;
     upstream.fail(Route::Export, ANY, Fault::RedirectLoop);
     let client = client(&upstream);
-    let fault = client.page(0).await.unwrap_err();
+    let fault = client.page(0, 0).await.unwrap_err();
     assert_eq!(fault, UpstreamFault::RedirectLoop);
     assert!(upstream.asked_for(Route::Export) <= 7);
 }
@@ -244,7 +244,7 @@ async fn redirects_are_followed_but_not_for_ever() {
 async fn the_complete_lines_of_a_cut_page_are_used() {
     let upstream = FakeUpstream::start(entries(10)).await;
     upstream.fail(Route::Export, 1, Fault::CutBody);
-    let page = client(&upstream).page(0).await.unwrap();
+    let page = client(&upstream).page(0, 0).await.unwrap();
     assert!(matches!(page.cut, Some(UpstreamFault::Truncated { .. })));
     assert!(page.next >= 3 && page.next < 10 && !page.near_end, "{page:?}");
     assert_eq!(page.lines.len() as i64, page.next);
@@ -333,7 +333,7 @@ async fn retry_after_is_honoured_by_everybody() {
     upstream.fail(Route::Export, 1, Fault::Status(429, Some("1".to_owned())));
     let client = client(&upstream);
     let begun = Instant::now();
-    let fault = client.page(0).await.unwrap_err();
+    let fault = client.page(0, 0).await.unwrap_err();
     assert_eq!(fault, UpstreamFault::RateLimited { retry_after: Some(Duration::from_secs(1)) });
     assert!(client.fetch("/_health").await.is_ok());
     assert!(begun.elapsed() >= Duration::from_secs(1));
@@ -369,7 +369,7 @@ async fn what_is_no_web_server_is_unreachable_or_silent() {
     for (scheme, kind) in [("http", "silent"), ("https", "unreachable")] {
         let url = format!("{scheme}://{address}");
         let client = ExportClient::new(&url, 0, "test", limits()).unwrap();
-        assert_eq!(client.page(0).await.unwrap_err().kind(), kind);
+        assert_eq!(client.page(0, 0).await.unwrap_err().kind(), kind);
         assert_eq!(Stream::open(&client, 0).await.unwrap_err().kind(), kind);
     }
 }

@@ -106,7 +106,7 @@ fn fetch(upstream: SocketAddr, operations: u64) -> anyhow::Result<Duration> {
         let before = used()?;
         let (mut after, last) = (0, i64::try_from(operations)?);
         while after < last {
-            let page = client.page(after).await?;
+            let page = client.page(after, 0).await?;
             ensure!(page.next > after, "the upstream has ended at {after}");
             after = page.next;
         }

@@ -168,7 +168,8 @@ impl Times {
         if operations == log.operations() {
             return None;
         }
-        let last = String::from_utf8(log.lines(operations - 1, operations).ok()?).ok()?;
+        let last = log.lines(operations.checked_sub(1)?, operations).ok()?;
+        let last = String::from_utf8(last).ok()?;
         let last: Timestamp = Entry::read(last.trim_end()).ok()?.created_at.parse().ok()?;
         let now = Timestamp::from(SystemTime::now());
         let later = Duration::from_millis(u64::try_from(now.millis() - last.millis()).ok()?);

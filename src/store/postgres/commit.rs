@@ -8,7 +8,7 @@ use super::insert::insert;
 use super::open::Postgres;
 use super::pool::Lent;
 use super::writer::LEASE;
-use super::{claims, divergences, refusals, rewrite, rows};
+use super::{claims, divergences, refusals, rewrite, rows, unsettled};
 use crate::store::codec::Packer;
 use crate::store::{Commit, Lease, NewDivergence, Noted, StoreError, StoredOperation};
 
@@ -46,6 +46,7 @@ impl Postgres {
         intern(&mut connection, &packer).await?;
         nullify(&mut connection, &commit.nullified).await?;
         number(&mut connection, &commit.numbered).await?;
+        unsettled::write(&mut connection, commit).await?;
         refusals::write(&mut connection, commit, writer.refusal_limits.get()).await?;
         let bound = writer.divergence_bytes.load(Ordering::Relaxed);
         let seen_at = commit.received_at_millis;
@@ -83,6 +84,7 @@ impl Postgres {
         let bound = self.writer.divergence_bytes.load(Ordering::Relaxed);
         divergences::write(&mut connection, seen, now.millis(), bound).await?;
         if !closed.is_empty() {
+            divergences::lock(&mut connection).await?;
             close(&mut connection, &closed, now).await?;
         }
         connection.commit().await?;
@@ -142,11 +144,6 @@ async fn advance(
             identities = identities + $8,
             second_reading = least(second_reading, $3),
             round = least(round, $3),
-            unsettled_from = least(unsettled_from, $12),
-            unsettled_through = greatest(unsettled_through, $13),
-            unsettled_times = CASE WHEN $12 IS NULL THEN unsettled_times
-                ELSE coalesce(unsettled_times, false) OR $14 END,
-            unsettled_at = CASE WHEN $12 IS NULL THEN unsettled_at ELSE $6 END,
             claimed = CASE WHEN $9 AND claimed >= coalesce((SELECT max(sequence) FROM operations), 0)
                 THEN greatest(claimed, $10) ELSE claimed END
         WHERE epoch = $1 AND cursor = $2
@@ -162,10 +159,7 @@ async fn advance(
         commit.more_identities(),
         keeps_claims,
         written.chain(numbered).max().unwrap_or(0),
-        commit.cursor_cid.as_ref().map(String::as_bytes),
-        commit.unsettled.map(|changed| changed.from),
-        commit.unsettled.map(|changed| changed.through),
-        commit.unsettled.map(|changed| changed.times)
+        commit.cursor_cid.as_ref().map(String::as_bytes)
     );
     connection.first(advance).await
 }

@@ -19,9 +19,7 @@ pub(super) async fn write(
     if divergences.is_empty() {
         return Ok(());
     }
-    // Locked before any record, as a commit has it locked: of two processes one waits, and neither for the other.
-    let held = sqlx::query!("SELECT divergence_bytes FROM sources FOR UPDATE");
-    let held = connection.first(held).await?.map_or(0, |row| row.divergence_bytes);
+    let held = lock(connection).await?;
     let kept = keep(connection, divergences, seen_at).await?;
     let brought: i64 = kept.iter().map(|one| one.bytes).sum();
     let mut room = Room::new(Owner::All, kept, held, bound);
@@ -40,6 +38,13 @@ pub(super) async fn write(
     );
     connection.execute(count).await?;
     Ok(())
+}
+
+/// Locks the source, and tells how many bytes there are. It is locked before any records, as in a commit: of two
+/// processes one waits, and neither for the other.
+pub(super) async fn lock(connection: &mut Lent) -> Result<i64, StoreError> {
+    let held = sqlx::query!("SELECT divergence_bytes FROM sources FOR UPDATE");
+    Ok(connection.first(held).await?.map_or(0, |row| row.divergence_bytes))
 }
 
 /// A record that was closed and is seen again is open again, with what is seen now: what was seen then

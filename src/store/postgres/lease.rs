@@ -7,7 +7,7 @@ use did_plc::Timestamp;
 use super::open::Postgres;
 use super::rows::{SourceRow, sources};
 use super::writer::LEASE;
-use crate::store::{Lease, Rereading, Source, StoreError, Unsettled};
+use crate::store::{Lease, Rereading, Source, StoreError};
 
 /// Durable whatever the connection's setting: an epoch that a crash of the server took back would
 /// be given out twice.
@@ -98,9 +98,9 @@ impl Postgres {
     pub async fn begin_renumbering(&self, lease: &Lease, upstream: &str) -> Result<(), StoreError> {
         let _turn = self.writer.turn.lock().await;
         let begin = sqlx::query!(
-            "UPDATE sources SET upstream = $2, renumbering = true, cursor = 0, cursor_cid = NULL,
-                second_reading = 0, round = 0, round_began_at = NULL, unsettled_from = NULL,
-                unsettled_through = NULL, unsettled_times = NULL, unsettled_at = NULL
+            "WITH settled AS (DELETE FROM unsettled USING sources WHERE epoch = $1)
+             UPDATE sources SET upstream = $2, renumbering = true, cursor = 0, cursor_cid = NULL,
+                second_reading = 0, round = 0, round_began_at = NULL
              WHERE epoch = $1",
             lease.epoch,
             upstream
@@ -129,39 +129,6 @@ impl Postgres {
             rounds
         );
         match self.writer.pool.lend().await?.execute(set).await? {
-            0 => Err(over(lease)),
-            _ => Ok(()),
-        }
-    }
-
-    /// See [`crate::store::Store::settle`].
-    pub async fn settle(
-        &self,
-        lease: &Lease,
-        unsettled: Unsettled,
-        read_to: i64,
-    ) -> Result<(), StoreError> {
-        let _turn = self.writer.turn.lock().await;
-        let Unsettled { changed, at } = unsettled;
-        // What is left begins behind what was read.
-        let left = (read_to < changed.through).then_some(read_to + 1);
-        let settle = sqlx::query!(
-            "WITH same AS (SELECT (unsettled_from, unsettled_through, unsettled_times, unsettled_at)
-                IS NOT DISTINCT FROM ($2::int8, $3::int8, $4::bool, $5::int8) AS is_same FROM sources)
-             UPDATE sources SET
-                unsettled_from = CASE WHEN is_same THEN $6 ELSE unsettled_from END,
-                unsettled_through = CASE WHEN is_same AND $6::int8 IS NULL THEN NULL ELSE unsettled_through END,
-                unsettled_times = CASE WHEN is_same AND $6::int8 IS NULL THEN NULL ELSE unsettled_times END,
-                unsettled_at = CASE WHEN is_same AND $6::int8 IS NULL THEN NULL ELSE unsettled_at END
-             FROM same WHERE epoch = $1",
-            lease.epoch,
-            changed.from,
-            changed.through,
-            changed.times,
-            at.millis(),
-            left
-        );
-        match self.writer.pool.lend().await?.execute(settle).await? {
             0 => Err(over(lease)),
             _ => Ok(()),
         }

@@ -25,6 +25,7 @@ mod strings;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod unsettled;
 mod writer;
 
 pub use self::open::Postgres;

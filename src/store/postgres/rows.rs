@@ -8,8 +8,8 @@ use sqlx::{Decode, Type};
 
 use crate::store::codec::{Interned, unpack};
 use crate::store::{
-    Changed, NewDivergence, NewRefusal, Rereading, Source, StoreError, StoredDivergence,
-    StoredOperation, StoredRefusal, Unsettled,
+    NewDivergence, NewRefusal, Rereading, Source, StoreError, StoredDivergence, StoredOperation,
+    StoredRefusal,
 };
 
 /// A query for operations: `FROM` and what follows it. Their DIDs are the rows' keys, or else what
@@ -49,8 +49,7 @@ macro_rules! sources {
         sqlx::query_as!(
             SourceRow,
             $before + "upstream, cursor, epoch, caught_up_at, cursor_cid, second_reading, round,
-                round_began_at, rounds, renumbering, forgotten_up_to, unsettled_from, unsettled_through,
-                unsettled_times, unsettled_at" + $after
+                round_began_at, rounds, renumbering, forgotten_up_to" + $after
             $(, $argument)*
         )
     };
@@ -221,23 +220,13 @@ pub(super) struct SourceRow {
     pub(super) rounds: i64,
     pub(super) renumbering: bool,
     pub(super) forgotten_up_to: Option<i64>,
-    pub(super) unsettled_from: Option<i64>,
-    pub(super) unsettled_through: Option<i64>,
-    pub(super) unsettled_times: Option<bool>,
-    pub(super) unsettled_at: Option<i64>,
 }
 
 impl TryFrom<SourceRow> for Source {
     type Error = StoreError;
 
     fn try_from(row: SourceRow) -> Result<Source, StoreError> {
-        let unsettled = || {
-            let (from, through) = (row.unsettled_from?, row.unsettled_through?);
-            let changed = Changed { from, through, times: row.unsettled_times? };
-            Some(Unsettled { changed, at: Timestamp::from_millis(row.unsettled_at?) })
-        };
         Ok(Source {
-            unsettled: unsettled(),
             upstream: row.upstream,
             cursor: row.cursor,
             epoch: row.epoch,

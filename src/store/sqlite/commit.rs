@@ -8,11 +8,9 @@ use rusqlite::{Transaction, params};
 use super::error::damaged;
 use super::prefix::{Entry, Prefix};
 use super::recent::{Extent, Recent};
-use super::{Shared, divergences, refusals};
+use super::{Shared, divergences, refusals, unsettled};
 use crate::store::codec::Packer;
-use crate::store::{
-    Changed, Commit, Lease, NewDivergence, Noted, Rewritten, StoreError, StoredOperation,
-};
+use crate::store::{Commit, Lease, NewDivergence, Noted, Rewritten, StoreError, StoredOperation};
 use did_plc::{Did, Timestamp};
 
 /// Operations that wait for the index of identities before they are brought into it. Each page of
@@ -36,13 +34,6 @@ const ADVANCE: &str = "UPDATE sources SET
     unnumbered = ?7,
     second_reading = min(second_reading, ?1),
     round = min(round, ?1)";
-
-/// What was taken over in place of what was held before.
-const UNSETTLE: &str = "UPDATE sources SET
-    unsettled_from = min(coalesce(unsettled_from, ?1), ?1),
-    unsettled_through = max(coalesce(unsettled_through, ?2), ?2),
-    unsettled_times = max(coalesce(unsettled_times, 0), ?3),
-    unsettled_at = ?4";
 
 const INSERT: &str = "INSERT INTO operations
     (sequence, did, created_at, signer, nullified_by, received_at, operation)
@@ -221,6 +212,7 @@ impl Shared {
         self.nullify(transaction, &commit.nullified)?;
         self.number(transaction, &commit.numbered, effects)?;
         self.claim(transaction, commit, highest_before, effects.extent.highest)?;
+        unsettled::write(transaction, commit)?;
         intern(transaction, packer)?;
         refusals::write(transaction, commit, self.refusal_limits.get())?;
         let bound = self.divergence_bytes.load(Ordering::Relaxed);
@@ -467,9 +459,5 @@ fn advance(transaction: &Transaction, commit: &Commit, places: &Places) -> Resul
         commit.cursor_cid,
         places.unnumbered,
     ])?;
-    if let Some(Changed { from, through, times }) = commit.unsettled {
-        let at = commit.received_at_millis;
-        transaction.prepare_cached(UNSETTLE)?.execute((from, through, times, at))?;
-    }
     Ok(())
 }

@@ -24,6 +24,7 @@ mod rows;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod unsettled;
 mod write;
 mod writer;
 

@@ -6,8 +6,8 @@ use rusqlite::{Connection, Row};
 use super::error::damaged;
 use crate::store::codec::{Damage, Interned, unpack};
 use crate::store::{
-    Changed, NewDivergence, NewRefusal, Rereading, Source, StoreError, StoredDivergence,
-    StoredOperation, StoredRefusal, Unsettled,
+    NewDivergence, NewRefusal, Rereading, Source, StoreError, StoredDivergence, StoredOperation,
+    StoredRefusal,
 };
 use did_plc::{Cid, Did, Timestamp};
 
@@ -36,7 +36,7 @@ macro_rules! divergence_columns {
 macro_rules! source_columns {
     () => {
         "upstream, cursor, epoch, caught_up_at, cursor_cid, second_reading, round, round_began_at, rounds,
-         renumbering, forgotten_up_to, unsettled_from, unsettled_through, unsettled_times, unsettled_at"
+         renumbering, forgotten_up_to"
     };
 }
 
@@ -122,14 +122,7 @@ pub(super) fn source(row: &Row) -> rusqlite::Result<Source> {
         },
         renumbering: row.get(9)?,
         forgotten_up_to: row.get(10)?,
-        unsettled: unsettled(row)?,
     })
-}
-
-fn unsettled(row: &Row) -> rusqlite::Result<Option<Unsettled>> {
-    let Some(from) = row.get(11)? else { return Ok(None) };
-    let changed = Changed { from, through: row.get(12)?, times: row.get(13)? };
-    Ok(Some(Unsettled { changed, at: Timestamp::from_millis(row.get(14)?) }))
 }
 
 pub(super) fn refusal(row: &Row) -> rusqlite::Result<StoredRefusal> {

@@ -8,9 +8,7 @@ use super::writer::{Held, over};
 use super::{Shared, Sqlite, connection, read, rows};
 use crate::blocking;
 use crate::store::codec::Packer;
-use crate::store::{
-    Changed, Commit, Lease, NewDivergence, Noted, Rereading, Source, StoreError, Unsettled,
-};
+use crate::store::{Commit, Lease, NewDivergence, Noted, Rereading, Source, StoreError};
 use did_plc::Timestamp;
 
 const CREATE_SOURCE: &str =
@@ -22,19 +20,10 @@ const SET_UPSTREAM: &str = "UPDATE sources SET upstream = ?1";
 
 const BEGIN_RENUMBERING: &str =
     "UPDATE sources SET upstream = ?1, renumbering = 1, cursor = 0, cursor_cid = NULL,
-        second_reading = 0, round = 0, round_began_at = NULL, unsettled_from = NULL,
-        unsettled_through = NULL, unsettled_times = NULL, unsettled_at = NULL";
+        second_reading = 0, round = 0, round_began_at = NULL";
 
 const SET_REREADING: &str = "UPDATE sources SET
     second_reading = ?1, round = ?2, round_began_at = ?3, rounds = ?4";
-
-const IS_UNSETTLED: &str = "SELECT count(*) FROM sources WHERE
-    (unsettled_from, unsettled_through, unsettled_times, unsettled_at) = (?1, ?2, ?3, ?4)";
-
-const SETTLE_PART: &str = "UPDATE sources SET unsettled_from = ?1";
-
-const SETTLE: &str = "UPDATE sources SET
-    unsettled_from = NULL, unsettled_through = NULL, unsettled_times = NULL, unsettled_at = NULL";
 
 impl Shared {
     fn follow(&self, upstream: &str) -> Result<(Lease, Source), StoreError> {
@@ -124,6 +113,7 @@ impl Sqlite {
             let mut writer = shared.writer();
             let (transaction, _) = writer.transaction(&lease)?;
             transaction.execute(BEGIN_RENUMBERING, [upstream])?;
+            transaction.execute("DELETE FROM unsettled", [])?;
             Ok(transaction.commit()?)
         })
         .await
@@ -144,30 +134,6 @@ impl Sqlite {
             transaction
                 .prepare_cached(SET_REREADING)?
                 .execute((second, round, began_at, rounds))?;
-            Ok(transaction.commit()?)
-        })
-        .await
-    }
-
-    /// See [`crate::store::Store::settle`].
-    pub async fn settle(
-        &self,
-        lease: &Lease,
-        unsettled: Unsettled,
-        read_to: i64,
-    ) -> Result<(), StoreError> {
-        let lease = lease.clone();
-        self.write("noting what was read once more", move |shared| {
-            let Unsettled { changed: Changed { from, through, times }, at } = unsettled;
-            let mut writer = shared.writer();
-            let (transaction, _) = writer.transaction(&lease)?;
-            let is_same = (from, through, times, at.millis());
-            if transaction.query_row(IS_UNSETTLED, is_same, |row| row.get(0))? {
-                match read_to < through {
-                    true => transaction.execute(SETTLE_PART, [read_to + 1])?,
-                    false => transaction.execute(SETTLE, [])?,
-                };
-            }
             Ok(transaction.commit()?)
         })
         .await
