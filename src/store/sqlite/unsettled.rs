@@ -9,8 +9,9 @@ use crate::store::{Commit, Lease, StoreError, Unsettled};
 
 const LOST: &str = "DELETE FROM unsettled WHERE sequence > ?1";
 
-const NOTE: &str = "INSERT INTO unsettled (sequence, at, times)
-    SELECT ?1, ?2, ?3 WHERE (SELECT count(*) FROM unsettled) < ?4
+const HAS_ROOM: &str = "SELECT count(*) < ?1 FROM unsettled";
+
+const NOTE: &str = "INSERT INTO unsettled (sequence, at, times) VALUES (?1, ?2, ?3)
     ON CONFLICT (sequence) DO UPDATE SET at = excluded.at, times = max(times, excluded.times)";
 
 const UNSETTLED: &str = "SELECT sequence, times FROM unsettled WHERE sequence > ?1 AND at < ?2
@@ -23,9 +24,15 @@ pub(super) fn write(transaction: &Transaction, commit: &Commit) -> Result<(), St
     if commit.goes_back() {
         transaction.prepare_cached(LOST)?.execute([commit.cursor_after])?;
     }
-    for Unsettled { number, times } in &commit.unsettled {
-        let at = commit.received_at_millis;
-        transaction.prepare_cached(NOTE)?.execute((number, at, times, MAX_UNSETTLED))?;
+    if commit.unsettled.is_empty() {
+        return Ok(());
+    }
+    let mut has_room = transaction.prepare_cached(HAS_ROOM)?;
+    if has_room.query_row([MAX_UNSETTLED], |row| row.get(0))? {
+        for Unsettled { number, times } in &commit.unsettled {
+            let at = commit.received_at_millis;
+            transaction.prepare_cached(NOTE)?.execute((number, at, times))?;
+        }
     }
     Ok(())
 }
