@@ -31,7 +31,7 @@ pub fn decode(lines: &[Bytes]) -> Vec<Result<Received, Undecodable>> {
 }
 
 /// Lines, and beside each what came of decoding it.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Decoded {
     lines: Vec<Bytes>,
     entries: Vec<Result<Received, Undecodable>>,

@@ -54,8 +54,8 @@ pub struct Beyond {
 
 impl Page {
     /// Takes a body apart. `longest` is the most lines that one of the pages before it had: an upstream may give fewer
-    /// than are asked for, so that only a shorter page, or one that leads nowhere, is its last one. `cut` says why the body is
-    /// not complete.
+    /// than are asked for, so that only a shorter page, or one that leads nowhere, is its last one. `cut` says why the
+    /// body is not complete.
     pub(super) fn read(
         body: &Bytes,
         after: i64,
