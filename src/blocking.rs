@@ -8,12 +8,19 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
+use tokio::task::JoinError;
+
 /// Runs `work` on a thread of its own and waits for it. `doing` names it in a log line: "judging a batch".
 pub async fn run<T: Send + 'static>(
     doing: &'static str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> T {
-    match tokio::task::spawn_blocking(work).await {
+    finished(doing, tokio::task::spawn_blocking(work).await).await
+}
+
+/// What a task came to that was waited for; its panic is that of who waits.
+pub async fn finished<T>(doing: &'static str, joined: Result<T, JoinError>) -> T {
+    match joined {
         Ok(done) => done,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => go_on_panicking(doing, panic),

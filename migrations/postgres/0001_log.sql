@@ -105,6 +105,12 @@ CREATE TABLE unsettled (
     times    bool NOT NULL    -- whether it was another time
 );
 
+-- The SHA-256 of the lines of each volume of an archive that was imported whole, none of them refused: it is not read
+-- again.
+CREATE TABLE imported (
+    content bytea PRIMARY KEY CHECK (length(content) = 32)
+);
+
 -- Serves the reverse look-up, where that is asked for: which identities ever claimed a handle, a host
 -- or a key. A row is 32 bits of the value's SHA-256 and, below them, the first 32 of the DID: it
 -- names a candidate, and what was claimed from when until when is read from the candidate's

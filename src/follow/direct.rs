@@ -39,26 +39,15 @@ impl<'a> DirectIntake<'a> {
         Ok(DirectIntake { store, lease, judge, committed, cursor: source.cursor })
     }
 
-    /// Judges lines and commits what follows from them. With `leads` the cursor follows them. A crash before
-    /// the commit leaves nothing of them.
-    pub async fn take(
-        &mut self,
-        decoded: Decoded,
-        course: Course,
-        leads: bool,
-    ) -> Result<Prepared, StoreError> {
+    /// Judges lines and commits what follows from them, while the cursor stays. A crash before the commit leaves nothing
+    /// of them.
+    pub async fn take(&mut self, decoded: Decoded, course: Course) -> Result<Prepared, StoreError> {
         let received_at = clock::now();
         let lines = Lines { decoded, received_at, caught_up: false, course, source: None };
-        let Cut { part, cursor, .. } = Cut::of(lines, self.cursor, NotJson::Keep, leads);
+        let Cut { part, .. } = Cut::of(lines, self.cursor, NotJson::Keep, false);
         let prepared = self.judge.judge(part).await?;
-        self.cursor = cursor;
         self.store.commit(self.lease, &prepared.commit).await?;
         self.committed.send_replace(prepared.batch);
         Ok(prepared)
-    }
-
-    /// The cursor as it is stored now.
-    pub fn cursor(&self) -> i64 {
-        self.cursor
     }
 }

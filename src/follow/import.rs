@@ -1,27 +1,41 @@
-//! Taking a dump into a store, by the same way as what is followed.
+//! Taking archives into a store, by the same way as what is followed: while a batch is judged the next one is read and
+//! decoded, and the one before it is committed.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::direct::DirectIntake;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::archive_reader::{ArchiveReader, ImportError, Step};
 use super::lease::{self, while_renewing};
-use crate::judge::{Course, Decoded};
+use crate::blocking;
+use crate::clock;
+use crate::judge::{BatchJudge, Course, Cut, Decoded, Lines, NotJson, Prepared};
 use crate::store::{Lease, Source, Store, StoreError};
-use crate::upstream::{Dump, DumpError, DumpReader};
+use crate::upstream::{Archive, Begins, Digest};
 use did_plc::signature::Verifier;
 
-/// A dump is taken into this store.
+/// Batches that were read and wait to be judged, and as many that were judged and wait to be committed.
+const WAITING: usize = 2;
+
+/// Archives are taken into this store.
 pub struct Import<'a> {
     /// Where operations go.
     pub store: &'a Store,
-    /// The upstream that the dump was made from, without a slash at its end.
+    /// The upstream that the archives were made from, without a slash at its end.
     pub upstream: &'a str,
     /// Who checks signatures.
     pub verifier: Arc<dyn Verifier>,
 }
 
-/// What came of a dump.
+/// What came of an archive.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Imported {
+    /// Volumes that were read.
+    pub volumes: usize,
+    /// Volumes that were not, since they were imported before.
+    pub passed_over: usize,
     /// Lines that were read.
     pub lines: usize,
     /// Operations that are new in the store.
@@ -34,29 +48,32 @@ pub struct Imported {
     pub unreadable: usize,
 }
 
-/// A dump that was not taken in to its end. What came before is in the store.
-#[derive(Debug, thiserror::Error)]
-pub enum ImportError {
-    /// Because of the dump.
-    #[error(transparent)]
-    Dump(#[from] DumpError),
-    /// Because of the store.
-    #[error(transparent)]
-    Store(#[from] StoreError),
+/// How far an import is.
+#[derive(Debug)]
+pub enum ImportProgress {
+    /// So many bytes of all archives are read.
+    Bytes(u64),
+    /// All of the archive of this name is in the store.
+    Archive(String, Imported),
 }
 
 impl Import<'_> {
-    /// Takes in all of a dump as the one follower of the store, and tells `progress` after each block. A crash
-    /// leaves the blocks that were committed; the dump can be taken in again.
+    /// Takes in all of these archives as the one follower of the store. A crash leaves what was committed. The
+    /// same archives again go on after the last volume that was imported whole, where an index tells volumes apart; else
+    /// what is there already is recognised.
     ///
     /// # Errors
     ///
     /// [`ImportError`]; [`StoreError::LostLease`] while somebody follows.
-    pub async fn run(&self, dump: Dump, progress: impl FnMut()) -> Result<Imported, ImportError> {
+    pub async fn run(
+        &self,
+        archives: Vec<Archive>,
+        progress: impl FnMut(ImportProgress),
+    ) -> Result<(), ImportError> {
         let (lease, source) = lease::take(self.store, self.upstream).await?;
         self.store.set_durability(false).await?;
-        let work = self.take_in(&lease, &source, dump, progress);
-        // The dump may come slowly, and the lease does not wait for it.
+        let work = self.take_in(&lease, &source, archives, progress);
+        // An archive may come slowly, and the lease does not wait for it.
         let imported = while_renewing(self.store, &lease, work).await;
         self.store.set_durability(true).await?;
         self.store.release(lease).await?;
@@ -67,31 +84,182 @@ impl Import<'_> {
         &self,
         lease: &Lease,
         source: &Source,
-        dump: Dump,
-        mut progress: impl FnMut(),
-    ) -> Result<Imported, ImportError> {
-        let verifier = Arc::clone(&self.verifier);
-        let mut intake =
-            DirectIntake::new(self.store, (lease, source), verifier, dump.name()).await?;
-        let mut blocks = DumpReader::start(dump);
-        let mut imported = Imported::default();
-        let mut continues = None;
-        while let Some(block) = blocks.next().await {
-            let lines = block?.into_iter().map(|(_, line)| line).collect();
-            let decoded = Decoded::from_lines(lines).await;
-            imported.lines += decoded.len();
-            imported.unreadable += decoded.unreadable();
-            let continues = *continues.get_or_insert_with(|| {
-                // The dump leaves no gap after the stored cursor.
-                let cursor = intake.cursor();
-                decoded.first_number().is_some_and(|first| first <= cursor.saturating_add(1))
-            });
-            let prepared = intake.take(decoded, Course::Elsewhere, continues).await?;
-            imported.accepted += prepared.accepted;
-            imported.known += prepared.known;
-            imported.refused += prepared.commit.refusals.len();
-            progress();
+        archives: Vec<Archive>,
+        progress: impl FnMut(ImportProgress),
+    ) -> Result<(), ImportError> {
+        let (committed, receiver) = watch::channel(0);
+        let (store, verifier) = (self.store.clone(), Arc::clone(&self.verifier));
+        let judge =
+            BatchJudge::new(store.clone(), verifier, self.upstream.to_owned(), receiver).await?;
+
+        let (sender, steps) = mpsc::channel(WAITING);
+        let reader = ArchiveReader {
+            imported: self.imported_of(&archives).await?,
+            cursor: source.cursor,
+            steps: sender,
+            read: 0,
+        };
+        // Dropped, it ends.
+        let reader = AbortOnDropHandle::new(tokio::spawn(reader.run(archives)));
+        let (works, work) = mpsc::channel(WAITING);
+        let committer = Committer { store, lease: lease.clone(), committed };
+        let committer = AbortOnDropHandle::new(tokio::spawn(committer.run(work)));
+
+        let intake = Intake {
+            judge,
+            cursor: source.cursor,
+            works,
+            volume: Arc::default(),
+            refused_before: 0,
+            leads: None,
+            imported: Imported::default(),
+        };
+        let judged = intake.run(steps, progress).await;
+        // What was judged is committed, also before an archive that cannot be read any further.
+        blocking::finished("committing", committer.await).await?;
+        judged?;
+        blocking::finished("reading archives", reader.await).await;
+        Ok(())
+    }
+
+    /// Which of the volumes of these archives were imported before.
+    async fn imported_of(&self, archives: &[Archive]) -> Result<HashSet<Digest>, StoreError> {
+        let volumes = archives.iter().flat_map(|archive| &archive.volumes);
+        let contents: Vec<[u8; 32]> =
+            volumes.filter_map(|volume| volume.content).map(|content| content.0).collect();
+        Ok(self.store.imported(&contents).await?.into_iter().map(Digest).collect())
+    }
+}
+
+/// Judges what is read.
+struct Intake {
+    judge: BatchJudge,
+    /// The cursor once everything that was judged is committed.
+    cursor: i64,
+    works: mpsc::Sender<Work>,
+    /// The volume that is being read, which records and refusals name.
+    volume: Arc<str>,
+    /// What was refused before it.
+    refused_before: usize,
+    /// Whether it leaves no gap after the cursor, which follows it then; none where its first line will tell.
+    leads: Option<bool>,
+    /// What came of the archive so far.
+    imported: Imported,
+}
+
+impl Intake {
+    /// Judges until everything is read. Ends early, and well, where the committer has: it says why.
+    async fn run(
+        mut self,
+        mut steps: mpsc::Receiver<Result<Step, ImportError>>,
+        mut progress: impl FnMut(ImportProgress),
+    ) -> Result<(), ImportError> {
+        while let Some(step) = steps.recv().await {
+            let work = match step? {
+                Step::PassedOver { begins } => {
+                    self.begin_volume(begins);
+                    self.imported.passed_over += 1;
+                    continue;
+                }
+                Step::Volume { name, begins } => {
+                    self.begin_volume(begins);
+                    self.imported.volumes += 1;
+                    self.volume = name;
+                    continue;
+                }
+                Step::Lines { decoded, read } => {
+                    progress(ImportProgress::Bytes(read));
+                    Work::Commit(Box::new(self.take(decoded).await?))
+                }
+                Step::VolumeEnd { content } => match content {
+                    // What was refused for lack of what it builds on may be forgotten before that comes.
+                    Some(content) if self.imported.refused == self.refused_before => {
+                        Work::Imported(content)
+                    }
+                    _ => continue,
+                },
+                Step::ArchiveEnd { name } => {
+                    let (told, all_committed) = oneshot::channel();
+                    if self.works.send(Work::Tell(told)).await.is_err()
+                        || all_committed.await.is_err()
+                    {
+                        break;
+                    }
+                    progress(ImportProgress::Archive(name, std::mem::take(&mut self.imported)));
+                    continue;
+                }
+            };
+            if self.works.send(work).await.is_err() {
+                break;
+            }
         }
-        Ok(imported)
+        Ok(())
+    }
+
+    fn begin_volume(&mut self, begins: Begins) {
+        self.refused_before = self.imported.refused;
+        self.leads = match begins {
+            Begins::After(number) => Some(number <= self.cursor),
+            Begins::WithoutGap => self.leads,
+            Begins::WithItsFirst => None,
+        };
+    }
+
+    async fn take(&mut self, decoded: Decoded) -> Result<Prepared, StoreError> {
+        self.imported.lines += decoded.len();
+        self.imported.unreadable += decoded.unreadable();
+        let cursor = self.cursor;
+        let leads = *self.leads.get_or_insert_with(|| {
+            decoded.first_number().is_some_and(|first| first <= cursor.saturating_add(1))
+        });
+        let (received_at, source) = (clock::now(), Some(Arc::clone(&self.volume)));
+        let course = Course::Elsewhere;
+        let lines = Lines { decoded, received_at, caught_up: false, course, source };
+        let Cut { part, cursor, .. } = Cut::of(lines, cursor, NotJson::Keep, leads);
+        let prepared = self.judge.judge(part).await?;
+        self.cursor = cursor;
+        self.imported.accepted += prepared.accepted;
+        self.imported.known += prepared.known;
+        self.imported.refused += prepared.commit.refusals.len();
+        Ok(prepared)
+    }
+}
+
+/// What the committer is given.
+enum Work {
+    /// A batch to be written.
+    Commit(Box<Prepared>),
+    /// The volume with these lines was imported whole.
+    Imported(Digest),
+    /// Somebody waits until everything before this is written.
+    Tell(oneshot::Sender<()>),
+}
+
+/// Commits what was judged, in its order.
+struct Committer {
+    store: Store,
+    lease: Lease,
+    /// Number of the last batch that is committed.
+    committed: watch::Sender<u64>,
+}
+
+impl Committer {
+    /// Commits until nothing more comes. A crash leaves the batches before it; a volume is only noted after all of its
+    /// batches.
+    async fn run(self, mut work: mpsc::Receiver<Work>) -> Result<(), StoreError> {
+        while let Some(work) = work.recv().await {
+            match work {
+                Work::Commit(prepared) => {
+                    self.store.commit(&self.lease, &prepared.commit).await?;
+                    self.committed.send_replace(prepared.batch);
+                }
+                Work::Imported(Digest(content)) => {
+                    self.store.note_imported(&self.lease, content).await?;
+                }
+                // Whoever does not wait any more need not be told.
+                Work::Tell(waiting) => drop(waiting.send(())),
+            }
+        }
+        Ok(())
     }
 }

@@ -21,6 +21,7 @@
 //! of a process that is gone runs out by itself.
 
 mod again;
+mod archive_reader;
 mod claims_index;
 mod continuity;
 mod direct;
@@ -47,11 +48,12 @@ mod session;
 mod step_back;
 mod writer;
 
+pub use archive_reader::ImportError;
 pub use claims_index::keep as keep_claims_index;
 pub use doubts::DoubtSettings;
 pub use error::FollowError;
 pub use follower::Follower;
-pub use import::{Import, ImportError, Imported};
+pub use import::{Import, ImportProgress, Imported};
 pub use renumber::{RenumberError, renumber};
 pub use repair::{Extent, Progress, Repair, RepairError};
 pub use repaired::{Found, Repaired};

@@ -187,7 +187,7 @@ impl<Tell: FnMut(Progress)> Looking<'_, Tell> {
 
     async fn take(&mut self, lines: Decoded, course: Course) -> Result<(), StoreError> {
         let count = lines.len();
-        let prepared = self.intake.take(lines, course, false).await?;
+        let prepared = self.intake.take(lines, course).await?;
         self.found.lines += count;
         found_in(&prepared.commit).into_iter().for_each(|found| self.note(found));
         Ok(())

@@ -382,6 +382,25 @@ impl Store {
         backend!(self, store => store.settle(lease, numbers, before))
     }
 
+    /// Those of these volumes of archives, each by the SHA-256 of its lines, that were imported whole.
+    ///
+    /// # Errors
+    ///
+    /// If the store is not there.
+    pub async fn imported(&self, contents: &[[u8; 32]]) -> Result<Vec<[u8; 32]>, StoreError> {
+        backend!(self, store => store.imported(contents))
+    }
+
+    /// Notes that the volume of which the lines have this SHA-256 was imported whole. A crash before that has it
+    /// imported once more, and every operation of it recognised.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::LostLease`] when somebody has taken over; others if the store is not there.
+    pub async fn note_imported(&self, lease: &Lease, content: [u8; 32]) -> Result<(), StoreError> {
+        backend!(self, store => store.note_imported(lease, content))
+    }
+
     /// How many bytes records of differences may take from the next one on. Each counts with both sides, its subject,
     /// twice its DID, and 400 for the rest of its record. What is beyond is forgotten with what brings more: the oldest
     /// of the same source and kind first, but the first of each.

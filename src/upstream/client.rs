@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use data_encoding::BASE64;
 use percent_encoding::percent_decode_str;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use reqwest::{Response, StatusCode};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RANGE, RETRY_AFTER};
+use reqwest::{RequestBuilder, Response, StatusCode};
 use tokio::time::{Instant, timeout};
 use url::{Host, Url};
 
@@ -65,6 +65,27 @@ impl ExportClient {
         user_agent: &str,
         limits: Limits,
     ) -> Result<ExportClient, UnusableUpstream> {
+        let builder = reqwest::Client::builder();
+        ExportClient::build(builder, base_url, requests_per_minute, user_agent, limits)
+    }
+
+    /// The same of a server of files, which are taken as they are stored.
+    pub(super) fn of_files(
+        base_url: &str,
+        user_agent: &str,
+        limits: Limits,
+    ) -> Result<ExportClient, UnusableUpstream> {
+        let builder = reqwest::Client::builder().no_gzip().no_zstd();
+        ExportClient::build(builder, base_url, 0, user_agent, limits)
+    }
+
+    fn build(
+        builder: reqwest::ClientBuilder,
+        base_url: &str,
+        requests_per_minute: u32,
+        user_agent: &str,
+        limits: Limits,
+    ) -> Result<ExportClient, UnusableUpstream> {
         let mut url = Url::parse(base_url).map_err(|error| UnusableUpstream {
             given: base_url.to_owned(),
             reason: match error {
@@ -80,7 +101,7 @@ impl ExportClient {
         if url.query().is_some() || url.fragment().is_some() {
             return Err(unusable("it has a query or a fragment".to_owned()));
         }
-        let mut builder = reqwest::Client::builder()
+        let mut builder = builder
             .user_agent(user_agent)
             .default_headers(
                 authorization.iter().map(|value| (AUTHORIZATION, value.clone())).collect(),
@@ -235,11 +256,25 @@ impl ExportClient {
         }
     }
 
-    /// Sends a request when its turn has come. Answers with 2xx or 4xx come back; the others are
-    /// faults.
+    /// A file, or its rest from this byte on where that is not 0 (RFC 9110, 14.2). What its server does instead is for
+    /// the caller to see.
+    pub(super) async fn file_from(&self, path: &str, from: u64) -> Result<Response, UpstreamFault> {
+        let mut request = self.http.get(format!("{}{path}", self.base));
+        if from > 0 {
+            request = request.header(RANGE, format!("bytes={from}-"));
+        }
+        self.send(request).await
+    }
+
+    /// Sends a request when its turn has come.
     async fn request(&self, path: &str, priority: Priority) -> Result<Response, UpstreamFault> {
         self.budget.acquire(priority).await;
-        let sending = self.http.get(format!("{}{path}", self.base)).send();
+        self.send(self.http.get(format!("{}{path}", self.base))).await
+    }
+
+    /// Answers with 2xx or 4xx come back; the others are faults.
+    async fn send(&self, request: RequestBuilder) -> Result<Response, UpstreamFault> {
+        let sending = request.send();
         let response = match timeout(self.limits.silence, sending).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) if error.is_redirect() => return Err(UpstreamFault::RedirectLoop),

@@ -2,6 +2,7 @@
 
 mod alerts;
 mod architecture;
+mod archives;
 mod audit;
 mod audit_command;
 mod backup;

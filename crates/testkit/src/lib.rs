@@ -5,8 +5,10 @@
 pub mod builder;
 mod draft;
 pub mod fake_upstream;
+pub mod file_server;
 pub mod happenings;
 pub mod keys;
+pub mod plcbundle;
 pub mod postgres;
 pub mod profile;
 pub mod set_model;

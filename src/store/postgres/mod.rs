@@ -9,6 +9,7 @@ mod commit;
 mod divergences;
 mod error;
 mod gather;
+mod imported;
 mod insert;
 mod lease;
 mod lookup;

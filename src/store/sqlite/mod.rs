@@ -16,6 +16,7 @@ mod divergences;
 mod entries;
 mod error;
 mod export;
+mod imported;
 mod prefix;
 mod read;
 mod recent;

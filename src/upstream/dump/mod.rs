@@ -15,4 +15,5 @@ pub use blocks::{Block, Dump, MAX_ENTRY};
 pub use error::DumpError;
 pub use input::Progress;
 pub use raw::Original;
+pub(super) use raw::Raw;
 pub use reader::DumpReader;

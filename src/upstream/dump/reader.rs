@@ -15,6 +15,8 @@ const BLOCKS_AHEAD: usize = 4;
 #[derive(Debug)]
 pub struct DumpReader {
     blocks: mpsc::Receiver<Result<Block, DumpError>>,
+    /// What comes before that, which was taken too early.
+    put_back: Option<DumpError>,
     /// Until it has been waited for.
     thread: Option<JoinHandle<()>>,
 }
@@ -30,14 +32,27 @@ impl DumpReader {
                 }
             }
         });
-        DumpReader { blocks, thread: Some(thread) }
+        DumpReader { blocks, put_back: None, thread: Some(thread) }
     }
 
     /// The next block; none at the end. After an error there is nothing more. May be dropped while it
     /// waits: nothing is lost.
     pub async fn next(&mut self) -> Option<Result<Block, DumpError>> {
+        if let Some(error) = self.put_back.take() {
+            return Some(Err(error));
+        }
         let block = self.blocks.recv().await;
         self.unless_ended(block)
+    }
+
+    /// The next block, if it is there already.
+    pub fn ready(&mut self) -> Option<Result<Block, DumpError>> {
+        self.blocks.try_recv().ok()
+    }
+
+    /// Has an error come once more.
+    pub fn put_back(&mut self, error: DumpError) {
+        self.put_back = Some(error);
     }
 
     /// The same on a thread that may be kept waiting.

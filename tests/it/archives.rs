@@ -1,0 +1,329 @@
+//! `plc-replica import` of archives: repositories of bundles, files on the web, directories, other replicas.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use plc_testkit::builder::Story;
+use plc_testkit::fake_upstream::{FakeUpstream, LogEntry};
+use plc_testkit::file_server::{FileFault, FileServer};
+use plc_testkit::plcbundle;
+use tempfile::TempDir;
+
+use crate::follow::{Place, Running, entries, places};
+use crate::process::{Ran, program, run};
+
+/// Operations of a bundle; those of a real one are ten thousand.
+const BUNDLE: usize = 100;
+
+/// Lives of so many operations, under numbers with gaps between them.
+fn log(seed: u64, operations: usize) -> Vec<LogEntry> {
+    let mut story = Story::seeded(seed);
+    while story.log().len() < operations {
+        let alice = story.create().accepted();
+        story.update(&alice).handle("a.example.com").accepted();
+        story.create_legacy().accepted();
+        story.tombstone(&alice).accepted();
+    }
+    let mut log = entries(&story);
+    log.truncate(operations);
+    log.iter_mut().for_each(|entry| entry.seq *= 7);
+    log
+}
+
+fn sequenced(log: &[LogEntry]) -> Vec<String> {
+    log.iter().map(LogEntry::sequenced).collect()
+}
+
+fn import(place: &Place, archives: &[&str]) -> Ran {
+    let options = ["--upstream", "https://plc.example", "--database", &place.url];
+    run(&[&["import"][..], archives, &options].concat())
+}
+
+/// What is held is this log, to the byte, and the cursor stands at the end of so much of it.
+async fn holds(place: &Place, log: &[LogEntry], cursor: i64) {
+    let exported = run(&["export", "--database", &place.url]);
+    assert_eq!(exported.out, sequenced(log).join("\n") + "\n");
+    let store = plc_replica::store::Store::open(&place.url).await.unwrap();
+    assert_eq!(store.source().await.unwrap().unwrap().cursor, cursor);
+    let whole = run(&["fsck", "--database", &place.url]);
+    assert_eq!(whole.code, Some(0), "{whole:?}");
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bundles_are_taken_in_and_only_new_ones_the_next_time() {
+    let folder = TempDir::new().unwrap();
+    let log = log(901, 8 * BUNDLE + 40);
+    let lines = sequenced(&log);
+    let write = |operations| {
+        plcbundle::write(folder.path(), "https://plc.example", &lines[..operations], BUNDLE);
+    };
+    let server = FileServer::start(folder.path()).await;
+    for place in places().await {
+        write(5 * BUNDLE + 40);
+        let ran = import(&place, &[path(folder.path())]);
+        assert!(ran.out.contains(": 500 lines in 5 files, 500 operations accepted, 0"), "{ran:?}");
+        assert_eq!(ran.errors, "");
+        holds(&place, &log[..5 * BUNDLE], log[5 * BUNDLE - 1].seq).await;
+
+        write(8 * BUNDLE);
+        server.asked();
+        let ran = import(&place, &[&server.url()]);
+        let said =
+            ": 300 lines in 3 files, 5 files imported before, 300 operations accepted, 0 known";
+        assert!(ran.out.contains(said), "{ran:?}");
+        let asked = server.asked();
+        let expected =
+            ["/plc_bundles.json", "/000006.jsonl.zst", "/000007.jsonl.zst", "/000008.jsonl.zst"];
+        assert_eq!(BTreeSet::from_iter(asked.iter().map(String::as_str)), BTreeSet::from(expected));
+        assert_eq!(asked.len(), expected.len());
+        holds(&place, &log[..8 * BUNDLE], log[8 * BUNDLE - 1].seq).await;
+
+        let ran = import(&place, &[&server.url()]);
+        assert!(ran.out.contains(": 0 lines in 0 files, 8 files imported before"), "{ran:?}");
+        assert_eq!(ran.code, Some(0));
+    }
+}
+
+/// The server of the format's own program has other paths.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_of_bundles_is_known() {
+    let folder = TempDir::new().unwrap();
+    let log = log(902, 2 * BUNDLE);
+    plcbundle::write(folder.path(), "https://plc.directory/", &sequenced(&log), BUNDLE);
+    fs::rename(folder.path().join("plc_bundles.json"), folder.path().join("index.json")).unwrap();
+    fs::create_dir(folder.path().join("data")).unwrap();
+    for number in 1..=2 {
+        let file = folder.path().join(format!("{number:06}.jsonl.zst"));
+        fs::rename(file, folder.path().join(format!("data/{number}"))).unwrap();
+    }
+    let server = FileServer::start(folder.path()).await;
+    let place = places().await.remove(0);
+    let ran = import(&place, &[&format!("{}/", server.url())]);
+    assert!(
+        ran.errors.contains("made from https://plc.directory, and https://plc.example is what"),
+        "{ran:?}"
+    );
+    holds(&place, &log, log.last().unwrap().seq).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_damaged_in_a_repository_is_named() {
+    let folder = TempDir::new().unwrap();
+    let log = log(903, 4 * BUNDLE);
+    plcbundle::write(folder.path(), "https://plc.example", &sequenced(&log), BUNDLE);
+    let (third, index) =
+        (folder.path().join("000003.jsonl.zst"), folder.path().join("plc_bundles.json"));
+    let server = FileServer::start(folder.path()).await;
+    let place = places().await.remove(0);
+
+    // On its way: it is asked for again, and then not any more. The index comes first.
+    server.fail([FileFault::Unavailable]);
+    let ran = import(&place, &[&server.url()]);
+    assert!(ran.errors.contains("answered 503; asked again after"), "{ran:?}");
+    holds(&place, &log, log.last().unwrap().seq).await;
+
+    let place = &places().await.remove(0);
+    let whole = fs::read(&third).unwrap();
+    let mut damaged = whole.clone();
+    damaged[2000] ^= 1;
+    fs::write(&third, damaged).unwrap();
+    for archive in [path(folder.path()), &server.url()] {
+        let ran = import(place, &[archive]);
+        assert_eq!(ran.code, Some(2), "{ran:?}");
+        let said = "000003.jsonl.zst: its SHA-256 is ";
+        assert!(
+            ran.errors.contains(said) && ran.errors.contains("nothing of it was taken"),
+            "{ran:?}"
+        );
+        holds(place, &log[..2 * BUNDLE], log[2 * BUNDLE - 1].seq).await;
+    }
+
+    fs::remove_file(&third).unwrap();
+    let ran = import(place, &[path(folder.path())]);
+    assert!(
+        ran.code == Some(2) && ran.errors.contains("000003.jsonl.zst: cannot be opened"),
+        "{ran:?}"
+    );
+    let ran = import(place, &[&server.url()]);
+    assert!(
+        ran.code == Some(2) && ran.errors.contains("000003.jsonl.zst: the server answered 404"),
+        "{ran:?}"
+    );
+
+    // Whoever changes a bundle and what is stated of it breaks the chain.
+    let text = fs::read_to_string(&index).unwrap();
+    let chain: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let of_second = |field: &str| chain["bundles"][1][field].as_str().unwrap().to_owned();
+    for (what, found, said) in [
+        (
+            "content",
+            of_second("content_hash"),
+            "bundle 2: its hash is not that of its parent and its content",
+        ),
+        ("hash", of_second("hash"), "bundle 2: its hash is not"),
+        ("version", "\"1.0\"".to_owned(), "its version is"),
+        (
+            "number",
+            "\"bundle_number\":3".to_owned(),
+            "bundle 9: it stands where bundle 3 has to be",
+        ),
+        ("size", format!("\"compressed_size\":{}", whole.len()), "bundle"),
+    ] {
+        let other = match what {
+            "version" => "\"2.0\"".to_owned(),
+            "number" => "\"bundle_number\":9".to_owned(),
+            "size" => "\"compressed_size\":99999999999".to_owned(),
+            _ => found.replace(|digit: char| digit.is_ascii_digit(), "0"),
+        };
+        fs::write(&index, text.replacen(&found, &other, 1)).unwrap();
+        let ran = import(place, &[path(folder.path())]);
+        assert!(ran.code == Some(2) && ran.errors.contains(said), "{what}: {ran:?}");
+        assert!(
+            ran.errors.contains("plc_bundles.json: cannot be relied on as an index"),
+            "{ran:?}"
+        );
+    }
+    fs::write(&index, "{}").unwrap();
+    let ran = import(place, &[path(folder.path())]);
+    assert!(ran.code == Some(2) && ran.errors.contains("it is not the JSON of one"), "{ran:?}");
+
+    fs::write(&index, text).unwrap();
+    fs::write(&third, whole).unwrap();
+    let ran = import(place, &[path(folder.path())]);
+    assert!(ran.out.contains(": 200 lines in 2 files, 2 files imported before"), "{ran:?}");
+    holds(place, &log, log.last().unwrap().seq).await;
+}
+
+/// A kill at some moment, and the same command again.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_that_is_killed_is_begun_again_by_the_same_command() {
+    let folder = TempDir::new().unwrap();
+    let log = log(904, 60 * BUNDLE);
+    plcbundle::write(folder.path(), "https://plc.example", &sequenced(&log), BUNDLE);
+    for place in places().await {
+        let store = plc_replica::store::Store::open(&place.url).await.unwrap();
+        let cursor = async || store.source().await.unwrap().map_or(0, |source| source.cursor);
+        let options = ["--upstream", "https://plc.example", "--database", &place.url];
+        // On a server what a kill has left is waited for.
+        let kills = if place.url.starts_with("postgres") { 1 } else { 3 };
+        for _ in 0..kills {
+            let before = cursor().await;
+            let mut command = program(&[&["import", path(folder.path())][..], &options].concat());
+            let mut import = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            while cursor().await == before && import.try_wait().unwrap().is_none() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            import.kill().unwrap();
+            import.wait().unwrap();
+        }
+        let ran = import(&place, &[path(folder.path())]);
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        holds(&place, &log, log.last().unwrap().seq).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_on_the_web_is_read_while_it_comes() {
+    let folder = TempDir::new().unwrap();
+    let log = log(905, 2_000);
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), Default::default());
+    gzip.write_all(sequenced(&log).join("\n").as_bytes()).unwrap();
+    fs::write(folder.path().join("log.jsonl.gz"), gzip.finish().unwrap()).unwrap();
+    fs::write(folder.path().join("page.html"), "<html>").unwrap();
+    let place = &places().await.remove(0);
+    let server = FileServer::start(folder.path()).await;
+    let url = format!("{}/log.jsonl.gz?of=today", server.url());
+    server.fail([
+        FileFault::Unavailable,
+        FileFault::Cut(100_000),
+        FileFault::Cut(0),
+        FileFault::Cut(70_001),
+    ]);
+    let ran = import(place, &[&url]);
+    assert!(
+        ran.code == Some(0) && ran.errors.contains("after 170001 bytes; asked for the rest"),
+        "{ran:?}"
+    );
+    assert_eq!(server.asked().len(), 5);
+    holds(place, &log, 0).await;
+
+    let place = &places().await.remove(0);
+    let server = FileServer::start_without_ranges(folder.path()).await;
+    server.fail([FileFault::Cut(100_000)]);
+    let url = format!("{}/log.jsonl.gz", server.url());
+    let ran = import(place, &[&url]);
+    let said = "broke off after 100000 bytes";
+    assert!(ran.code == Some(2) && ran.errors.contains(said), "{ran:?}");
+    assert!(ran.errors.contains("the server does not send the rest of a file"), "{ran:?}");
+
+    for (archive, said) in [
+        (format!("{}/none.jsonl", server.url()), "/none.jsonl: the server answered 404"),
+        (server.url(), ": the server answered 404"),
+        ("http://".to_owned(), "is not a URL that can be asked"),
+        ("https://user:secret@h:port/".to_owned(), "is not a URL that can be asked"),
+        ("nowhere.jsonl".to_owned(), "nowhere.jsonl: cannot be opened"),
+        ("no*where".to_owned(), "no*where: no file is of such a name"),
+    ] {
+        let ran = import(place, &[&archive]);
+        assert!(ran.code == Some(2) && ran.errors.contains(said), "{archive}: {ran:?}");
+        assert!(!ran.errors.contains("secret"), "{ran:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_of_files_is_read_in_natural_order() {
+    let folder = TempDir::new().unwrap();
+    let log = log(906, 330);
+    let lines = sequenced(&log);
+    let file = |name: &str| folder.path().join(name);
+    fs::write(file("export-1.jsonl"), lines[..110].join("\n")).unwrap();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), Default::default());
+    gzip.write_all(lines[110..220].join("\n").as_bytes()).unwrap();
+    fs::write(file("export-2.jsonl.gz"), gzip.finish().unwrap()).unwrap();
+    let rest = lines[220..].join("\n");
+    fs::write(file("export-10.jsonl.zst"), zstd::encode_all(rest.as_bytes(), 3).unwrap()).unwrap();
+    fs::write(file("README.txt"), "What these files are.\n").unwrap();
+    let pattern = format!("{}/export-*", folder.path().display());
+    for archive in [path(folder.path()), &pattern] {
+        let place = places().await.remove(0);
+        let ran = import(&place, &[archive]);
+        assert!(ran.code == Some(0) && ran.out.contains(" 0 refused"), "{ran:?}");
+        let left_out = "README.txt: there is no entry of a log in it; it is left out";
+        assert_eq!(ran.errors.contains(left_out), archive != pattern, "{ran:?}");
+        // Where there is no index nobody knows what is in the gap between two files.
+        let first = log[0].seq;
+        assert!(first > 1);
+        holds(&place, &log, 0).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_replica_is_read_in_ranges_of_numbers() {
+    let log: Vec<LogEntry> =
+        log(907, 900).into_iter().map(|entry| LogEntry { seq: entry.seq * 4, ..entry }).collect();
+    let (early, last) = (&log[..600], log.last().unwrap().seq);
+    assert!(early.last().unwrap().seq > 10_000);
+    for (first, second) in places().await.iter().zip(places().await) {
+        let upstream = FakeUpstream::start(early.to_vec()).await;
+        let replica = Running::start(&first.url, &upstream.url()).await;
+        replica.live_at(early.last().unwrap().seq).await;
+        let ran = import(&second, &[&replica.url()]);
+        assert!(ran.out.contains(": 600 lines in 2 files, 600 operations accepted, 0"), "{ran:?}");
+        holds(&second, early, early.last().unwrap().seq).await;
+
+        upstream.append_all(log[600..].to_vec());
+        replica.live_at(last).await;
+        let ran = import(&second, &[&replica.url()]);
+        assert!(ran.out.contains(", 300 operations accepted, "), "{ran:?}");
+        holds(&second, &log, last).await;
+        replica.end().await;
+    }
+}
