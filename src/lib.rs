@@ -19,6 +19,8 @@ pub mod clock;
 
 pub mod escape;
 
+pub mod words;
+
 pub mod upstream;
 
 pub mod store;

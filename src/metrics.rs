@@ -55,6 +55,16 @@ pub const METRICS: &[(&str, MetricKind, &str)] = &[
     ("plc_received_cursor", MetricKind::Gauge, "Last sequence number that was received"),
     ("plc_cursor", MetricKind::Gauge, "Last sequence number that is committed"),
     (
+        "plc_upstream_cursor",
+        MetricKind::Gauge,
+        "Last sequence number of the upstream, when it was asked for it",
+    ),
+    (
+        "plc_catch_up_seconds",
+        MetricKind::Gauge,
+        "Until the upstream's log is read, at the rate of the last minutes; 0 when it is",
+    ),
+    (
         "plc_read_twice_cursor",
         MetricKind::Gauge,
         "Sequence number up to which the log was read a second time",

@@ -211,6 +211,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     tracing::info!(
         listen = %args.listen,
         upstream = client.base(),
+        database = super::settings::without_password(&args.database.url),
         cursor = status.sequence(),
         "serving"
     );

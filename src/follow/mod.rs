@@ -30,6 +30,7 @@ mod error;
 mod fetch;
 mod follower;
 mod gaps;
+mod head;
 mod import;
 mod intake;
 mod lease;

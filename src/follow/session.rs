@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::doubts::{DoubtSettings, Doubts};
+use super::head;
 use super::intake::{End, Intake};
 use super::missing::Missing;
 use super::published::Published;
@@ -63,7 +64,9 @@ impl Session<'_> {
         let (sender, events) = mpsc::channel(EVENTS);
         let (client, status) = (self.client.clone(), Arc::clone(self.status));
         let (confirmed, same_log) = watch::channel(false);
-        // Dropped, they end.
+        // Dropped, it ends; so do those below.
+        let learning = head::learn(client.clone(), Arc::clone(&status));
+        let _learning = AbortOnDropHandle::new(tokio::spawn(learning));
         let mut readers = self.again(source, &sender, same_log);
         let reader = Reader::new(client, source, sender, Arc::clone(&status), confirmed);
         readers.spawn(reader.run());

@@ -12,6 +12,7 @@ use super::published::Published;
 use crate::judge::Prepared;
 use crate::live::{Feed, Status};
 use crate::store::{Commit, Lease, Store, StoreError};
+use crate::words;
 use did_plc::Timestamp;
 
 /// Operations of one transaction, at most, when several batches wait: two of the largest. What a
@@ -170,7 +171,17 @@ impl Totals {
         if !live {
             let rate = operations as f64 / elapsed.as_secs_f64();
             let as_of = status.as_of().map(|time| time.to_string());
-            tracing::info!(cursor = status.sequence(), rate = rate.round(), as_of, "catching up");
+            let outlook = status.outlook();
+            let percent = outlook.map(|outlook| format!("{:.1}", outlook.percent));
+            let left = outlook.and_then(|outlook| outlook.left).map(words::duration);
+            tracing::info!(
+                cursor = status.sequence(),
+                percent,
+                rate = rate.round(),
+                left,
+                as_of,
+                "catching up"
+            );
         }
     }
 }

@@ -5,7 +5,9 @@
 //! the store.
 
 mod feed;
+mod pace;
 mod status;
 
 pub use feed::{Committing, Feed, Lagged, Message, Subscription};
+pub use pace::Outlook;
 pub use status::{Mode, Status};

@@ -1,10 +1,13 @@
 //! How fresh the store is, for the answers of the server.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use metrics::gauge;
+use tokio::time::Instant;
 
+use super::pace::{Outlook, Pace};
 use crate::store::{Source, Store, StoreError};
 use did_plc::Timestamp;
 
@@ -34,7 +37,7 @@ impl Mode {
     }
 }
 
-/// How far the store has come. Written by the follower, read by every answer, without a lock:
+/// How far the store has come. Written by the follower, read by every answer, without a lock but for the pace:
 /// each figure is read for itself. The times only ever rise, and the number too unless it is set
 /// back.
 #[derive(Debug)]
@@ -48,6 +51,9 @@ pub struct Status {
     read_twice: AtomicI64,
     mode: AtomicU8,
     caught_up: AtomicBool,
+    /// The upstream's last sequence number when it was asked for; 0 before.
+    head: AtomicI64,
+    pace: Mutex<Pace>,
 }
 
 /// Stands for "never" in the times.
@@ -68,6 +74,8 @@ impl Status {
             read_twice: AtomicI64::new(source.map_or(0, |source| source.rereading.second)),
             mode: AtomicU8::new(Mode::Idle as u8),
             caught_up: AtomicBool::new(caught_up_at.is_some()),
+            head: AtomicI64::new(0),
+            pace: Mutex::new(Pace::from(Instant::now(), source.map_or(0, |source| source.cursor))),
         }
     }
 
@@ -96,7 +104,8 @@ impl Status {
     /// A batch that was received at this time was committed: the cursor afterwards, and the latest
     /// `createdAt` in it.
     pub fn set_committed(&self, sequence: i64, latest: Option<Timestamp>, received_at: Timestamp) {
-        self.sequence.fetch_max(sequence, Ordering::Release);
+        let before = self.sequence.fetch_max(sequence, Ordering::Release);
+        self.pace().reach(Instant::now(), sequence.max(before));
         // One that is dated into the future does not make the picture any newer.
         if let Some(latest) = latest.map(|latest| latest.min(received_at)) {
             self.last_operation.fetch_max(latest.millis(), Ordering::Release);
@@ -108,6 +117,7 @@ impl Status {
     pub fn set_back(&self, sequence: i64) {
         self.sequence.store(sequence, Ordering::Release);
         self.read_twice.fetch_min(sequence, Ordering::Release);
+        self.pace().reach(Instant::now(), sequence);
     }
 
     /// The upstream said something, if only that it is there.
@@ -124,6 +134,11 @@ impl Status {
     /// Everything up to this sequence number was read twice.
     pub fn set_read_twice(&self, sequence: i64) {
         self.read_twice.store(sequence, Ordering::Release);
+    }
+
+    /// The upstream's last sequence number was this one just now.
+    pub fn set_head(&self, sequence: i64) {
+        self.head.store(sequence, Ordering::Release);
     }
 
     /// The follower now does this.
@@ -149,6 +164,18 @@ impl Status {
     /// The sequence number up to which everything was read twice.
     pub fn read_twice(&self) -> i64 {
         self.read_twice.load(Ordering::Acquire)
+    }
+
+    /// How much of the upstream's log is read, and how long the rest will take; none before the upstream's last number
+    /// is known.
+    pub fn outlook(&self) -> Option<Outlook> {
+        let learned = self.head.load(Ordering::Acquire);
+        let head = learned.max(self.received_sequence()).max(self.sequence());
+        (learned > 0 || self.caught_up()).then(|| self.pace().outlook(Instant::now(), head))
+    }
+
+    fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The latest `createdAt` that was committed.
@@ -178,6 +205,11 @@ impl Status {
         let (received, committed) = (self.received_sequence(), self.sequence());
         gauge!("plc_received_cursor").set(received as f64);
         gauge!("plc_cursor").set(committed as f64);
+        if let Some(Outlook { head, left, .. }) = self.outlook() {
+            gauge!("plc_upstream_cursor").set(head as f64);
+            let left = left.filter(|_| self.mode() == Mode::CatchingUp);
+            gauge!("plc_catch_up_seconds").set(left.unwrap_or_default().as_secs_f64());
+        }
         gauge!("plc_read_twice_cursor").set(self.read_twice() as f64);
         gauge!("plc_lag_operations").set((received - committed).max(0) as f64);
         gauge!("plc_caught_up").set(f64::from(u8::from(self.caught_up())));

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::answer::{self, Answer};
 use super::state::Server;
 use crate::clock::now;
+use crate::live::Mode;
 use did_plc::Did;
 
 /// How long the database may take to say that it is there. Whoever asks about health has a
@@ -30,6 +31,11 @@ struct Health {
     upstream_age_seconds: Option<u64>,
     state: &'static str,
     read_twice: i64,
+    /// The upstream's last sequence number, as far as it is known.
+    upstream_sequence: Option<i64>,
+    percent: Option<f64>,
+    /// At the rate of the last minutes; while catching up.
+    seconds_left: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -55,6 +61,8 @@ pub async fn health(State(server): State<Arc<Server>>) -> Answer {
         return report(StatusCode::SERVICE_UNAVAILABLE, &body);
     }
     let status = &server.state.status;
+    let outlook = status.outlook();
+    let left = outlook.and_then(|outlook| outlook.left);
     let health = Health {
         version: VERSION,
         sequence: status.sequence(),
@@ -62,6 +70,9 @@ pub async fn health(State(server): State<Arc<Server>>) -> Answer {
         upstream_age_seconds: status.upstream_age(now()).map(|age| age.as_secs()),
         state: status.mode().name(),
         read_twice: status.read_twice(),
+        upstream_sequence: outlook.map(|outlook| outlook.head),
+        percent: outlook.map(|outlook| (outlook.percent * 100.0).floor() / 100.0),
+        seconds_left: left.filter(|_| status.mode() == Mode::CatchingUp).map(|left| left.as_secs()),
     };
     report(StatusCode::OK, &health)
 }

@@ -53,6 +53,11 @@ impl RequestBudget {
         }
     }
 
+    /// How many requests may be sent a minute; none without a limit.
+    pub fn requests_per_minute(&self) -> Option<f64> {
+        (!self.interval.is_zero()).then(|| 60.0 / self.interval.as_secs_f64())
+    }
+
     /// Waits until a request may be sent. Who gives up waiting (drops the future) has taken
     /// nothing.
     pub async fn acquire(&self, priority: Priority) {

@@ -47,8 +47,17 @@ pub struct Stream {
 impl Stream {
     /// Opens the stream of what comes after this sequence number.
     pub async fn open(client: &ExportClient, cursor: i64) -> Result<Stream, UpstreamFault> {
+        Stream::open_with(client, &format!("?cursor={cursor}")).await
+    }
+
+    /// Opens the stream of what comes from now on.
+    pub async fn open_at_head(client: &ExportClient) -> Result<Stream, UpstreamFault> {
+        Stream::open_with(client, "").await
+    }
+
+    async fn open_with(client: &ExportClient, query: &str) -> Result<Stream, UpstreamFault> {
         let limits = client.limits();
-        let request = upgrade_request(client, cursor)?;
+        let request = upgrade_request(client, query)?;
         let config = WebSocketConfig::default()
             .max_message_size(Some(limits.message))
             .max_frame_size(Some(limits.message))
@@ -167,11 +176,11 @@ impl Stream {
 }
 
 /// The request that asks for a WebSocket, at the same place where pages are asked for.
-fn upgrade_request(client: &ExportClient, cursor: i64) -> Result<Request<()>, UpstreamFault> {
+fn upgrade_request(client: &ExportClient, query: &str) -> Result<Request<()>, UpstreamFault> {
     let unreachable = |reason: String| UpstreamFault::Unreachable { reason };
     // http becomes ws, https becomes wss.
     let place = client.base().strip_prefix("http").unwrap_or(client.base());
-    let url = format!("ws{place}/export/stream?cursor={cursor}");
+    let url = format!("ws{place}/export/stream{query}");
     let mut request = url.into_client_request().map_err(|error| unreachable(error.to_string()))?;
     let user_agent = HeaderValue::from_str(client.user_agent())
         .map_err(|error| unreachable(error.to_string()))?;

@@ -5,12 +5,18 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use did_plc::signature::{PlainVerifier, Signed, UnsupportedKey, Verifier};
 use plc_testkit::builder::Story;
 use plc_testkit::fake_upstream::{FakeUpstream, LogEntry};
 use plc_testkit::file_server::{FileFault, FileServer};
 use plc_testkit::plcbundle;
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
 use tempfile::TempDir;
 
 use crate::follow::{Place, Running, entries, places};
@@ -325,5 +331,64 @@ async fn another_replica_is_read_in_ranges_of_numbers() {
         assert!(ran.out.contains(", 300 operations accepted, "), "{ran:?}");
         holds(&second, &log, last).await;
         replica.end().await;
+    }
+}
+
+/// Written by the format's own program (plcbundle 0.9.0-alpha.2, made to put 100 operations into a bundle), which
+/// synced with a replica of ours.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_of_the_formats_own_program_is_read() {
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/plcbundle");
+    let mut lines = String::new();
+    for number in 1..=3 {
+        let bundle = fs::read(repository.join(format!("{number:06}.jsonl.zst"))).unwrap();
+        lines += std::str::from_utf8(&zstd::decode_all(&bundle[..]).unwrap()).unwrap();
+    }
+    for place in places().await {
+        let ran = import(&place, &[path(&repository)]);
+        assert!(ran.out.contains(": 300 lines in 3 files, 300 operations accepted, 0"), "{ran:?}");
+        let exported = run(&["export", "--by-time", "--database", &place.url]);
+        assert_eq!(exported.out, lines);
+        let ran = import(&place, &[path(&repository)]);
+        assert!(ran.out.contains(": 0 lines in 0 files, 3 files imported before"), "{ran:?}");
+    }
+}
+
+/// Counts what it is asked.
+#[derive(Default)]
+struct Counting(AtomicUsize);
+
+impl Verifier for Counting {
+    fn find_signer(&self, keys: &[&str], signed: &Signed) -> Result<Option<usize>, UnsupportedKey> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        PlainVerifier.find_signer(keys, signed)
+    }
+}
+
+/// The lines of the export by time, in any order, and then the pages of the directory: numbers are given by CID.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_no_number_gets_it_from_pages_and_no_signature_is_checked_again() {
+    let log = log(908, 3_000);
+    let last = log.last().unwrap().seq;
+    let mut shuffled: Vec<String> = log[..2_900].iter().map(LogEntry::timestamped).collect();
+    shuffled.shuffle(&mut ChaCha8Rng::seed_from_u64(908));
+    let folder = TempDir::new().unwrap();
+    let dump = folder.path().join("legacy.jsonl");
+    fs::write(&dump, shuffled.join("\n")).unwrap();
+    for place in places().await {
+        let upstream = FakeUpstream::start(log.clone()).await;
+        let options = ["--upstream", &upstream.url(), "--database", &place.url];
+        let ran = run(&[&["import", path(&dump)][..], &options].concat());
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        let exported = run(&["export", "--by-time", "--database", &place.url]);
+        assert_eq!(exported.out.lines().count(), 2_900);
+
+        let counting = Arc::new(Counting::default());
+        let verifier = Arc::clone(&counting);
+        let replica = Running::start_verifying_with(&place.url, &upstream.url(), verifier).await;
+        replica.live_at(last).await;
+        assert_eq!(counting.0.load(Ordering::Relaxed), 100);
+        replica.end().await;
+        holds(&place, &log, last).await;
     }
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use did_plc::sequence::MAX_SEQUENCE;
-use did_plc::signature::PlainVerifier;
+use did_plc::signature::{PlainVerifier, Verifier};
 use did_plc::{Cid, Did};
 use flate2::read::GzDecoder;
 use futures::StreamExt;
@@ -106,6 +106,16 @@ impl Running {
         Running::start_within(url, upstream, Limits { page, ..limits() }, rereading, doubts).await
     }
 
+    /// Has somebody check the signatures.
+    pub async fn start_verifying_with(
+        url: &str,
+        upstream: &str,
+        verifier: Arc<dyn Verifier>,
+    ) -> Running {
+        let (rereading, doubts) = (RereadingSettings::default(), DoubtSettings::default());
+        Running::start_with(url, upstream, limits(), rereading, doubts, verifier).await
+    }
+
     /// The same within these bounds.
     async fn start_within(
         url: &str,
@@ -113,6 +123,18 @@ impl Running {
         limits: Limits,
         rereading: RereadingSettings,
         doubts: DoubtSettings,
+    ) -> Running {
+        let verifier = Arc::new(FastVerifier::new(Tables::On));
+        Running::start_with(url, upstream, limits, rereading, doubts, verifier).await
+    }
+
+    async fn start_with(
+        url: &str,
+        upstream: &str,
+        limits: Limits,
+        rereading: RereadingSettings,
+        doubts: DoubtSettings,
+        verifier: Arc<dyn Verifier>,
     ) -> Running {
         let client = ExportClient::new(upstream, 0, "test", limits).unwrap();
         let store = Store::open(url).await.unwrap();
@@ -133,7 +155,7 @@ impl Running {
         let follower = Follower {
             store: store.clone(),
             client,
-            verifier: Arc::new(FastVerifier::new(Tables::On)),
+            verifier,
             feed,
             status: Arc::clone(&status),
             rereading,

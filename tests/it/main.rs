@@ -24,6 +24,7 @@ mod logging;
 mod numbers;
 mod ops;
 mod outages;
+mod outlook;
 mod postgres;
 mod process;
 mod refused;

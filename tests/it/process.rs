@@ -97,6 +97,19 @@ impl Served {
         Served::start_on(&database, upstream, environment)
     }
 
+    /// The same with a limit to how often it asks, which is in the environment.
+    pub fn start_at_its_pace(
+        folder: &Path,
+        upstream: &str,
+        environment: &[(&str, &str)],
+    ) -> Served {
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let database = format!("sqlite://{}", folder.join("plc.db").display());
+        let mut command = program(&["serve", "--database", &database, "--upstream", upstream]);
+        command.args(["--listen", &address.to_string()]).envs(environment.iter().copied());
+        Served { running: Running::start(command), address }
+    }
+
     /// The same into any database.
     pub fn start_on(database: &str, upstream: &str, environment: &[(&str, &str)]) -> Served {
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

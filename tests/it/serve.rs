@@ -430,7 +430,8 @@ async fn health_and_readiness() {
             200,
             &*format!(
                 "{{\"version\":\"{version}\",\"sequence\":0,\"lastOperationAt\":null,\
-                 \"upstreamAgeSeconds\":null,\"state\":\"idle\",\"readTwice\":0}}"
+                 \"upstreamAgeSeconds\":null,\"state\":\"idle\",\"readTwice\":0,\
+                 \"upstreamSequence\":null,\"percent\":null,\"secondsLeft\":null}}"
             )
         )
     );
@@ -446,14 +447,15 @@ async fn health_and_readiness() {
         format!(
             "{{\"version\":\"{version}\",\"sequence\":7,\
              \"lastOperationAt\":\"2024-01-01T00:00:00.000Z\",\
-             \"upstreamAgeSeconds\":0,\"state\":\"live\",\"readTwice\":0}}"
+             \"upstreamAgeSeconds\":0,\"state\":\"live\",\"readTwice\":0,\
+             \"upstreamSequence\":7,\"percent\":100.0,\"secondsLeft\":null}}"
         )
     );
     let page = replica.get("/").await;
     assert!(page.text().contains("https://plc.example.com"));
     assert!(page.text().contains("<dt>Read twice</dt><dd>nothing yet</dd>"), "{}", page.text());
     replica.state.status.set_read_twice(1_234);
-    assert!(replica.get("/_health").await.text().ends_with(",\"readTwice\":1234}"));
+    assert!(replica.get("/_health").await.text().contains(",\"readTwice\":1234,"));
     let page = replica.get("/").await;
     assert!(page.text().contains("<dd>everything up to number 1,234</dd>"), "{}", page.text());
 }

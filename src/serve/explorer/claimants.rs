@@ -8,11 +8,12 @@ use crate::serve::key_forms::read_key;
 use crate::serve::lookup::{Found, Wanted, find, value};
 use crate::serve::query::{flag, parameter};
 use crate::serve::state::Server;
+use crate::words::number;
 use did_plc::Did;
 use did_plc::claim::{ClaimKind, Span};
 
 use super::layout;
-use super::parts::{number, time};
+use super::parts::time;
 use super::text::{self, text};
 
 /// Claims of a list: a screen or two.

@@ -2,6 +2,7 @@
 
 use maud::{Markup, html};
 
+use crate::words::duration;
 use did_plc::entry::Received;
 use did_plc::history::{Contestable, HistoryEntry};
 use did_plc::json::write_operation;
@@ -9,7 +10,7 @@ use did_plc::operation::Malformed;
 use did_plc::{Change, History, Timestamp};
 
 use super::diff::{diff, headline};
-use super::parts::{duration, key, short, time, time_ago};
+use super::parts::{key, short, time, time_ago};
 use super::text;
 
 /// What an entry is shown with.

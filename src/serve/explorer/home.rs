@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use maud::{Markup, html};
 
-use crate::live::Mode;
+use crate::live::{Mode, Outlook};
 use crate::store::claims::ClaimsIndex;
 use crate::store::{MOST_COUNTED, Statistics};
+use crate::words::{duration, number, plural};
 use did_plc::Timestamp;
 
 use super::layout::page;
-use super::parts::{bytes, duration, number, plural, time_ago};
+use super::parts::{bytes, time_ago};
 use super::text::text;
 
 /// What the page says.
@@ -24,6 +25,8 @@ pub struct Report {
     pub caught_up: bool,
     /// The last sequence number that is committed.
     pub sequence: i64,
+    /// How much of the upstream's log that is, and how long the rest will take.
+    pub outlook: Option<Outlook>,
     /// The sequence number up to which everything was read twice.
     pub read_twice: i64,
     /// How old the store's picture is.
@@ -51,6 +54,7 @@ pub fn home_page(report: &Report) -> String {
                 dd { (text(&report.upstream)) }
                 dt { "Cursor" }
                 dd { "sequence number " (number(report.sequence.unsigned_abs())) }
+                (rest(report))
                 dt { "Read twice" }
                 dd {
                     @match report.read_twice {
@@ -94,6 +98,23 @@ fn state(report: &Report) -> Markup {
         (Mode::Idle, _) => ("warn", "idle: not following"),
     };
     html! { span.tag.(class) { (words) } }
+}
+
+/// How much of the log is still to be read, while that is so.
+fn rest(report: &Report) -> Markup {
+    let Some(Outlook { head, percent, rate, left }) = report.outlook else { return html! {} };
+    if report.mode != Mode::CatchingUp {
+        return html! {};
+    }
+    html! {
+        dt { "Read so far" }
+        dd {
+            progress max="100" value=(format!("{percent:.2}")) {}
+            " " (format!("{percent:.1}")) " % of " (number(head.unsigned_abs())) " numbers"
+            @if let Some(rate) = rate { ", " (number(rate as u64)) " a second" }
+            @if let Some(left) = left { ", about " (duration(left)) " left" }
+        }
+    }
 }
 
 fn figures(statistics: Option<&Statistics>) -> Markup {

@@ -3,13 +3,14 @@
 use maud::{Markup, html};
 
 use crate::store::{StoredDivergence, StoredOperation, StoredRefusal};
+use crate::words::plural;
 use did_plc::operation::{Malformed, Service};
 use did_plc::{Change, Did, History, Operation, Timestamp};
 
 use super::diff::KINDS;
 use super::entry::Context;
 use super::layout::page;
-use super::parts::{items, key, plural, time_ago};
+use super::parts::{items, key, time_ago};
 use super::records;
 use super::text::{line, plain, text};
 use super::tree::tree;

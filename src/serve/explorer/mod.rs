@@ -50,6 +50,7 @@ pub(super) async fn home(State(server): State<Arc<Server>>) -> Answer {
         mode: status.mode(),
         caught_up: status.caught_up(),
         sequence: status.sequence(),
+        outlook: status.outlook(),
         lag: status.lag(now),
         read_twice: status.read_twice(),
         upstream_age: status.upstream_age(now),

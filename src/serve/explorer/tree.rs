@@ -5,11 +5,11 @@
 
 use maud::{Markup, html};
 
+use crate::words::plural;
 use did_plc::history::HistoryEntry;
 use did_plc::{Change, History};
 
 use super::diff::headline;
-use super::parts::plural;
 
 const ROW: usize = 30;
 const LANE: usize = 22;
