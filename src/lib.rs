@@ -19,6 +19,8 @@ pub mod clock;
 
 pub mod escape;
 
+pub mod snapshot;
+
 pub mod upstream;
 
 pub mod store;
@@ -32,6 +34,8 @@ pub mod live;
 pub mod follow;
 
 pub mod audit;
+
+pub mod publish;
 
 pub mod serve;
 

@@ -39,6 +39,7 @@ mod serve_stream;
 mod shared;
 mod simulation;
 mod skip;
+mod snapshot;
 mod sql;
 mod stories;
 mod tls;
