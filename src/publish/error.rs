@@ -23,7 +23,7 @@ pub enum PublishError {
     #[error("{}: another process writes a snapshot into it", .0.display())]
     InUse(PathBuf),
     /// Reading or writing failed: a full disk, a right that is missing, a folder that is gone.
-    #[error("{}: {source}; what was published there before is as it was", path.display())]
+    #[error("{}: {source}", path.display())]
     File {
         /// What was read or written.
         path: PathBuf,

@@ -5,9 +5,11 @@
 
 mod error;
 mod folder;
+mod keep;
 mod lines;
 mod run;
 
 pub use error::PublishError;
 pub use folder::Folder;
+pub use keep::{KeepSettings, keep};
 pub use run::{Publication, Published, Reread};

@@ -2,7 +2,7 @@
 
 use did_plc::sequence::MAX_SEQUENCE;
 
-/// Sequence numbers of a file, unless something else is asked for: some 60 MB of lines, 20 MB as they are kept. A log
+/// Sequence numbers of a file, unless something else is asked for: some 75 MB of lines, 20 MB as they are kept. A log
 /// of 150 million operations is 1,500 such files, of which a reader fetches many beside each other, holds a few, and
 /// fetches one again in seconds.
 pub const NUMBERS_PER_FILE: i64 = 100_000;

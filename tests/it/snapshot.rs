@@ -9,12 +9,12 @@ use std::time::Duration;
 use plc_replica::snapshot::{Digest, INDEX_NAME, Index, Tally, is_file_name};
 use plc_replica::store::Store;
 use plc_testkit::builder::Story;
-use plc_testkit::fake_upstream::LogEntry;
+use plc_testkit::fake_upstream::{FakeUpstream, LogEntry};
 use plc_testkit::{Generated, lines};
 use tempfile::TempDir;
 
 use crate::follow::{Place, lives_with_attacks, places};
-use crate::process::{Ran, program, run};
+use crate::process::{Ran, Served, program, run};
 use crate::replica::UPSTREAM;
 
 /// Lines of the export, in a file that is imported.
@@ -351,8 +351,99 @@ async fn a_full_disk_is_told_and_what_was_published_stays() {
     let errors = String::from_utf8(ran.stderr).unwrap();
     assert_eq!(ran.status.code(), Some(2), "{errors}");
     assert!(errors.contains("/.writing-0: File too large"), "{errors}");
-    assert!(errors.contains("what was published there before is as it was"), "{errors}");
     assert_eq!(files(&to), before);
     written(&place, &to, &[]);
     assert_eq!(checked_lines(&to), succeeds(&["export", "--database", &place.url]));
+}
+
+/// What has been published up to this number.
+async fn publishes(served: &Served, folder: &Path, last: i64) {
+    let is_published = async || {
+        let document = fs::read(folder.join(INDEX_NAME)).unwrap_or_default();
+        Index::parse(&document).is_ok_and(|index| index.last() == last)
+    };
+    served.eventually(&format!("{last} published"), is_published).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn serve_keeps_one_up_to_date() {
+    // All are accepted: the last number is that of the last operation.
+    let mut story = Story::seeded(135);
+    for _ in 0..90 {
+        story.create().accepted();
+    }
+    let log: Vec<LogEntry> = story.log().iter().map(LogEntry::from).collect();
+    for place in places().await {
+        let folder = TempDir::new().unwrap();
+        let (to, away) = (folder.path().join("snapshot"), folder.path().join("away"));
+        import(&place, &folder, told(&log[..25]));
+        written(&place, &to, &BY_TEN);
+        let upstream = FakeUpstream::start(log[..30].to_vec()).await;
+        let metrics = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let environment = [
+            ("PLC_SNAPSHOTS", to.to_str().unwrap()),
+            ("PLC_SNAPSHOT_MINUTES", "0.02"),
+            ("PLC_METRICS_LISTEN", &metrics.to_string()),
+        ];
+        // It was filled from another name of the same log.
+        let served = Served::start_on(&place.url, &upstream.url(), &environment);
+        publishes(&served, &to, 30).await;
+        for entry in &log[30..60] {
+            upstream.append(entry.clone());
+        }
+        publishes(&served, &to, 60).await;
+        // One that is lost is waited for, and not made anew.
+        fs::rename(&to, &away).unwrap();
+        for entry in &log[60..] {
+            upstream.append(entry.clone());
+        }
+        let said = async || served.log().contains("the snapshot has to wait");
+        served.eventually("a lost folder is told", said).await;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert!(!to.exists());
+        fs::rename(&away, &to).unwrap();
+        publishes(&served, &to, 90).await;
+        let said = async || served.log().contains("the snapshot goes on");
+        served.eventually("it goes on", said).await;
+        let scraped = reqwest::get(format!("http://{metrics}/metrics")).await.unwrap();
+        let scraped = scraped.text().await.unwrap();
+        assert!(scraped.contains("\nplc_snapshot_cursor 90\n"), "{scraped}");
+        let said = served.end();
+        assert_eq!(said.matches("the snapshot has to wait").count(), 1, "{said}");
+        assert_eq!(checked_lines(&to), lines(story.log(), Generated::sequenced_line) + "\n");
+    }
+}
+
+/// Each file has its turn to be compared with the log, while nothing new comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn serve_notices_what_came_late() {
+    let mut story = Story::seeded(136);
+    for _ in 0..40 {
+        story.create().accepted();
+    }
+    let log: Vec<LogEntry> = story.log().iter().map(LogEntry::from).collect();
+    for place in places().await {
+        let folder = TempDir::new().unwrap();
+        let to = folder.path().join("snapshot");
+        import(
+            &place,
+            &folder,
+            told(&log).enumerate().filter(|(at, _)| *at != 14).map(|(_, line)| line),
+        );
+        written(&place, &to, &BY_TEN);
+        import(&place, &folder, told(&log[14..15]));
+        let upstream = FakeUpstream::start(log.clone()).await;
+        let environment =
+            [("PLC_SNAPSHOTS", to.to_str().unwrap()), ("PLC_SNAPSHOT_MINUTES", "0.02")];
+        let served = Served::start_on(&place.url, &upstream.url(), &environment);
+        let is_there = async || {
+            let document = fs::read(to.join(INDEX_NAME)).unwrap();
+            Index::parse(&document).unwrap().count() == 40
+        };
+        served.eventually("the late one is published", is_there).await;
+        let said = async || served.log().contains("files of the snapshot have given way");
+        served.eventually("that is told", said).await;
+        served.end();
+        assert_eq!(checked_lines(&to), lines(story.log(), Generated::sequenced_line) + "\n");
+    }
 }
