@@ -37,6 +37,8 @@ pub mod audit;
 
 pub mod publish;
 
+pub mod table;
+
 pub mod serve;
 
 pub mod commands;

@@ -42,6 +42,7 @@ mod skip;
 mod snapshot;
 mod sql;
 mod stories;
+mod table;
 mod tls;
 mod two_ways;
 mod upstream;
