@@ -21,6 +21,8 @@ pub mod escape;
 
 pub mod words;
 
+pub mod snapshot;
+
 pub mod upstream;
 
 pub mod store;
@@ -34,6 +36,10 @@ pub mod live;
 pub mod follow;
 
 pub mod audit;
+
+pub mod publish;
+
+pub mod table;
 
 pub mod serve;
 

@@ -129,6 +129,11 @@ pub const METRICS: &[(&str, MetricKind, &str)] = &[
         MetricKind::Gauge,
         "Sequence numbers that the index of claims does not have yet; absent without one",
     ),
+    (
+        "plc_snapshot_cursor",
+        MetricKind::Gauge,
+        "Last sequence number that is published in the snapshot; absent without one",
+    ),
     ("plc_http_requests_total", MetricKind::Counter, "Requests answered, by route and status"),
     ("plc_http_request_seconds", MetricKind::Histogram, "Time until an answer was ready, by route"),
     ("plc_http_refused_total", MetricKind::Counter, "Requests that a limit refused, by limit"),

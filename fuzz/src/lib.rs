@@ -20,6 +20,7 @@ use plc_curve::{FastVerifier, Tables};
 use plc_replica::commands::Cli;
 use plc_replica::judge::Decoded;
 use plc_replica::serve::client_address::Network;
+use plc_replica::snapshot::Index;
 use plc_replica::store::Store;
 use plc_replica::store::codec::{Interned, Packer, unpack};
 use plc_replica::upstream::{Dump, DumpReader, ExportClient, Limits};
@@ -33,7 +34,7 @@ use chances::Chances;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     ("line", line),
     ("operation", operation),
     ("text", text),
@@ -43,6 +44,7 @@ pub const TARGETS: [Target; 10] = [
     ("stream", stream),
     ("request", request),
     ("settings", settings),
+    ("snapshot_index", snapshot_index),
     ("log", log),
 ];
 
@@ -178,6 +180,13 @@ pub fn request(data: &[u8]) {
 pub fn settings(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let _ = Cli::read(["plc-replica", "serve", "--print-config"].map(Into::into).into(), text);
+}
+
+/// The index of a snapshot.
+pub fn snapshot_index(data: &[u8]) {
+    if let Ok(index) = Index::parse(data) {
+        assert_eq!(Index::parse(&index.to_json()), Ok(index));
+    }
 }
 
 static VERIFIER: LazyLock<Arc<dyn Verifier>> =

@@ -1,114 +1,179 @@
-//! `plc-replica export`: the log as lines, for dumps.
+//! `plc-replica export`: the log as lines, for dumps, or as a table, for people who count things.
 
-use std::fs;
-use std::io::{BufWriter, Write};
-use std::os::unix::fs::MetadataExt;
+mod form;
+mod identities;
+mod output;
+mod selection;
+
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::store::{Store, StoredOperation};
-use anyhow::bail;
-use did_plc::Timestamp;
-use did_plc::entry::Logged;
-use did_plc::operation::Malformed;
+use did_plc::Did;
 
-/// Write the log to standard output, in the lines of the directory's `/export`.
+use self::form::{Form, Format};
+use self::output::Output;
+use self::selection::{Place, Selection};
+use super::absence::absence;
+use super::progress::Meter;
+use crate::store::{Store, StoredOperation};
+
+/// Write the log: in the lines of the directory's `/export`, or as a table in CSV or Parquet.
+///
+/// All accepted operations, those included that were nullified later, in the order of their numbers; of what has no
+/// number see --by-time. A table (docs/AUDIT_WITH_SQL.md says what is in its columns) has what a line does not say: who
+/// signed, and what nullified it. Ends with 0; with 1 when an identity of --did is not here, and the others were written;
+/// with 2 when it could not be done.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub struct Args {
     #[command(flatten)]
     database: super::Database,
-    /// Start after this sequence number.
-    #[arg(long, value_name = "SEQUENCE", default_value_t = 0, conflicts_with = "by_time")]
-    after: i64,
-    /// Write the lines of the export by time, with `nullified` and without sequence numbers:
-    /// operations that have no number are in this one only.
+    /// Only what comes after this sequence number, or was created after this time (2024-01-31T12:00:00Z).
+    #[arg(long, value_name = "SEQUENCE|TIME")]
+    after: Option<Place>,
+    /// Only what comes up to this sequence number, or was created up to this time.
+    #[arg(long, value_name = "SEQUENCE|TIME")]
+    until: Option<Place>,
+    /// Write in the order of the export by time, and lines as that has them, with `nullified` and without sequence
+    /// numbers: operations that have no number are in this one only. --after and --until take times then.
     #[arg(long)]
     by_time: bool,
+    /// Only the operations of these identities: a file with a DID on each line, `-` for standard input. They are
+    /// written one identity after the other in the order of the file.
+    #[arg(long, value_name = "FILE")]
+    did: Option<PathBuf>,
+    /// Only operations that were nullified: what a recovery has undone.
+    #[arg(long)]
+    nullified: bool,
+    /// The form.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "lines|csv|parquet",
+        default_value = "lines",
+        hide_possible_values = true
+    )]
+    format: Format,
+    /// The file to write, in place of one of this name when it is complete; without it, standard output.
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
 }
 
 /// Operations that are read at once.
 const PAGE: usize = 1_000;
+/// Identities that are read at once.
+const IDENTITIES: usize = 200;
 
 /// Runs the command.
 pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    if is_closed_output() {
-        bail!("standard output is closed: there is nowhere to write the log to");
-    }
-    let store = Store::open_existing(&args.database.url).await?;
-    let mut out = BufWriter::new(std::io::stdout().lock());
+    let Args { after, until, nullified, .. } = *args;
+    let selection = Selection { after, until, nullified };
     if args.by_time {
-        by_time(&store, &mut out).await?;
-    } else {
-        by_sequence(&store, args.after, &mut out).await?;
+        selection.check_by_time()?;
     }
-    out.flush()?;
-    Ok(ExitCode::SUCCESS)
+    let identities = args.did.as_deref().map(identities::read).transpose()?;
+    let output = Output::open(args.output.as_deref(), args.format == Format::Parquet)?;
+    let store = Store::open_existing(&args.database.url).await?;
+    let total = match identities {
+        None if selection == Selection::default() => Some(store.statistics().await?.operations),
+        _ => None,
+    };
+    // What is written to standard output says by itself how far it is.
+    let named = args.output.as_ref().map(|path| format!("writing {}", path.display()));
+    let mut export = Export {
+        form: Form::begin(args.format, args.by_time, output)?,
+        meter: named.map(|named| Meter::operations(&named, total)),
+        read: 0,
+        store,
+        selection,
+    };
+    let missing = match identities {
+        Some(identities) => export.of_identities(&identities, &args.database.url).await?,
+        None if args.by_time => export.by_time().await.map(|()| 0)?,
+        None => export.by_sequence().await.map(|()| 0)?,
+    };
+    if let Some(meter) = export.meter {
+        meter.finish();
+    }
+    export.form.end()?;
+    Ok(if missing > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Whether the process was started without a standard output. Rust's runtime has put `/dev/null` in its place by now,
-/// open for reading as well, as nobody has it who sends what is written there on purpose with `>/dev/null`. Where the
-/// system does not say how a file is open, it is taken to be one that is wanted.
-fn is_closed_output() -> bool {
-    const READ_AND_WRITE: u32 = 2;
-    const ACCESS: u32 = 3;
-    let access = fs::read_to_string("/proc/self/fdinfo/1").ok().and_then(|about| {
-        let flags = about.lines().find_map(|line| line.strip_prefix("flags:"))?;
-        Some(u32::from_str_radix(flags.trim(), 8).ok()? & ACCESS)
-    });
-    let device = |path| fs::metadata(path).ok().map(|about| about.rdev());
-    let is_null =
-        device("/proc/self/fd/1").is_some_and(|output| Some(output) == device("/dev/null"));
-    is_null && access == Some(READ_AND_WRITE)
+/// An export that is under way.
+struct Export {
+    store: Store,
+    selection: Selection,
+    form: Form,
+    meter: Option<Meter>,
+    /// Operations that were read.
+    read: u64,
 }
 
-async fn by_sequence(store: &Store, mut after: i64, out: &mut impl Write) -> anyhow::Result<()> {
-    loop {
-        let page = store.export_by_sequence(after, PAGE).await?;
-        let Some(last) = page.last().and_then(|last| last.sequence) else { return Ok(()) };
-        after = last;
-        for operation in &page {
-            write(operation, |logged, line| logged.write_sequenced(line), out)?;
+impl Export {
+    /// Writes those that are selected.
+    async fn write(&mut self, mut operations: Vec<StoredOperation>) -> anyhow::Result<()> {
+        self.read += operations.len() as u64;
+        operations.retain(|operation| self.selection.takes(operation));
+        self.form.write(&self.store, operations).await?;
+        if let Some(meter) = &self.meter {
+            meter.set(self.read);
+        }
+        Ok(())
+    }
+
+    async fn by_sequence(&mut self) -> anyhow::Result<()> {
+        let mut after = self.selection.first_number();
+        loop {
+            let page = self.store.export_by_sequence(after, PAGE).await?;
+            let Some(last) = page.last().and_then(|last| last.sequence) else { return Ok(()) };
+            self.write(page).await?;
+            if self.selection.ends_by_number(last) {
+                return Ok(());
+            }
+            after = last;
         }
     }
-}
 
-async fn by_time(store: &Store, out: &mut impl Write) -> anyhow::Result<()> {
-    let mut after: Option<Timestamp> = None;
-    let mut limit = PAGE;
-    loop {
-        let page = store.export_by_time(after, limit).await?;
-        let Some(last) = page.last().map(|last| last.created_at) else { return Ok(()) };
-        let whole = page.len() < limit;
-        // A page may end in the middle of operations of one millisecond: these begin the next.
-        let complete = match whole {
-            true => page.len(),
-            false => page.partition_point(|operation| operation.created_at < last),
-        };
-        if complete == 0 {
-            limit *= 2;
-            continue;
+    async fn by_time(&mut self) -> anyhow::Result<()> {
+        let mut after = self.selection.first_time();
+        let mut limit = PAGE;
+        loop {
+            let mut page = self.store.export_by_time(after, limit).await?;
+            let Some(last) = page.last().map(|last| last.created_at) else { return Ok(()) };
+            let whole = page.len() < limit;
+            // A page may end in the middle of operations of one millisecond: these begin the next.
+            if !whole {
+                page.truncate(page.partition_point(|operation| operation.created_at < last));
+            }
+            let Some(complete) = page.last().map(|last| last.created_at) else {
+                limit *= 2;
+                continue;
+            };
+            self.write(page).await?;
+            if whole || self.selection.ends_by_time(complete) {
+                return Ok(());
+            }
+            (after, limit) = (Some(complete), PAGE);
         }
-        for operation in &page[..complete] {
-            write(operation, |logged, line| logged.write_timestamped(line), out)?;
-        }
-        if whole {
-            return Ok(());
-        }
-        after = Some(page[complete - 1].created_at);
-        limit = PAGE;
     }
-}
 
-fn write(
-    stored: &StoredOperation,
-    form: impl Fn(&Logged<'_>, &mut Vec<u8>) -> Result<(), Malformed>,
-    out: &mut impl Write,
-) -> anyhow::Result<()> {
-    let cid = stored.cid();
-    let logged = stored.logged(&cid);
-    let mut line = Vec::with_capacity(1024);
-    form(&logged, &mut line)?;
-    line.push(b'\n');
-    out.write_all(&line)?;
-    Ok(())
+    /// How many of the identities are not there, which is told of each.
+    async fn of_identities(&mut self, dids: &[Did], database: &str) -> anyhow::Result<usize> {
+        let mut missing = 0;
+        for some in dids.chunks(IDENTITIES) {
+            let sorted = self.store.histories(some).await?;
+            let mut operations = Vec::with_capacity(sorted.len());
+            for did in some {
+                let begin = sorted.partition_point(|operation| operation.did < *did);
+                let end = sorted.partition_point(|operation| operation.did <= *did);
+                if begin == end {
+                    eprintln!("{}", absence(&self.store, did, database).await?);
+                    missing += 1;
+                }
+                operations.extend(sorted[begin..end].iter().cloned());
+            }
+            self.write(operations).await?;
+        }
+        Ok(missing)
+    }
 }

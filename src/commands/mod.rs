@@ -21,6 +21,7 @@ mod repair;
 mod resolve;
 mod serve;
 mod settings;
+mod snapshot;
 mod verify;
 
 use std::ffi::OsString;
@@ -58,6 +59,7 @@ enum Command {
     Refused(refused::Args),
     Resolve(resolve::Args),
     Export(export::Args),
+    Snapshot(snapshot::Args),
     Backup(backup::Args),
     Import(import::Args),
     Repair(repair::Args),
@@ -132,6 +134,7 @@ impl Cli {
             Command::Refused(args) => block_on(refused::run(&args)),
             Command::Resolve(args) => block_on(resolve::run(&args)),
             Command::Export(args) => block_on(export::run(&args)),
+            Command::Snapshot(args) => block_on(snapshot::run(&args)),
             Command::Backup(args) => block_on(backup::run(&args)),
             Command::Import(args) => block_on(import::run(&args)),
             Command::Repair(args) => block_on(repair::run(&args)),

@@ -1,6 +1,7 @@
 //! `plc-replica serve`: follow an upstream and serve what it has.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use crate::audit::{Checker, Peer, Watch, WatchSettings};
 use crate::follow::{DoubtSettings, Follower, RereadingSettings, keep_claims_index};
 use crate::live::{Feed, Status};
+use crate::publish::{self, KeepSettings};
 use crate::serve::{self, ReadThrough, ServeSettings, ServeState};
 use crate::store::{Store, StoreError};
 use crate::upstream::{ExportClient, Limits};
@@ -130,6 +132,20 @@ pub struct Args {
         value_parser = clap::builder::PossibleValuesParser::new(["on", "off"])
     )]
     index: String,
+    /// Keep the log in this folder as a snapshot, for a web server to publish (docs/SNAPSHOTS.md); nowhere without it. It
+    /// begins when the log has been read to its end once.
+    #[arg(long, env = "PLC_SNAPSHOTS", value_name = "DIR")]
+    snapshots: Option<PathBuf>,
+    /// Minutes between two looks at what is new for it. The last file, which is not full, gives way to a longer one each
+    /// time, and one of the others is compared with the log.
+    #[arg(
+        long,
+        env = "PLC_SNAPSHOT_MINUTES",
+        value_name = "MINUTES",
+        default_value_t = 10.0,
+        value_parser = not_negative
+    )]
+    snapshot_minutes: f64,
     #[command(flatten)]
     records: super::KeptRecords,
     #[command(flatten)]
@@ -229,7 +245,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Follows, and beside it serves, compares with the upstream and keeps the index, until the
+/// Follows, and beside it serves, compares with the upstream, and keeps the index and the snapshot, until the
 /// shutdown.
 async fn work(
     args: Args,
@@ -243,6 +259,12 @@ async fn work(
     if args.index == "on" {
         let (store, status) = (follower.store.clone(), Arc::clone(&follower.status));
         beside.spawn(keep_claims_index(store, status, shutdown.clone()));
+    }
+    if let Some(folder) = args.snapshots.clone() {
+        let every = Duration::from_secs_f64(args.snapshot_minutes * 60.0);
+        let settings = KeepSettings { folder, every };
+        let (store, status) = (follower.store.clone(), Arc::clone(&follower.status));
+        beside.spawn(publish::keep(store, status, settings, shutdown.clone()));
     }
     beside.spawn(serve::run(listener, state(args, &follower), shutdown.clone()));
     let followed = follower.run(shutdown.clone()).await;

@@ -7,9 +7,10 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::judge::Decoded;
+use crate::snapshot::Digest;
 use crate::store::StoreError;
 use crate::upstream::{
-    Archive, ArchiveError, Begins, Digest, DumpError, DumpReader, OpenVolume, Volume, Volumes,
+    Archive, ArchiveError, Begins, DumpError, DumpReader, OpenVolume, Volume, Volumes,
 };
 
 /// Lines of a batch, about: so many that what a commit costs by itself is little beside them.
@@ -98,8 +99,7 @@ impl ArchiveReader {
             if std::mem::take(&mut goes_on) {
                 volume.begins = Begins::After(self.cursor);
             }
-            let is_imported =
-                volume.content.is_some_and(|content| self.imported.contains(&content));
+            let is_imported = volume.content.is_some_and(|it| self.imported.contains(&it.digest));
             plan.push((is_imported, volume.begins, volume.bytes));
             if !is_imported {
                 to_read.push(volume);
@@ -151,7 +151,8 @@ impl ArchiveReader {
             self.step(Step::Lines { decoded, read: self.read }).await?;
         }
         if has_begun {
-            self.step(Step::VolumeEnd { content: volume.content }).await?;
+            let content = volume.content.map(|content| content.digest);
+            self.step(Step::VolumeEnd { content }).await?;
         }
         // All of it, also where a file is left out.
         self.read = before + volume.bytes.unwrap_or_else(|| progress.read());

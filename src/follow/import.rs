@@ -12,8 +12,9 @@ use super::lease::{self, while_renewing};
 use crate::blocking;
 use crate::clock;
 use crate::judge::{BatchJudge, Course, Cut, Decoded, Lines, NotJson, Prepared};
+use crate::snapshot::Digest;
 use crate::store::{Lease, Source, Store, StoreError};
-use crate::upstream::{Archive, Begins, Digest};
+use crate::upstream::{Archive, Begins};
 use did_plc::signature::Verifier;
 
 /// Batches that were read and wait to be judged, and as many that were judged and wait to be committed.
@@ -126,8 +127,8 @@ impl Import<'_> {
     async fn imported_of(&self, archives: &[Archive]) -> Result<HashSet<Digest>, StoreError> {
         let volumes = archives.iter().flat_map(|archive| &archive.volumes);
         let contents: Vec<[u8; 32]> =
-            volumes.filter_map(|volume| volume.content).map(|content| content.0).collect();
-        Ok(self.store.imported(&contents).await?.into_iter().map(Digest).collect())
+            volumes.filter_map(|volume| volume.content).map(|it| it.digest.bytes()).collect();
+        Ok(self.store.imported(&contents).await?.into_iter().map(Digest::from_bytes).collect())
     }
 }
 
@@ -253,8 +254,8 @@ impl Committer {
                     self.store.commit(&self.lease, &prepared.commit).await?;
                     self.committed.send_replace(prepared.batch);
                 }
-                Work::Imported(Digest(content)) => {
-                    self.store.note_imported(&self.lease, content).await?;
+                Work::Imported(content) => {
+                    self.store.note_imported(&self.lease, content.bytes()).await?;
                 }
                 // Whoever does not wait any more need not be told.
                 Work::Tell(waiting) => drop(waiting.send(())),

@@ -7,6 +7,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use did_plc::Timestamp;
+use plc_replica::snapshot::{Division, Index, SnapshotFile, Tallied, Tally};
 use plc_replica::store::codec::{Interned, Packer};
 use plc_testkit::Generated;
 use plc_testkit::builder::Story;
@@ -243,12 +245,36 @@ fn seeds() -> Vec<Seed> {
     ] {
         add("settings", name, file.as_bytes());
     }
+    for numbers in [1, 2, 100] {
+        add("snapshot_index", &numbers.to_string(), &snapshot_index(&lines, numbers));
+    }
     for seed in 0..8 {
         let mut decisions = [0; 250];
         ChaCha20Rng::seed_from_u64(seed).fill(&mut decisions[..]);
         add("log", &seed.to_string(), &decisions);
     }
     seeds
+}
+
+/// The index of a snapshot of these lines, so many of them in a file.
+fn snapshot_index(lines: &[String], numbers: usize) -> Vec<u8> {
+    let files = lines.chunks(numbers).enumerate().map(|(place, lines)| {
+        let mut tally = Tally::default();
+        lines.iter().for_each(|line| tally.add(format!("{line}\n").as_bytes()));
+        let Tallied { lines: count, bytes, digest } = tally.finish();
+        let first = (place * numbers + 1) as i64;
+        SnapshotFile {
+            first,
+            last: first + lines.len() as i64 - 1,
+            count,
+            last_created_at: Timestamp::from_millis(first),
+            bytes,
+            compressed_bytes: bytes / 2,
+            lines: digest,
+        }
+    });
+    let division = Division::into_ranges_of(numbers as i64).unwrap();
+    Index::new(division, files.collect()).to_json()
 }
 
 /// Marks the last frame of a message.

@@ -1,6 +1,5 @@
 //! What is wrong with an archive.
 
-use crate::upstream::digest::Digest;
 use crate::upstream::{DumpError, UpstreamFault};
 
 /// An archive that cannot be read (any further), with its name.
@@ -43,8 +42,7 @@ pub enum ArchiveError {
     Index { name: String, reason: String },
     /// A volume that is not the one of the index.
     #[error(
-        "{name}: its SHA-256 is {found}, and the index states {stated}: it is damaged, or was changed; nothing of it was \
-         taken"
+        "{name}: is not what its index says: {reason}; it is damaged, or was changed, and nothing of it was taken"
     )]
-    Differs { name: String, found: Digest, stated: Digest },
+    Differs { name: String, reason: String },
 }

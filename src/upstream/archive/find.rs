@@ -1,28 +1,18 @@
 //! From what somebody names to the volumes that it has.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::directory;
 use super::error::ArchiveError;
+use super::index::Index;
 use super::plcbundle;
 use super::replica;
-use super::volume::{Begins, Place, Volume};
+use super::volume::{Archive, Place, Volume};
 use super::web::{Site, Web};
 use crate::blocking;
+use crate::snapshot::INDEX_NAME;
 use crate::upstream::{Dump, DumpError};
-
-/// Something that holds operations, in volumes.
-#[derive(Debug)]
-pub struct Archive {
-    /// How it is called in messages.
-    pub name: String,
-    /// In the order in which they are read.
-    pub volumes: Vec<Volume>,
-    /// The directory that its index says the operations come from.
-    pub origin: Option<String>,
-    /// It was found in a directory without an index, where there may be other files as well.
-    pub is_mixed: bool,
-}
 
 impl Archive {
     /// Finds what a name stands for: standard input for `-`; an `http://` or `https://` URL of a file, of a plcbundle
@@ -38,11 +28,6 @@ impl Archive {
         }
         let name = name.to_owned();
         blocking::run("looking for an archive", move || here(&name)).await
-    }
-
-    fn of_one(volume: Volume) -> Archive {
-        let name = volume.name.clone();
-        Archive { name, volumes: vec![volume], origin: None, is_mixed: false }
     }
 }
 
@@ -64,19 +49,20 @@ fn of_path(path: &Path) -> Result<Archive, ArchiveError> {
         return Ok(Archive::of_one(Volume::of_file(path.to_owned())));
     }
     let name = path.display().to_string();
-    let index = path.join(plcbundle::INDEX);
-    if index.is_file() {
+    for index_name in [INDEX_NAME, plcbundle::INDEX] {
+        let index = path.join(index_name);
         let index_name = index.display().to_string();
-        let failed = |source| DumpError::Open { name: index_name.clone(), source };
-        let json = std::fs::read(&index).map_err(failed)?;
-        let index = plcbundle::Index::parse(&index_name, &json)?.ok_or_else(|| {
-            let reason = "it is not the JSON of one".to_owned();
-            ArchiveError::Index { name: index_name.clone(), reason }
-        })?;
-        return Ok(of_bundles(name, index, |bundle| {
-            let file = path.join(bundle.file());
-            (file.display().to_string(), Place::File(file))
-        }));
+        let json = match std::fs::read(&index) {
+            Ok(json) => json,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(source) => return Err(DumpError::Open { name: index_name, source }.into()),
+        };
+        if let Some(index) = Index::parse(&index_name, &json)? {
+            return Ok(index.archive(name, |file| {
+                let file = path.join(&file.name);
+                (file.display().to_string(), Place::File(file))
+            }));
+        }
     }
     let volumes = directory::files(path)?;
     Ok(Archive { name, volumes, origin: None, is_mixed: true })
@@ -84,26 +70,20 @@ fn of_path(path: &Path) -> Result<Archive, ArchiveError> {
 
 async fn on_the_web(site: Site) -> Result<Archive, ArchiveError> {
     let name = site.url().to_owned();
-    let stream = |site: Site| {
-        let (name, place) = (site.url().to_owned(), Place::Stream(site));
-        let begins = Begins::WithItsFirst;
-        Archive::of_one(Volume { name, bytes: None, content: None, begins, stored: None, place })
-    };
     if site.is_file() {
-        return Ok(stream(site));
+        return Ok(Archive::of_one(Volume::of_stream(site)));
     }
-    // A directory of files, or a server of the format's own program (`plcbundle server`).
-    for (path, is_served) in
-        [(format!("/{}", plcbundle::INDEX), false), ("/index.json".to_owned(), true)]
-    {
+    for index_name in [INDEX_NAME, plcbundle::INDEX] {
+        let path = format!("/{index_name}");
         let Some(json) = site.look(&path).await? else { continue };
-        let Some(index) = plcbundle::Index::parse(&format!("{name}{path}"), &json)? else {
-            continue;
-        };
-        return Ok(of_bundles(name, index, |bundle| {
-            let path = match is_served {
-                true => format!("/data/{}", bundle.number),
-                false => format!("/{}", bundle.file()),
+        let Some(index) = Index::parse(&format!("{name}{path}"), &json)? else { continue };
+        index.check_sizes(&format!("{name}{path}"))?;
+        // The format's own server (`plcbundle server`) has other paths than a directory of files.
+        let is_served = index_name == INDEX_NAME;
+        return Ok(index.archive(name, |file| {
+            let path = match file.number {
+                Some(number) if is_served => format!("/data/{number}"),
+                _ => format!("/{}", file.name),
             };
             (format!("{}{path}", site.url()), Place::Whole { site: site.clone(), path })
         }));
@@ -113,24 +93,5 @@ async fn on_the_web(site: Site) -> Result<Archive, ArchiveError> {
     {
         return Ok(Archive { name, volumes, origin: None, is_mixed: false });
     }
-    Ok(stream(site))
-}
-
-/// The archive of a plcbundle repository, of which each bundle has a name and a place.
-fn of_bundles(
-    name: String,
-    index: plcbundle::Index,
-    place: impl Fn(&plcbundle::Bundle) -> (String, Place),
-) -> Archive {
-    let volume = |bundle: &plcbundle::Bundle| {
-        let (name, place) = place(bundle);
-        let (content, stored) = (Some(bundle.content), Some(bundle.stored));
-        let begins = match bundle.number {
-            1 => Begins::After(0),
-            _ => Begins::WithoutGap,
-        };
-        Volume { name, bytes: Some(bundle.bytes), content, begins, stored, place }
-    };
-    let volumes = index.bundles.iter().map(volume).collect();
-    Archive { name, volumes, origin: Some(index.origin), is_mixed: false }
+    Ok(Archive::of_one(Volume::of_stream(site)))
 }

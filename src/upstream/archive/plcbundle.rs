@@ -3,9 +3,9 @@
 
 use serde::Deserialize;
 
+use super::content::Content;
 use super::error::ArchiveError;
-use super::web::MAX_VOLUME;
-use crate::upstream::digest::Digest;
+use crate::snapshot::Digest;
 
 /// The name of the index in a repository.
 pub const INDEX: &str = "plc_bundles.json";
@@ -28,12 +28,10 @@ pub struct Index {
 pub struct Bundle {
     /// From 1.
     pub number: u32,
-    /// Of its file.
+    /// Of its file, or a few less.
     pub bytes: u64,
-    /// Of its file.
-    pub stored: Digest,
-    /// Of its lines.
-    pub content: Digest,
+    /// Its lines.
+    pub content: Content,
 }
 
 impl Bundle {
@@ -57,8 +55,8 @@ struct StatedBundle {
     content_hash: String,
     #[serde(default)]
     parent: String,
-    compressed_hash: String,
     compressed_size: u64,
+    uncompressed_size: u64,
 }
 
 impl Index {
@@ -108,19 +106,12 @@ impl StatedBundle {
         if Digest::of(&link).to_string() != self.hash {
             return Err("its hash is not that of its parent and its content".to_owned());
         }
-        if self.compressed_size > MAX_VOLUME as u64 {
-            return Err(format!(
-                "it has {} bytes, and {MAX_VOLUME} are read at most",
-                self.compressed_size
-            ));
-        }
-        let digest =
-            |text: &str| Digest::from_hex(text).ok_or_else(|| format!("{text:?} is no SHA-256"));
+        let digest = self.content_hash.parse::<Digest>();
+        let digest = digest.map_err(|error| format!("its content_hash is wrong: {error}"))?;
         Ok(Bundle {
             number,
             bytes: self.compressed_size,
-            stored: digest(&self.compressed_hash)?,
-            content: digest(&self.content_hash)?,
+            content: Content { digest, bytes: self.uncompressed_size },
         })
     }
 }

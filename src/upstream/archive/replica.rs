@@ -25,7 +25,6 @@ pub fn volumes(site: &Site, health: &[u8]) -> Option<Vec<Volume>> {
             bytes: None,
             content: None,
             begins: if after == 0 { Begins::After(0) } else { Begins::WithoutGap },
-            stored: None,
             place: Place::Numbers { site: site.clone(), after, to },
         }
     };

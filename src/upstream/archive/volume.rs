@@ -1,17 +1,37 @@
-//! One volume of an archive, and how it is opened.
+//! An archive, its volumes, and how they are opened.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
+use super::content::Content;
 use super::error::ArchiveError;
 use super::numbers;
 use super::web::Site;
 use crate::blocking;
-use crate::upstream::digest::Digest;
+use crate::upstream::Dump;
 use crate::upstream::dump::Raw;
-use crate::upstream::{Dump, DumpError};
+
+/// Something that holds operations, in volumes.
+#[derive(Debug)]
+pub struct Archive {
+    /// How it is called in messages.
+    pub name: String,
+    /// In the order in which they are read.
+    pub volumes: Vec<Volume>,
+    /// The directory that its index says the operations come from.
+    pub origin: Option<String>,
+    /// It was found in a directory without an index, where there may be other files as well.
+    pub is_mixed: bool,
+}
+
+impl Archive {
+    /// The archive that is one volume.
+    pub(super) fn of_one(volume: Volume) -> Archive {
+        let name = volume.name.clone();
+        Archive { name, volumes: vec![volume], origin: None, is_mixed: false }
+    }
+}
 
 /// A part of an archive that is read from its beginning to its end.
 #[derive(Debug, Clone)]
@@ -20,12 +40,10 @@ pub struct Volume {
     pub name: String,
     /// Bytes that are stored or sent of it; none where that is not known before.
     pub bytes: Option<u64>,
-    /// What its lines hash to, by which it is known again; none where no index says it.
-    pub content: Option<Digest>,
+    /// What its lines are, by which it is known again; none where no index says it.
+    pub content: Option<Content>,
     /// Where its sequence numbers begin.
     pub begins: Begins,
-    /// What it hashes to as it is stored; none where no index says it.
-    pub(super) stored: Option<Digest>,
     pub(super) place: Place,
 }
 
@@ -65,8 +83,18 @@ impl Volume {
             bytes: bytes.map(|about| about.len()),
             content: None,
             begins: Begins::WithItsFirst,
-            stored: None,
             place: Place::File(path),
+        }
+    }
+
+    /// A file on the web.
+    pub(super) fn of_stream(site: Site) -> Volume {
+        Volume {
+            name: site.url().to_owned(),
+            bytes: None,
+            content: None,
+            begins: Begins::WithItsFirst,
+            place: Place::Stream(site),
         }
     }
 
@@ -75,20 +103,19 @@ impl Volume {
         matches!(self.place, Place::Numbers { to, .. } if to <= number)
     }
 
-    /// Opens it for reading; what is fetched whole is there then, and is what the index says.
+    /// Opens it for reading; what an index tells of is what the index says then.
     pub(super) async fn open(&self) -> Result<Dump, ArchiveError> {
         let raw = match &self.place {
             Place::File(path) => {
-                let (path, stored) = (path.clone(), self.stored);
-                blocking::run("opening a dump", move || open_file(&path, stored)).await?
+                let (path, content) = (path.clone(), self.content);
+                blocking::run("opening a dump", move || open_file(&path, content)).await?
             }
             Place::Stream(site) => site.stream().await?,
-            Place::Whole { site, path } => self.raw_of(site.file(path, self.stored).await?),
+            Place::Whole { site, path } => self.raw_of(site.file(path, self.content).await?),
             Place::Numbers { site, after, to } => {
                 self.raw_of(numbers::lines(site, *after, *to).await?)
             }
         };
-        let raw = Raw { content: self.content, ..raw };
         // The first bytes are looked at, which may be on their way.
         Ok(blocking::run("opening a dump", move || Dump::of(raw)).await?)
     }
@@ -96,7 +123,7 @@ impl Volume {
     fn raw_of(&self, bytes: Bytes) -> Raw {
         let total = Some(bytes.len() as u64);
         let bytes = Box::new(std::io::Cursor::new(bytes));
-        Raw { name: self.name.clone(), bytes, total, content: None }
+        Raw { name: self.name.clone(), bytes, total }
     }
 }
 
@@ -104,15 +131,10 @@ fn is_standard_input(path: &Path) -> bool {
     path == Path::new("-")
 }
 
-/// Opens a file that is stored as its index says. It is read twice, the second time from memory mostly.
-fn open_file(path: &Path, stored: Option<Digest>) -> Result<Raw, ArchiveError> {
-    if let Some(stated) = stored {
-        let name = path.display().to_string();
-        let failed = |source| DumpError::Open { name: name.clone(), source };
-        let found = File::open(path).and_then(Digest::of_all).map_err(failed)?;
-        if found != stated {
-            return Err(ArchiveError::Differs { name, found, stated });
-        }
+fn open_file(path: &Path, content: Option<Content>) -> Result<Raw, ArchiveError> {
+    if let Some(content) = content {
+        let Raw { name, bytes, .. } = Raw::open(path)?;
+        content.check(&name, bytes)?;
     }
     Ok(Raw::open(path)?)
 }

@@ -1,6 +1,6 @@
 //! Files on the web: fetched whole and checked, or read while they come.
 
-use std::io::{self, Read};
+use std::io::{self, Cursor, Read};
 
 use bytes::{Buf, Bytes};
 use reqwest::header::{CONTENT_RANGE, CONTENT_TYPE};
@@ -9,8 +9,9 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use url::Url;
 
+use super::content::Content;
 use super::error::ArchiveError;
-use crate::upstream::digest::Digest;
+use crate::blocking;
 use crate::upstream::dump::Raw;
 use crate::upstream::{Backoff, ExportClient, Limits, UpstreamFault};
 
@@ -80,24 +81,27 @@ impl Site {
         Ok((answer.status == 200 && !is_page).then_some(answer.body))
     }
 
-    /// A file below it, which hashes to this where that is known.
-    pub async fn file(&self, path: &str, stored: Option<Digest>) -> Result<Bytes, ArchiveError> {
-        let mut differing = 0;
+    /// A file below it, which holds this where that is known.
+    pub async fn file(&self, path: &str, content: Option<Content>) -> Result<Bytes, ArchiveError> {
+        let mut attempts = 0;
         loop {
             let answer = self.repeated(path, ATTEMPTS, || self.client.fetch(path)).await?;
             let url = format!("{}{path}", self.url());
             if answer.status != 200 {
                 return Err(ArchiveError::Status { url, status: answer.status });
             }
-            let Some(stated) = stored else { return Ok(answer.body) };
-            let found = Digest::of(&[&answer.body]);
-            if found == stated {
-                return Ok(answer.body);
-            }
-            // Damage on the way is gone when it is asked for again.
-            differing += 1;
-            if differing == FIRST_ATTEMPTS {
-                return Err(ArchiveError::Differs { name: url, found, stated });
+            let Some(content) = content else { return Ok(answer.body) };
+            let stored = answer.body.clone();
+            let checked = move || content.check(&url, Cursor::new(stored));
+            match blocking::run("checking a volume", checked).await {
+                Ok(()) => return Ok(answer.body),
+                // Damage on the way is gone when it is asked for again.
+                Err(error) => {
+                    attempts += 1;
+                    if attempts == FIRST_ATTEMPTS {
+                        return Err(error);
+                    }
+                }
             }
         }
     }
@@ -153,7 +157,7 @@ impl Site {
         let (sender, pieces) = mpsc::channel(PIECES);
         tokio::spawn(Transfer { site: self.clone(), sender, received: 0 }.run(response));
         let bytes = Box::new(Pieces { pieces, piece: Bytes::new() });
-        Ok(Raw { name: url, bytes, total, content: None })
+        Ok(Raw { name: url, bytes, total })
     }
 }
 

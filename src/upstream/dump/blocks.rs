@@ -68,9 +68,8 @@ impl Dump {
     }
 
     /// Reads these bytes.
-    pub(in crate::upstream) fn of(raw: Raw) -> Result<Dump, DumpError> {
-        let Raw { name, bytes, total, content } = raw;
-        let input = Input::open(&name, bytes, total, content)?;
+    pub(in crate::upstream) fn of(Raw { name, bytes, total }: Raw) -> Result<Dump, DumpError> {
+        let input = Input::open(&name, bytes, total)?;
         Ok(Dump {
             name,
             input,
@@ -247,7 +246,7 @@ mod tests {
     fn dump(bytes: &[u8], crumbs: usize) -> Dump {
         let input = Crumbs(Cursor::new(bytes.to_vec()), crumbs);
         let (name, bytes) = ("a test".to_owned(), Box::new(input));
-        Dump::of(Raw { name, bytes, total: None, content: None }).unwrap()
+        Dump::of(Raw { name, bytes, total: None }).unwrap()
     }
 
     /// All entries, and the error at the end.

@@ -4,10 +4,7 @@ use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use sha2::{Digest as _, Sha256};
-
 use super::error::DumpError;
-use crate::upstream::digest::Digest;
 use did_plc::entry;
 
 /// Bytes of a byte order mark in UTF-8.
@@ -51,8 +48,7 @@ pub struct Input {
 }
 
 impl Input {
-    /// Looks at the first bytes of a file of this size, where that is known. Where it is known what it holds, reading it
-    /// fails at its end if that is something else.
+    /// Looks at the first bytes of a file of this size, where that is known.
     ///
     /// # Errors
     ///
@@ -61,7 +57,6 @@ impl Input {
         name: &str,
         raw: Box<dyn Read + Send>,
         total: Option<u64>,
-        content: Option<Digest>,
     ) -> Result<Input, DumpError> {
         let read = Arc::new(AtomicU64::new(0));
         let counted = BufReader::with_capacity(READ, Counted { raw, read: Arc::clone(&read) });
@@ -77,12 +72,7 @@ impl Input {
             let name = name.to_owned();
             return Err(DumpError::Compressed { name, format, decompress });
         }
-        let plain = decompressed(&magic, raw).map_err(failed)?;
-        let plain = match content {
-            Some(stated) => Box::new(Checked { plain, hash: Sha256::new(), stated }),
-            None => plain,
-        };
-        let plain = without_mark(plain).map_err(failed)?;
+        let plain = decompressed(&magic, raw).and_then(without_mark).map_err(failed)?;
         Ok(Input { plain, progress })
     }
 
@@ -127,29 +117,6 @@ fn without_mark(mut plain: Box<dyn Read + Send>) -> io::Result<Box<dyn Read + Se
     (&mut plain).take(MARK_LENGTH).read_to_end(&mut beginning)?;
     let beginning = entry::without_mark(&beginning).to_vec();
     Ok(Box::new(Cursor::new(beginning).chain(plain)))
-}
-
-/// Hashes what is read.
-struct Checked {
-    plain: Box<dyn Read + Send>,
-    hash: Sha256,
-    stated: Digest,
-}
-
-impl Read for Checked {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.plain.read(buffer)?;
-        self.hash.update(&buffer[..read]);
-        if read == 0 && !buffer.is_empty() {
-            let (found, stated) = (Digest(self.hash.clone().finalize().into()), self.stated);
-            if found != stated {
-                let reason =
-                    format!("what it holds hashes to {found}, and its index states {stated}");
-                return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
-            }
-        }
-        Ok(read)
-    }
 }
 
 /// Counts what is read.

@@ -13,6 +13,7 @@ mod reader;
 
 pub use blocks::{Block, Dump, MAX_ENTRY};
 pub use error::DumpError;
+pub(super) use input::Input;
 pub use input::Progress;
 pub use raw::Original;
 pub(super) use raw::Raw;

@@ -6,7 +6,6 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::error::DumpError;
-use crate::upstream::digest::Digest;
 
 /// Bytes that are kept of what cannot be read again, at most: the audit log of any identity, and the export of
 /// some days.
@@ -20,8 +19,6 @@ pub struct Raw {
     pub bytes: Box<dyn Read + Send>,
     /// How many there are; none where that is not known before they are read.
     pub total: Option<u64>,
-    /// What they hash to once they are decompressed; none where nothing says it.
-    pub content: Option<Digest>,
 }
 
 /// What a dump can be read from once more, when it has been read to its end.
@@ -45,10 +42,10 @@ impl Raw {
     pub fn open(path: &Path) -> Result<Raw, DumpError> {
         if path == Path::new("-") {
             let name = "standard input".to_owned();
-            return Ok(Raw { name, bytes: Box::new(io::stdin()), total: None, content: None });
+            return Ok(Raw { name, bytes: Box::new(io::stdin()), total: None });
         }
         let (name, file, total) = open_file(path)?;
-        Ok(Raw { name, bytes: Box::new(file), total, content: None })
+        Ok(Raw { name, bytes: Box::new(file), total })
     }
 
     /// The same of what may have to be read twice. Of what is no file a copy is kept.
@@ -58,11 +55,11 @@ impl Raw {
         }
         let (name, file, total) = open_file(path)?;
         if total.is_none() {
-            return Ok(Raw { name, bytes: Box::new(file), total, content: None }.with_copy());
+            return Ok(Raw { name, bytes: Box::new(file), total }.with_copy());
         }
         let again = file.try_clone().map_err(|source| opening(&name, source))?;
         let original = Original { name: name.clone(), bytes: OriginalBytes::File(again) };
-        Ok((Raw { name, bytes: Box::new(file), total, content: None }, original))
+        Ok((Raw { name, bytes: Box::new(file), total }, original))
     }
 
     fn with_copy(self) -> (Raw, Original) {
@@ -86,13 +83,13 @@ impl Original {
             OriginalBytes::File(mut file) => {
                 file.rewind().map_err(|source| opening(&name, source))?;
                 let total = file.metadata().ok().map(|about| about.len());
-                Ok(Some(Raw { name, bytes: Box::new(file), total, content: None }))
+                Ok(Some(Raw { name, bytes: Box::new(file), total }))
             }
             OriginalBytes::Kept(kept) => {
                 let kept = kept.lock().unwrap_or_else(PoisonError::into_inner).take();
                 Ok(kept.map(|kept| {
                     let total = Some(kept.len() as u64);
-                    Raw { name, bytes: Box::new(io::Cursor::new(kept)), total, content: None }
+                    Raw { name, bytes: Box::new(io::Cursor::new(kept)), total }
                 }))
             }
         }
@@ -151,7 +148,7 @@ mod tests {
 
     fn piped(bytes: Vec<u8>) -> (Raw, Original) {
         let bytes = Box::new(io::Cursor::new(bytes));
-        Raw { name: "a test".to_owned(), bytes, total: None, content: None }.with_copy()
+        Raw { name: "a test".to_owned(), bytes, total: None }.with_copy()
     }
 
     #[test]
