@@ -17,6 +17,8 @@ use tokio_util::sync::CancellationToken;
 /// What goes wrong with an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileFault {
+    /// Nothing: what comes after it concerns the next answer.
+    None,
     /// The connection breaks after so many bytes of the body.
     Cut(usize),
     /// A byte of the body is another one.
@@ -119,7 +121,7 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
     }
     let mut body = file[from.unwrap_or(0)..].to_vec();
     match fault {
-        None => answer.body(body.into()).unwrap(),
+        None | Some(FileFault::None) => answer.body(body.into()).unwrap(),
         Some(FileFault::Unavailable) => status(StatusCode::SERVICE_UNAVAILABLE),
         Some(FileFault::Damaged) => {
             let middle = body.len() / 2;

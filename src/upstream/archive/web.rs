@@ -17,6 +17,8 @@ use crate::upstream::{Backoff, ExportClient, Limits, UpstreamFault};
 
 /// Bytes of a volume that is fetched whole, at most.
 pub const MAX_VOLUME: usize = 64 << 20;
+/// How the names of files of entries end.
+const FILE_ENDINGS: [&str; 6] = ["json", "jsonl", "ndjson", "gz", "zst", "zstd"];
 /// How often in a row something is asked for that does not come: for about a minute.
 const ATTEMPTS: usize = 8;
 /// The same before anything has come from a server: its name may be mistaken.
@@ -68,9 +70,8 @@ impl Site {
 
     /// Whether it is named as a file is, or with a query.
     pub fn is_file(&self) -> bool {
-        let last = self.url().rsplit('/').next().unwrap_or_default();
-        let has_host_only = self.url().matches('/').count() <= 2;
-        !self.query.is_empty() || (!has_host_only && last.contains('.'))
+        let ending = self.url().rsplit('.').next().unwrap_or_default();
+        !self.query.is_empty() || FILE_ENDINGS.contains(&ending)
     }
 
     /// What is at a path below it (which begins with a slash), where a server has something there that is no page for
