@@ -4,7 +4,7 @@
 //! upstream ──pages──▶ decode ──▶ verify ──▶ store ──▶ serve
 //!  /export            (pure)     (pure)      one tx     HTTP, WebSocket, HTML
 //!  /export/stream                                 └──▶ audit (against upstream and peers)
-//!  dump files
+//!  archives
 //! ```
 //!
 //! The modules stand in the order of the flow; each may use those before it, never those after,
