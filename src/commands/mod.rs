@@ -22,6 +22,7 @@ mod resolve;
 mod serve;
 mod settings;
 mod verify;
+mod writes;
 
 use std::ffi::OsString;
 use std::io::{self, Write};

@@ -9,6 +9,7 @@
 //! * [`ExportClient`] asks for a page, an audit log, or any other path;
 //! * [`PagesAhead`] pages from a cursor to the end, fetching ahead of its consumer;
 //! * [`Stream`] follows the WebSocket;
+//! * [`Submitter`] sends what a client writes;
 //! * [`Dump`] reads files, and [`DumpReader`] does so on a thread of its own.
 //!
 //! Memory: [`PagesAhead`] holds at most [`Limits::bytes_ahead`] of finished pages and one body in
@@ -26,6 +27,7 @@ mod limits;
 mod page;
 mod pages;
 mod stream;
+mod submitter;
 
 pub use backoff::Backoff;
 pub use batch::{Batch, Origin};
@@ -37,3 +39,4 @@ pub use limits::{Limits, MAX_LINES};
 pub use page::{MAX_JUMP, Page};
 pub use pages::{Fetched, PagesAhead};
 pub use stream::Stream;
+pub use submitter::{SubmissionAnswer, SubmissionFault, Submitter};

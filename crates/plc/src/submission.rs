@@ -319,6 +319,11 @@ impl Submission {
         &self.json
     }
 
+    /// Its signed DAG-CBOR.
+    pub fn signed(&self) -> &[u8] {
+        &self.signed
+    }
+
     /// The operation's CID.
     pub fn cid(&self) -> Cid {
         self.cid
