@@ -15,6 +15,7 @@ use did_plc::json::{read_operation, write_operation};
 use did_plc::key::PublicKey;
 use did_plc::operation::Operation;
 use did_plc::signature::Verifier;
+use did_plc::submission::{Submission, SubmissionLimits};
 use did_plc::{Cid, Did, Timestamp};
 use plc_curve::{FastVerifier, Tables};
 use plc_replica::commands::Cli;
@@ -33,8 +34,9 @@ use chances::Chances;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     ("line", line),
+    ("submission", submission),
     ("operation", operation),
     ("text", text),
     ("stored", stored),
@@ -64,6 +66,19 @@ pub fn line(data: &[u8]) {
     if let Ok(received) = Received::decode(data) {
         assert_eq!(Cid::of(&received.signed), received.cid);
         comes_back(&received.did, &received.signed);
+    }
+}
+
+/// The body of an operation that is submitted.
+pub fn submission(data: &[u8]) {
+    let limits = SubmissionLimits::default();
+    match Submission::read(&String::from_utf8_lossy(data), &limits) {
+        // What is sent to the upstream is what was read.
+        Ok(submission) => {
+            assert_eq!(Submission::read(submission.json(), &limits).as_ref(), Ok(&submission));
+            comes_back(&submission.creates(), submission.signed());
+        }
+        Err(rejection) => assert!(!rejection.to_string().is_empty()),
     }
 }
 

@@ -51,7 +51,8 @@ pub struct WriteArgs {
         long,
         env = "PLC_WRITE_SECONDS",
         value_name = "SECONDS",
-        default_value_t = ForwardSettings::default().time.as_secs()
+        default_value_t = ForwardSettings::default().time.as_secs(),
+        value_parser = clap::value_parser!(u64).range(1..=3600)
     )]
     write_seconds: u64,
     /// Bytes of an operation, signed, as DAG-CBOR.
@@ -150,7 +151,7 @@ impl WriteArgs {
             return Ok(None);
         }
         let settings = ForwardSettings {
-            time: Duration::from_secs(self.write_seconds.max(1)),
+            time: Duration::from_secs(self.write_seconds),
             writes_per_minute: self.writes_per_minute,
             client_writes_per_minute: self.client_writes_per_minute,
             limits: SubmissionLimits {

@@ -343,6 +343,35 @@ async fn what_is_not_certain_is_for_the_upstream_to_say() {
     written.takes_the_last().await;
 }
 
+/// Nobody knows here what the upstream has by now: it may have been set back.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_log_is_not_followed_more_is_for_the_upstream_to_say() {
+    let (mut written, _folder) = Written::start_here(&[]).await;
+    let alice = written.create().await;
+    let genesis = written.last().operation_json.clone();
+    let again = async |written: &Written| {
+        let answer = written.submit(&alice.did, &genesis).await;
+        assert_eq!((answer.status, &*answer.message()), (400, MISORDERED));
+        answer.outcome().to_owned()
+    };
+    assert_eq!(again(&written).await, "");
+    for route in [Route::Export, Route::Stream] {
+        written.upstream.fail(route, usize::MAX, Fault::Status(500, None));
+    }
+    written.upstream.close_streams(1001, "going away");
+    written.is("waiting").await;
+    assert_eq!(again(&written).await, "refused");
+    written.upstream.rewind(0);
+    let request = written.post(&alice.did, &genesis).header("prefer", "wait=0");
+    let answer = written.ask(request).await;
+    assert_eq!(answer.told(), OK, "{answer:?}");
+    assert_eq!(written.upstream.log().len(), 1);
+    // What is wrong by itself is still refused here.
+    let thief = written.story.k256();
+    written.story.after(&alice).signed_by(&thief).refused("signature-invalid");
+    assert_eq!(written.write().await.outcome(), "");
+}
+
 /// An operation that the upstream has and that has not come here yet, and one that builds on it.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_has_not_come_yet_is_read_through_until_it_has() {

@@ -182,6 +182,7 @@ fn seeds() -> Vec<Seed> {
     for (number, (entry, line)) in log.iter().zip(&lines).enumerate() {
         let name = number.to_string();
         add("line", &name, line.as_bytes());
+        add("submission", &name, entry.operation_json.as_bytes());
         add("operation", &name, &entry.signed);
         add("stored", &name, &Packer::new(Interned::default()).pack(&entry.signed));
         add("text", &format!("did{name}"), entry.did.as_bytes());

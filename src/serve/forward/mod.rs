@@ -25,6 +25,7 @@ mod write;
 pub use self::gate::{Forward, ForwardSettings};
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
@@ -44,6 +45,8 @@ use super::wait;
 /// What a write may take of the time of an answer: nobody whose operation was sent is to be told that an answer
 /// took too long.
 const SHARE_OF_TIME: f64 = 0.9;
+/// The longest that a write takes, whatever the settings say.
+const LONGEST: Duration = Duration::from_secs(60 * 60);
 /// What can be done with an identity where writes are passed on.
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, OPTIONS");
 /// Seconds that a browser may keep that.
@@ -62,8 +65,8 @@ pub async fn submit(
             Err(_) => ServeError::MethodNotAllowed(Method::POST),
         });
     };
-    let deadline =
-        Instant::now() + server.state.settings.limits.request_time.mul_f64(SHARE_OF_TIME);
+    let time = server.state.settings.limits.request_time.min(LONGEST).mul_f64(SHARE_OF_TIME);
+    let deadline = Instant::now() + time;
     let PathDid(did) = did.map_err(|error| match error {
         ServeError::Undecodable(_) => error,
         _ => ServeError::MethodNotAllowed(Method::POST),
