@@ -1,5 +1,7 @@
 //! Writes through: what is submitted to a replica goes to its upstream, and is read here at once.
 
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use plc_testkit::Generated;
@@ -13,6 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::follow::places;
 use crate::process::Served;
+use crate::skip::skipped;
 
 /// What the directory answers to an operation that it takes.
 const OK: (u16, &str) = (200, "OK");
@@ -189,6 +192,26 @@ async fn an_identity_is_created_updated_recovered_and_ended_through_a_replica() 
     }
 }
 
+/// The directory's own client library, if it is installed: `npm install` in `tests/reference-client`.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_reference_client_library_finds_each_of_its_writes() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference-client");
+    if !folder.join("node_modules").is_dir() {
+        return skipped("reference-client", "the reference client library is not installed");
+    }
+    for place in places().await {
+        let written = Written::start(&place.url, &[]).await;
+        let (folder, url) = (folder.clone(), written.url());
+        let life =
+            move || Command::new("node").arg("life.js").arg(url).current_dir(folder).output();
+        let ran = tokio::task::spawn_blocking(life).await.unwrap().unwrap();
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+        assert_eq!(written.sent(), 7);
+        assert_eq!(written.upstream.log().len(), 7);
+        written.replica.end();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_certainly_wrong_is_refused_in_the_directorys_words() {
     let (mut written, _folder) = Written::start_here(&[]).await;
@@ -295,6 +318,7 @@ async fn bodies_are_bounded_and_paths_are_those_of_identities() {
     }
     assert_eq!(written.submit(&format!("{did}/log"), "{}").await.status, 405);
     assert_eq!(written.sent(), 0);
+    assert!(written.get("").await.text.contains(", to which writes are passed on"));
     let options =
         written.client.request("OPTIONS".parse().unwrap(), format!("{}/{did}", written.url()));
     let options = written.ask(options).await;
