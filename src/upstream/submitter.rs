@@ -13,8 +13,8 @@ use super::client::{ExportClient, UnusableUpstream, builder, sentence};
 use did_plc::Did;
 
 /// Bytes of an answer. The directory's longest quotes an operation of 4,000 bytes, which is 28 kB where
-/// every character of it is escaped twice.
-const LONGEST_ANSWER: usize = 64 << 10;
+/// every character of it is escaped twice; another upstream may take longer ones.
+const LONGEST_ANSWER: usize = 1 << 20;
 /// A connection that does not stand by then is given up, so that nothing was sent: three lost SYNs (1 + 2 + 4 s)
 /// still connect.
 const CONNECT: Duration = Duration::from_secs(8);

@@ -138,7 +138,7 @@ impl Written {
 
     /// What the story has told last is taken, and read here at once.
     async fn takes_the_last(&self) {
-        let answer = self.write().await;
+        let answer = self.write_waiting(30).await;
         assert_eq!((answer.told(), answer.outcome()), (OK, "committed"), "{answer:?}");
         assert_eq!(answer.header("content-type"), "text/plain; charset=utf-8");
         assert_eq!(answer.header("access-control-allow-origin"), "*");
@@ -300,9 +300,9 @@ async fn what_is_certainly_wrong_is_refused_in_the_directorys_words() {
 async fn bodies_are_bounded_and_paths_are_those_of_identities() {
     let (written, _folder) = Written::start_here(&[]).await;
     let did = "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa";
-    let large = format!("\"{}\"", "x".repeat(100 << 10));
+    let large = format!("\"{}\"", "x".repeat(32_000));
     let answer = written.submit(did, &large).await;
-    assert_eq!((answer.status, &*answer.message()), (413, "the body is larger than 102400 bytes"));
+    assert_eq!((answer.status, &*answer.message()), (413, "the body is larger than 32000 bytes"));
     // One that does not say how long it is.
     let pieces = [(); 2].map(|()| Ok::<_, std::io::Error>("x".repeat(64 << 10)));
     let body = reqwest::Body::wrap_stream(futures::stream::iter(pieces));
@@ -476,7 +476,8 @@ async fn an_upstream_that_is_away_was_sent_nothing() {
     // The same operation is taken when the upstream is back.
     written.upstream.start_again().await;
     let update = written.story.log()[1].clone();
-    let answer = written.submit(&update.did, &update.operation_json).await;
+    let request = written.post(&update.did, &update.operation_json).header("prefer", "wait=30");
+    let answer = written.ask(request).await;
     assert_eq!((answer.told(), answer.outcome()), (OK, "committed"));
 }
 

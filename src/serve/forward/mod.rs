@@ -72,8 +72,9 @@ pub async fn submit(
         _ => ServeError::MethodNotAllowed(Method::POST),
     })?;
     let admitted = async {
-        let body = body::read(&head.headers, body).await?;
-        let (did, submission) = check(&server, &forward.settings.limits, &did, &body).await?;
+        let limits = &forward.settings.limits;
+        let body = body::read(&head.headers, body, limits.operation_bytes).await?;
+        let (did, submission) = check(&server, limits, &did, &body).await?;
         let place = forward.admit(head.client)?;
         let patience = wait::patience(&head.headers);
         Ok(Write { forward, did, submission, deadline, patience, place })
