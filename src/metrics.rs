@@ -143,6 +143,7 @@ pub const METRICS: &[(&str, MetricKind, &str)] = &[
         MetricKind::Counter,
         "Questions passed on to the upstream, by outcome",
     ),
+    ("plc_writes_total", MetricKind::Counter, "Operations that clients submitted, by outcome"),
     ("plc_audit_comparisons_total", MetricKind::Counter, "Identities compared with the upstream's"),
     ("plc_audit_failures_total", MetricKind::Counter, "Comparisons that could not be made"),
     ("plc_audit_waiting", MetricKind::Gauge, "Identities that changed and are to be compared"),
@@ -198,9 +199,9 @@ pub fn cache(name: &'static str, hits: usize, misses: usize) {
 }
 
 /// The statuses that are counted by themselves; the others are counted as `other`.
-const STATUSES: [&str; 19] = [
-    "200", "303", "304", "400", "404", "405", "406", "408", "410", "426", "429", "414", "500",
-    "501", "502", "503", "504", "101", "204",
+const STATUSES: [&str; 22] = [
+    "200", "303", "304", "400", "404", "405", "406", "408", "409", "410", "413", "414", "415",
+    "426", "429", "500", "501", "502", "503", "504", "101", "204",
 ];
 
 /// Requests of all routes, by the name of the route.

@@ -15,6 +15,7 @@ use did_plc::json::{read_operation, write_operation};
 use did_plc::key::PublicKey;
 use did_plc::operation::Operation;
 use did_plc::signature::Verifier;
+use did_plc::submission::{Submission, SubmissionLimits};
 use did_plc::{Cid, Did, Timestamp};
 use plc_curve::{FastVerifier, Tables};
 use plc_replica::commands::Cli;
@@ -23,7 +24,7 @@ use plc_replica::serve::client_address::Network;
 use plc_replica::snapshot::Index;
 use plc_replica::store::Store;
 use plc_replica::store::codec::{Interned, Packer, unpack};
-use plc_replica::upstream::{Dump, DumpReader, ExportClient, Limits};
+use plc_replica::upstream::{BundleIndex, Dump, DumpReader, ExportClient, Limits};
 use plc_testkit::builder::Story;
 use plc_testkit::happenings;
 use rand::RngExt;
@@ -34,8 +35,9 @@ use chances::Chances;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     ("line", line),
+    ("submission", submission),
     ("operation", operation),
     ("text", text),
     ("stored", stored),
@@ -44,7 +46,7 @@ pub const TARGETS: [Target; 11] = [
     ("stream", stream),
     ("request", request),
     ("settings", settings),
-    ("snapshot_index", snapshot_index),
+    ("archive_index", archive_index),
     ("log", log),
 ];
 
@@ -66,6 +68,19 @@ pub fn line(data: &[u8]) {
     if let Ok(received) = Received::decode(data) {
         assert_eq!(Cid::of(&received.signed), received.cid);
         comes_back(&received.did, &received.signed);
+    }
+}
+
+/// The body of an operation that is submitted.
+pub fn submission(data: &[u8]) {
+    let limits = SubmissionLimits::default();
+    match Submission::read(&String::from_utf8_lossy(data), &limits) {
+        // What is sent to the upstream is what was read.
+        Ok(submission) => {
+            assert_eq!(Submission::read(submission.json(), &limits).as_ref(), Ok(&submission));
+            comes_back(&submission.creates(), submission.signed());
+        }
+        Err(rejection) => assert!(!rejection.to_string().is_empty()),
     }
 }
 
@@ -182,8 +197,11 @@ pub fn settings(data: &[u8]) {
     let _ = Cli::read(["plc-replica", "serve", "--print-config"].map(Into::into).into(), text);
 }
 
-/// The index of a snapshot.
-pub fn snapshot_index(data: &[u8]) {
+/// The index of a snapshot, or of a plcbundle repository.
+pub fn archive_index(data: &[u8]) {
+    if let Ok(Some(bundles)) = BundleIndex::parse("fuzz", data) {
+        assert!(bundles.bundles.iter().zip(1..).all(|(bundle, number)| bundle.number == number));
+    }
     if let Ok(index) = Index::parse(data) {
         assert_eq!(Index::parse(&index.to_json()), Ok(index));
     }

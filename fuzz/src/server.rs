@@ -43,6 +43,7 @@ async fn state(database: &str) -> ServeState {
         feed: Arc::new(Feed::new()),
         verifier,
         upstream: None,
+        forward: None,
         settings: ServeSettings::default(),
     }
 }

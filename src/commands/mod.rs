@@ -23,6 +23,7 @@ mod serve;
 mod settings;
 mod snapshot;
 mod verify;
+mod writes;
 
 use std::ffi::OsString;
 use std::io::{self, Write};

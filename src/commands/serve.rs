@@ -151,6 +151,8 @@ pub struct Args {
     #[command(flatten)]
     limits: super::limits::LimitArgs,
     #[command(flatten)]
+    writes: super::writes::WriteArgs,
+    #[command(flatten)]
     signatures: super::Signatures,
     #[command(flatten)]
     logging: super::logging::Logging,
@@ -266,7 +268,7 @@ async fn work(
         let (store, status) = (follower.store.clone(), Arc::clone(&follower.status));
         beside.spawn(publish::keep(store, status, settings, shutdown.clone()));
     }
-    beside.spawn(serve::run(listener, state(args, &follower), shutdown.clone()));
+    beside.spawn(serve::run(listener, state(args, &follower)?, shutdown.clone()));
     let followed = follower.run(shutdown.clone()).await;
     // Without a follower there is nothing to serve for: either both run, or neither.
     shutdown.cancel();
@@ -285,21 +287,22 @@ fn watch(follower: &Follower, settings: WatchSettings) -> Watch {
 }
 
 /// What the server answers from.
-fn state(args: Args, follower: &Follower) -> ServeState {
+fn state(args: Args, follower: &Follower) -> anyhow::Result<ServeState> {
     let read_through = (args.read_through == "on")
         .then(|| Arc::new(ReadThrough::new(&follower.client, Arc::clone(&follower.verifier))));
-    ServeState {
+    Ok(ServeState {
         store: follower.store.clone(),
         feed: Arc::clone(&follower.feed),
         status: Arc::clone(&follower.status),
         verifier: Arc::clone(&follower.verifier),
         upstream: read_through,
+        forward: args.writes.forward(&follower.client)?,
         settings: ServeSettings {
             ready_lag: Duration::from_secs(args.ready_lag_seconds),
             stream_catch_up: Duration::from_secs(args.stream_catch_up_seconds),
             limits: args.limits.into(),
         },
-    }
+    })
 }
 
 /// Opens the store and reads how far it is, waiting for a database that is not there yet; `None` when asked to end.

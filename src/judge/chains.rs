@@ -101,11 +101,17 @@ impl ChainCache {
 pub fn from_stored(operations: &[StoredOperation]) -> Result<Vec<(Did, Chain)>, StoreError> {
     operations
         .chunk_by(|a, b| a.did == b.did)
-        .map(|history| {
-            let links = history.iter().map(link).collect::<Result<_, _>>()?;
-            Ok((history[0].did, Chain::from_links(links)))
-        })
+        .map(|history| Ok((history[0].did, chain_of(history)?)))
         .collect()
+}
+
+/// The chain of one identity's stored operations, in the order in which they were judged.
+///
+/// # Errors
+///
+/// [`StoreError::Damaged`] when an operation cannot be read.
+pub fn chain_of(history: &[StoredOperation]) -> Result<Chain, StoreError> {
+    history.iter().map(link).collect::<Result<_, _>>().map(Chain::from_links)
 }
 
 fn link(stored: &StoredOperation) -> Result<Link, StoreError> {
@@ -130,8 +136,7 @@ fn damaged(stored: &StoredOperation, reason: String) -> StoreError {
 ///
 /// [`StoreError::Damaged`] where they are not.
 pub fn of_identity(did: Did, operations: &[StoredOperation]) -> Result<Chain, StoreError> {
-    let links = operations.iter().map(link).collect::<Result<_, _>>()?;
-    let chain = Chain::from_links(links);
+    let chain = chain_of(operations)?;
     for (stored, link) in operations.iter().zip(chain.links()) {
         let is_sound = match read(stored)?.prev_cid() {
             Some(prev) => chain.find(&prev).is_some(),

@@ -26,7 +26,7 @@ mod verdict;
 mod whole;
 
 pub use batch::BatchJudge;
-pub use chains::ChainCache;
+pub use chains::{ChainCache, chain_of};
 pub use cut::{Course, Cut, Lines, NotJson, Part};
 pub use decode::{Decoded, Position, decode};
 pub use late::{GatheredLines, LateLines};

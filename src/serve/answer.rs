@@ -19,6 +19,8 @@ pub const DID_DOCUMENT: HeaderValue =
     HeaderValue::from_static("application/did+ld+json; charset=utf-8");
 /// A DID document without a context.
 pub const PLAIN_DID_DOCUMENT: HeaderValue = HeaderValue::from_static("application/did+json");
+/// What the directory says to an operation that it has taken.
+pub const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 /// An export, whose type the directory sends without a charset.
 pub const JSON_LINES: HeaderValue = HeaderValue::from_static("application/jsonlines");
 

@@ -11,7 +11,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
 use futures::future::OptionFuture;
-use http::{StatusCode, header};
+use http::{Method, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -68,6 +68,7 @@ pub async fn accept(listener: TcpListener, server: Arc<Server>, router: Router) 
             peer,
             router: router.clone(),
             memory: Arc::clone(&memory),
+            takes_writes: server.state.forward.is_some(),
             cut: cut.clone(),
         };
         let connection = connection.serve(stream, Arc::clone(&server));
@@ -137,6 +138,8 @@ struct Connection {
     peer: IpAddr,
     router: Router,
     memory: Arc<AnswerMemory>,
+    /// Whether writes are passed on.
+    takes_writes: bool,
     /// Cuts it off.
     cut: CancellationToken,
 }
@@ -171,10 +174,12 @@ impl Connection {
         }
     }
 
-    /// Answers one request. A body that came with it is not read.
+    /// Answers one request. A body that came with it is not read, unless it is a write that may be passed on.
     async fn answer(&self, mut request: Request<Incoming>) -> Answer {
         request.extensions_mut().insert(ConnectInfo(self.peer));
-        let Ok(mut answer) = self.router.clone().call(request.map(|_| Body::empty())).await;
+        let reads = self.takes_writes && request.method() == Method::POST;
+        let request = request.map(|body| if reads { Body::new(body) } else { Body::empty() });
+        let Ok(mut answer) = self.router.clone().call(request).await;
         // The router states the length of the empty body, where the length of the body that was
         // left out is meant.
         if answer.status() == StatusCode::NOT_MODIFIED {

@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use crate::store::StoreError;
 use did_plc::json::write_string;
 use did_plc::operation::Malformed;
+use did_plc::submission::Rejection;
 use did_plc::{Cid, Did};
 
 use super::answer::{self, Answer, seconds};
@@ -76,6 +77,50 @@ pub enum ServeError {
     ReadOnly {
         /// Base URL of the directory that is followed.
         upstream: String,
+    },
+    /// An operation that is certainly wrong.
+    #[error(transparent)]
+    Rejected(Rejection),
+    /// A body that is no operation, whatever it says.
+    #[error("the body is larger than {limit} bytes")]
+    BodyTooLarge {
+        /// How large it may be.
+        limit: usize,
+    },
+    /// A body in a form that is not read here.
+    #[error("unsupported {0}: an operation is JSON in UTF-8, not compressed")]
+    UnsupportedBody(String),
+    /// A body that has not come to its end.
+    #[error("the body broke off")]
+    BodyBroken,
+    /// One client writes more often than it may.
+    #[error("too many operations from this address, try again in {} s", seconds(*retry_after))]
+    TooManyOwnWrites {
+        /// When it may write again.
+        retry_after: Duration,
+    },
+    /// As many operations as are passed on, in a minute or at a time.
+    #[error("too many operations for the upstream, nothing was sent to it: try again later")]
+    TooManyWrites,
+    /// The upstream cannot be sent an operation.
+    #[error("the operation was not sent to the upstream ({0}): try again later")]
+    NotSent(String),
+    /// The upstream takes operations elsewhere.
+    #[error(
+        "the upstream has not taken the operation: it redirects to {0}, which the setting --upstream would have to name"
+    )]
+    WritesElsewhere(String),
+    /// Nobody has said whether the upstream has taken an operation.
+    #[error(
+        "the operation was sent, and whether the upstream has taken it is not known ({reason}): see /{did}/log/last before anything is sent again"
+    )]
+    OutcomeUnknown {
+        /// The identity.
+        did: Did,
+        /// Why it is not known.
+        reason: String,
+        /// 502 or 504.
+        status: StatusCode,
     },
     /// Nothing here can be done with this method.
     #[error("{0} is not allowed here")]
@@ -160,14 +205,20 @@ impl ServeError {
             | ServeError::OneOf(_)
             | ServeError::Undecodable(_)
             | ServeError::NotOneHost(_)
+            | ServeError::Rejected(_)
+            | ServeError::BodyBroken
             | ServeError::BadUpgrade(_) => StatusCode::BAD_REQUEST,
+            ServeError::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            ServeError::UnsupportedBody(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            ServeError::OutcomeUnknown { status, .. } => *status,
             ServeError::ReadOnly { .. } | ServeError::MethodNotAllowed(_) => {
                 StatusCode::METHOD_NOT_ALLOWED
             }
-            ServeError::OnlyRefused(_) => StatusCode::BAD_GATEWAY,
+            ServeError::OnlyRefused(_) | ServeError::WritesElsewhere(_) => StatusCode::BAD_GATEWAY,
             ServeError::NotYet { .. } => StatusCode::GATEWAY_TIMEOUT,
             ServeError::UpgradeRequired => StatusCode::UPGRADE_REQUIRED,
             ServeError::TooManyRequests { .. }
+            | ServeError::TooManyOwnWrites { .. }
             | ServeError::TooManyOwnStreams
             | ServeError::TooManyOwnWaiting => StatusCode::TOO_MANY_REQUESTS,
             ServeError::UrlTooLong { .. } => StatusCode::URI_TOO_LONG,
@@ -176,6 +227,8 @@ impl ServeError {
             | ServeError::TookTooLong(_)
             | ServeError::TooManyWaiting
             | ServeError::TooManyAtATime
+            | ServeError::TooManyWrites
+            | ServeError::NotSent(_)
             | ServeError::Store(StoreError::Unavailable(_) | StoreError::Denied(_)) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -197,6 +250,9 @@ impl ServeError {
             ServeError::TooManyOwnWaiting => Some("waiting-per-address"),
             ServeError::TooManyWaiting => Some("waiting"),
             ServeError::TooManyAtATime => Some("requests"),
+            ServeError::TooManyOwnWrites { .. } => Some("writes-per-address"),
+            ServeError::TooManyWrites => Some("writes"),
+            ServeError::BodyTooLarge { .. } => Some("body"),
             ServeError::UrlTooLong { .. } => Some("url"),
             ServeError::TookTooLong(_) => Some("time"),
             _ => None,
@@ -219,7 +275,8 @@ impl ServeError {
             }
             StatusCode::TOO_MANY_REQUESTS => {
                 let wait = match self {
-                    ServeError::TooManyRequests { retry_after } => {
+                    ServeError::TooManyRequests { retry_after }
+                    | ServeError::TooManyOwnWrites { retry_after } => {
                         answer::retry_after(*retry_after)
                     }
                     _ => answer::RETRY_AFTER,

@@ -13,6 +13,7 @@ use super::answer::{self, Answer, Freshness};
 use super::conditional::{Representation, etag};
 use super::error::ServeError;
 use super::extract::RequestHead;
+use super::forward;
 use super::notes::Notes;
 use super::read_through::{self, wants_upstream};
 use super::state::{ServeState, Server};
@@ -76,7 +77,7 @@ async fn show(
 ) -> Result<Answer, ServeError> {
     // Read before the store: what is caught up to after that is no proof of absence.
     let caught_up = server.state.status.caught_up();
-    let local = match wants_upstream(request) {
+    let local = match wants_upstream(request) || forward::is_awaited(server, &did).await? {
         false => show_local(server, request, did, view).await?,
         true => None,
     };

@@ -117,7 +117,7 @@ type ClientPlaces = Arc<Mutex<HashMap<IpAddr, u32>>>;
 /// The generic cell rate algorithm: of each client only the time at which its allowance would be
 /// whole again is kept.
 #[derive(Debug)]
-struct Rate {
+pub struct Rate {
     limit: u32,
     burst: u32,
     /// What one request costs.
@@ -128,12 +128,7 @@ struct Rate {
 impl Limiter {
     /// With these limits.
     pub fn new(limits: &Limits) -> Limiter {
-        let rate = NonZeroU32::new(limits.requests_per_minute).map(|limit| Rate {
-            limit: limit.get(),
-            burst: limits.burst.max(1),
-            interval: WINDOW / limit.get(),
-            whole_at: Mutex::new(LruCache::new(MAX_CLIENTS)),
-        });
+        let rate = Rate::new(limits.requests_per_minute, limits.burst);
         let streams = NonZeroU32::new(limits.streams_per_address);
         Limiter {
             rate,
@@ -164,6 +159,22 @@ impl Limiter {
 pub struct TooMany;
 
 impl Rate {
+    /// So many a minute on the average, and so many at once of a client who was silent; none for a limit of 0.
+    pub fn new(limit: u32, burst: u32) -> Option<Rate> {
+        let limit = NonZeroU32::new(limit)?.get();
+        Some(Rate {
+            limit,
+            burst: burst.max(1),
+            interval: WINDOW / limit,
+            whole_at: Mutex::new(LruCache::new(MAX_CLIENTS)),
+        })
+    }
+
+    /// Counts one of this client; how long to wait, when it is one too many.
+    pub fn take(&self, client: IpAddr, now: Instant) -> Option<Duration> {
+        self.request(client_key(client), now).retry_after
+    }
+
     fn request(&self, client: IpAddr, now: Instant) -> Allowance {
         let all = self.interval * self.burst;
         let mut clients = lock(&self.whole_at);

@@ -8,7 +8,7 @@
 //!
 //! The server only reads. It never waits for the upstream unless the client asks for that or for
 //! what is not here ([`ReadThrough`]), and goes on while that is away: how fresh an answer is
-//! stands in its headers.
+//! stands in its headers. What clients write it passes on, where that is switched on ([`Forward`]).
 
 mod answer;
 mod answer_memory;
@@ -22,6 +22,7 @@ mod evidence;
 pub mod explorer;
 mod export;
 mod extract;
+mod forward;
 mod header_list;
 mod health;
 mod identity;
@@ -41,6 +42,7 @@ mod stream;
 mod verdicts;
 mod wait;
 
+pub use self::forward::{Forward, ForwardSettings};
 pub use self::read_through::ReadThrough;
 pub use self::state::{ServeSettings, ServeState};
 

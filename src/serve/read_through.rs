@@ -176,6 +176,14 @@ impl ReadThrough {
         }
     }
 
+    /// Forgets what the upstream was found to know of this identity, and has nobody join a question that was
+    /// asked before now: it has changed.
+    pub fn forget(&self, did: &Did) {
+        let mut state = self.state();
+        state.misses.pop(did);
+        state.in_flight.remove(did);
+    }
+
     async fn ask(self: &Arc<Self>, did: Did) -> Result<Fetched, Outcome> {
         let fetching = match self.begin(did)? {
             Ok(fetching) => fetching,

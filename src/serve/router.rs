@@ -13,6 +13,7 @@ use tower_http::set_header::SetResponseHeaderLayer;
 use super::answer;
 use super::error::ServeError;
 use super::extract::PathDid;
+use super::forward;
 use super::identity::{self, View};
 use super::middleware::{apply_middleware, preflight};
 use super::state::Server;
@@ -28,18 +29,22 @@ type Routes = Router<Arc<Server>>;
 /// decoded.
 pub fn router(server: &Arc<Server>) -> Router {
     let routes =
-        directory().merge(reports()).merge(pages()).fallback(no_such_path.layer(preflight()));
+        directory(server).merge(reports()).merge(pages()).fallback(no_such_path.layer(preflight()));
     // Outermost, so that a refusal by whatever is around the routes has the form as well.
     let resolution = apply_middleware(resolution(), server).layer(from_fn(resolution::in_form));
     apply_middleware(routes, server).merge(resolution).with_state(Arc::clone(server))
 }
 
 /// What the directory serves too, and the verdicts beside it.
-fn directory() -> Routes {
+fn directory(server: &Server) -> Routes {
+    let mut identity = view(View::Document).post(forward::submit);
+    if server.state.forward.is_some() {
+        identity = identity.options(forward::preflight);
+    }
     with_and_without_slash([
         ("/export", get(export::export)),
         ("/export/stream", get(stream::open)),
-        ("/{did}", view(View::Document).post(read_only)),
+        ("/{did}", identity),
         ("/{did}/data", view(View::Data)),
         ("/{did}/log", view(View::Log)),
         ("/{did}/log/audit", view(View::Audit)),
@@ -97,17 +102,6 @@ fn with_and_without_slash<const N: usize>(
     routes.into_iter().fold(Router::new(), |router, (path, methods)| {
         router.route(path, methods.clone()).route(&format!("{path}/"), methods)
     })
-}
-
-/// Answers whoever submits an operation.
-async fn read_only(
-    State(server): State<Arc<Server>>,
-    did: Result<PathDid, ServeError>,
-) -> ServeError {
-    match did {
-        Ok(_) => ServeError::ReadOnly { upstream: server.state.status.upstream().to_owned() },
-        Err(_) => ServeError::MethodNotAllowed(Method::POST),
-    }
 }
 
 async fn no_such_path(method: Method, uri: Uri) -> ServeError {

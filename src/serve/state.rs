@@ -12,6 +12,7 @@ use crate::live::{Feed, Status};
 use crate::store::Store;
 
 use super::empty_pages::EmptyPages;
+use super::forward::Forward;
 use super::limits::{Limiter, Limits, MAX_JUDGED, MAX_STREAM_CLIENTS, MAX_WAITING};
 use super::read_through::ReadThrough;
 use super::refused::RefusedIdentities;
@@ -30,6 +31,8 @@ pub struct ServeState {
     pub verifier: Arc<dyn Verifier>,
     /// Who is asked for what is not here, or for what must be fresh; none without read-through.
     pub upstream: Option<Arc<ReadThrough>>,
+    /// Who passes on what clients write; none where they cannot.
+    pub forward: Option<Arc<Forward>>,
     /// What can be set.
     pub settings: ServeSettings,
 }
@@ -125,6 +128,7 @@ pub mod tests {
             status: Arc::new(Status::new("https://plc.example", None)),
             verifier: Arc::new(PlainVerifier),
             upstream: None,
+            forward: None,
             settings,
         };
         (Arc::new(Server::new(state, CancellationToken::new())), folder)

@@ -48,7 +48,7 @@ async fn for_named(
     if holds(server, did, cid).await? {
         return Ok(());
     }
-    let seconds = wait_of(&head.headers);
+    let seconds = patience(&head.headers).as_secs();
     let _own_place = server.limiter.wait(head.client).map_err(|_| ServeError::TooManyOwnWaiting)?;
     let Ok(_place) = server.waiting_places.try_acquire() else {
         return Err(ServeError::TooManyWaiting);
@@ -67,9 +67,9 @@ fn not_yet(server: &Server, did: Did, cid: Cid, seconds: u64) -> ServeError {
     ServeError::NotYet { did, cid, seconds, sequence: server.state.status.sequence() }
 }
 
-/// Ends when the operation is in the store. Woken by each commit, and asks the store only when the
+/// Ends when the operation is in the store. It does not end by itself where that does not happen. Woken by each commit, and asks the store only when the
 /// operation was in it.
-async fn arrival(server: &Server, did: Did, cid: Cid) -> Result<(), ServeError> {
+pub async fn arrival(server: &Server, did: Did, cid: Cid) -> Result<(), ServeError> {
     let name = cid.to_ascii();
     let finder = memchr::memmem::Finder::new(&name);
     loop {
@@ -93,13 +93,14 @@ async fn arrival(server: &Server, did: Did, cid: Cid) -> Result<(), ServeError> 
     }
 }
 
-async fn holds(server: &Server, did: Did, cid: Cid) -> Result<bool, ServeError> {
+/// Whether the operation is in the store.
+pub async fn holds(server: &Server, did: Did, cid: Cid) -> Result<bool, ServeError> {
     let history = server.state.store.history(&did).await?;
     Ok(history.iter().any(|operation| operation.cid() == cid))
 }
 
-/// Seconds of `Prefer: wait=SECONDS` (RFC 7240), within bounds.
-fn wait_of(request: &HeaderMap) -> u64 {
+/// How long an operation is waited for: `Prefer: wait=SECONDS` (RFC 7240), within bounds.
+pub fn patience(request: &HeaderMap) -> Duration {
     let wishes = request.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
     let wait = wishes.flat_map(|wishes| elements(wishes, ',')).find_map(|wish| {
         // Parameters may follow, of which this one has none.
@@ -107,7 +108,8 @@ fn wait_of(request: &HeaderMap) -> u64 {
         let is_wait = name.trim().eq_ignore_ascii_case("wait");
         decimal(value.trim().trim_matches('"')).filter(|_| is_wait)
     });
-    wait.map_or(DEFAULT_WAIT, |seconds| seconds.unsigned_abs().min(LONGEST_WAIT))
+    let seconds = wait.map_or(DEFAULT_WAIT, i64::unsigned_abs).min(LONGEST_WAIT);
+    Duration::from_secs(seconds)
 }
 
 #[cfg(test)]
@@ -132,7 +134,7 @@ mod tests {
             if let Some(sent) = sent {
                 request.insert("prefer", sent.parse().unwrap());
             }
-            assert_eq!(wait_of(&request), seconds, "{sent:?}");
+            assert_eq!(patience(&request).as_secs(), seconds, "{sent:?}");
         }
     }
 }

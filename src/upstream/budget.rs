@@ -18,12 +18,16 @@ pub enum Priority {
     Aside,
     /// Read-through. However much clients ask for, audit and it take turns.
     ReadThrough,
+    /// What clients write. It takes turns with following: somebody waits for it, and how much of it there is has a
+    /// limit of its own.
+    Writing,
 }
 
 /// The requests that one upstream may be sent, shared by all who send any.
 ///
 /// Requests are spaced evenly, so that no window of time ever sees more than its share: with 100 a
-/// minute, one every 600 ms. Following waits in turn with at most one request of the others.
+/// minute, one every 600 ms. Following waits in turn with what clients write, and with at most one request of the
+/// others.
 #[derive(Debug)]
 pub struct RequestBudget {
     /// Time between two requests; zero for no limit.
@@ -62,7 +66,7 @@ impl RequestBudget {
     /// nothing.
     pub async fn acquire(&self, priority: Priority) {
         match priority {
-            Priority::Following => self.take_slot().await,
+            Priority::Following | Priority::Writing => self.take_slot().await,
             Priority::Aside => self.take_slot_aside().await,
             Priority::ReadThrough => {
                 let _gate = self.read_through.lock().await;

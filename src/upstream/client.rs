@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use data_encoding::BASE64;
 use percent_encoding::percent_decode_str;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RANGE, RETRY_AFTER};
-use reqwest::{RequestBuilder, Response, StatusCode};
+use reqwest::{ClientBuilder, RequestBuilder, Response, StatusCode};
 use tokio::time::{Instant, timeout};
 use url::{Host, Url};
 
@@ -30,6 +30,12 @@ const REDIRECTS: usize = 5;
 pub struct UnusableUpstream {
     given: String,
     reason: String,
+}
+
+impl UnusableUpstream {
+    pub(super) fn new(given: impl Into<String>, reason: String) -> UnusableUpstream {
+        UnusableUpstream { given: given.into(), reason }
+    }
 }
 
 /// One upstream, over HTTP. Cheap to clone; clones share connections and the budget.
@@ -65,8 +71,7 @@ impl ExportClient {
         user_agent: &str,
         limits: Limits,
     ) -> Result<ExportClient, UnusableUpstream> {
-        let builder = reqwest::Client::builder();
-        ExportClient::build(builder, base_url, requests_per_minute, user_agent, limits)
+        ExportClient::build(base_url, requests_per_minute, user_agent, limits, |builder| builder)
     }
 
     /// The same of a server of files, which are taken as they are stored.
@@ -75,45 +80,37 @@ impl ExportClient {
         user_agent: &str,
         limits: Limits,
     ) -> Result<ExportClient, UnusableUpstream> {
-        let builder = reqwest::Client::builder().no_gzip().no_zstd();
-        ExportClient::build(builder, base_url, 0, user_agent, limits)
+        let as_stored = |builder: ClientBuilder| builder.no_gzip().no_zstd();
+        ExportClient::build(base_url, 0, user_agent, limits, as_stored)
     }
 
     fn build(
-        builder: reqwest::ClientBuilder,
         base_url: &str,
         requests_per_minute: u32,
         user_agent: &str,
         limits: Limits,
+        prepared: impl FnOnce(ClientBuilder) -> ClientBuilder,
     ) -> Result<ExportClient, UnusableUpstream> {
-        let mut url = Url::parse(base_url).map_err(|error| UnusableUpstream {
-            given: base_url.to_owned(),
-            reason: match error {
+        let mut url = Url::parse(base_url).map_err(|error| {
+            let reason = match error {
                 url::ParseError::RelativeUrlWithoutBase => "it begins with neither".to_owned(),
                 error => error.to_string(),
-            },
+            };
+            UnusableUpstream::new(base_url, reason)
         })?;
         let authorization = take_credentials(&mut url);
-        let unusable = |reason: String| UnusableUpstream { given: url.to_string(), reason };
+        let unusable = |reason: String| UnusableUpstream::new(url.as_str(), reason);
         if !matches!(url.scheme(), "http" | "https") {
             return Err(unusable(format!("its scheme is {}", url.scheme())));
         }
         if url.query().is_some() || url.fragment().is_some() {
             return Err(unusable("it has a query or a fragment".to_owned()));
         }
-        let mut builder = builder
-            .user_agent(user_agent)
-            .default_headers(
-                authorization.iter().map(|value| (AUTHORIZATION, value.clone())).collect(),
-            )
+        let http = prepared(builder(&url, user_agent, authorization.as_ref()))
             .connect_timeout(limits.connect)
-            .redirect(reqwest::redirect::Policy::limited(REDIRECTS));
-        if is_loopback(&url) {
-            // The proxy of the environment, which every other upstream is asked through, cannot
-            // reach what listens on our own loopback.
-            builder = builder.no_proxy();
-        }
-        let http = builder.build().map_err(|error| unusable(sentence(&error)))?;
+            .redirect(reqwest::redirect::Policy::limited(REDIRECTS))
+            .build()
+            .map_err(|error| unusable(sentence(&error)))?;
         Ok(ExportClient {
             http,
             base: url.as_str().trim_end_matches('/').into(),
@@ -337,6 +334,24 @@ impl ExportClient {
     }
 }
 
+/// What every client of an upstream has in common.
+pub(super) fn builder(
+    url: &Url,
+    user_agent: &str,
+    authorization: Option<&HeaderValue>,
+) -> reqwest::ClientBuilder {
+    let authorization = authorization.map(|value| (AUTHORIZATION, value.clone()));
+    let builder = reqwest::Client::builder()
+        .user_agent(user_agent)
+        .default_headers(authorization.into_iter().collect());
+    match is_loopback(url) {
+        // The proxy of the environment, which every other upstream is asked through, cannot
+        // reach what listens on our own loopback.
+        true => builder.no_proxy(),
+        false => builder,
+    }
+}
+
 /// Seconds, or a date (RFC 9110, "Retry-After"). A date that is past is no delay.
 fn parse_retry_after(value: &str, now: Timestamp) -> Option<Duration> {
     match value.trim().parse() {
@@ -349,7 +364,7 @@ fn parse_retry_after(value: &str, now: Timestamp) -> Option<Duration> {
 }
 
 /// An error with its causes: the first alone says "error sending request".
-fn sentence(error: &dyn std::error::Error) -> String {
+pub(super) fn sentence(error: &dyn std::error::Error) -> String {
     let mut sentence = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -9,6 +9,7 @@
 //! * [`ExportClient`] asks for a page, an audit log, or any other path;
 //! * [`PagesAhead`] pages from a cursor to the end, fetching ahead of its consumer;
 //! * [`Stream`] follows the WebSocket;
+//! * [`Submitter`] sends what a client writes;
 //! * [`Dump`] reads files, and [`DumpReader`] does so on a thread of its own;
 //! * [`Archive`] finds the dumps that a name stands for: files, directories, repositories, other replicas.
 //!
@@ -28,8 +29,11 @@ mod limits;
 mod page;
 mod pages;
 mod stream;
+mod submitter;
 
-pub use archive::{Archive, ArchiveError, Begins, Content, OpenVolume, Volume, Volumes, Web};
+pub use archive::{
+    Archive, ArchiveError, Begins, BundleIndex, Content, OpenVolume, Volume, Volumes, Web,
+};
 pub use backoff::Backoff;
 pub use batch::{Batch, Origin};
 pub use budget::{ASIDE_SHARE, Priority, RequestBudget};
@@ -41,3 +45,4 @@ use page::number;
 pub use page::{MAX_JUMP, Page};
 pub use pages::{Fetched, PagesAhead};
 pub use stream::Stream;
+pub use submitter::{SubmissionAnswer, SubmissionFault, Submitter};

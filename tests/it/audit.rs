@@ -81,6 +81,7 @@ impl Watched {
             status: Arc::clone(&status),
             verifier: Arc::clone(&verifier),
             upstream: Some(Arc::new(ReadThrough::new(&client, Arc::clone(&verifier)))),
+            forward: None,
             settings: ServeSettings::default(),
         };
         let watch = Watch::new(

@@ -149,6 +149,7 @@ impl Running {
             status: Arc::clone(&status),
             verifier: Arc::new(PlainVerifier),
             upstream: None,
+            forward: None,
             settings: ServeSettings::default(),
         };
         let server = tokio::spawn(serve::run(listener, state, shutdown.clone()));

@@ -184,6 +184,7 @@ fn seeds() -> Vec<Seed> {
     for (number, (entry, line)) in log.iter().zip(&lines).enumerate() {
         let name = number.to_string();
         add("line", &name, line.as_bytes());
+        add("submission", &name, entry.operation_json.as_bytes());
         add("operation", &name, &entry.signed);
         add("stored", &name, &Packer::new(Interned::default()).pack(&entry.signed));
         add("text", &format!("did{name}"), entry.did.as_bytes());
@@ -246,7 +247,7 @@ fn seeds() -> Vec<Seed> {
         add("settings", name, file.as_bytes());
     }
     for numbers in [1, 2, 100] {
-        add("snapshot_index", &numbers.to_string(), &snapshot_index(&lines, numbers));
+        add("archive_index", &numbers.to_string(), &archive_index(&lines, numbers));
     }
     for seed in 0..8 {
         let mut decisions = [0; 250];
@@ -257,7 +258,7 @@ fn seeds() -> Vec<Seed> {
 }
 
 /// The index of a snapshot of these lines, so many of them in a file.
-fn snapshot_index(lines: &[String], numbers: usize) -> Vec<u8> {
+fn archive_index(lines: &[String], numbers: usize) -> Vec<u8> {
     let files = lines.chunks(numbers).enumerate().map(|(place, lines)| {
         let mut tally = Tally::default();
         lines.iter().for_each(|line| tally.add(format!("{line}\n").as_bytes()));

@@ -423,6 +423,7 @@ fn counted(upstream: &FakeUpstream) -> BTreeMap<&'static str, usize> {
             Route::Export if asked.path.ends_with("count=1") => "lines",
             Route::Export if asked.path.ends_with("count=2") => "lines",
             Route::Export => "gaps",
+            Route::Write => "writes",
         };
         *counts.entry(what).or_default() += 1;
     }

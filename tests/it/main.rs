@@ -15,6 +15,7 @@ mod doubts;
 mod explorer;
 mod export;
 mod follow;
+mod forward;
 mod fsck;
 mod fuzz;
 mod healing;

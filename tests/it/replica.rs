@@ -103,6 +103,7 @@ impl Replica {
             status: Arc::new(Status::new(UPSTREAM, Some(&source))),
             verifier: Arc::new(PlainVerifier),
             upstream: upstream.map(Arc::new),
+            forward: None,
             settings,
         };
         let shutdown = CancellationToken::new();

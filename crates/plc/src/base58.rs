@@ -96,6 +96,11 @@ const fn column_fits<const ROWS: usize, const PLACES: usize>(
     true
 }
 
+/// Whether a text of any length is one of this alphabet.
+pub(crate) fn is_text(text: &str) -> bool {
+    text.bytes().all(|character| DIGITS[usize::from(character)] != NO_DIGIT)
+}
+
 /// The 48 characters of 35 bytes.
 pub(crate) fn encode(bytes: &[u8; DECODED_LENGTH]) -> [u8; ENCODED_LENGTH] {
     let mut padded = [0; WORDS * 4];

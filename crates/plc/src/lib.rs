@@ -26,6 +26,7 @@ pub mod did;
 pub mod document;
 pub mod entry;
 pub mod history;
+mod javascript;
 pub mod json;
 pub mod key;
 mod malformed;
@@ -34,6 +35,7 @@ pub mod order;
 pub mod refusal;
 pub mod sequence;
 pub mod signature;
+pub mod submission;
 pub mod timestamp;
 mod x_coordinate;
 

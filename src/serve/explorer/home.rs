@@ -19,6 +19,8 @@ use super::text::text;
 pub struct Report {
     /// Base URL of the upstream.
     pub upstream: String,
+    /// Whether it is sent what clients write.
+    pub takes_writes: bool,
     /// What the follower is doing.
     pub mode: Mode,
     /// Whether the log was caught up once.
@@ -51,7 +53,10 @@ pub fn home_page(report: &Report) -> String {
             p.badges { (state(report)) }
             dl.facts {
                 dt { "Source" }
-                dd { (text(&report.upstream)) }
+                dd {
+                    (text(&report.upstream))
+                    @if report.takes_writes { ", to which writes are passed on" }
+                }
                 dt { "Cursor" }
                 dd { "sequence number " (number(report.sequence.unsigned_abs())) }
                 (rest(report))

@@ -21,6 +21,7 @@ use self::version::Version;
 use super::answer::{Answer, Freshness};
 use super::error::ServeError;
 use super::extract::{RequestHead, decode};
+use super::forward;
 use super::notes::Notes;
 use super::read_through::{self, wants_upstream};
 use super::state::{ServeState, Server};
@@ -78,7 +79,8 @@ async fn find(
     // Read before the store: what is caught up to after that is no proof of absence.
     let mut complete = status.caught_up();
     let local = async || store.history(&asked.did).await.map_err(ServeError::from);
-    let mut history = match wants_upstream(request) {
+    let fresh = wants_upstream(request) || forward::is_awaited(server, &asked.did).await?;
+    let mut history = match fresh {
         false => local().await?,
         true => Vec::new(),
     };

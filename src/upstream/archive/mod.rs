@@ -21,6 +21,7 @@ mod web;
 
 pub use content::Content;
 pub use error::ArchiveError;
+pub use plcbundle::Index as BundleIndex;
 pub use volume::{Archive, Begins, Volume};
 pub use volumes::{OpenVolume, Volumes};
 pub use web::Web;

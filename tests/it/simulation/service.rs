@@ -144,6 +144,7 @@ async fn run(
         upstream: settings
             .read_through
             .then(|| Arc::new(ReadThrough::new(&follower.client, Arc::clone(&verifier)))),
+        forward: None,
         verifier,
         settings: ServeSettings { stream_catch_up: STREAM_CATCH_UP, ..ServeSettings::default() },
     };

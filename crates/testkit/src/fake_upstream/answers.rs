@@ -6,11 +6,11 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Request, State};
 use axum::response::{AppendHeaders, IntoResponse, Response};
 use futures::{StreamExt, stream};
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, Method, StatusCode, header};
 use tokio::time::{Instant, sleep};
 
 use super::entry::LogEntry;
@@ -18,11 +18,13 @@ use super::fault::{Edit, Fault, Route};
 use super::query::query;
 use super::state::{Asked, Shared, Story};
 use super::streams::stream_of;
+use super::writes;
 
 /// Answers a request, as it is to be answered or as a fault has it.
 pub(super) async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     let path = request.uri().path_and_query().unwrap().to_string();
     let route = match request.uri().path() {
+        _ if request.method() == Method::POST => Route::Write,
         "/export" | "/elsewhere" => Route::Export,
         "/export/stream" => Route::Stream,
         _ => Route::Identity,
@@ -54,7 +56,7 @@ pub(super) async fn answer(State(shared): State<Arc<Shared>>, request: Request) 
             (StatusCode::FOUND, [(header::LOCATION, "/elsewhere")]).into_response()
         }
         (Route::Stream, fault) => stream_of(shared, request, fault).await,
-        (Route::Export, Some(Fault::WebPage)) => {
+        (Route::Export | Route::Write, Some(Fault::WebPage)) => {
             axum::response::Html("<!doctype html>\n<title>Welcome</title>").into_response()
         }
         (Route::Export, fault) => {
@@ -64,6 +66,13 @@ pub(super) async fn answer(State(shared): State<Arc<Shared>>, request: Request) 
             };
             let body = page(&mut shared.story(), query(&path), edit);
             deliver(body, fault, shared)
+        }
+        (Route::Write, fault) => {
+            let body = to_bytes(request.into_body(), usize::MAX).await.unwrap();
+            let (status, media_type, body) = writes::submit(&shared, &path[1..], &body);
+            let answer = deliver(body.into(), fault, shared);
+            let status = StatusCode::from_u16(status).unwrap();
+            (status, [(header::CONTENT_TYPE, media_type)], answer).into_response()
         }
         (Route::Identity, fault) => {
             let (status, body) = identity(&shared.story(), &path);
@@ -135,8 +144,7 @@ fn identity(story: &Story, path: &str) -> (u16, String) {
         return (*status, body.clone());
     }
     let (did, what) = path[1..].split_once('/').unwrap_or((&path[1..], ""));
-    let mut entries: Vec<&LogEntry> =
-        story.log.iter().map(|(entry, _)| entry).filter(|entry| entry.did == did).collect();
+    let mut entries: Vec<&LogEntry> = story.entries().filter(|entry| entry.did == did).collect();
     entries.sort_by_key(|entry| &entry.created_at);
     let Some(head) = entries.iter().rev().find(|entry| !entry.nullified) else {
         return (404, format!(r#"{{"message":"DID not registered: {did}"}}"#));

@@ -9,6 +9,9 @@ pub enum Route {
     Stream,
     /// `/{did}` and everything below it, and all else.
     Identity,
+    /// An operation that is submitted. What keeps it from being answered in time (a status, silence, a redirect, a web
+    /// page) keeps it from being taken; what befalls the body of the answer does not.
+    Write,
 }
 
 /// Changes the lines of a page.

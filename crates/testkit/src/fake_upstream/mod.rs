@@ -4,7 +4,7 @@
 //! ```ignore
 //! let upstream = FakeUpstream::start(load(path)).await;
 //! upstream.fail(Route::Export, 2, Fault::CutLine);   // the next two pages
-//! upstream.append(entry);                            // streams get it at once
+//! upstream.append(entry);                            // streams get it at once, as what is submitted by POST
 //! upstream.alter(7, |entry| entry.created_at = "…".into());
 //! ```
 
@@ -14,6 +14,7 @@ mod fault;
 mod query;
 mod state;
 mod streams;
+mod writes;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -178,6 +179,22 @@ impl FakeUpstream {
     /// Answers this path as the log would have it again.
     pub fn forget_answer(&self, path: &str) {
         self.shared.story().answers.remove(path);
+    }
+
+    /// From now on what is submitted is taken, and is in no page and no stream before [`FakeUpstream::release`]: the
+    /// directory numbers an operation after it has taken it.
+    pub fn withhold(&self) {
+        self.shared.story().withholds = true;
+    }
+
+    /// Ends that, and has what was taken meanwhile in pages and streams.
+    pub fn release(&self) {
+        let withheld = {
+            let mut story = self.shared.story();
+            story.withholds = false;
+            std::mem::take(&mut story.withheld)
+        };
+        self.append_all(withheld);
     }
 
     /// Sends this text to all open streams, whatever it is.

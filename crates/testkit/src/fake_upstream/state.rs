@@ -39,6 +39,28 @@ pub(super) struct Story {
     /// Answers by path that are not made from the log: status and body.
     pub(super) answers: HashMap<String, (u16, String)>,
     pub(super) asked: Vec<Asked>,
+    /// What is submitted is not in the log yet.
+    pub(super) withholds: bool,
+    /// What was submitted meanwhile.
+    pub(super) withheld: Vec<LogEntry>,
+}
+
+impl Story {
+    /// Adds an entry at the end of the log.
+    pub(super) fn push(&mut self, entry: LogEntry) {
+        let line = Bytes::from(entry.sequenced());
+        self.log.push((entry, line));
+    }
+
+    /// All that it has, withheld or not.
+    pub(super) fn entries(&self) -> impl Iterator<Item = &LogEntry> {
+        self.log.iter().map(|(entry, _)| entry).chain(&self.withheld)
+    }
+
+    /// The same, to be changed in what no line of the sequenced export says.
+    pub(super) fn entries_mut(&mut self) -> impl Iterator<Item = &mut LogEntry> {
+        self.log.iter_mut().map(|(entry, _)| entry).chain(&mut self.withheld)
+    }
 }
 
 pub(super) struct Shared {
