@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use did_plc::Timestamp;
 use plc_replica::snapshot::{Digest, INDEX_NAME, Index, Tally, is_file_name};
-use plc_replica::store::Store;
+use plc_replica::store::{Commit, Rewritten, Store};
 use plc_testkit::builder::Story;
 use plc_testkit::fake_upstream::{FakeUpstream, LogEntry};
 use plc_testkit::{Generated, lines};
@@ -204,6 +205,47 @@ async fn what_comes_late_is_noticed() {
     }
 }
 
+/// A number that goes from one operation to another, and a time that is stated otherwise, change no count.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_stated_otherwise_is_noticed() {
+    let mut story = Story::seeded(137);
+    for _ in 0..40 {
+        story.create().accepted();
+    }
+    for place in places().await {
+        let folder = TempDir::new().unwrap();
+        let to = folder.path().join("snapshot");
+        import(&place, &folder, story.log().iter().map(Generated::sequenced_line));
+        written(&place, &to, &BY_TEN);
+        let before = index(&to);
+        let store = Store::open(&place.url).await.unwrap();
+        let (lease, source) = store.follow(UPSTREAM).await.unwrap();
+        // Two that exchange their numbers, in two files, and one in a third that gets another time.
+        let mut told = store.sequences(&[5, 15, 25]).await.unwrap();
+        (told[0].sequence, told[1].sequence) = (Some(15), Some(5));
+        told[2].created_at = Timestamp::from_millis(told[2].created_at.millis() + 1);
+        let rewritten = told.into_iter().map(|operation| Rewritten {
+            did: operation.did,
+            stored: 1,
+            stored_geneses: 1,
+            operations: vec![operation],
+        });
+        let commit = Commit {
+            cursor_before: source.cursor,
+            cursor_after: source.cursor,
+            rewritten: rewritten.collect(),
+            ..Commit::default()
+        };
+        store.commit(&lease, &commit).await.unwrap();
+        store.release(lease).await.unwrap();
+        let said = written(&place, &to, &[]);
+        assert!(said.contains("in 4 files, 3 of them written now, 3 of those in place"), "{said}");
+        let after = index(&to);
+        assert_eq!((after.count(), after.files().last()), (40, before.files().last()));
+        assert_eq!(checked_lines(&to), succeeds(&["export", "--database", &place.url]));
+    }
+}
+
 /// Killed again and again: whatever there is at any moment is a whole snapshot, and in the end it is the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_leaves_a_snapshot() {
@@ -306,12 +348,7 @@ async fn what_cannot_be_written_is_told() {
         written(longer, &to, &[]);
         let before = files(&to);
         let ran = snapshot(shorter, &to, &[]);
-        let last = log
-            .iter()
-            .filter(|entry| checked_lines(&to).contains(&entry.cid))
-            .next_back()
-            .unwrap()
-            .seq;
+        let last = index(&to).last();
         assert!(
             ran.errors
                 .contains(&format!("goes up to number {last}, and the log in the database to ")),
