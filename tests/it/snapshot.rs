@@ -50,6 +50,13 @@ fn index(folder: &Path) -> Index {
     Index::parse(&fs::read(folder.join(INDEX_NAME)).unwrap()).unwrap()
 }
 
+/// The names of the files of a snapshot in a folder, if that is there.
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten();
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names.filter(|name| is_file_name(name)).collect()
+}
+
 /// The files of a folder with what is in them, but for what is hidden.
 fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
@@ -246,34 +253,50 @@ async fn what_is_stated_otherwise_is_noticed() {
     }
 }
 
-/// Killed again and again: whatever there is at any moment is a whole snapshot, and in the end it is the same.
+const BY_THREE: [&str; 2] = ["--numbers-per-file", "3"];
+
+/// Brings it up to date, and is killed when there are so many files more than before, unless it has ended. True when it
+/// was killed.
+async fn killed_after(place: &Place, to: &Path, more: usize) -> bool {
+    let arguments = ["snapshot", to.to_str().unwrap(), "--database", &place.url];
+    let mut command = program(&[&arguments[..], &BY_THREE].concat());
+    let before = names(to).len();
+    let mut child = command.stdout(Stdio::null()).spawn().unwrap();
+    while child.try_wait().unwrap().is_none() && names(to).len() < before + more {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    child.kill().unwrap();
+    !child.wait().unwrap().success()
+}
+
+/// Killed again and again: whatever there is at any moment is a whole snapshot or none, and in the end it is the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_leaves_a_snapshot() {
     let log = log(1_500);
     for place in places().await {
         let folder = TempDir::new().unwrap();
-        import(&place, &folder, told(&log));
         let (killed, calm) = (folder.path().join("killed"), folder.path().join("calm"));
-        let by_three = ["--numbers-per-file", "3"];
-        let mut left_behind = 0;
-        for kill in 0..8 {
-            let arguments = ["snapshot", killed.to_str().unwrap(), "--database", &place.url];
-            let mut child = program(&[&arguments[..], &by_three].concat())
-                .stdout(Stdio::null())
-                .spawn()
-                .unwrap();
-            tokio::time::sleep(Duration::from_millis(100 + 60 * kill)).await;
-            child.kill().unwrap();
-            child.wait().unwrap();
+        let exported = || succeeds(&["export", "--database", &place.url]);
+        import(&place, &folder, told(&log[..750]));
+        let mut kills = 0;
+        for _ in 0..4 {
+            kills += usize::from(killed_after(&place, &killed, 10).await);
             if killed.join(INDEX_NAME).exists() {
-                checked_lines(&killed);
-            } else if killed.exists() {
-                left_behind += files(&killed).len();
+                assert_eq!(checked_lines(&killed), exported());
             }
         }
-        assert!(left_behind > 0, "no kill came in time");
-        written(&place, &killed, &by_three);
-        written(&place, &calm, &by_three);
+        written(&place, &killed, &BY_THREE);
+        let before = checked_lines(&killed);
+        import(&place, &folder, told(&log[750..]));
+        for _ in 0..4 {
+            kills += usize::from(killed_after(&place, &killed, 10).await);
+            assert!([&before, &exported()].contains(&&checked_lines(&killed)));
+        }
+        assert!(kills > 1, "no kill came in time");
+        written(&place, &killed, &BY_THREE);
+        written(&place, &calm, &BY_THREE);
+        // The run before has not removed what its index of before named.
+        written(&place, &killed, &BY_THREE);
         assert_eq!(files(&killed), files(&calm));
         let hidden = fs::read_dir(&killed).unwrap().map(|entry| entry.unwrap().file_name());
         let hidden: Vec<_> =
