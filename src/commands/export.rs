@@ -39,13 +39,13 @@ pub struct Args {
     #[arg(long)]
     by_time: bool,
     /// Only the operations of these identities: a file with a DID on each line, `-` for standard input. They are
-    /// written one identity after the other in the order of the file.
+    /// written one identity after the other in the order of the file; a table has those of them that have no number too.
     #[arg(long, value_name = "FILE")]
     did: Option<PathBuf>,
     /// Only operations that were nullified: what a recovery has undone.
     #[arg(long)]
     nullified: bool,
-    /// The form.
+    /// As the directory's lines of JSON, or as a table.
     #[arg(
         long,
         value_enum,

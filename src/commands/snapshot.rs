@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use crate::blocking;
 use crate::publish::{Folder, Publication, Published, Reread};
-use crate::snapshot::{Division, MAX_NUMBERS_PER_FILE, NUMBERS_PER_FILE};
+use crate::snapshot::{Division, MAX_NUMBERS_PER_FILE};
 use crate::store::Store;
 
 use super::progress::Meter;
@@ -28,13 +28,11 @@ pub struct Args {
     folder: PathBuf,
     #[command(flatten)]
     database: super::Database,
-    /// Sequence numbers of each file, which is operations where none is left out. A folder keeps to what it was
-    /// begun with.
+    /// Sequence numbers of each file, which is operations where none is left out; 100,000 without it. A folder keeps to
+    /// what it was begun with.
     #[arg(
         long,
         value_name = "NUMBERS",
-        help = format!("Sequence numbers of each file, which is operations where none is left out [default: what the \
-                        folder was begun with, or {NUMBERS_PER_FILE}]"),
         value_parser = clap::value_parser!(i64).range(1..=MAX_NUMBERS_PER_FILE)
     )]
     numbers_per_file: Option<i64>,

@@ -192,7 +192,8 @@ impl Run {
     /// The file of a range as it was published, where the log cannot have gone on in it since.
     fn unless_grown(&self, place: i64) -> Option<SnapshotFile> {
         let file = self.files.get(&place)?;
-        let grows = self.last_before == Some(place) && self.ranges.last > file.last;
+        let end = self.ranges.division.last_of(place).min(self.ranges.last);
+        let grows = self.last_before == Some(place) && file.last < end;
         (!grows).then(|| file.clone())
     }
 

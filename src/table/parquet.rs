@@ -200,7 +200,7 @@ mod tests {
 
     fn row(number: usize) -> Row {
         let text = |what: &str| format!("{what}{number}");
-        let every_third = |text: String| (number % 3 == 0).then_some(text);
+        let every_third = |text: String| number.is_multiple_of(3).then_some(text);
         Row {
             did: Did::from_bytes([number as u8; 15]),
             cid: Cid::of(&number.to_be_bytes()),

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use did_plc::Timestamp;
 use plc_replica::snapshot::{Digest, INDEX_NAME, Index, Tally, is_file_name};
-use plc_replica::store::Store;
+use plc_replica::store::{Commit, Rewritten, Store};
 use plc_testkit::builder::Story;
 use plc_testkit::fake_upstream::{FakeUpstream, LogEntry};
 use plc_testkit::{Generated, lines};
@@ -47,6 +48,13 @@ const BY_TEN: [&str; 2] = ["--numbers-per-file", "10"];
 
 fn index(folder: &Path) -> Index {
     Index::parse(&fs::read(folder.join(INDEX_NAME)).unwrap()).unwrap()
+}
+
+/// The names of the files of a snapshot in a folder, if that is there.
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten();
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names.filter(|name| is_file_name(name)).collect()
 }
 
 /// The files of a folder with what is in them, but for what is hidden.
@@ -204,34 +212,91 @@ async fn what_comes_late_is_noticed() {
     }
 }
 
-/// Killed again and again: whatever there is at any moment is a whole snapshot, and in the end it is the same.
+/// A number that goes from one operation to another, and a time that is stated otherwise, change no count.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_stated_otherwise_is_noticed() {
+    let mut story = Story::seeded(137);
+    for _ in 0..40 {
+        story.create().accepted();
+    }
+    for place in places().await {
+        let folder = TempDir::new().unwrap();
+        let to = folder.path().join("snapshot");
+        import(&place, &folder, story.log().iter().map(Generated::sequenced_line));
+        written(&place, &to, &BY_TEN);
+        let before = index(&to);
+        let store = Store::open(&place.url).await.unwrap();
+        let (lease, source) = store.follow(UPSTREAM).await.unwrap();
+        // Two that exchange their numbers, in two files, and one in a third that gets another time.
+        let mut told = store.sequences(&[5, 15, 25]).await.unwrap();
+        (told[0].sequence, told[1].sequence) = (Some(15), Some(5));
+        told[2].created_at = Timestamp::from_millis(told[2].created_at.millis() + 1);
+        let rewritten = told.into_iter().map(|operation| Rewritten {
+            did: operation.did,
+            stored: 1,
+            stored_geneses: 1,
+            operations: vec![operation],
+        });
+        let commit = Commit {
+            cursor_before: source.cursor,
+            cursor_after: source.cursor,
+            rewritten: rewritten.collect(),
+            ..Commit::default()
+        };
+        store.commit(&lease, &commit).await.unwrap();
+        store.release(lease).await.unwrap();
+        let said = written(&place, &to, &[]);
+        assert!(said.contains("in 4 files, 3 of them written now, 3 of those in place"), "{said}");
+        let after = index(&to);
+        assert_eq!((after.count(), after.files().last()), (40, before.files().last()));
+        assert_eq!(checked_lines(&to), succeeds(&["export", "--database", &place.url]));
+    }
+}
+
+const BY_THREE: [&str; 2] = ["--numbers-per-file", "3"];
+
+/// Brings it up to date, and is killed when there are so many files more than before, unless it has ended. True when it
+/// was killed.
+async fn killed_after(place: &Place, to: &Path, more: usize) -> bool {
+    let arguments = ["snapshot", to.to_str().unwrap(), "--database", &place.url];
+    let mut command = program(&[&arguments[..], &BY_THREE].concat());
+    let before = names(to).len();
+    let mut child = command.stdout(Stdio::null()).spawn().unwrap();
+    while child.try_wait().unwrap().is_none() && names(to).len() < before + more {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    child.kill().unwrap();
+    !child.wait().unwrap().success()
+}
+
+/// Killed again and again: whatever there is at any moment is a whole snapshot or none, and in the end it is the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_leaves_a_snapshot() {
     let log = log(1_500);
     for place in places().await {
         let folder = TempDir::new().unwrap();
-        import(&place, &folder, told(&log));
         let (killed, calm) = (folder.path().join("killed"), folder.path().join("calm"));
-        let by_three = ["--numbers-per-file", "3"];
-        let mut left_behind = 0;
-        for kill in 0..8 {
-            let arguments = ["snapshot", killed.to_str().unwrap(), "--database", &place.url];
-            let mut child = program(&[&arguments[..], &by_three].concat())
-                .stdout(Stdio::null())
-                .spawn()
-                .unwrap();
-            tokio::time::sleep(Duration::from_millis(100 + 60 * kill)).await;
-            child.kill().unwrap();
-            child.wait().unwrap();
+        let exported = || succeeds(&["export", "--database", &place.url]);
+        import(&place, &folder, told(&log[..750]));
+        let mut kills = 0;
+        for _ in 0..4 {
+            kills += usize::from(killed_after(&place, &killed, 10).await);
             if killed.join(INDEX_NAME).exists() {
-                checked_lines(&killed);
-            } else if killed.exists() {
-                left_behind += files(&killed).len();
+                assert_eq!(checked_lines(&killed), exported());
             }
         }
-        assert!(left_behind > 0, "no kill came in time");
-        written(&place, &killed, &by_three);
-        written(&place, &calm, &by_three);
+        written(&place, &killed, &BY_THREE);
+        let before = checked_lines(&killed);
+        import(&place, &folder, told(&log[750..]));
+        for _ in 0..4 {
+            kills += usize::from(killed_after(&place, &killed, 10).await);
+            assert!([&before, &exported()].contains(&&checked_lines(&killed)));
+        }
+        assert!(kills > 1, "no kill came in time");
+        written(&place, &killed, &BY_THREE);
+        written(&place, &calm, &BY_THREE);
+        // The run before has not removed what its index of before named.
+        written(&place, &killed, &BY_THREE);
         assert_eq!(files(&killed), files(&calm));
         let hidden = fs::read_dir(&killed).unwrap().map(|entry| entry.unwrap().file_name());
         let hidden: Vec<_> =
@@ -306,12 +371,7 @@ async fn what_cannot_be_written_is_told() {
         written(longer, &to, &[]);
         let before = files(&to);
         let ran = snapshot(shorter, &to, &[]);
-        let last = log
-            .iter()
-            .filter(|entry| checked_lines(&to).contains(&entry.cid))
-            .next_back()
-            .unwrap()
-            .seq;
+        let last = index(&to).last();
         assert!(
             ran.errors
                 .contains(&format!("goes up to number {last}, and the log in the database to ")),

@@ -29,7 +29,7 @@ pub enum Form {
     /// The lines of the export by time.
     Timed(Out),
     /// A table as CSV.
-    Csv(CsvTable<Out>),
+    Csv(Box<CsvTable<Out>>),
     /// A table as Parquet.
     Parquet(Box<ParquetTable<Out>>),
 }
@@ -41,7 +41,7 @@ impl Form {
         Ok(match format {
             Format::Lines if by_time => Form::Timed(out),
             Format::Lines => Form::Numbered(out),
-            Format::Csv => Form::Csv(CsvTable::begin(out)?),
+            Format::Csv => Form::Csv(Box::new(CsvTable::begin(out)?)),
             Format::Parquet => Form::Parquet(Box::new(ParquetTable::begin(out)?)),
         })
     }
