@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use super::chains::{self, ChainCache};
 use super::cut::{Course, Part};
+use super::newcomers::Newcomers;
 use super::numbers::{Holder, Numbers};
 use super::outcome::{Assembly, Prepared};
 use super::verdict::{self, Candidate, Group, Judged};
@@ -46,6 +47,8 @@ pub struct BatchJudge {
     source: String,
     chains: ChainCache,
     refused: RefusedIdentities,
+    /// While a store that was empty is filled.
+    newcomers: Option<Newcomers>,
     /// No operation that was seen so far has a higher number.
     highest_sequence: i64,
     /// The latest `createdAt` that was accepted so far.
@@ -106,7 +109,9 @@ impl BatchJudge {
         let refused = RefusedIdentities::read(&store).await?;
         let highest_sequence = store.last_sequence().await?.unwrap_or(0);
         let renumbering = store.source().await?.is_some_and(|source| source.renumbering);
+        let is_empty = store.next_identity(None).await?.is_none();
         Ok(BatchJudge {
+            newcomers: is_empty.then(Newcomers::of_nothing),
             store,
             verifier,
             source,
@@ -290,11 +295,18 @@ impl BatchJudge {
         self.chains.note_committed(*self.committed.borrow());
         let groups = groups.into_iter().map(|(did, group)| (did, group.chain));
         for (did, chain) in groups.chain(wholes.into_iter().map(|whole| (whole.did, whole.chain))) {
+            if let Some(newcomers) = self.newcomers.as_mut().filter(|_| !chain.links().is_empty()) {
+                newcomers.add(&did);
+            }
             self.chains.put(did, chain, prepared.batch);
             // The store has what finds no room any more.
             while self.chains.pop_beyond(1).is_some() {}
         }
         let commit = &prepared.commit;
+        if commit.caught_up {
+            // From here on few are new, and all are looked for.
+            self.newcomers = None;
+        }
         let rewritten = commit.rewritten.iter().flat_map(|rewritten| &rewritten.operations);
         let received_at = Timestamp::from_millis(commit.received_at_millis);
         // One from the future would make all that follow look old.
@@ -379,6 +391,8 @@ impl BatchJudge {
         for (did, group) in groups.iter_mut() {
             match self.chains.take(did) {
                 Some(chain) => group.chain = chain,
+                // Nobody else has written since the store was empty: our lease would be over.
+                None if self.newcomers.as_ref().is_some_and(|held| held.is_new(did)) => {}
                 None => missing.push(*did),
             }
         }

@@ -18,6 +18,7 @@ mod chains;
 mod cut;
 mod decode;
 mod late;
+mod newcomers;
 mod numbers;
 mod outcome;
 mod spill;
