@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::audit::{Checker, Peer, Watch, WatchSettings};
-use crate::follow::{DoubtSettings, Follower, RereadingSettings, keep_claims_index};
+use crate::follow::{
+    DoubtSettings, Follower, RereadingSettings, SwitchSettings, keep_claims_index,
+};
 use crate::live::{Feed, Status};
 use crate::serve::{self, ReadThrough, ServeSettings, ServeState};
 use crate::store::{Store, StoreError};
@@ -25,15 +27,18 @@ use tokio_util::sync::CancellationToken;
 pub struct Args {
     #[command(flatten)]
     database: super::Database,
-    /// Directory or replica to follow: an http:// or https:// URL.
+    /// Directory or replica to follow: an http:// or https:// URL. Given several times, or with commas between the
+    /// URLs: others with the same log under the same numbers, in order of preference. The first that is well is
+    /// followed, and the next one while it is away, behind or refuted. `--upstream-requests-per-minute` is for each.
     #[arg(
         long,
         env = "PLC_UPSTREAM",
         hide_env_values = true,
         value_name = "URL",
+        value_delimiter = ',',
         default_value = "https://plc.directory"
     )]
-    upstream: String,
+    upstream: Vec<String>,
     #[command(flatten)]
     request_rate: super::RequestRate,
     /// Address and port to serve on.
@@ -94,9 +99,10 @@ pub struct Args {
         value_parser = not_negative
     )]
     rereading_days: f64,
-    /// Other directories or replicas, with commas between their URLs, that are asked for the audit log of an
-    /// identity when something of it is lacking and the upstream does not have it. What they answer is verified
-    /// like everything else. Each of them is sent 30 requests a minute at most.
+    /// Other directories or replicas, with commas between their URLs, that are never followed. They are asked for the
+    /// audit log of an identity when something of it is lacking and no upstream has it, and, with read-through, of one
+    /// that no upstream knows, as those of a test network. What they answer is verified like everything else. Each of
+    /// them is sent 30 requests a minute at most.
     #[arg(
         long,
         env = "PLC_ALSO_ASK",
@@ -166,6 +172,21 @@ const DAY: f64 = 24.0 * 60.0 * 60.0;
 const OTHERS_REQUESTS_PER_MINUTE: u32 = 30;
 
 impl Args {
+    /// Who can be followed, in order of preference.
+    fn upstreams(&self) -> anyhow::Result<Vec<ExportClient>> {
+        let mut clients: Vec<ExportClient> = Vec::new();
+        for url in &self.upstream {
+            let (rate, limits) = (self.request_rate.per_minute, Limits::default());
+            let client = ExportClient::new(url, rate, super::USER_AGENT, limits)
+                .map_err(|error| anyhow::anyhow!("--upstream: {error}"))?;
+            if clients.iter().any(|other| other.base() == client.base()) {
+                anyhow::bail!("--upstream: {} is given twice", client.base());
+            }
+            clients.push(client);
+        }
+        Ok(clients)
+    }
+
     /// Who else is asked.
     fn others(&self) -> anyhow::Result<Vec<ExportClient>> {
         let client = |url: &String| {
@@ -188,13 +209,7 @@ impl Args {
 /// Runs the command.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     args.logging.start();
-    let client = ExportClient::new(
-        &args.upstream,
-        args.request_rate.per_minute,
-        super::USER_AGENT,
-        Limits::default(),
-    )
-    .map_err(|error| anyhow::anyhow!("--upstream: {error}"))?;
+    let upstreams = args.upstreams()?;
     let others = args.others()?;
     if let Some(address) = args.metrics_listen {
         super::metrics::listen(address).await?;
@@ -205,12 +220,13 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let shutdown = on_signals()?;
     outlive_full_files()?;
 
-    let opened = open(&args.database.url, client.base(), &shutdown).await?;
+    let bases: Vec<&str> = upstreams.iter().map(ExportClient::base).collect();
+    let opened = open(&args.database.url, &bases, &shutdown).await?;
     let Some((store, status)) = opened else { return Ok(ExitCode::SUCCESS) };
     args.records.limit(&store);
     tracing::info!(
         listen = %args.listen,
-        upstream = client.base(),
+        upstream = bases.join(", "),
         cursor = status.sequence(),
         "serving"
     );
@@ -218,7 +234,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         status: Arc::new(status),
         feed: Arc::new(Feed::new()),
         verifier: args.signatures.verifier(),
-        client,
+        upstreams,
+        switching: SwitchSettings::default(),
         store,
         rereading: args.rereading(),
         doubts: DoubtSettings { others, ..DoubtSettings::default() },
@@ -257,14 +274,17 @@ async fn work(
 fn watch(follower: &Follower, settings: WatchSettings) -> Watch {
     let checker =
         Checker { store: follower.store.clone(), verifier: Arc::clone(&follower.verifier) };
-    let upstream = Peer::Server(follower.client.clone());
-    Watch::new(checker, upstream, Arc::clone(&follower.status), settings)
+    let upstreams = follower.upstreams.iter().cloned().map(Peer::Server).collect();
+    Watch::new(checker, upstreams, Arc::clone(&follower.status), settings)
 }
 
 /// What the server answers from.
 fn state(args: Args, follower: &Follower) -> ServeState {
-    let read_through = (args.read_through == "on")
-        .then(|| Arc::new(ReadThrough::new(&follower.client, Arc::clone(&follower.verifier))));
+    let read_through = (args.read_through == "on").then(|| {
+        let (status, verifier) = (Arc::clone(&follower.status), Arc::clone(&follower.verifier));
+        let others = &follower.doubts.others;
+        Arc::new(ReadThrough::new(&follower.upstreams, others, status, verifier))
+    });
     ServeState {
         store: follower.store.clone(),
         feed: Arc::clone(&follower.feed),
@@ -282,13 +302,13 @@ fn state(args: Args, follower: &Follower) -> ServeState {
 /// Opens the store and reads how far it is, waiting for a database that is not there yet; `None` when asked to end.
 async fn open(
     url: &str,
-    upstream: &str,
+    upstreams: &[&str],
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Option<(Store, Status)>> {
     let mut pause = PAUSES.0;
     let mut said = false;
     loop {
-        match open_once(url, upstream).await {
+        match open_once(url, upstreams).await {
             Ok(opened) => {
                 if said {
                     tracing::info!("the database is there");
@@ -311,9 +331,9 @@ async fn open(
     }
 }
 
-async fn open_once(url: &str, upstream: &str) -> Result<(Store, Status), StoreError> {
+async fn open_once(url: &str, upstreams: &[&str]) -> Result<(Store, Status), StoreError> {
     let store = Store::open(url).await?;
-    let status = Status::of_store(upstream, &store).await?;
+    let status = Status::of_store(upstreams.iter().copied(), &store).await?;
     Ok((store, status))
 }
 

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::answer::{self, Answer};
 use super::state::Server;
 use crate::clock::now;
+use crate::live::{UpstreamReport, Upstreams};
 use did_plc::Did;
 
 /// How long the database may take to say that it is there. Whoever asks about health has a
@@ -30,6 +31,19 @@ struct Health {
     upstream_age_seconds: Option<u64>,
     state: &'static str,
     read_twice: i64,
+    /// In order of preference.
+    upstreams: Vec<Upstream>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Upstream {
+    url: String,
+    followed: bool,
+    state: &'static str,
+    since: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    reason: String,
 }
 
 #[derive(Serialize)]
@@ -62,8 +76,21 @@ pub async fn health(State(server): State<Arc<Server>>) -> Answer {
         upstream_age_seconds: status.upstream_age(now()).map(|age| age.as_secs()),
         state: status.mode().name(),
         read_twice: status.read_twice(),
+        upstreams: upstreams(status.upstreams()),
     };
     report(StatusCode::OK, &health)
+}
+
+fn upstreams(upstreams: &Upstreams) -> Vec<Upstream> {
+    let followed = upstreams.followed();
+    let upstream = |(place, report): (usize, UpstreamReport)| Upstream {
+        url: report.base,
+        followed: place == followed,
+        state: report.standing.name(),
+        since: report.since.to_string(),
+        reason: report.reason,
+    };
+    upstreams.reports().into_iter().enumerate().map(upstream).collect()
 }
 
 /// 200 once the log has been caught up, while it is not older than the setting and a lookup is answered. The

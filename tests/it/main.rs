@@ -13,6 +13,7 @@ mod crash;
 mod doubts;
 mod explorer;
 mod export;
+mod failover;
 mod follow;
 mod fsck;
 mod fuzz;

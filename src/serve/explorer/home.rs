@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use maud::{Markup, html};
 
-use crate::live::Mode;
+use crate::live::{Mode, Standing, UpstreamReport};
 use crate::store::claims::ClaimsIndex;
 use crate::store::{MOST_COUNTED, Statistics};
 use did_plc::Timestamp;
@@ -16,8 +16,10 @@ use super::text::text;
 /// What the page says.
 #[derive(Debug, Clone)]
 pub struct Report {
-    /// Base URL of the upstream.
+    /// Base URL of the upstream that is followed.
     pub upstream: String,
+    /// How it stands with each that can be followed, in order of preference.
+    pub upstreams: Vec<UpstreamReport>,
     /// What the follower is doing.
     pub mode: Mode,
     /// Whether the log was caught up once.
@@ -49,6 +51,10 @@ pub fn home_page(report: &Report) -> String {
             dl.facts {
                 dt { "Source" }
                 dd { (text(&report.upstream)) }
+                @if report.upstreams.len() > 1 {
+                    dt { "Upstreams, by preference" }
+                    @for upstream in &report.upstreams { dd { (standing(upstream, report.now)) } }
+                }
                 dt { "Cursor" }
                 dd { "sequence number " (number(report.sequence.unsigned_abs())) }
                 dt { "Read twice" }
@@ -94,6 +100,20 @@ fn state(report: &Report) -> Markup {
         (Mode::Idle, _) => ("warn", "idle: not following"),
     };
     html! { span.tag.(class) { (words) } }
+}
+
+fn standing(upstream: &UpstreamReport, now: Timestamp) -> Markup {
+    let class = match upstream.standing {
+        Standing::Followed | Standing::Ready => "good",
+        Standing::Away | Standing::Behind | Standing::Unknown => "warn",
+        Standing::Refuted => "bad",
+    };
+    html! {
+        (text(&upstream.base)) " "
+        span.tag.(class) { (upstream.standing.name()) }
+        " since " (time_ago(upstream.since, now))
+        @if !upstream.reason.is_empty() { ": it " (text(&upstream.reason)) }
+    }
 }
 
 fn figures(statistics: Option<&Statistics>) -> Markup {

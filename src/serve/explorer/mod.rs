@@ -47,6 +47,7 @@ pub(super) async fn home(State(server): State<Arc<Server>>) -> Answer {
     let (status, sample, now) = (&server.state.status, server.samples.latest(), now());
     let report = Report {
         upstream: status.upstream().to_owned(),
+        upstreams: status.upstreams().reports(),
         mode: status.mode(),
         caught_up: status.caught_up(),
         sequence: status.sequence(),

@@ -7,7 +7,9 @@ use std::time::Duration;
 use did_plc::signature::{PlainVerifier, Verifier};
 use plc_curve::{FastVerifier, Tables};
 use plc_replica::audit::{Checker, Peer, Watch, WatchSettings};
-use plc_replica::follow::{DoubtSettings, Follower, RereadingSettings, keep_claims_index};
+use plc_replica::follow::{
+    DoubtSettings, Follower, RereadingSettings, SwitchSettings, keep_claims_index,
+};
 use plc_replica::live::{Feed, Status};
 use plc_replica::serve::{self, ReadThrough, ServeSettings, ServeState};
 use plc_replica::store::{Store, StoreError};
@@ -119,7 +121,8 @@ async fn run(
     };
     let follower = Follower {
         store: store.clone(),
-        client,
+        upstreams: vec![client],
+        switching: SwitchSettings::default(),
         verifier: Arc::clone(&verifier),
         feed: Arc::new(Feed::new()),
         status: Arc::new(status),
@@ -128,9 +131,9 @@ async fn run(
     };
     if settings.audit {
         let checker = Checker { store: store.clone(), verifier: Arc::clone(&verifier) };
-        let peer = Peer::Server(follower.client.clone());
+        let peers = follower.upstreams.iter().cloned().map(Peer::Server).collect();
         let watching = WatchSettings::per_minute(AUDIT_REQUESTS_PER_MINUTE);
-        let watch = Watch::new(checker, peer, Arc::clone(&follower.status), watching);
+        let watch = Watch::new(checker, peers, Arc::clone(&follower.status), watching);
         tokio::spawn(watch.run(shutdown.clone()));
     }
     if settings.claims {
@@ -141,9 +144,10 @@ async fn run(
         store,
         feed: Arc::clone(&follower.feed),
         status: Arc::clone(&follower.status),
-        upstream: settings
-            .read_through
-            .then(|| Arc::new(ReadThrough::new(&follower.client, Arc::clone(&verifier)))),
+        upstream: settings.read_through.then(|| {
+            let (status, verifier) = (Arc::clone(&follower.status), Arc::clone(&verifier));
+            Arc::new(ReadThrough::new(&follower.upstreams, &[], status, verifier))
+        }),
         verifier,
         settings: ServeSettings { stream_catch_up: STREAM_CATCH_UP, ..ServeSettings::default() },
     };
@@ -157,7 +161,7 @@ async fn open(database: &str, upstream: &str) -> Result<(Store, Status), String>
     loop {
         let opened = async {
             let store = Store::open(database).await?;
-            let status = Status::of_store(upstream, &store).await?;
+            let status = Status::of_store([upstream], &store).await?;
             Ok((store, status))
         };
         match opened.await {
