@@ -27,15 +27,17 @@ pub struct Args {
     file: PathBuf,
     #[command(flatten)]
     database: super::Database,
-    /// The upstream that the dump was made from; following another later needs the same log.
+    /// The upstream that the dump was made from; following another later needs the same log. Of several, as `serve`
+    /// takes them, the first.
     #[arg(
         long,
         env = "PLC_UPSTREAM",
         hide_env_values = true,
         value_name = "URL",
+        value_delimiter = ',',
         default_value = "https://plc.directory"
     )]
-    upstream: String,
+    upstream: Vec<String>,
     #[command(flatten)]
     records: super::KeptRecords,
     #[command(flatten)]
@@ -54,7 +56,7 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let begun = Instant::now();
     let import = Import {
         store: &store,
-        upstream: args.upstream.trim_end_matches('/'),
+        upstream: super::preferred(&args.upstream).trim_end_matches('/'),
         verifier: args.signatures.verifier(),
     };
     let imported = import.run(dump, || meter.set(progress.read())).await;

@@ -102,7 +102,7 @@ pub struct Args {
     /// Other directories or replicas, with commas between their URLs, that are never followed. They are asked for the
     /// audit log of an identity when something of it is lacking and no upstream has it, and, with read-through, of one
     /// that no upstream knows, as those of a test network. What they answer is verified like everything else. Each of
-    /// them is sent 30 requests a minute at most.
+    /// them is sent a quarter of `--upstream-requests-per-minute` at most.
     #[arg(
         long,
         env = "PLC_ALSO_ASK",
@@ -168,33 +168,26 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from
 /// Seconds of a day.
 const DAY: f64 = 24.0 * 60.0 * 60.0;
 
-/// Requests a minute that each of those who are also asked is sent at most.
-const OTHERS_REQUESTS_PER_MINUTE: u32 = 30;
-
 impl Args {
     /// Who can be followed, in order of preference.
     fn upstreams(&self) -> anyhow::Result<Vec<ExportClient>> {
-        let mut clients: Vec<ExportClient> = Vec::new();
-        for url in &self.upstream {
-            let (rate, limits) = (self.request_rate.per_minute, Limits::default());
-            let client = ExportClient::new(url, rate, super::USER_AGENT, limits)
-                .map_err(|error| anyhow::anyhow!("--upstream: {error}"))?;
-            if clients.iter().any(|other| other.base() == client.base()) {
-                anyhow::bail!("--upstream: {} is given twice", client.base());
-            }
-            clients.push(client);
+        let clients = self.clients("--upstream", &self.upstream)?;
+        let bases: Vec<&str> = clients.iter().map(ExportClient::base).collect();
+        if let Some(twice) = bases.iter().enumerate().find(|(at, base)| bases[..*at].contains(base))
+        {
+            anyhow::bail!("--upstream: {} is given twice", twice.1);
         }
         Ok(clients)
     }
 
-    /// Who else is asked.
-    fn others(&self) -> anyhow::Result<Vec<ExportClient>> {
+    /// Each with a budget of its own.
+    fn clients(&self, flag: &str, urls: &[String]) -> anyhow::Result<Vec<ExportClient>> {
         let client = |url: &String| {
-            let limits = Limits::default();
-            ExportClient::new(url, OTHERS_REQUESTS_PER_MINUTE, super::USER_AGENT, limits)
-                .map_err(|error| anyhow::anyhow!("--also-ask: {error}"))
+            let (rate, limits) = (self.request_rate.per_minute, Limits::default());
+            ExportClient::new(url, rate, super::USER_AGENT, limits)
+                .map_err(|error| anyhow::anyhow!("{flag}: {error}"))
         };
-        self.also_ask.iter().map(client).collect()
+        urls.iter().map(client).collect()
     }
 
     fn rereading(&self) -> RereadingSettings {
@@ -210,7 +203,7 @@ impl Args {
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     args.logging.start();
     let upstreams = args.upstreams()?;
-    let others = args.others()?;
+    let others = args.clients("--also-ask", &args.also_ask)?;
     if let Some(address) = args.metrics_listen {
         super::metrics::listen(address).await?;
     }

@@ -164,6 +164,13 @@ impl Candidates {
         others.filter(|client| client.base() != base).cloned().collect()
     }
 
+    /// Those of the others that are well.
+    pub fn well(&self) -> Vec<ExportClient> {
+        let others = (0..self.all.len()).filter(|place| self.followed != Some(*place));
+        let well = others.filter(|place| self.is_well(*place));
+        well.map(|place| self.all[place].client.clone()).collect()
+    }
+
     /// What a session with that one works with.
     pub fn followed(&self) -> Followed {
         Followed {

@@ -240,13 +240,15 @@ impl Follower {
         suspects: &mut Suspects,
     ) -> Result<Next, FollowError> {
         let Suspect { after, through, .. } = suspect;
+        // Of what was asked about before, the better lines are stored.
+        let suspect = Suspect { after: after.max(suspects.passed), ..suspect };
         suspects.asked = if suspects.after == after { suspects.asked + 1 } else { 1 };
         suspects.after = after;
         let inquiry = Inquiry {
             store: &self.store,
             verifier: &self.verifier,
             followed: candidates.client(),
-            others: &candidates.others(),
+            others: &candidates.well(),
         };
         match inquiry.ask(suspect).await? {
             Finding::Unknown if suspects.asked < INQUIRIES => return Ok(Next::Pause),

@@ -296,7 +296,8 @@ impl Reader {
         if numbers.len() as i64 >= end - after {
             return None;
         }
-        for other in &self.others {
+        let upstreams = self.status.upstreams();
+        for other in self.others.iter().filter(|other| upstreams.is_ready(other.base())) {
             let fetched = fetch_through(other, self.cursor, end, Priority::Following).await;
             let Ok(mut decoded) = fetched else { continue };
             decoded.retain_up_to(end);

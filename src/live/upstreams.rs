@@ -126,6 +126,13 @@ impl Upstreams {
         (0..self.reports.len()).filter_map(|place| self.report(place)).collect()
     }
 
+    /// Whether the one with this base URL could be followed.
+    pub fn is_ready(&self, base: &str) -> bool {
+        let place = self.bases.iter().position(|it| it == base);
+        let report = place.and_then(|place| self.report(place));
+        report.is_some_and(|report| report.standing == Standing::Ready)
+    }
+
     /// The places of those that can be asked now, in the order in which they are to be asked: the one that is
     /// followed first, unless it is away; and that one, where there is none that can be asked.
     pub fn to_ask(&self) -> Vec<usize> {

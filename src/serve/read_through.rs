@@ -257,9 +257,11 @@ impl ReadThrough {
             return fetched;
         }
         for other in &self.elsewhere {
-            let known = self.fetch_from(other, did, Outcome::Elsewhere).await;
-            if matches!(known, Fetched::Known(..)) {
-                return known;
+            match self.fetch_from(other, did, Outcome::Elsewhere).await {
+                known @ Fetched::Known(..) => return known,
+                // Whether it knows it cannot be told.
+                Fetched::Unavailable => fetched = Fetched::Unavailable,
+                _ => {}
             }
         }
         fetched

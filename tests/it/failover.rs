@@ -18,6 +18,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::follow::{Place, Running, entries, limits, lives, lives_with_attacks, places};
 use crate::healing::{honest, rows};
+use crate::process::{Served, program, run};
 
 /// Long enough for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -600,4 +601,109 @@ async fn a_crash_while_another_one_takes_over_loses_nothing() {
         is_held(&replica, &told).await;
         replica.end().await;
     }
+}
+
+/// The same of a whole process, which is killed at any moment of its start: while it chooses, while it takes over, and
+/// while it follows. One of the two is away each time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_is_killed_while_it_chooses_loses_nothing() {
+    // A lease of before runs for some seconds on Postgres.
+    for (place, kills) in places().await.into_iter().zip([8, 2]) {
+        let mut told = Told::new(1_000);
+        let mut first = FakeUpstream::start(told.next(100)).await;
+        let mut second = FakeUpstream::start(told.log[..100].to_vec()).await;
+        let both = format!("{},{}", first.url(), second.url());
+        for kill in 0..kills {
+            let away = if kill % 2 == 0 { &mut first } else { &mut second };
+            away.stop().await;
+            let next = told.next(25);
+            let replica = Served::start_on(&place.url, &both, &[]);
+            sleep(Duration::from_millis(100 + 150 * kill)).await;
+            drop(replica);
+            first.append_all(next.clone());
+            second.append_all(next);
+            let away = if kill % 2 == 0 { &mut first } else { &mut second };
+            away.start_again().await;
+        }
+        first.stop().await;
+        let replica = Served::start_on(&place.url, &both, &[]);
+        replica.reaches(told.sequence()).await;
+        let health = format!("http://{}/_health", replica.address());
+        let health: Value =
+            serde_json::from_str(&reqwest::get(health).await.unwrap().text().await.unwrap())
+                .unwrap();
+        assert_eq!(health["upstreams"][1]["state"], "followed", "{health}");
+        assert_eq!(health["upstreams"][0]["state"], "away", "{health}");
+        let log = replica.end();
+        assert!(log.contains("cannot be reached"), "{log}");
+        let replica = start(&place, &[&second], soon()).await;
+        is_held(&replica, &told).await;
+        replica.end().await;
+    }
+}
+
+/// A test network: its identities are resolved beside those of the public directory, and are not in the log.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_identities_of_a_test_network_are_read_through() {
+    let public = story(10);
+    let mut network = Story::seeded(98);
+    let alice = network.create().accepted().did;
+    let nobody = "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa";
+    let place = places().await.remove(0);
+    let mut upstream = FakeUpstream::start(public.clone()).await;
+    let private = FakeUpstream::start(entries(&network)).await;
+    let settings = [("PLC_ALSO_ASK", &*private.url())];
+    let replica = Served::start_on(&place.url, &upstream.url(), &settings);
+    replica.reaches(10).await;
+    let get = async |path: &str| {
+        let answer = reqwest::get(format!("http://{}{path}", replica.address())).await.unwrap();
+        let read =
+            answer.headers().get("plc-read-through").map(|it| it.to_str().unwrap().to_owned());
+        (answer.status().as_u16(), read.unwrap_or_default(), answer.text().await.unwrap())
+    };
+    let (status, read, document) = get(&format!("/{alice}")).await;
+    assert_eq!((status, &*read), (200, "elsewhere"), "{document}");
+    assert!(document.contains(&alice), "{document}");
+    for path in ["/data", "/log/audit", "/log/last"] {
+        assert_eq!(get(&format!("/{alice}{path}")).await.0, 200, "{path}");
+    }
+    let (status, read, _) = get(&format!("/{nobody}")).await;
+    assert_eq!((status, &*read), (404, "unknown-upstream"));
+    assert_eq!(get(&format!("/{}", public[0].did)).await.0, 200);
+    let (_, _, export) = get("/export?after=0").await;
+    assert_eq!(export.lines().count(), 10);
+    // Neither is it bound to the upstream.
+    upstream.stop().await;
+    assert_eq!(get(&format!("/{alice}")).await.0, 200);
+    replica.end();
+}
+
+/// They are given by flags, in the environment or in a file, in order, and each once.
+#[tokio::test(flavor = "multi_thread")]
+async fn they_are_given_in_every_way_that_settings_are() {
+    let urls = ["https://a.example", "https://b.example/plc"];
+    let expected = format!("upstream = [{:?}, {:?}]", urls[0], urls[1]);
+    let folder = tempfile::TempDir::new().unwrap();
+    let file = folder.path().join("settings.toml");
+    std::fs::write(&file, &expected).unwrap();
+    let printed = |command: &mut std::process::Command| {
+        let output = command.output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let flags = ["serve", "--print-config", "--upstream", urls[0], "--upstream", urls[1]];
+    let config = ["serve", "--print-config", "--config", file.to_str().unwrap()];
+    for said in [
+        printed(&mut program(&flags)),
+        printed(program(&["serve", "--print-config"]).env("PLC_UPSTREAM", urls.join(","))),
+        printed(&mut program(&config)),
+    ] {
+        assert!(said.contains(&expected), "{said}");
+    }
+    let twice = "https://a.example/";
+    let refused =
+        run(&["serve", "--upstream", urls[0], "--upstream", urls[1], "--upstream", twice]);
+    assert_eq!(refused.code, Some(2), "{}", refused.said());
+    assert!(refused.said().contains("https://a.example is given twice"), "{}", refused.said());
+    let wrong = run(&["serve", "--upstream", "https://a.example,ftp://b.example"]);
+    assert!(wrong.said().contains("ftp://b.example"), "{}", wrong.said());
 }

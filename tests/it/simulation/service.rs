@@ -49,8 +49,8 @@ pub struct Service {
 }
 
 impl Service {
-    /// Starts it on this database and this upstream.
-    pub fn start(settings: &Settings, database: &str, upstream: &str) -> Service {
+    /// Starts it on this database and these upstreams.
+    pub fn start(settings: &Settings, database: &str, upstreams: &[String]) -> Service {
         let shutdown = CancellationToken::new();
         // As `serve` does it: who connects before the database is there waits.
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -59,7 +59,7 @@ impl Service {
         let run = run(
             settings.clone(),
             database.to_owned(),
-            upstream.to_owned(),
+            upstreams.to_vec(),
             TcpListener::from_std(listener).unwrap(),
             shutdown.clone(),
         );
@@ -106,13 +106,16 @@ impl Service {
 async fn run(
     settings: Settings,
     database: String,
-    upstream: String,
+    upstreams: Vec<String>,
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), String> {
     let limits = Limits { page: settings.page, ..Limits::default() };
-    let client = ExportClient::new(&upstream, REQUESTS_PER_MINUTE, "simulation", limits).unwrap();
-    let opening = open(&database, client.base());
+    let client = |url: &String| {
+        ExportClient::new(url, REQUESTS_PER_MINUTE, "simulation", limits.clone()).unwrap()
+    };
+    let upstreams: Vec<ExportClient> = upstreams.iter().map(client).collect();
+    let opening = open(&database, &upstreams);
     let Some(opened) = shutdown.run_until_cancelled(opening).await else { return Ok(()) };
     let (store, status) = opened?;
     let verifier: Arc<dyn Verifier> = match settings.fast_signatures {
@@ -121,7 +124,7 @@ async fn run(
     };
     let follower = Follower {
         store: store.clone(),
-        upstreams: vec![client],
+        upstreams,
         switching: SwitchSettings::default(),
         verifier: Arc::clone(&verifier),
         feed: Arc::new(Feed::new()),
@@ -157,11 +160,12 @@ async fn run(
 }
 
 /// Opens the store, and waits for a database that is away.
-async fn open(database: &str, upstream: &str) -> Result<(Store, Status), String> {
+async fn open(database: &str, upstreams: &[ExportClient]) -> Result<(Store, Status), String> {
     loop {
         let opened = async {
             let store = Store::open(database).await?;
-            let status = Status::of_store([upstream], &store).await?;
+            let bases = upstreams.iter().map(ExportClient::base);
+            let status = Status::of_store(bases, &store).await?;
             Ok((store, status))
         };
         match opened.await {
