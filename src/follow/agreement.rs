@@ -65,6 +65,11 @@ impl Newest {
         Ok(Newest { cursor, held })
     }
 
+    /// Everything up to this number was read.
+    pub fn cursor(&self) -> i64 {
+        self.cursor
+    }
+
     /// Asks an upstream for them, and for what comes next.
     ///
     /// # Errors

@@ -21,12 +21,13 @@ use futures::future::join_all;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::agreement::{Agreement, Difference, Newest};
+use super::agreement::{Agreement, Newest};
 use super::contact::Contact;
 use crate::clock;
 use crate::live::{Mode, Standing, Status};
 use crate::store::{DivergenceKind, Lease, NewDivergence, Source, Store, StoreError, audit_log};
 use crate::upstream::ExportClient;
+use did_plc::Did;
 
 /// How long an answer to a comparison is waited for.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -106,12 +107,16 @@ struct Candidate {
     opinion: Opinion,
     /// How often in a row it has not answered.
     unanswered: u32,
+    /// Since when it lacks something up to this number of those that are held; none while it lacks nothing.
+    lacks: Option<(i64, Instant)>,
     /// Since when it is well; none while it is not.
     well_since: Option<Instant>,
     /// How long it has to be well before it is followed for its place in the order.
     probation: Duration,
     /// Why it is not to be followed until then, whatever its log has.
     refuted: Option<String>,
+    /// The identity of which a difference is on record.
+    recorded: Option<Did>,
     /// When it began to be followed last.
     followed_at: Option<Instant>,
 }
@@ -199,9 +204,12 @@ impl Candidates {
         source: &Source,
         shutdown: &CancellationToken,
     ) -> Result<bool, StoreError> {
-        if self.followed.is_some() {
+        // Another process may have followed another one meanwhile.
+        let followed = self.followed.map(|place| self.all[place].client.base());
+        if followed.is_some_and(|base| base == source.upstream || self.all.len() == 1) {
             return Ok(true);
         }
+        self.followed = None;
         let begun = Instant::now();
         let mut said = false;
         let chosen = loop {
@@ -214,7 +222,7 @@ impl Candidates {
                 }
                 Some(place) => {
                     self.all[place].begin_probation(&self.settings, false);
-                    TICK.min(self.settings.look / 10)
+                    self.settings.look / 10
                 }
                 None => {
                     if let Some(place) = self.last_resort(source, begun.elapsed()) {
@@ -280,6 +288,15 @@ impl Candidates {
         Ok(has_all)
     }
 
+    /// The cursor was put back to what the one that is followed has.
+    pub fn has_stepped_back(&mut self) {
+        if let Some(place) = self.followed {
+            self.all[place].opinion = Opinion::Compared(Agreement::Same { next: None });
+            self.contact.well_at(Instant::now());
+            self.alone = self.all.len() == 1;
+        }
+    }
+
     /// The one that is followed has stated so many lines that do not verify, where another one states some that do. True
     /// when it is refuted by that, and another one is to be chosen.
     pub fn misstates(&mut self, lines: usize, other: &str) -> bool {
@@ -316,6 +333,9 @@ impl Candidates {
             let reason = if reason.is_empty() { "does not have what it gave us" } else { &reason };
             tracing::warn!("{upstream} is left: it {reason}");
             let is_soon = self.all[place].followed_at.is_some_and(|at| at.elapsed() < HOUR);
+            if let Some(fault) = self.away() {
+                self.all[place].opinion = Opinion::Silent(fault);
+            }
             self.all[place].begin_probation(&self.settings, is_soon);
         }
         (self.followed, self.alone) = (None, false);
@@ -358,9 +378,10 @@ impl Candidates {
         let answers = answers.await;
         for (place, answer) in places.into_iter().zip(answers) {
             let candidate = &mut self.all[place];
-            let before = candidate.opinion.clone();
             match answer {
-                Ok(Ok(agreement)) => candidate.compared(agreement, &self.settings),
+                Ok(Ok(agreement)) => {
+                    candidate.compared(agreement, newest.cursor(), &self.settings);
+                }
                 // Of the one that is followed its reader says it.
                 _ if self.followed == Some(place) => {}
                 Ok(Err(fault)) => candidate.failed(fault.to_string(), &self.settings),
@@ -369,11 +390,7 @@ impl Candidates {
                     candidate.failed(silence, &self.settings);
                 }
             }
-            if let Opinion::Compared(Agreement::Differs(difference)) = &candidate.opinion
-                && before != candidate.opinion
-            {
-                record(store, candidate.client.base(), difference).await?;
-            }
+            candidate.record(store).await?;
         }
         if let Some(place) = self.followed {
             // What was believed without the others is not any more, once it is held.
@@ -424,13 +441,20 @@ impl Candidates {
     fn last_resort(&self, source: &Source, waited: Duration) -> Option<usize> {
         let place = self.all.iter().position(|it| it.client.base() == source.upstream)?;
         let opinion = &self.all[place].opinion;
-        let is_borne_out = || {
-            let differs = matches!(opinion, Opinion::Compared(Agreement::Differs(_)));
+        let Opinion::Compared(agreement) = opinion else { return None };
+        let others = || {
             let others = self.all.iter().enumerate().filter(|(other, _)| *other != place);
-            differs && others.map(|(_, other)| &other.opinion).any(|other| other == opinion)
+            others.map(|(_, other)| &other.opinion)
         };
-        let answers = matches!(opinion, Opinion::Compared(_));
-        (answers && (waited >= self.settings.alone || is_borne_out())).then_some(place)
+        let is_borne_out = match agreement {
+            Agreement::Differs(_) => others().any(|other| other == opinion),
+            // Who is away may have what all others lack.
+            Agreement::Lacks { from: ours, .. } => others().all(|other| {
+                matches!(other, Opinion::Compared(Agreement::Lacks { from, .. }) if from == ours)
+            }),
+            Agreement::Same { .. } => false,
+        };
+        (is_borne_out || waited >= self.settings.alone).then_some(place)
     }
 
     fn say_that_there_is_none(&self, source: &Source) {
@@ -467,6 +491,10 @@ impl Candidates {
             }
             let upstream = self.all[place].client.base();
             match standing {
+                Standing::Refuted if self.all[place].followed_at.is_none() => tracing::error!(
+                    "{upstream} is not to be followed: it {reason}; it is another log, or has numbers of its own (to \
+                     which `plc-replica renumber` turns a database)"
+                ),
                 Standing::Refuted => {
                     tracing::error!("{upstream} is not to be followed: it {reason}")
                 }
@@ -484,16 +512,26 @@ impl Candidate {
             client,
             opinion: Opinion::Unknown,
             unanswered: 0,
+            lacks: None,
             well_since: None,
             probation: Duration::ZERO,
             refuted: None,
+            recorded: None,
             followed_at: None,
         }
     }
 
     /// It was compared with what is held.
-    fn compared(&mut self, agreement: Agreement, settings: &SwitchSettings) {
+    fn compared(&mut self, agreement: Agreement, cursor: i64, settings: &SwitchSettings) {
         self.unanswered = 0;
+        // One that grows is behind by something else each time.
+        self.lacks = match agreement {
+            Agreement::Lacks { from, .. } => {
+                let before = self.lacks.filter(|(up_to, _)| from <= *up_to);
+                Some(before.unwrap_or((cursor, Instant::now())))
+            }
+            _ => None,
+        };
         self.opinion = Opinion::Compared(agreement);
         self.note(settings);
     }
@@ -558,8 +596,10 @@ impl Candidate {
     /// Whether it has what is held here, but what may still be on its way there.
     fn is_well(&self, settings: &SwitchSettings) -> bool {
         match &self.opinion {
+            // Clocks may jump.
             Opinion::Compared(Agreement::Lacks { received_ago, .. }) => {
-                *received_ago < settings.behind
+                let is_new = self.lacks.is_none_or(|(_, since)| since.elapsed() < settings.behind);
+                *received_ago < settings.behind && is_new
             }
             opinion => self.has_all() && self.unanswered < 2 && *opinion != Opinion::Unknown,
         }
@@ -602,20 +642,35 @@ impl Candidate {
             followed && !matches!(self.opinion, Opinion::Lies(_) | Opinion::Behind(_));
         (if is_followed { Standing::Followed } else { standing }, reason)
     }
-}
 
-/// Keeps both sides of a difference as a record.
-async fn record(store: &Store, source: &str, difference: &Difference) -> Result<(), StoreError> {
-    let Some(held) = store.sequences(&[difference.sequence]).await?.pop() else { return Ok(()) };
-    let did = held.did.to_string();
-    let record = NewDivergence {
-        source: source.to_owned(),
-        did: did.clone(),
-        kind: DivergenceKind::RestatedSequence.name().to_owned(),
-        subject: held.cid().to_string(),
-        ours: Some(audit_log(&store.history(&held.did).await?)),
-        theirs: difference.line.clone(),
-    };
-    store.note_divergences(source, &did, &[], &[record], clock::now()).await?;
-    Ok(())
+    /// Keeps both sides of a difference as a record, which is closed when there is none any more. Another log differs in
+    /// all that comes: of that the first is enough.
+    async fn record(&mut self, store: &Store) -> Result<(), StoreError> {
+        let Opinion::Compared(agreement) = &self.opinion else { return Ok(()) };
+        let (base, kind) = (self.client.base(), DivergenceKind::RestatedSequence.name());
+        match (agreement, self.recorded) {
+            (Agreement::Differs(difference), None) => {
+                let held = store.sequences(&[difference.sequence]).await?;
+                let Some(held) = held.first() else { return Ok(()) };
+                let did = held.did.to_string();
+                let record = NewDivergence {
+                    source: base.to_owned(),
+                    did: did.clone(),
+                    kind: kind.to_owned(),
+                    subject: held.cid().to_string(),
+                    ours: Some(audit_log(&store.history(&held.did).await?)),
+                    theirs: difference.line.clone(),
+                };
+                store.note_divergences(base, &did, &[], &[record], clock::now()).await?;
+                self.recorded = Some(held.did);
+            }
+            (Agreement::Same { .. }, Some(did)) => {
+                let did = did.to_string();
+                store.note_divergences(base, &did, &[kind], &[], clock::now()).await?;
+                self.recorded = None;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
 }

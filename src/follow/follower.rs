@@ -55,6 +55,8 @@ struct Memory {
 
 /// Inquiries about one place that come to nothing, before it is passed: some seconds in which the others get there.
 const INQUIRIES: u32 = 5;
+/// Numbers that are passed at once at most: a page has a thousand lines, and there may be gaps between them.
+const MOST_PASSED: i64 = 100_000;
 
 /// Lines that others were asked about.
 #[derive(Debug, Default)]
@@ -195,7 +197,10 @@ impl Follower {
                 let client = candidates.client();
                 let stepping = self.step_back(lease, client, &memory.published, (cursor, from));
                 match while_renewing(store, lease, stepping).await? {
-                    true => Ok(Next::Session),
+                    true => {
+                        candidates.has_stepped_back();
+                        Ok(Next::Session)
+                    }
                     // It takes dozens of requests each time.
                     false => Ok(Next::Rest),
                 }
@@ -271,7 +276,8 @@ impl Follower {
                 return Ok(Next::Session);
             }
         }
-        suspects.passed = through;
+        // A number may be what is wrong.
+        suspects.passed = through.min(suspect.after + MOST_PASSED);
         Ok(Next::Session)
     }
 

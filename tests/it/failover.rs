@@ -32,7 +32,7 @@ fn soon() -> SwitchSettings {
         away: AWAY,
         behind: Duration::from_secs(2),
         well: Duration::from_millis(500),
-        repented: Duration::from_millis(300),
+        repented: Duration::from_millis(100),
         alone: Duration::from_secs(3_600),
     }
 }
