@@ -212,8 +212,9 @@ impl Candidates {
         self.followed = None;
         let begun = Instant::now();
         let mut said = false;
+        let everybody: Vec<usize> = (0..self.all.len()).collect();
         let chosen = loop {
-            self.look(store).await?;
+            self.look(store, &everybody).await?;
             let pause = match self.choice() {
                 Some(place) if self.all[place].has_all() => break place,
                 // What it lacks was received a moment ago.
@@ -262,7 +263,11 @@ impl Candidates {
                 continue;
             }
             next_look = Instant::now() + pause;
-            if let Err(error) = self.look(store).await {
+            // The one that is followed is not troubled while its reader gets no answer either.
+            let places =
+                (0..self.all.len()).filter(|place| is_well || Some(*place) != self.followed);
+            let places: Vec<usize> = places.collect();
+            if let Err(error) = self.look(store, &places).await {
                 tracing::debug!("the upstreams cannot be compared with what is held: {error}");
                 continue;
             }
@@ -280,7 +285,12 @@ impl Candidates {
     ///
     /// Those of the store.
     pub async fn still_has_all(&mut self, store: &Store) -> Result<bool, StoreError> {
-        self.look(store).await?;
+        if let Some(place) = self.followed {
+            // What was known of it is of no use.
+            self.all[place].opinion = Opinion::Unknown;
+        }
+        let everybody: Vec<usize> = (0..self.all.len()).collect();
+        self.look(store, &everybody).await?;
         let has_all = self.followed.is_some_and(|place| self.all[place].has_all());
         if !has_all {
             self.leave();
@@ -365,18 +375,15 @@ impl Candidates {
         self.state();
     }
 
-    /// Asks all of them for the newest of what is held, but the one that is followed while its reader cannot either.
-    async fn look(&mut self, store: &Store) -> Result<(), StoreError> {
+    /// Asks these for the newest of what is held.
+    async fn look(&mut self, store: &Store, places: &[usize]) -> Result<(), StoreError> {
         let newest = Newest::read(store).await?;
-        let failing = self.followed.filter(|_| self.contact.failing().is_some());
-        let places: Vec<usize> =
-            (0..self.all.len()).filter(|place| Some(*place) != failing).collect();
         let answers = join_all(places.iter().map(|place| {
             let client = &self.all[*place].client;
             timeout(PATIENCE, newest.ask(client))
         }));
         let answers = answers.await;
-        for (place, answer) in places.into_iter().zip(answers) {
+        for (&place, answer) in places.iter().zip(answers) {
             let candidate = &mut self.all[place];
             match answer {
                 Ok(Ok(agreement)) => {

@@ -197,7 +197,7 @@ async fn is_held(replica: &Running, told: &Told) -> Vec<i64> {
 /// What a liar tells: the log as far as it has come, and more of it.
 type Lie = (&'static str, fn(&FakeUpstream, &[LogEntry]));
 
-const LIES: [Lie; 6] = [
+const LIES: [Lie; 7] = [
     ("CIDs are those of others, from some number on", |upstream, next| {
         let log = upstream.log();
         let last = log.last().unwrap().seq;
@@ -230,6 +230,13 @@ const LIES: [Lie; 6] = [
     }),
     ("one operation is left out, of which nobody speaks", |upstream, next| {
         upstream.append_all(next.iter().filter(|entry| entry.seq != { next[8].seq }).cloned());
+    }),
+    ("what it told is something else", |upstream, _| {
+        let mut log = upstream.log();
+        let [before, last] = log.last_chunk_mut::<2>().unwrap();
+        std::mem::swap(&mut before.seq, &mut last.seq);
+        upstream.replace_after(last.seq - 1, vec![last.clone(), before.clone()]);
+        upstream.close_streams(1012, "restart");
     }),
     ("numbers are others", |upstream, next| {
         let log = upstream.log();
