@@ -33,6 +33,21 @@ pub const METRICS: &[(&str, MetricKind, &str)] = &[
     ("plc_divergences_total", MetricKind::Counter, "Differences noticed and recorded, by kind"),
     ("plc_upstream_faults_total", MetricKind::Counter, "Faults of the upstream, by kind"),
     (
+        "plc_upstream_followed",
+        MetricKind::Gauge,
+        "1 for the upstream that is followed, 0 for the others, by upstream",
+    ),
+    (
+        "plc_upstream_state",
+        MetricKind::Gauge,
+        "1 for how it stands with an upstream, 0 for how it does not, by upstream and state",
+    ),
+    (
+        "plc_upstream_switches_total",
+        MetricKind::Counter,
+        "Times that another upstream was followed than before",
+    ),
+    (
         "plc_upstream_streams_total",
         MetricKind::Counter,
         "Times that the upstream's stream was joined",
@@ -182,6 +197,7 @@ pub fn install(builder: PrometheusBuilder) -> Result<PrometheusHandle, BuildErro
         "plc_operations_known_total",
         "plc_signature_disagreements_total",
         "plc_upstream_gaps_total",
+        "plc_upstream_switches_total",
         "plc_doubts_asked_total",
         "plc_doubts_healed_total",
     ] {

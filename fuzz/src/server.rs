@@ -38,7 +38,7 @@ async fn state(database: &str) -> ServeState {
     let store = any_order::take(open, &verifier, lines, &mut Chances(&[])).await;
     let upstream = "https://plc.example";
     ServeState {
-        status: Arc::new(Status::of_store(upstream, &store).await.unwrap()),
+        status: Arc::new(Status::of_store([upstream], &store).await.unwrap()),
         store,
         feed: Arc::new(Feed::new()),
         verifier,

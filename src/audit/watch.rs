@@ -80,7 +80,10 @@ impl WatchSettings {
 /// Compares the store with the upstream that is followed, in the background.
 pub struct Watch {
     checker: Checker,
-    upstream: Peer,
+    /// Those that can be followed, in order of preference.
+    upstreams: Vec<Peer>,
+    /// The one among them that was followed when it was looked at last.
+    followed: usize,
     status: Arc<Status>,
     settings: WatchSettings,
     /// Everything up to this number is or was waiting.
@@ -139,17 +142,19 @@ enum Queue {
 }
 
 impl Watch {
-    /// A watch over what changes from now on.
+    /// A watch over what changes from now on. Compared is what the one says that is followed, of these that can be, in
+    /// order of preference; at least one.
     pub fn new(
         checker: Checker,
-        upstream: Peer,
+        upstreams: Vec<Peer>,
         status: Arc<Status>,
         settings: WatchSettings,
     ) -> Watch {
         Watch {
             read_up_to: status.sequence(),
             checker,
-            upstream,
+            followed: status.upstreams().followed(),
+            upstreams,
             status,
             settings,
             changed: VecDeque::new(),
@@ -203,6 +208,13 @@ impl Watch {
             }
             return Ok(false);
         }
+        let followed = self.status.upstreams().followed().min(self.upstreams.len() - 1);
+        if followed != self.followed {
+            // What was found at another one is not confirmed by this one.
+            self.followed = followed;
+            (self.again, self.recorded, self.of_export) = Default::default();
+            self.rechecked = 0;
+        }
         // The cursor was put back.
         self.read_up_to = self.read_up_to.min(self.status.sequence());
         self.read_changes().await?;
@@ -221,7 +233,7 @@ impl Watch {
             true => Depth::Everything,
             false => Depth::Log,
         };
-        let found = match self.checker.check(&self.upstream, did, depth, settled()).await {
+        let found = match self.checker.check(self.upstream(), did, depth, settled()).await {
             Ok(found) => found,
             Err(CheckError::Peer(PeerError::NotALog { did, source })) => {
                 counter!("plc_audit_failures_total").increment(1);
@@ -236,6 +248,10 @@ impl Watch {
         counter!("plc_audit_comparisons_total").increment(1);
         self.conclude(found, chosen.before).await?;
         Ok(true)
+    }
+
+    fn upstream(&self) -> &Peer {
+        &self.upstreams[self.followed]
     }
 
     /// Records what was found twice; what was found once, or could not be told yet, is looked at
@@ -256,7 +272,7 @@ impl Watch {
             None => true,
         };
         if !again || seen.is_empty() {
-            self.checker.note(&self.upstream.name(), &found).await?;
+            self.checker.note(&self.upstream().name(), &found).await?;
         }
         if again {
             let wait = if seen.is_empty() { self.settings.later } else { self.settings.confirm };
@@ -314,7 +330,7 @@ impl Watch {
             return Ok(());
         }
         self.recheck_at = Instant::now() + self.settings.recheck;
-        let name = self.upstream.name();
+        let name = self.upstream().name();
         let store = &self.checker.store;
         let mut open = store.divergences(None, None, Some(true), self.rechecked, RECHECKED).await?;
         let last = open.last().map(|record| record.id);
@@ -345,7 +361,7 @@ impl Watch {
     /// not contradict us any more.
     async fn recheck_export(&self, record: &StoredDivergence) -> Result<(), CheckError> {
         let divergence = &record.divergence;
-        match is_still_stated(divergence, &self.checker.store, &self.upstream).await? {
+        match is_still_stated(divergence, &self.checker.store, self.upstream()).await? {
             true => {
                 let seen = std::slice::from_ref(divergence);
                 self.checker.note_seen(&divergence.source, &divergence.did, &[], seen).await?;

@@ -29,8 +29,8 @@ pub struct Database {
 /// How often the upstream is asked.
 #[derive(Debug, clap::Args)]
 pub struct RequestRate {
-    /// Requests a minute that the upstream is sent at most; 0 for no limit. The public directory
-    /// allows 500 in 5 minutes.
+    /// Requests a minute that the upstream is sent at most, and each other that is asked for anything; 0 for no
+    /// limit. The public directory allows 500 in 5 minutes.
     #[arg(
         id = "upstream_requests_per_minute",
         long = "upstream-requests-per-minute",
@@ -39,6 +39,11 @@ pub struct RequestRate {
         default_value_t = 100
     )]
     pub per_minute: u32,
+}
+
+/// The first of several upstreams, which clap makes sure that there is.
+pub fn preferred(upstreams: &[String]) -> &str {
+    upstreams.first().map_or("", String::as_str)
 }
 
 /// How much is kept of what is refused, and of differences.

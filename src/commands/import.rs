@@ -29,15 +29,17 @@ pub struct Args {
     archives: Vec<String>,
     #[command(flatten)]
     database: super::Database,
-    /// The upstream that the archives were made from; following another later needs the same log.
+    /// The upstream that the archives were made from; following another later needs the same log. Of several, as
+    /// `serve` takes them, the first.
     #[arg(
         long,
         env = "PLC_UPSTREAM",
         hide_env_values = true,
         value_name = "URL",
+        value_delimiter = ',',
         default_value = "https://plc.directory"
     )]
-    upstream: String,
+    upstream: Vec<String>,
     #[command(flatten)]
     records: super::KeptRecords,
     #[command(flatten)]
@@ -46,7 +48,7 @@ pub struct Args {
 
 /// Runs the command.
 pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let upstream = args.upstream.trim_end_matches('/');
+    let upstream = super::preferred(&args.upstream).trim_end_matches('/');
     let archives = find(&args.archives, upstream).await?;
     let store = Store::open(&args.database.url).await?;
     args.records.limit(&store);

@@ -29,7 +29,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-pub use self::arguments::{Database, KeptRecords, RequestRate, Signatures, USER_AGENT};
+pub use self::arguments::{Database, KeptRecords, RequestRate, Signatures, USER_AGENT, preferred};
 pub use self::failure::{UNREAD, is_unread, sentence};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};

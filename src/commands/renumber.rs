@@ -24,14 +24,22 @@ use super::failure;
 pub struct Args {
     #[command(flatten)]
     database: super::Database,
-    /// The upstream to follow from now on.
-    #[arg(long, env = "PLC_UPSTREAM", hide_env_values = true, value_name = "URL")]
-    upstream: String,
+    /// The upstream to follow from now on. Of several, as `serve` takes them, the first.
+    #[arg(
+        long,
+        env = "PLC_UPSTREAM",
+        hide_env_values = true,
+        value_name = "URL",
+        value_delimiter = ',',
+        required = true
+    )]
+    upstream: Vec<String>,
 }
 
 /// Runs the command.
 pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let client = ExportClient::new(&args.upstream, 0, super::USER_AGENT, Limits::default())
+    let upstream = super::preferred(&args.upstream);
+    let client = ExportClient::new(upstream, 0, super::USER_AGENT, Limits::default())
         .map_err(|error| anyhow::anyhow!("--upstream: {error}"))?;
     let store = Store::open_existing(&args.database.url).await?;
     let Some(before) = store.source().await? else {

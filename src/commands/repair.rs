@@ -37,15 +37,46 @@ pub struct Args {
     all: bool,
     #[command(flatten)]
     database: super::Database,
-    /// The upstream that is asked; it has to be the one that the database follows, which is asked without this.
-    #[arg(long, env = "PLC_UPSTREAM", hide_env_values = true, value_name = "URL")]
-    upstream: Option<String>,
+    /// The upstream that is asked; it has to be the one that the database follows, which is asked without this. Of
+    /// several, as `serve` takes them, that one.
+    #[arg(
+        long,
+        env = "PLC_UPSTREAM",
+        hide_env_values = true,
+        value_name = "URL",
+        value_delimiter = ','
+    )]
+    upstream: Vec<String>,
     #[command(flatten)]
     request_rate: super::RequestRate,
     #[command(flatten)]
     records: super::KeptRecords,
     #[command(flatten)]
     signatures: super::Signatures,
+}
+
+impl Args {
+    /// A client of the upstream that the database follows.
+    fn client(&self, followed: &str) -> anyhow::Result<ExportClient> {
+        let client = |url: &str| {
+            let (rate, limits) = (self.request_rate.per_minute, Limits::default());
+            ExportClient::new(url, rate, super::USER_AGENT, limits)
+                .map_err(|error| anyhow::anyhow!("--upstream: {error}"))
+        };
+        if self.upstream.is_empty() {
+            return client(followed);
+        }
+        let clients = self.upstream.iter().map(|url| client(url));
+        let clients: Vec<ExportClient> = clients.collect::<anyhow::Result<_>>()?;
+        let bases: Vec<&str> = clients.iter().map(ExportClient::base).collect();
+        let Some(place) = bases.iter().position(|base| *base == followed) else {
+            bail!(
+                "the database follows {followed}, and --upstream is {}: it is repaired from the one that it follows",
+                bases.join(", ")
+            );
+        };
+        Ok(clients[place].clone())
+    }
 }
 
 /// Runs the command.
@@ -55,20 +86,7 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let Some(source) = store.source().await? else {
         bail!("nothing was followed into this database yet: there is nothing to repair");
     };
-    let client = ExportClient::new(
-        args.upstream.as_ref().unwrap_or(&source.upstream),
-        args.request_rate.per_minute,
-        super::USER_AGENT,
-        Limits::default(),
-    )
-    .map_err(|error| anyhow::anyhow!("--upstream: {error}"))?;
-    if source.upstream != client.base() {
-        bail!(
-            "the database follows {}, and --upstream is {}: it is repaired from the one that it follows",
-            source.upstream,
-            client.base()
-        );
-    }
+    let client = args.client(&source.upstream)?;
     let (extent, meter) = extent(args, source.cursor).await?;
     let repair = Repair { store: &store, client: &client, verifier: args.signatures.verifier() };
     let mut found = Repaired::default();

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::audit::{Checker, Peer, Watch, WatchSettings};
-use crate::follow::{DoubtSettings, Follower, RereadingSettings, keep_claims_index};
+use crate::follow::{
+    DoubtSettings, Follower, RereadingSettings, SwitchSettings, keep_claims_index,
+};
 use crate::live::{Feed, Status};
 use crate::publish::{self, KeepSettings};
 use crate::serve::{self, ReadThrough, ServeSettings, ServeState};
@@ -27,15 +29,18 @@ use tokio_util::sync::CancellationToken;
 pub struct Args {
     #[command(flatten)]
     database: super::Database,
-    /// Directory or replica to follow: an http:// or https:// URL.
+    /// Directory or replica to follow: an http:// or https:// URL. Given several times, or with commas between the
+    /// URLs: others with the same log under the same numbers, in order of preference. The first that is well is
+    /// followed, and the next one while it is away, behind or refuted. `--upstream-requests-per-minute` is for each.
     #[arg(
         long,
         env = "PLC_UPSTREAM",
         hide_env_values = true,
         value_name = "URL",
+        value_delimiter = ',',
         default_value = "https://plc.directory"
     )]
-    upstream: String,
+    upstream: Vec<String>,
     #[command(flatten)]
     request_rate: super::RequestRate,
     /// Address and port to serve on.
@@ -96,9 +101,10 @@ pub struct Args {
         value_parser = not_negative
     )]
     rereading_days: f64,
-    /// Other directories or replicas, with commas between their URLs, that are asked for the audit log of an
-    /// identity when something of it is lacking and the upstream does not have it. What they answer is verified
-    /// like everything else. Each of them is sent 30 requests a minute at most.
+    /// Other directories or replicas, with commas between their URLs, that are never followed. They are asked for the
+    /// audit log of an identity when something of it is lacking and no upstream has it, and, with read-through, of one
+    /// that no upstream knows, as those of a test network. What they answer is verified like everything else. Each of
+    /// them is sent a quarter of `--upstream-requests-per-minute` at most.
     #[arg(
         long,
         env = "PLC_ALSO_ASK",
@@ -180,18 +186,26 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from
 /// Seconds of a day.
 const DAY: f64 = 24.0 * 60.0 * 60.0;
 
-/// Requests a minute that each of those who are also asked is sent at most.
-const OTHERS_REQUESTS_PER_MINUTE: u32 = 30;
-
 impl Args {
-    /// Who else is asked.
-    fn others(&self) -> anyhow::Result<Vec<ExportClient>> {
+    /// Who can be followed, in order of preference.
+    fn upstreams(&self) -> anyhow::Result<Vec<ExportClient>> {
+        let clients = self.clients("--upstream", &self.upstream)?;
+        let bases: Vec<&str> = clients.iter().map(ExportClient::base).collect();
+        if let Some(twice) = bases.iter().enumerate().find(|(at, base)| bases[..*at].contains(base))
+        {
+            anyhow::bail!("--upstream: {} is given twice", twice.1);
+        }
+        Ok(clients)
+    }
+
+    /// Each with a budget of its own.
+    fn clients(&self, flag: &str, urls: &[String]) -> anyhow::Result<Vec<ExportClient>> {
         let client = |url: &String| {
-            let limits = Limits::default();
-            ExportClient::new(url, OTHERS_REQUESTS_PER_MINUTE, super::USER_AGENT, limits)
-                .map_err(|error| anyhow::anyhow!("--also-ask: {error}"))
+            let (rate, limits) = (self.request_rate.per_minute, Limits::default());
+            ExportClient::new(url, rate, super::USER_AGENT, limits)
+                .map_err(|error| anyhow::anyhow!("{flag}: {error}"))
         };
-        self.also_ask.iter().map(client).collect()
+        urls.iter().map(client).collect()
     }
 
     fn rereading(&self) -> RereadingSettings {
@@ -206,14 +220,8 @@ impl Args {
 /// Runs the command.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     args.logging.start();
-    let client = ExportClient::new(
-        &args.upstream,
-        args.request_rate.per_minute,
-        super::USER_AGENT,
-        Limits::default(),
-    )
-    .map_err(|error| anyhow::anyhow!("--upstream: {error}"))?;
-    let others = args.others()?;
+    let upstreams = args.upstreams()?;
+    let others = args.clients("--also-ask", &args.also_ask)?;
     if let Some(address) = args.metrics_listen {
         super::metrics::listen(address).await?;
     }
@@ -223,12 +231,13 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let shutdown = on_signals()?;
     outlive_full_files()?;
 
-    let opened = open(&args.database.url, client.base(), &shutdown).await?;
+    let bases: Vec<&str> = upstreams.iter().map(ExportClient::base).collect();
+    let opened = open(&args.database.url, &bases, &shutdown).await?;
     let Some((store, status)) = opened else { return Ok(ExitCode::SUCCESS) };
     args.records.limit(&store);
     tracing::info!(
         listen = %args.listen,
-        upstream = client.base(),
+        upstream = bases.join(", "),
         database = super::settings::without_password(&args.database.url),
         cursor = status.sequence(),
         "serving"
@@ -237,7 +246,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         status: Arc::new(status),
         feed: Arc::new(Feed::new()),
         verifier: args.signatures.verifier(),
-        client,
+        upstreams,
+        switching: SwitchSettings::default(),
         store,
         rereading: args.rereading(),
         doubts: DoubtSettings { others, ..DoubtSettings::default() },
@@ -282,21 +292,28 @@ async fn work(
 fn watch(follower: &Follower, settings: WatchSettings) -> Watch {
     let checker =
         Checker { store: follower.store.clone(), verifier: Arc::clone(&follower.verifier) };
-    let upstream = Peer::Server(follower.client.clone());
-    Watch::new(checker, upstream, Arc::clone(&follower.status), settings)
+    let upstreams = follower.upstreams.iter().cloned().map(Peer::Server).collect();
+    Watch::new(checker, upstreams, Arc::clone(&follower.status), settings)
 }
 
 /// What the server answers from.
 fn state(args: Args, follower: &Follower) -> anyhow::Result<ServeState> {
-    let read_through = (args.read_through == "on")
-        .then(|| Arc::new(ReadThrough::new(&follower.client, Arc::clone(&follower.verifier))));
+    let read_through = (args.read_through == "on").then(|| {
+        let (status, verifier) = (Arc::clone(&follower.status), Arc::clone(&follower.verifier));
+        let others = &follower.doubts.others;
+        Arc::new(ReadThrough::new(&follower.upstreams, others, status, verifier))
+    });
     Ok(ServeState {
         store: follower.store.clone(),
         feed: Arc::clone(&follower.feed),
         status: Arc::clone(&follower.status),
         verifier: Arc::clone(&follower.verifier),
         upstream: read_through,
-        forward: args.writes.forward(&follower.client)?,
+        // Writes go to the one that is preferred, whoever is followed meanwhile.
+        forward: match follower.upstreams.first() {
+            Some(preferred) => args.writes.forward(preferred)?,
+            None => None,
+        },
         settings: ServeSettings {
             ready_lag: Duration::from_secs(args.ready_lag_seconds),
             stream_catch_up: Duration::from_secs(args.stream_catch_up_seconds),
@@ -308,13 +325,13 @@ fn state(args: Args, follower: &Follower) -> anyhow::Result<ServeState> {
 /// Opens the store and reads how far it is, waiting for a database that is not there yet; `None` when asked to end.
 async fn open(
     url: &str,
-    upstream: &str,
+    upstreams: &[&str],
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Option<(Store, Status)>> {
     let mut pause = PAUSES.0;
     let mut said = false;
     loop {
-        match open_once(url, upstream).await {
+        match open_once(url, upstreams).await {
             Ok(opened) => {
                 if said {
                     tracing::info!("the database is there");
@@ -337,9 +354,9 @@ async fn open(
     }
 }
 
-async fn open_once(url: &str, upstream: &str) -> Result<(Store, Status), StoreError> {
+async fn open_once(url: &str, upstreams: &[&str]) -> Result<(Store, Status), StoreError> {
     let store = Store::open(url).await?;
-    let status = Status::of_store(upstream, &store).await?;
+    let status = Status::of_store(upstreams.iter().copied(), &store).await?;
     Ok((store, status))
 }
 

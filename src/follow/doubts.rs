@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
 use super::again::{self, AgainError, Said};
+use super::bearing_out::refuse_unless_borne_out;
 use super::fetch::{
     contradicts, fetch_audit_log, fetch_believed_audit_log, fetch_lines, fetch_to_believe,
 };
@@ -48,6 +49,8 @@ pub struct Doubts {
     pub store: Store,
     /// Who is asked.
     pub client: ExportClient,
+    /// Other upstreams, who are asked after it, and before those of the settings.
+    pub others: Vec<ExportClient>,
     /// By which right it is recorded what came of that.
     pub lease: Lease,
     /// Who judges what comes.
@@ -136,7 +139,7 @@ impl Doubts {
             return answer;
         }
         let mut left = BTreeSet::new();
-        for source in &self.settings.others {
+        for source in self.others.iter().chain(&self.settings.others) {
             let mut standing = self.standing(due).await?;
             standing.retain(|doubt| !self.others_asked.contains(&(doubt.id, doubt.asked)));
             left.extend(self.ask_another(&standing, source).await?);
@@ -195,6 +198,8 @@ impl Doubts {
             Ok(lines)
         };
         let lines = fetch_to_believe(fetch, |lines| contradicts(lines, &held)).await?;
+        let range = (first - 1, last);
+        refuse_unless_borne_out(&self.events, &self.others, range, &lines, &held).await?;
         self.take_in(lines).await
     }
 

@@ -7,7 +7,7 @@ use ahash::{AHashMap, AHashSet};
 
 use crate::judge::Decoded;
 use crate::store::StoredOperation;
-use crate::upstream::{ExportClient, Priority, UpstreamFault};
+use crate::upstream::{ExportClient, MAX_LINES, Priority, UpstreamFault};
 use did_plc::{Cid, Did};
 
 /// How often lines are fetched of which one is not JSON, before that is kept as it is.
@@ -33,6 +33,31 @@ pub async fn fetch_lines(
             return Ok(decoded);
         }
     }
+}
+
+/// Requests for some lines of the export: who is asked may give fewer at once than it is asked for.
+const REQUESTS: usize = 4;
+
+/// All lines of the export after one number and up to another one, with those after it that come with them.
+pub async fn fetch_through(
+    client: &ExportClient,
+    mut after: i64,
+    through: i64,
+    priority: Priority,
+) -> Result<Decoded, UpstreamFault> {
+    let mut lines = Decoded::default();
+    for _ in 0..REQUESTS {
+        // One more tells whether there is more.
+        let count = usize::try_from(through - after + 1).unwrap_or(1).min(MAX_LINES);
+        let more = fetch_lines(client, after, count, priority).await?;
+        let read_to = more.cursor_after(after);
+        lines.extend(more);
+        if read_to <= after || read_to > through {
+            break;
+        }
+        after = read_to;
+    }
+    Ok(lines)
 }
 
 /// The audit log of an identity; none when they do not know it.

@@ -6,29 +6,33 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::candidates::{Candidates, Followed, SwitchSettings};
 use super::doubts::DoubtSettings;
 use super::error::FollowError;
 use super::fetch::NOT_JSON_ATTEMPTS;
+use super::inquiry::{Finding, Inquiry, Suspect};
 use super::intake::End;
 use super::lease::while_renewing;
 use super::pauses::{During, Pauses};
 use super::published::Published;
 use super::same_log::SameLog;
 use super::second_reading::RereadingSettings;
-use super::session::Session;
+use super::session::{Beginning, Session};
 use super::step_back::{Step, StepBackError, step_back};
-use crate::judge::{BatchJudge, NotJson};
+use crate::judge::{BatchJudge, Lines, NotJson};
 use crate::live::{Feed, Mode, Status};
 use crate::store::{Lease, Source, Store, StoreError};
 use crate::upstream::ExportClient;
 use did_plc::signature::Verifier;
 
-/// Follows one upstream into one store.
+/// Follows one upstream at a time into one store.
 pub struct Follower {
     /// Where operations go.
     pub store: Store,
-    /// Where they come from.
-    pub client: ExportClient,
+    /// Where they may come from, in order of preference; at least one.
+    pub upstreams: Vec<ExportClient>,
+    /// When another one is followed.
+    pub switching: SwitchSettings,
     /// Who checks signatures.
     pub verifier: Arc<dyn Verifier>,
     /// Who is told of new operations.
@@ -46,6 +50,25 @@ struct Memory {
     published: Arc<Published>,
     pauses: Pauses,
     damaged_line: DamagedLine,
+    suspects: Suspects,
+}
+
+/// Inquiries about one place that come to nothing, before it is passed: some seconds in which the others get there.
+const INQUIRIES: u32 = 5;
+/// Numbers that are passed at once at most: a page has a thousand lines, and there may be gaps between them.
+const MOST_PASSED: i64 = 100_000;
+
+/// Lines that others were asked about.
+#[derive(Debug, Default)]
+struct Suspects {
+    /// The cursor before them.
+    after: i64,
+    /// How often.
+    asked: u32,
+    /// Up to this number they are passed.
+    passed: i64,
+    /// What another upstream states in place of them.
+    instead: Option<Lines>,
 }
 
 /// A line that is not JSON, which may have been damaged on its way.
@@ -82,9 +105,12 @@ impl Follower {
             published: Arc::new(Published::up_to(self.status.sequence())),
             pauses: Pauses::until(shutdown.clone()),
             damaged_line: DamagedLine::default(),
+            suspects: Suspects::default(),
         };
+        let mut candidates = Candidates::new(&self.upstreams, self.switching, &self.status);
         while !shutdown.is_cancelled() {
-            let (lease, source) = match self.store.follow(self.client.base()).await {
+            let upstream = candidates.client().base().to_owned();
+            let (lease, source) = match self.store.follow(&upstream).await {
                 Ok(following) => following,
                 Err(error) => {
                     let sought = self.store.is_sought();
@@ -96,7 +122,8 @@ impl Follower {
             if !memory.published.take_up(&source) {
                 self.feed.interrupt();
             }
-            let next = self.follow_under(&lease, &source, &mut memory, &shutdown).await;
+            let under = (&lease, &source);
+            let next = self.follow_under(under, &mut candidates, &mut memory, &shutdown).await;
             // Kept, it would keep us out ourselves. One that cannot be given back runs out by itself.
             self.store.release(lease).await.ok();
             match next {
@@ -104,7 +131,7 @@ impl Follower {
                 Ok(Next::Session) => {}
                 Ok(Next::Pause) => memory.pauses.sleep().await,
                 Ok(Next::Rest) => {
-                    memory.pauses.sleep_for(self.client.limits().backoff_longest).await;
+                    memory.pauses.sleep_for(candidates.client().limits().backoff_longest).await;
                 }
                 Err(FollowError::Store(error)) => {
                     let sought = self.store.is_sought();
@@ -119,32 +146,61 @@ impl Follower {
     /// One session under a lease, and what its end calls for.
     async fn follow_under(
         &self,
-        lease: &Lease,
-        source: &Source,
+        (lease, source): (&Lease, &Source),
+        candidates: &mut Candidates,
         memory: &mut Memory,
         shutdown: &CancellationToken,
     ) -> Result<Next, FollowError> {
-        let (store, client, status) = (&self.store, &self.client, &*self.status);
-        let same_log = SameLog { store, client, status, shutdown };
-        if !while_renewing(store, lease, same_log.ensure(lease, source)).await? {
+        let store = &self.store;
+        let choosing = candidates.choose((store, lease), source, shutdown);
+        if !while_renewing(store, lease, choosing).await? {
             return Ok(Next::End);
         }
-        let session = self.session(lease, source, memory, shutdown);
-        let end = while_renewing(store, lease, session).await;
+        if self.upstreams.len() == 1 {
+            let client = candidates.client();
+            let same_log = SameLog { store, client, status: &self.status, shutdown };
+            if !while_renewing(store, lease, same_log.ensure(lease, source)).await? {
+                return Ok(Next::End);
+            }
+        }
+        let end = self.session_while_well((lease, source), candidates, memory, shutdown).await;
         if end.is_err() {
             self.status.set_mode(Mode::Waiting);
         }
         match end? {
-            End::Shutdown => Ok(Next::End),
-            End::NotJson { cursor } => {
+            None => {
+                candidates.leave();
+                memory.suspects = Suspects::default();
+                Ok(Next::Session)
+            }
+            Some(End::Shutdown) => Ok(Next::End),
+            Some(End::NotJson { cursor }) => {
                 let tries = memory.damaged_line.add_attempt(cursor);
                 tracing::warn!(cursor, tries, "a line that is not JSON: it is fetched again");
                 Ok(Next::Pause)
             }
-            End::Rewound { cursor, from } => {
-                let stepping = self.step_back(lease, &memory.published, cursor, from);
+            Some(End::Refuted { reason }) => {
+                candidates.refute(reason);
+                memory.suspects = Suspects::default();
+                Ok(Next::Session)
+            }
+            Some(End::Suspect(suspect)) => {
+                let inquiry = self.inquire(suspect, candidates, &mut memory.suspects);
+                while_renewing(store, lease, inquiry).await
+            }
+            Some(End::Rewound { cursor, from }) => {
+                if !candidates.is_alone()
+                    && !while_renewing(store, lease, candidates.still_has_all(store)).await?
+                {
+                    return Ok(Next::Session);
+                }
+                let client = candidates.client();
+                let stepping = self.step_back(lease, client, &memory.published, (cursor, from));
                 match while_renewing(store, lease, stepping).await? {
-                    true => Ok(Next::Session),
+                    true => {
+                        candidates.has_stepped_back();
+                        Ok(Next::Session)
+                    }
                     // It takes dozens of requests each time.
                     false => Ok(Next::Rest),
                 }
@@ -152,24 +208,101 @@ impl Follower {
         }
     }
 
+    /// A session, until another upstream is to be followed: its end, unless that ends it.
+    async fn session_while_well(
+        &self,
+        (lease, source): (&Lease, &Source),
+        candidates: &mut Candidates,
+        memory: &mut Memory,
+        shutdown: &CancellationToken,
+    ) -> Result<Option<End>, StoreError> {
+        let ending = shutdown.child_token();
+        let followed = candidates.followed();
+        let session = self.session((lease, source), &followed, memory, &ending);
+        let mut session = pin!(while_renewing(&self.store, lease, session));
+        let ended = tokio::select! {
+            biased;
+            ended = &mut session => Some(ended),
+            () = candidates.watch(&self.store) => None,
+        };
+        match ended {
+            Some(ended) => ended.map(Some),
+            None => {
+                // In order, so that what was judged is committed and told.
+                ending.cancel();
+                let end = session.await?;
+                let by_this = matches!(end, End::Shutdown) && !shutdown.is_cancelled();
+                Ok((!by_this).then_some(end))
+            }
+        }
+    }
+
+    /// Asks others about what does not fit, and what follows from that.
+    async fn inquire(
+        &self,
+        suspect: Suspect,
+        candidates: &mut Candidates,
+        suspects: &mut Suspects,
+    ) -> Result<Next, FollowError> {
+        let Suspect { after, through, .. } = suspect;
+        // Of what was asked about before, the better lines are stored.
+        let suspect = Suspect { after: after.max(suspects.passed), ..suspect };
+        suspects.asked = if suspects.after == after { suspects.asked + 1 } else { 1 };
+        suspects.after = after;
+        let inquiry = Inquiry {
+            store: &self.store,
+            verifier: &self.verifier,
+            followed: candidates.client(),
+            others: &candidates.well(),
+        };
+        match inquiry.ask(suspect).await? {
+            Finding::Unknown if suspects.asked < INQUIRIES => return Ok(Next::Pause),
+            Finding::Unknown | Finding::Same => {}
+            Finding::Better { lines, through, by } => {
+                let other = lines.source.as_deref().unwrap_or_default();
+                tracing::warn!(
+                    after,
+                    lines = by,
+                    upstream = candidates.client().base(),
+                    other,
+                    "lines of the upstream do not fit, and those of another one do"
+                );
+                if candidates.misstates(by, other) {
+                    *suspects = Suspects::default();
+                    return Ok(Next::Session);
+                }
+                suspects.instead = Some(lines);
+                suspects.passed = through;
+                return Ok(Next::Session);
+            }
+        }
+        // A number may be what is wrong.
+        suspects.passed = through.min(suspect.after + MOST_PASSED);
+        Ok(Next::Session)
+    }
+
     /// Reads, judges and commits from the cursor of the source on.
     async fn session(
         &self,
-        lease: &Lease,
-        source: &Source,
+        (lease, source): (&Lease, &Source),
+        followed: &Followed,
         memory: &mut Memory,
         shutdown: &CancellationToken,
     ) -> Result<End, StoreError> {
         let (committed_sender, committed) = watch::channel(0);
         let mut written = committed.clone();
         let (store, verifier) = (self.store.clone(), Arc::clone(&self.verifier));
-        let upstream = self.client.base().to_owned();
+        let upstream = followed.client.base().to_owned();
         let judge = BatchJudge::new(store, verifier, upstream, committed).await?;
         memory.pauses.begun();
-        let not_json = memory.damaged_line.what_to_do_at(source.cursor);
+        let beginning = Beginning {
+            not_json: memory.damaged_line.what_to_do_at(source.cursor),
+            passes_up_to: if followed.alone { i64::MAX } else { memory.suspects.passed },
+            instead: memory.suspects.instead.take(),
+        };
         let session = Session {
             store: &self.store,
-            client: &self.client,
+            followed,
             lease,
             feed: &self.feed,
             published: &memory.published,
@@ -177,7 +310,7 @@ impl Follower {
             rereading: self.rereading,
             doubts: &self.doubts,
         };
-        let mut running = pin!(session.run(source, (judge, committed_sender), not_json, shutdown));
+        let mut running = pin!(session.run(source, (judge, committed_sender), beginning, shutdown));
         tokio::select! {
             biased;
             // Looked at first: a session that ends has written what it has written.
@@ -192,11 +325,11 @@ impl Follower {
     async fn step_back(
         &self,
         lease: &Lease,
+        client: &ExportClient,
         published: &Published,
-        cursor: i64,
-        from: i64,
+        (cursor, from): (i64, i64),
     ) -> Result<bool, FollowError> {
-        let commit = match step_back(&self.store, &self.client, cursor, from).await {
+        let commit = match step_back(&self.store, client, cursor, from).await {
             Ok(Step::Back(commit)) => Some(commit),
             Ok(Step::Renumber) => None,
             Ok(Step::Stay) => return Ok(false),
@@ -215,11 +348,11 @@ impl Follower {
             }
             None => {
                 tracing::warn!(
-                    upstream = self.client.base(),
+                    upstream = client.base(),
                     "the upstream has what we hold under other numbers: it is read from its beginning, and its \
                      numbers are taken over"
                 );
-                self.store.begin_renumbering(lease, self.client.base()).await?;
+                self.store.begin_renumbering(lease, client.base()).await?;
                 0
             }
         };

@@ -7,11 +7,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::inquiry::{Suspect, misfits, out_of_order};
 use super::reader::Event;
 use super::writer::Work;
 use crate::judge::{BatchJudge, Course, Cut, Lines, NotJson};
 use crate::live::{Mode, Status};
 use crate::store::StoreError;
+use did_plc::Timestamp;
 
 /// Lines that are judged at once, at most: what one commit can take in a fraction of a second.
 /// With the pages on their way this bounds the memory of following to some tens of megabytes.
@@ -29,6 +31,10 @@ pub enum End {
     NotJson { cursor: i64 },
     /// The upstream has gone back to before the number `from`.
     Rewound { cursor: i64, from: i64 },
+    /// Some of what it states does not fit, and others are to be asked before it is passed.
+    Suspect(Suspect),
+    /// It does not state any more what it stated, and another upstream does.
+    Refuted { reason: String },
 }
 
 /// Judges the lines of one session.
@@ -39,6 +45,10 @@ pub struct Intake {
     pub cursor: i64,
     /// What to do about the next line that is not JSON.
     pub not_json: NotJson,
+    /// Lines up to this number are passed whatever is wrong with them; above it others are asked first.
+    pub passes_up_to: i64,
+    /// The latest `createdAt` that was read on.
+    pub latest: Option<Timestamp>,
     /// Where it is said what the follower does.
     pub status: Arc<Status>,
     /// What the reader brings.
@@ -68,6 +78,7 @@ impl Intake {
                     self.hand_over(Work::UpToDate(at)).await
                 }
                 Event::Rewound { from } => Some(End::Rewound { cursor: self.cursor, from }),
+                Event::Refuted { reason } => Some(End::Refuted { reason }),
                 Event::Lines(mut lines) => {
                     self.join_waiting(&mut lines);
                     self.take_in(lines, None).await?
@@ -89,6 +100,10 @@ impl Intake {
 
     /// What has come meanwhile is judged with it: larger commits cost less a line.
     fn join_waiting(&mut self, lines: &mut Lines) {
+        if self.passes_up_to < i64::MAX {
+            // Others are asked about a page at most.
+            return;
+        }
         let mut bytes = lines.decoded.bytes();
         while lines.decoded.len() < MAX_BATCH && bytes < MAX_BATCH_BYTES {
             match self.events.try_recv() {
@@ -119,9 +134,24 @@ impl Intake {
         // Whoever reads again fetches what was damaged on its way by itself.
         let reads_on = matches!(lines.course, Course::Pages | Course::Stream);
         let not_json = if reads_on { self.not_json } else { NotJson::Keep };
+        // What the reader brings of the upstream that is followed, what was left out included.
+        let (after, through) = (self.cursor, lines.decoded.cursor_after(self.cursor));
+        let asks_first =
+            committed.is_none() && lines.source.is_none() && through > self.passes_up_to;
+        let (course, latest) = (lines.course, self.latest);
+        let is_present = course == Course::Stream || lines.caught_up;
+        let mut does_not_fit = 0;
+        if reads_on {
+            (does_not_fit, self.latest) = out_of_order(&lines, latest, is_present);
+        }
         let Cut { part, cursor, stopped, kept_damaged } =
             Cut::of(lines, self.cursor, not_json, reads_on);
         let prepared = Box::new(self.judge.judge(part).await?);
+        does_not_fit += misfits(&prepared.commit);
+        if asks_first && does_not_fit > 0 {
+            // What was judged is dropped: it is fetched again once others were asked.
+            return Ok(Some(End::Suspect(Suspect { after, through, course, latest })));
+        }
         if let Some(end) = self.hand_over(Work::Commit(prepared, committed)).await {
             return Ok(Some(end));
         }

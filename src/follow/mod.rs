@@ -11,7 +11,8 @@
 //! same way: the doubts about what was refused, and the second reading of everything. They wait while it is not known
 //! whether the upstream still has the log that was read from it. A session begins at the cursor that the store holds; when anything about the
 //! store is in doubt the session ends, with everything that was verified on top, and the next one begins
-//! at the cursor that is read back.
+//! at the cursor that is read back. Which of several upstreams is followed is decided between two sessions
+//! (`candidates.rs`), and watched meanwhile.
 //!
 //! What a crash leaves behind: until a commit has ended, what the commit before it left, since nothing else is
 //! written; all that was fetched and judged since is fetched again from the stored cursor on. After it, the
@@ -21,8 +22,12 @@
 //! of a process that is gone runs out by itself.
 
 mod again;
+mod agreement;
 mod archive_reader;
+mod bearing_out;
+mod candidates;
 mod claims_index;
+mod contact;
 mod continuity;
 mod direct;
 mod doubts;
@@ -32,6 +37,7 @@ mod follower;
 mod gaps;
 mod head;
 mod import;
+mod inquiry;
 mod intake;
 mod lease;
 mod missing;
@@ -50,6 +56,7 @@ mod step_back;
 mod writer;
 
 pub use archive_reader::ImportError;
+pub use candidates::SwitchSettings;
 pub use claims_index::keep as keep_claims_index;
 pub use doubts::DoubtSettings;
 pub use error::FollowError;

@@ -12,11 +12,13 @@ use metrics::counter;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::candidates::Followed;
+use super::contact::Contact;
 use super::continuity::{Beside, Continuity, REWINDS, Shared};
-use super::fetch::fetch_lines;
+use super::fetch::{fetch_lines, fetch_through};
 use super::gaps::Gaps;
 use crate::clock;
-use crate::judge::{Course, Lines};
+use crate::judge::{Course, Decoded, Lines};
 use crate::live::{Mode, Status};
 use crate::store::Source;
 use crate::upstream::{
@@ -48,6 +50,8 @@ pub enum Event {
     /// The upstream's last number is below the cursor, or it has something else where it gave us
     /// something, and that stays so. Nothing from this number on is what both had.
     Rewound { from: i64 },
+    /// The upstream states something else now than it did, and another one states what is held.
+    Refuted { reason: String },
 }
 
 /// Nobody listens any more.
@@ -57,8 +61,11 @@ pub struct Gone;
 /// Reads one upstream from a cursor on.
 pub struct Reader {
     client: ExportClient,
+    /// Other upstreams, who are asked for what it leaves out.
+    others: Vec<ExportClient>,
     events: mpsc::Sender<Event>,
     status: Arc<Status>,
+    contact: Arc<Contact>,
     /// Last sequence number that was handed over.
     cursor: i64,
     /// After a stream, whatever ended it; only a stream that leads on makes the next delay a first one.
@@ -82,20 +89,23 @@ impl Reader {
     /// A reader of what comes after what is stored. It says in `confirmed` whether the upstream has the log
     /// that was read from it.
     pub fn new(
-        client: ExportClient,
+        followed: &Followed,
         source: &Source,
         events: mpsc::Sender<Event>,
         status: Arc<Status>,
         confirmed: watch::Sender<bool>,
     ) -> Reader {
         let cursor = source.cursor;
+        let Followed { client, others, contact, .. } = followed.clone();
         Reader {
             backoff: Backoff::new(client.limits()),
             ask_again: Backoff::new(client.limits()),
             continuity: Continuity::of_source(client.clone(), source, confirmed),
             client,
+            others,
             events,
             status,
+            contact,
             cursor,
             said: None,
             streamless_until: None,
@@ -139,6 +149,7 @@ impl Reader {
                     if !self.check().await? {
                         return Ok(false);
                     }
+                    self.contact.well_at(Instant::now());
                     if std::mem::take(&mut resumed) {
                         self.said = None;
                         self.send(Event::Mode(self.paging())).await?;
@@ -252,6 +263,11 @@ impl Reader {
             let at_end = decoded.len() < count;
             let read_to = decoded.cursor_after(after);
             decoded.retain_up_to(before - 1);
+            let end = if read_to > after { read_to.min(before - 1) } else { before - 1 };
+            if let Some(lines) = self.read_elsewhere(after, end, &decoded).await {
+                self.gaps.add_filled();
+                self.send(Event::Lines(lines)).await?;
+            }
             if decoded.is_empty() || read_to <= after {
                 break;
             }
@@ -273,6 +289,35 @@ impl Reader {
         Ok(Ok(()))
     }
 
+    /// What another upstream has up to the second of two numbers, where it has more between them than is stated. It
+    /// begins where nothing is handed over yet, so that what was left out comes in its order.
+    async fn read_elsewhere(&self, after: i64, end: i64, stated: &Decoded) -> Option<Lines> {
+        let numbers = stated.numbers();
+        if numbers.len() as i64 >= end - after {
+            return None;
+        }
+        let upstreams = self.status.upstreams();
+        for other in self.others.iter().filter(|other| upstreams.is_ready(other.base())) {
+            let fetched = fetch_through(other, self.cursor, end, Priority::Following).await;
+            let Ok(mut decoded) = fetched else { continue };
+            decoded.retain_up_to(end);
+            let mut others = decoded.numbers().into_iter();
+            if !others.any(|number| number > after && !numbers.contains(&number)) {
+                continue;
+            }
+            let upstream = self.client.base();
+            tracing::warn!(upstream, other = other.base(), after, end, "operations were left out");
+            return Some(Lines {
+                decoded,
+                received_at: clock::now(),
+                caught_up: false,
+                course: Course::Elsewhere,
+                source: Some(other.base().into()),
+            });
+        }
+        None
+    }
+
     /// Follows the stream until it ends, and says why it did.
     async fn read_stream(&mut self) -> Result<UpstreamFault, Gone> {
         let mut stream = match Stream::open(&self.client, self.cursor).await {
@@ -280,6 +325,7 @@ impl Reader {
             Err(fault) => return Ok(fault),
         };
         tracing::info!(cursor = self.cursor, "following the stream");
+        self.contact.well_at(Instant::now());
         self.exported = 0;
         counter!("plc_upstream_streams_total").increment(1);
         self.send(Event::Mode(Mode::Live)).await?;
@@ -299,6 +345,7 @@ impl Reader {
                 }
                 next = timeout(SIGN_OF_LIFE, stream.next()) => match next {
                     Ok(Ok(batch)) => {
+                        self.contact.well_at(Instant::now());
                         let before = self.cursor;
                         if let Some(fault) = self.hand_over_stream(batch).await? {
                             return Ok(fault);
@@ -315,7 +362,9 @@ impl Reader {
                         return Ok(UpstreamFault::LeftOut { after: self.cursor });
                     }
                     Err(_) => {
-                        let heard = clock::now() - stream.silent_for();
+                        let silence = stream.silent_for();
+                        self.contact.well_at(Instant::now() - silence);
+                        let heard = clock::now() - silence;
                         self.send(Event::Quiet(heard)).await?;
                     }
                 }
@@ -375,6 +424,7 @@ impl Reader {
     /// Counts a fault, and logs it unless it is the same as before.
     fn say(&mut self, fault: &UpstreamFault, retry_in: Duration) {
         counter!("plc_upstream_faults_total", "kind" => fault.kind()).increment(1);
+        self.contact.fails(fault);
         let repeated = self.said.replace(fault.kind()) == Some(fault.kind());
         let cursor = self.cursor;
         match fault {

@@ -10,12 +10,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 
 use super::again::{self, AgainError, Said};
+use super::bearing_out::refuse_unless_borne_out;
 use super::fetch::{contradicts, fetch_lines, fetch_to_believe};
 use super::missing::{Missing, lacking_in, record_missing};
 use super::read_again::ReadAgain;
 use super::reader::{Event, Gone};
 use crate::clock;
-use crate::judge::Course;
+use crate::judge::{Course, Decoded};
 use crate::live::Status;
 use crate::store::{Lease, Rereading, Store, StoredOperation, Unsettled};
 use crate::upstream::{Backoff, ExportClient, Priority};
@@ -48,6 +49,8 @@ pub struct SecondReading {
     pub store: Store,
     /// Who is asked.
     pub client: ExportClient,
+    /// Other upstreams, who are asked before what is stated otherwise than before is believed.
+    pub others: Vec<ExportClient>,
     /// By which right it is recorded how far it is.
     pub lease: Lease,
     /// Who judges what comes.
@@ -247,6 +250,7 @@ impl SecondReading {
             Ok(lines)
         };
         let lines = fetch_to_believe(fetch, |lines| contradicts(lines, &held)).await?;
+        self.refuse_unless_borne_out((after, through), &lines, &held).await?;
         let end = if lines.is_empty() { through } else { lines.cursor_after(after) };
         // Another time is only taken over where one was before.
         for (times, course) in [(true, Course::Second), (false, Course::Again)] {
@@ -306,6 +310,7 @@ impl SecondReading {
         course: Course,
     ) -> Result<i64, AgainError> {
         let ReadAgain { lines, end } = ReadAgain::fetch(&self.client, after, through, held).await?;
+        self.refuse_unless_borne_out((after, end), &lines, held).await?;
         let lacking = lacking_in(&lines, held, end);
         let missing = self.missing.confirm(&self.client, lacking, self.position.rounds).await?;
         if !lines.is_empty() {
@@ -315,5 +320,14 @@ impl SecondReading {
             record_missing(&self.store, self.client.base(), &operation).await?;
         }
         Ok(end)
+    }
+
+    async fn refuse_unless_borne_out(
+        &self,
+        range: (i64, i64),
+        lines: &Decoded,
+        held: &[StoredOperation],
+    ) -> Result<(), AgainError> {
+        refuse_unless_borne_out(&self.events, &self.others, range, lines, held).await
     }
 }

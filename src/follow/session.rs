@@ -8,6 +8,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::candidates::Followed;
 use super::doubts::{DoubtSettings, Doubts};
 use super::head;
 use super::intake::{End, Intake};
@@ -16,10 +17,9 @@ use super::published::Published;
 use super::reader::{Event, Gone, Reader};
 use super::second_reading::{RereadingSettings, SecondReading};
 use super::writer::Writer;
-use crate::judge::{BatchJudge, NotJson};
+use crate::judge::{BatchJudge, Lines, NotJson};
 use crate::live::{Feed, Status};
 use crate::store::{Lease, Source, Store, StoreError};
-use crate::upstream::ExportClient;
 
 /// Events between reader and intake; the reader itself holds a few pages more.
 const EVENTS: usize = 4;
@@ -31,7 +31,7 @@ pub struct Session<'a> {
     /// Where operations go.
     pub store: &'a Store,
     /// Where they come from.
-    pub client: &'a ExportClient,
+    pub followed: &'a Followed,
     /// By which right they are written.
     pub lease: &'a Lease,
     /// Who is told of new operations.
@@ -46,6 +46,16 @@ pub struct Session<'a> {
     pub doubts: &'a DoubtSettings,
 }
 
+/// How a session begins, after what the one before it has met.
+pub struct Beginning {
+    /// What to do about a line that is not JSON.
+    pub not_json: NotJson,
+    /// Lines up to this number are passed whatever is wrong with them.
+    pub passes_up_to: i64,
+    /// What another upstream states in place of lines that do not fit, and goes before them.
+    pub instead: Option<Lines>,
+}
+
 impl Session<'_> {
     /// Reads, judges and commits from the cursor of the source on. `judge` looks at `committed` to see what was
     /// committed. Dropping it, as a crash does, leaves what the last commit left.
@@ -57,24 +67,38 @@ impl Session<'_> {
         &self,
         source: &Source,
         (judge, committed): (BatchJudge, watch::Sender<u64>),
-        not_json: NotJson,
+        beginning: Beginning,
         shutdown: &CancellationToken,
     ) -> Result<End, StoreError> {
+        let Beginning { not_json, passes_up_to, instead } = beginning;
         let (work, prepared) = mpsc::channel(PREPARED);
         let (sender, events) = mpsc::channel(EVENTS);
-        let (client, status) = (self.client.clone(), Arc::clone(self.status));
+        if let Some(lines) = instead {
+            // There is room for it: nobody else has sent anything yet.
+            sender.try_send(Event::Lines(lines)).ok();
+        }
+        let status = Arc::clone(self.status);
         let (confirmed, same_log) = watch::channel(false);
         // Dropped, it ends; so do those below.
-        let learning = head::learn(client.clone(), Arc::clone(&status));
+        let learning = head::learn(self.followed.client.clone(), Arc::clone(&status));
         let _learning = AbortOnDropHandle::new(tokio::spawn(learning));
         let mut readers = self.again(source, &sender, same_log);
-        let reader = Reader::new(client, source, sender, Arc::clone(&status), confirmed);
+        let reader = Reader::new(self.followed, source, sender, Arc::clone(&status), confirmed);
         readers.spawn(reader.run());
         let writer = self.writer(committed).run(prepared);
         let mut writer = AbortOnDropHandle::new(tokio::spawn(writer));
         let cursor = source.cursor;
-        let intake =
-            Intake { judge, cursor, not_json, status, events, waiting: None, writer: work };
+        let intake = Intake {
+            judge,
+            cursor,
+            not_json,
+            passes_up_to,
+            latest: None,
+            status,
+            events,
+            waiting: None,
+            writer: work,
+        };
         let end = tokio::select! {
             biased;
             end = intake.run(shutdown) => end?,
@@ -98,7 +122,8 @@ impl Session<'_> {
     ) -> JoinSet<Gone> {
         let second = SecondReading {
             store: self.store.clone(),
-            client: self.client.clone(),
+            client: self.followed.client.clone(),
+            others: self.followed.others.clone(),
             lease: self.lease.clone(),
             events: events.clone(),
             same_log: same_log.clone(),
@@ -113,7 +138,8 @@ impl Session<'_> {
         };
         let doubts = Doubts {
             store: self.store.clone(),
-            client: self.client.clone(),
+            client: self.followed.client.clone(),
+            others: self.followed.others.clone(),
             lease: self.lease.clone(),
             events: events.clone(),
             same_log,

@@ -177,6 +177,12 @@ impl Decoded {
         cursor_after(before, self.entries.iter().filter_map(stated_number))
     }
 
+    /// The last line that states this number.
+    pub fn line_at(&self, sequence: i64) -> Option<&Bytes> {
+        let is_it = |entry: &Result<Received, Undecodable>| stated_number(entry) == Some(sequence);
+        self.entries.iter().rposition(is_it).and_then(|place| self.lines.get(place))
+    }
+
     /// What is stated for this number, usually by the last line.
     pub fn position_at(&self, sequence: i64) -> Option<Position> {
         let is_it = |entry: &&Result<Received, Undecodable>| stated_number(entry) == Some(sequence);

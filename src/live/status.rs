@@ -8,6 +8,7 @@ use metrics::gauge;
 use tokio::time::Instant;
 
 use super::pace::{Outlook, Pace};
+use super::upstreams::Upstreams;
 use crate::store::{Source, Store, StoreError};
 use did_plc::Timestamp;
 
@@ -42,7 +43,7 @@ impl Mode {
 /// back.
 #[derive(Debug)]
 pub struct Status {
-    upstream: String,
+    upstreams: Upstreams,
     received: AtomicI64,
     sequence: AtomicI64,
     last_operation: AtomicI64,
@@ -60,12 +61,15 @@ pub struct Status {
 const NEVER: i64 = i64::MIN;
 
 impl Status {
-    /// The status of a follower of `upstream` (its base URL) that has just started on a store
-    /// with this source, or on an empty one.
-    pub fn new(upstream: &str, source: Option<&Source>) -> Status {
+    /// The status of a follower of any of these upstreams (by their base URLs), the first before all others, that has
+    /// just started on a store with this source, or on an empty one.
+    pub fn new<'a>(
+        upstreams: impl IntoIterator<Item = &'a str>,
+        source: Option<&Source>,
+    ) -> Status {
         let caught_up_at = source.and_then(|source| source.caught_up_at);
         Status {
-            upstream: upstream.trim_end_matches('/').to_owned(),
+            upstreams: Upstreams::new(upstreams),
             received: AtomicI64::new(source.map_or(0, |source| source.cursor)),
             sequence: AtomicI64::new(source.map_or(0, |source| source.cursor)),
             last_operation: AtomicI64::new(NEVER),
@@ -79,14 +83,18 @@ impl Status {
         }
     }
 
-    /// The status of a follower of `upstream` that has just started on this store, with what the store itself
+    /// The status of a follower of any of these upstreams, the first before all others, that has just started on this
+    /// store, with what the store itself
     /// says: how far it is, and when its last operation was created.
     ///
     /// # Errors
     ///
     /// Those of the store.
-    pub async fn of_store(upstream: &str, store: &Store) -> Result<Status, StoreError> {
-        let status = Status::new(upstream, store.source().await?.as_ref());
+    pub async fn of_store<'a>(
+        upstreams: impl IntoIterator<Item = &'a str>,
+        store: &Store,
+    ) -> Result<Status, StoreError> {
+        let status = Status::new(upstreams, store.source().await?.as_ref());
         if let Some(last) = store.last_sequence().await? {
             let last = store.sequences(&[last]).await?;
             let created_at = last.first().map_or(NEVER, |last| last.created_at.millis());
@@ -146,9 +154,14 @@ impl Status {
         self.mode.store(mode as u8, Ordering::Release);
     }
 
-    /// Base URL of the upstream, without a slash at its end.
+    /// Base URL of the upstream that is followed, without a slash at its end.
     pub fn upstream(&self) -> &str {
-        &self.upstream
+        self.upstreams.base()
+    }
+
+    /// All upstreams that can be followed.
+    pub fn upstreams(&self) -> &Upstreams {
+        &self.upstreams
     }
 
     /// The last sequence number that is committed; 0 before the first.
@@ -224,6 +237,7 @@ impl Status {
             let is = f64::from(u8::from(mode == doing));
             gauge!("plc_mode", "mode" => mode.name()).set(is);
         }
+        self.upstreams.state_metrics();
     }
 
     /// What the follower is doing.
@@ -255,7 +269,7 @@ mod tests {
     #[test]
     fn the_picture_is_as_old_as_the_last_time_that_it_was_whole() {
         let at = Timestamp::from_millis;
-        let status = Status::new("https://plc.example/", None);
+        let status = Status::new(["https://plc.example/"], None);
         assert_eq!(status.upstream(), "https://plc.example");
         assert_eq!((status.sequence(), status.as_of(), status.caught_up()), (0, None, false));
 
@@ -280,7 +294,7 @@ mod tests {
 
     #[test]
     fn every_mode_comes_back() {
-        let status = Status::new("", None);
+        let status = Status::new([""], None);
         for mode in [Mode::CatchingUp, Mode::Live, Mode::Waiting, Mode::Idle] {
             status.set_mode(mode);
             assert_eq!(status.mode(), mode);

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::answer::{self, Answer};
 use super::state::Server;
 use crate::clock::now;
-use crate::live::Mode;
+use crate::live::{Mode, UpstreamReport, Upstreams};
 use did_plc::Did;
 
 /// How long the database may take to say that it is there. Whoever asks about health has a
@@ -36,6 +36,19 @@ struct Health {
     percent: Option<f64>,
     /// At the rate of the last minutes; while catching up.
     seconds_left: Option<u64>,
+    /// In order of preference.
+    upstreams: Vec<Upstream>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Upstream {
+    url: String,
+    followed: bool,
+    state: &'static str,
+    since: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    reason: String,
 }
 
 #[derive(Serialize)]
@@ -73,8 +86,21 @@ pub async fn health(State(server): State<Arc<Server>>) -> Answer {
         upstream_sequence: outlook.map(|outlook| outlook.head),
         percent: outlook.map(|outlook| (outlook.percent * 100.0).floor() / 100.0),
         seconds_left: left.filter(|_| status.mode() == Mode::CatchingUp).map(|left| left.as_secs()),
+        upstreams: upstreams(status.upstreams()),
     };
     report(StatusCode::OK, &health)
+}
+
+fn upstreams(upstreams: &Upstreams) -> Vec<Upstream> {
+    let followed = upstreams.followed();
+    let upstream = |(place, report): (usize, UpstreamReport)| Upstream {
+        url: report.base,
+        followed: place == followed,
+        state: report.standing.name(),
+        since: report.since.to_string(),
+        reason: report.reason,
+    };
+    upstreams.reports().into_iter().enumerate().map(upstream).collect()
 }
 
 /// 200 once the log has been caught up, while it is not older than the setting and a lookup is answered. The

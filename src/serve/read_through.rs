@@ -1,5 +1,7 @@
 //! Read-through: what is not here, or must be fresh, is fetched from the upstream, verified in
-//! full and answered; it is never stored, since it has no sequence number yet.
+//! full and answered; it is never stored, since it has no sequence number yet. Of several upstreams the one that is
+//! followed is asked, and the next that is well where that does not answer; what none of them knows is asked for at
+//! those that are only asked, such as the directory of a test network.
 //!
 //! However many clients ask for whatever they make up, the upstream sees few requests: of one
 //! identity one at a time, of all [`MAX_IN_FLIGHT`], within the share of the request budget that
@@ -19,6 +21,7 @@ use lru::LruCache;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
+use crate::live::Status;
 use crate::store::{Store, StoredOperation};
 use crate::upstream::ExportClient;
 use did_plc::history::{History, HistoryEntry};
@@ -44,8 +47,8 @@ const HEADER: HeaderName = HeaderName::from_static("plc-read-through");
 /// What came of a question to the upstream. Cloned for all who asked it.
 #[derive(Debug, Clone)]
 enum Fetched {
-    /// The identity's operations, all verified.
-    Known(Arc<Vec<StoredOperation>>),
+    /// The identity's operations, all verified, and what is said of who had them.
+    Known(Arc<Vec<StoredOperation>>, Outcome),
     /// The upstream does not know it.
     Unknown,
     /// The upstream's log of it does not verify.
@@ -63,6 +66,8 @@ type Fetching = Shared<BoxFuture<'static, Fetched>>;
 pub enum Outcome {
     /// The answer is the upstream's, verified.
     Upstream,
+    /// The answer is that of another one that is asked for what the upstream does not know, verified.
+    Elsewhere,
     /// The upstream does not know the identity.
     Unknown,
     /// The answer is our own, since the upstream cannot be asked.
@@ -82,6 +87,7 @@ impl Outcome {
     const fn name(self) -> &'static str {
         match self {
             Outcome::Upstream => "upstream",
+            Outcome::Elsewhere => "elsewhere",
             Outcome::Unknown => "unknown-upstream",
             Outcome::Unavailable => "upstream-unavailable",
             Outcome::Limited => "limited",
@@ -125,13 +131,13 @@ pub async fn read(
         Ok(Fetched::DoesNotVerify) => Outcome::DoesNotVerify,
         Ok(Fetched::Unavailable) => Outcome::Unavailable,
         Ok(Fetched::Bug) => return Err(ServeError::Bug),
-        Ok(Fetched::Known(theirs)) => {
+        Ok(Fetched::Known(theirs, outcome)) => {
             let ours = store.history(&did).await?;
             match objection(&ours, &theirs) {
                 Some(outcome) => outcome,
                 None => {
-                    counter!("plc_read_through_total", "outcome" => "upstream").increment(1);
-                    return Ok((Some(Outcome::Upstream), Some(theirs.to_vec())));
+                    counter!("plc_read_through_total", "outcome" => outcome.name()).increment(1);
+                    return Ok((Some(outcome), Some(theirs.to_vec())));
                 }
             }
         }
@@ -149,9 +155,14 @@ fn objection(ours: &[StoredOperation], theirs: &[StoredOperation]) -> Option<Out
     })
 }
 
-/// Asks the upstream for single identities.
+/// Asks upstreams for single identities.
 pub struct ReadThrough {
-    upstream: ExportClient,
+    /// In order of preference.
+    upstreams: Vec<ExportClient>,
+    /// How it stands with them.
+    status: Arc<Status>,
+    /// Those that are asked for what an upstream does not know, in turn.
+    elsewhere: Vec<ExportClient>,
     verifier: Arc<dyn Verifier>,
     places: Arc<Semaphore>,
     state: Mutex<State>,
@@ -163,10 +174,20 @@ struct State {
 }
 
 impl ReadThrough {
-    /// Asks this upstream, within its budget.
-    pub fn new(client: &ExportClient, verifier: Arc<dyn Verifier>) -> ReadThrough {
+    /// Asks these upstreams, of which the status says how it stands with them, and others for what they do not know:
+    /// each within its budget.
+    pub fn new(
+        upstreams: &[ExportClient],
+        elsewhere: &[ExportClient],
+        status: Arc<Status>,
+        verifier: Arc<dyn Verifier>,
+    ) -> ReadThrough {
+        let of =
+            |clients: &[ExportClient]| clients.iter().map(ExportClient::for_read_through).collect();
         ReadThrough {
-            upstream: client.for_read_through(),
+            upstreams: of(upstreams),
+            status,
+            elsewhere: of(elsewhere),
             verifier,
             places: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
             state: Mutex::new(State {
@@ -229,12 +250,37 @@ impl ReadThrough {
         Ok(Ok(fetching))
     }
 
+    /// Asks one after the other. Who does not know the identity has answered; who is away, or whose log of it does not
+    /// verify, leaves it to the next one.
     async fn fetch(&self, did: Did) -> Fetched {
+        let mut fetched = Fetched::Unavailable;
+        for place in self.status.upstreams().to_ask() {
+            let Some(upstream) = self.upstreams.get(place) else { continue };
+            fetched = self.fetch_from(upstream, did, Outcome::Upstream).await;
+            if matches!(fetched, Fetched::Known(..) | Fetched::Unknown) {
+                break;
+            }
+        }
+        if matches!(fetched, Fetched::Known(..)) {
+            return fetched;
+        }
+        for other in &self.elsewhere {
+            match self.fetch_from(other, did, Outcome::Elsewhere).await {
+                known @ Fetched::Known(..) => return known,
+                // Whether it knows it cannot be told.
+                Fetched::Unavailable => fetched = Fetched::Unavailable,
+                _ => {}
+            }
+        }
+        fetched
+    }
+
+    async fn fetch_from(&self, upstream: &ExportClient, did: Did, outcome: Outcome) -> Fetched {
         let unavailable = |error: &dyn Display| {
             tracing::debug!(%did, %error, "cannot be read through");
             Fetched::Unavailable
         };
-        let log = match self.upstream.audit_log(&did).await {
+        let log = match upstream.audit_log(&did).await {
             Ok(Some(log)) => log,
             Ok(None) => return Fetched::Unknown,
             Err(error) => return unavailable(&error),
@@ -244,7 +290,7 @@ impl ReadThrough {
         match blocking::run("judging an audit log", judged).await {
             Ok(history) if history.is_empty() => Fetched::Unknown,
             Ok(history) => match operations(&history) {
-                Some(operations) => Fetched::Known(Arc::new(operations)),
+                Some(operations) => Fetched::Known(Arc::new(operations), outcome),
                 None => Fetched::DoesNotVerify,
             },
             Err(error) => unavailable(&error),

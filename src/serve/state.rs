@@ -125,7 +125,7 @@ pub mod tests {
         let state = ServeState {
             store: Store::open(&url).await.unwrap(),
             feed: Arc::new(Feed::new()),
-            status: Arc::new(Status::new("https://plc.example", None)),
+            status: Arc::new(Status::new(["https://plc.example"], None)),
             verifier: Arc::new(PlainVerifier),
             upstream: None,
             forward: None,

@@ -281,6 +281,20 @@ async fn the_upstream_is_gone() -> Provoked {
     Provoked::now(&replica, alerts, before).await
 }
 
+async fn the_second_of_two_upstreams_is_gone() -> Provoked {
+    let folder = TempDir::new().unwrap();
+    let (_story, upstream, replica) = begin(&folder).await;
+    let before = replica.well(3).await;
+    drop(replica);
+    let gone = format!("http://{}", free());
+    let both = format!("{},{gone}", upstream.url());
+    let replica = Replica::start(&folder.path().join("plc.db"), &both);
+    replica.follows(3).await;
+    let away = format!("plc_upstream_state{{upstream=\"{gone}\",state=\"away\"}}");
+    replica.until(&away, |away| away == 1.0).await;
+    Provoked::now(&replica, &["PlcUpstreamNotWell"], before).await
+}
+
 async fn the_database_takes_no_writes() -> Provoked {
     let folder = TempDir::new().unwrap();
     let (mut story, upstream, replica) = begin(&folder).await;
@@ -396,10 +410,11 @@ async fn each_alert_fires_when_its_cause_is_there() {
         return;
     }
     // All at once: each waits most of the time.
-    let provoked: [Provoked; 10] = tokio::join!(
+    let provoked: [Provoked; 11] = tokio::join!(
         the_replica_ends(),
         a_row_is_damaged(),
         the_upstream_is_gone(),
+        the_second_of_two_upstreams_is_gone(),
         the_database_takes_no_writes(),
         an_operation_is_forged(),
         the_upstream_tells_another_story(),

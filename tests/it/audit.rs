@@ -10,7 +10,7 @@ use plc_replica::audit::DumpJudge;
 use plc_replica::audit::{
     Checker, NewestOperations, Order, Pages, Peer, Sweep, Watch, WatchSettings,
 };
-use plc_replica::follow::{DoubtSettings, Follower, RereadingSettings};
+use plc_replica::follow::{DoubtSettings, Follower, RereadingSettings, SwitchSettings};
 use plc_replica::live::{Feed, Mode, Status};
 use plc_replica::serve::{self, ReadThrough, ServeSettings, ServeState};
 use plc_replica::store::{Store, StoredDivergence};
@@ -69,7 +69,7 @@ impl Watched {
         let client = ExportClient::new(&upstream.url(), requests, "test", limits).unwrap();
         let store = Store::open(&place.url).await.unwrap();
         let source = store.source().await.unwrap();
-        let status = Arc::new(Status::new(client.base(), source.as_ref()));
+        let status = Arc::new(Status::new([client.base()], source.as_ref()));
         let feed = Arc::new(Feed::new());
         let verifier: Arc<dyn Verifier> = Arc::new(PlainVerifier);
         let shutdown = CancellationToken::new();
@@ -80,19 +80,20 @@ impl Watched {
             feed: Arc::clone(&feed),
             status: Arc::clone(&status),
             verifier: Arc::clone(&verifier),
-            upstream: Some(Arc::new(ReadThrough::new(&client, Arc::clone(&verifier)))),
+            upstream: Some(Arc::new(reading_through(&client, Arc::clone(&verifier)))),
             forward: None,
             settings: ServeSettings::default(),
         };
         let watch = Watch::new(
             Checker { store: store.clone(), verifier: Arc::clone(&verifier) },
-            Peer::Server(client.clone()),
+            vec![Peer::Server(client.clone())],
             Arc::clone(&status),
             times,
         );
         let follower = Follower {
             store: store.clone(),
-            client,
+            upstreams: vec![client],
+            switching: SwitchSettings::default(),
             verifier,
             feed,
             status: Arc::clone(&status),
@@ -747,6 +748,12 @@ async fn unknown_identities_cannot_flood_the_upstream() {
     watched.end().await;
 }
 
+/// Read-through of one upstream.
+pub fn reading_through(client: &ExportClient, verifier: Arc<dyn Verifier>) -> ReadThrough {
+    let status = Arc::new(Status::new([client.base()], None));
+    ReadThrough::new(std::slice::from_ref(client), &[], status, verifier)
+}
+
 /// Fails at every signature.
 struct Panicking;
 
@@ -762,7 +769,7 @@ async fn a_question_that_ends_in_a_panic_can_be_asked_again() {
     let upstream = FakeUpstream::start(entries(&told.story)).await;
     let client = ExportClient::new(&upstream.url(), 0, "test", Limits::default()).unwrap();
     let replica =
-        Replica::start_reading_through(ReadThrough::new(&client, Arc::new(Panicking))).await;
+        Replica::start_reading_through(reading_through(&client, Arc::new(Panicking))).await;
     for asked in 1..=6 {
         let answer = replica.get(&format!("/{}", told.alice.did)).await;
         // That it is not there nobody can say.
@@ -779,7 +786,7 @@ async fn what_comes_while_the_upstream_is_asked_is_answered() {
     upstream.fail(Route::Identity, usize::MAX, Fault::Silence);
     let client = ExportClient::new(&upstream.url(), 0, "test", Limits::default()).unwrap();
     let mut replica =
-        Replica::start_reading_through(ReadThrough::new(&client, Arc::new(PlainVerifier))).await;
+        Replica::start_reading_through(reading_through(&client, Arc::new(PlainVerifier))).await;
     let new = |did, at, sequence, handle| stored(did, at, sequence, &operation(handle));
     let first = new(ALICE, "2024-01-01T00:00:00.000Z", 1, "at://old.example");
     replica.commit(vec![first]).await;

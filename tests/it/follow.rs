@@ -15,7 +15,9 @@ use flate2::read::GzDecoder;
 use futures::StreamExt;
 use plc_curve::{FastVerifier, Tables};
 use plc_replica::audit::fsck;
-use plc_replica::follow::{DoubtSettings, FollowError, Follower, RereadingSettings};
+use plc_replica::follow::{
+    DoubtSettings, FollowError, Follower, RereadingSettings, SwitchSettings,
+};
 use plc_replica::live::{Feed, Mode, Status};
 use plc_replica::serve::{self, ServeSettings, ServeState};
 use plc_replica::store::{Store, StoredDivergence};
@@ -63,7 +65,7 @@ pub struct Running {
 }
 
 /// Bounds that make the tests quick where an upstream is silent or away.
-fn limits() -> Limits {
+pub fn limits() -> Limits {
     Limits {
         silence: Duration::from_millis(500),
         backoff_first: Duration::from_millis(20),
@@ -113,7 +115,9 @@ impl Running {
         verifier: Arc<dyn Verifier>,
     ) -> Running {
         let (rereading, doubts) = (RereadingSettings::default(), DoubtSettings::default());
-        Running::start_with(url, upstream, limits(), rereading, doubts, verifier).await
+        let client = ExportClient::new(upstream, 0, "test", limits()).unwrap();
+        let switching = SwitchSettings::default();
+        Running::start_with(url, vec![client], switching, rereading, doubts, verifier).await
     }
 
     /// The same within these bounds.
@@ -124,21 +128,33 @@ impl Running {
         rereading: RereadingSettings,
         doubts: DoubtSettings,
     ) -> Running {
+        let client = ExportClient::new(upstream, 0, "test", limits).unwrap();
+        Running::start_among(url, vec![client], SwitchSettings::default(), rereading, doubts).await
+    }
+
+    /// Follows any of these.
+    pub async fn start_among(
+        url: &str,
+        upstreams: Vec<ExportClient>,
+        switching: SwitchSettings,
+        rereading: RereadingSettings,
+        doubts: DoubtSettings,
+    ) -> Running {
         let verifier = Arc::new(FastVerifier::new(Tables::On));
-        Running::start_with(url, upstream, limits, rereading, doubts, verifier).await
+        Running::start_with(url, upstreams, switching, rereading, doubts, verifier).await
     }
 
     async fn start_with(
         url: &str,
-        upstream: &str,
-        limits: Limits,
+        upstreams: Vec<ExportClient>,
+        switching: SwitchSettings,
         rereading: RereadingSettings,
         doubts: DoubtSettings,
         verifier: Arc<dyn Verifier>,
     ) -> Running {
-        let client = ExportClient::new(upstream, 0, "test", limits).unwrap();
         let store = Store::open(url).await.unwrap();
-        let status = Arc::new(Status::of_store(client.base(), &store).await.unwrap());
+        let bases = upstreams.iter().map(ExportClient::base);
+        let status = Arc::new(Status::of_store(bases, &store).await.unwrap());
         let feed = Arc::new(Feed::new());
         let shutdown = CancellationToken::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -155,7 +171,8 @@ impl Running {
         let server = tokio::spawn(serve::run(listener, state, shutdown.clone()));
         let follower = Follower {
             store: store.clone(),
-            client,
+            upstreams,
+            switching,
             verifier,
             feed,
             status: Arc::clone(&status),
@@ -187,6 +204,14 @@ impl Running {
             .unwrap();
         assert_eq!(damages, []);
         self.store
+    }
+
+    /// Drops what follows where it waits, as a crash does.
+    pub async fn crash(self) {
+        self.follower.abort();
+        assert!(self.follower.await.is_err_and(|error| error.is_cancelled()));
+        self.shutdown.cancel();
+        self.server.await.unwrap();
     }
 
     /// Why following ends for good.
@@ -362,7 +387,7 @@ async fn every_kind_of_attack_is_refused_by_name() {
 }
 
 /// A life of some identities, told in order.
-fn lives(seed: u64, identities: usize) -> Story {
+pub fn lives(seed: u64, identities: usize) -> Story {
     let mut story = Story::seeded(seed);
     let told: Vec<_> = (0..identities)
         .map(|n| story.create().handle(&format!("n{n}.example.com")).accepted())

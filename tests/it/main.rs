@@ -14,6 +14,7 @@ mod crash;
 mod doubts;
 mod explorer;
 mod export;
+mod failover;
 mod follow;
 mod forward;
 mod fsck;

@@ -100,7 +100,7 @@ impl Replica {
         let state = ServeState {
             store,
             feed: Arc::new(feed),
-            status: Arc::new(Status::new(UPSTREAM, Some(&source))),
+            status: Arc::new(Status::new([UPSTREAM], Some(&source))),
             verifier: Arc::new(PlainVerifier),
             upstream: upstream.map(Arc::new),
             forward: None,

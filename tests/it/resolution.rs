@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use did_plc::signature::{Signed, UnsupportedKey, Verifier};
 use plc_replica::live::Feed;
+use plc_replica::serve::ServeSettings;
 use plc_replica::serve::limits::Limits;
-use plc_replica::serve::{ReadThrough, ServeSettings};
 use plc_replica::store::StoredOperation;
 use plc_replica::upstream::ExportClient;
 use plc_testkit::builder::Story;
 use reqwest::header::ACCEPT;
 use serde_json::{Value, json};
 
-use crate::audit::{Watched, entries, tell};
+use crate::audit::{Watched, entries, reading_through, tell};
 use crate::follow::places;
 use crate::replica::{Answer, Replica, operation, stored};
 use plc_testkit::fake_upstream::FakeUpstream;
@@ -242,7 +242,7 @@ async fn an_internal_failure_is_no_absence() {
     let upstream = FakeUpstream::start(entries(&story)).await;
     let client =
         ExportClient::new(&upstream.url(), 0, "test", plc_replica::upstream::Limits::default());
-    let read_through = ReadThrough::new(&client.unwrap(), Arc::new(Broken));
+    let read_through = reading_through(&client.unwrap(), Arc::new(Broken));
     let mut replica = Replica::start_reading_through(read_through).await;
     replica.caught_up();
     let answer = replica.get(&format!("/1.0/identifiers/{alice}")).await;

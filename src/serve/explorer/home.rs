@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use maud::{Markup, html};
 
-use crate::live::{Mode, Outlook};
+use crate::live::{Mode, Outlook, Standing, UpstreamReport};
 use crate::store::claims::ClaimsIndex;
 use crate::store::{MOST_COUNTED, Statistics};
 use crate::words::{duration, number, plural};
@@ -17,10 +17,12 @@ use super::text::text;
 /// What the page says.
 #[derive(Debug, Clone)]
 pub struct Report {
-    /// Base URL of the upstream.
+    /// Base URL of the upstream that is followed.
     pub upstream: String,
     /// Whether it is sent what clients write.
     pub takes_writes: bool,
+    /// How it stands with each that can be followed, in order of preference.
+    pub upstreams: Vec<UpstreamReport>,
     /// What the follower is doing.
     pub mode: Mode,
     /// Whether the log was caught up once.
@@ -56,6 +58,10 @@ pub fn home_page(report: &Report) -> String {
                 dd {
                     (text(&report.upstream))
                     @if report.takes_writes { ", to which writes are passed on" }
+                }
+                @if report.upstreams.len() > 1 {
+                    dt { "Upstreams, by preference" }
+                    @for upstream in &report.upstreams { dd { (standing(upstream, report.now)) } }
                 }
                 dt { "Cursor" }
                 dd { "sequence number " (number(report.sequence.unsigned_abs())) }
@@ -119,6 +125,20 @@ fn rest(report: &Report) -> Markup {
             @if let Some(rate) = rate { ", " (number(rate as u64)) " a second" }
             @if let Some(left) = left { ", about " (duration(left)) " left" }
         }
+    }
+}
+
+fn standing(upstream: &UpstreamReport, now: Timestamp) -> Markup {
+    let class = match upstream.standing {
+        Standing::Followed | Standing::Ready => "good",
+        Standing::Away | Standing::Behind | Standing::Unknown => "warn",
+        Standing::Refuted => "bad",
+    };
+    html! {
+        (text(&upstream.base)) " "
+        span.tag.(class) { (upstream.standing.name()) }
+        " since " (time_ago(upstream.since, now))
+        @if !upstream.reason.is_empty() { ": it " (text(&upstream.reason)) }
     }
 }
 

@@ -48,6 +48,7 @@ pub(super) async fn home(State(server): State<Arc<Server>>) -> Answer {
     let report = Report {
         upstream: status.upstream().to_owned(),
         takes_writes: server.state.forward.is_some(),
+        upstreams: status.upstreams().reports(),
         mode: status.mode(),
         caught_up: status.caught_up(),
         sequence: status.sequence(),

@@ -61,7 +61,9 @@ pub async fn submit(
 ) -> Result<Answer, ServeError> {
     let Some(forward) = server.state.forward.clone() else {
         return Err(match did {
-            Ok(_) => ServeError::ReadOnly { upstream: server.state.status.upstream().to_owned() },
+            Ok(_) => ServeError::ReadOnly {
+                upstream: server.state.status.upstreams().preferred().to_owned(),
+            },
             Err(_) => ServeError::MethodNotAllowed(Method::POST),
         });
     };

@@ -86,6 +86,8 @@ pub struct Plan {
     pub settings: Settings,
     /// Processes that want to follow.
     pub processes: usize,
+    /// Whether there is a second upstream, with which nothing is ever wrong.
+    pub second: bool,
     pub spells: Vec<Spell>,
     pub blows: Vec<(Duration, Blow)>,
     /// Whether what is whole is watched until everything was read twice.
@@ -185,6 +187,8 @@ impl Plan {
             storm,
             settings,
             processes,
+            // Each backend has some.
+            second: seed % 7 >= 5,
             spells,
             blows,
             reads_twice,
@@ -344,8 +348,12 @@ impl fmt::Display for Plan {
         let backend = if self.on_postgres { "Postgres" } else { "SQLite" };
         writeln!(
             f,
-            "plan {} on {backend}: {:?} of faults, {} process(es), {:?}",
-            self.seed, self.storm, self.processes, self.settings
+            "plan {} on {backend}: {:?} of faults, {} process(es), {} upstream(s), {:?}",
+            self.seed,
+            self.storm,
+            self.processes,
+            1 + usize::from(self.second),
+            self.settings
         )?;
         for Spell { begins, ends, trouble, .. } in &self.spells {
             match trouble {

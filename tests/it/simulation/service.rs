@@ -7,7 +7,9 @@ use std::time::Duration;
 use did_plc::signature::{PlainVerifier, Verifier};
 use plc_curve::{FastVerifier, Tables};
 use plc_replica::audit::{Checker, Peer, Watch, WatchSettings};
-use plc_replica::follow::{DoubtSettings, Follower, RereadingSettings, keep_claims_index};
+use plc_replica::follow::{
+    DoubtSettings, Follower, RereadingSettings, SwitchSettings, keep_claims_index,
+};
 use plc_replica::live::{Feed, Status};
 use plc_replica::serve::{self, ReadThrough, ServeSettings, ServeState};
 use plc_replica::store::{Store, StoreError};
@@ -47,8 +49,8 @@ pub struct Service {
 }
 
 impl Service {
-    /// Starts it on this database and this upstream.
-    pub fn start(settings: &Settings, database: &str, upstream: &str) -> Service {
+    /// Starts it on this database and these upstreams.
+    pub fn start(settings: &Settings, database: &str, upstreams: &[String]) -> Service {
         let shutdown = CancellationToken::new();
         // As `serve` does it: who connects before the database is there waits.
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -57,7 +59,7 @@ impl Service {
         let run = run(
             settings.clone(),
             database.to_owned(),
-            upstream.to_owned(),
+            upstreams.to_vec(),
             TcpListener::from_std(listener).unwrap(),
             shutdown.clone(),
         );
@@ -104,13 +106,16 @@ impl Service {
 async fn run(
     settings: Settings,
     database: String,
-    upstream: String,
+    upstreams: Vec<String>,
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), String> {
     let limits = Limits { page: settings.page, ..Limits::default() };
-    let client = ExportClient::new(&upstream, REQUESTS_PER_MINUTE, "simulation", limits).unwrap();
-    let opening = open(&database, client.base());
+    let client = |url: &String| {
+        ExportClient::new(url, REQUESTS_PER_MINUTE, "simulation", limits.clone()).unwrap()
+    };
+    let upstreams: Vec<ExportClient> = upstreams.iter().map(client).collect();
+    let opening = open(&database, &upstreams);
     let Some(opened) = shutdown.run_until_cancelled(opening).await else { return Ok(()) };
     let (store, status) = opened?;
     let verifier: Arc<dyn Verifier> = match settings.fast_signatures {
@@ -119,7 +124,8 @@ async fn run(
     };
     let follower = Follower {
         store: store.clone(),
-        client,
+        upstreams,
+        switching: SwitchSettings::default(),
         verifier: Arc::clone(&verifier),
         feed: Arc::new(Feed::new()),
         status: Arc::new(status),
@@ -128,9 +134,9 @@ async fn run(
     };
     if settings.audit {
         let checker = Checker { store: store.clone(), verifier: Arc::clone(&verifier) };
-        let peer = Peer::Server(follower.client.clone());
+        let peers = follower.upstreams.iter().cloned().map(Peer::Server).collect();
         let watching = WatchSettings::per_minute(AUDIT_REQUESTS_PER_MINUTE);
-        let watch = Watch::new(checker, peer, Arc::clone(&follower.status), watching);
+        let watch = Watch::new(checker, peers, Arc::clone(&follower.status), watching);
         tokio::spawn(watch.run(shutdown.clone()));
     }
     if settings.claims {
@@ -141,9 +147,10 @@ async fn run(
         store,
         feed: Arc::clone(&follower.feed),
         status: Arc::clone(&follower.status),
-        upstream: settings
-            .read_through
-            .then(|| Arc::new(ReadThrough::new(&follower.client, Arc::clone(&verifier)))),
+        upstream: settings.read_through.then(|| {
+            let (status, verifier) = (Arc::clone(&follower.status), Arc::clone(&verifier));
+            Arc::new(ReadThrough::new(&follower.upstreams, &[], status, verifier))
+        }),
         forward: None,
         verifier,
         settings: ServeSettings { stream_catch_up: STREAM_CATCH_UP, ..ServeSettings::default() },
@@ -154,11 +161,12 @@ async fn run(
 }
 
 /// Opens the store, and waits for a database that is away.
-async fn open(database: &str, upstream: &str) -> Result<(Store, Status), String> {
+async fn open(database: &str, upstreams: &[ExportClient]) -> Result<(Store, Status), String> {
     loop {
         let opened = async {
             let store = Store::open(database).await?;
-            let status = Status::of_store(upstream, &store).await?;
+            let bases = upstreams.iter().map(ExportClient::base);
+            let status = Status::of_store(bases, &store).await?;
             Ok((store, status))
         };
         match opened.await {

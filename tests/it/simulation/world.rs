@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use plc_testkit::fake_upstream::FakeUpstream;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -25,7 +26,10 @@ pub struct World<'a> {
     pub time: Time,
     pub database: Mutex<Database>,
     pub upstream: Mutex<Upstream>,
-    upstream_url: String,
+    /// One with the same log, with which nothing is wrong.
+    second: Option<FakeUpstream>,
+    /// In order of preference.
+    upstream_urls: Vec<String>,
     /// By process; none while it is gone.
     pub processes: RefCell<Vec<Option<Service>>>,
     /// The way of each process to the database, and the URL by it.
@@ -62,9 +66,15 @@ impl World<'_> {
         let time = Time::begin();
         database.tell_time(&time).await;
         let upstream = Upstream::start(&telling.at_start, plan.seed).await;
+        let second = match plan.second {
+            true => Some(FakeUpstream::start(telling.at_start.clone()).await),
+            false => None,
+        };
+        let upstreams = std::iter::once(&upstream.fake).chain(&second);
         World {
             plan,
-            upstream_url: upstream.fake.url(),
+            upstream_urls: upstreams.map(FakeUpstream::url).collect(),
+            second,
             time,
             database: database.into(),
             upstream: upstream.into(),
@@ -89,7 +99,7 @@ impl World<'_> {
 
     fn start(&self, process: usize) {
         let service =
-            Service::start(&self.plan.settings, &self.ways[process].1, &self.upstream_url);
+            Service::start(&self.plan.settings, &self.ways[process].1, &self.upstream_urls);
         self.processes.borrow_mut()[process] = Some(service);
     }
 
@@ -135,12 +145,14 @@ impl World<'_> {
                 Moment::Ends(number) => self.end(number).await,
                 Moment::Grows(number) => {
                     let upstream = self.upstream.lock().await;
-                    match &telling.growth[number].1 {
-                        Growth::More(entries) => upstream.fake.append_all(entries.clone()),
-                        Growth::Instead(after, entries) => {
-                            tracing::info!("the upstream is restored up to {after}");
-                            upstream.fake.replace_after(*after, entries.clone());
-                            upstream.fake.close_streams(1012, "restart");
+                    for fake in std::iter::once(&upstream.fake).chain(&self.second) {
+                        match &telling.growth[number].1 {
+                            Growth::More(entries) => fake.append_all(entries.clone()),
+                            Growth::Instead(after, entries) => {
+                                tracing::info!("the upstream is restored up to {after}");
+                                fake.replace_after(*after, entries.clone());
+                                fake.close_streams(1012, "restart");
+                            }
                         }
                     }
                 }

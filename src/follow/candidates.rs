@@ -1,0 +1,683 @@
+//! The upstreams that can be followed, in order of preference, and which of them is.
+//!
+//! What is held here is the measure: all of it was verified, and was stated by one that was followed. Each upstream is
+//! asked now and then for the newest of it ([`Newest`]). Who has all of it can be followed from the stored cursor on,
+//! whoever it came from. Who lacks the end of it is behind, and is not followed before it has caught up: what it brings
+//! would be read twice, and its end be taken for a loss. Who states something else while another one bears out what is
+//! held is refuted. Where nobody bears it out, all of them may be right, as after the restore of a backup that all
+//! others have followed: then the one that was followed last is followed on, as if there were no other.
+//!
+//! The first in order that is well is followed, and none is left for one that is less preferred while it is well. One
+//! that was not well has to be so for a while before it is returned to, and twice as long each time it does not last.
+//!
+//! Nothing of this is stored but which upstream was followed last, and that after the comparison: a process that ends at
+//! any point begins with a comparison.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::agreement::{Agreement, Newest};
+use super::contact::Contact;
+use crate::clock;
+use crate::live::{Mode, Standing, Status};
+use crate::store::{DivergenceKind, Lease, NewDivergence, Source, Store, StoreError, audit_log};
+use crate::upstream::ExportClient;
+use did_plc::Did;
+
+/// How long an answer to a comparison is waited for.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Between two looks at whether the one that is followed is still well.
+const TICK: Duration = Duration::from_secs(1);
+/// Lines within an hour that do not verify, where another upstream has others that do, until an upstream is refuted: one
+/// may be a damaged row.
+const MISSTATED: usize = 3;
+const HOUR: Duration = Duration::from_secs(60 * 60);
+
+/// When another upstream is followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SwitchSettings {
+    /// How often each upstream is asked for what is held here; ten times as often while the one that is followed is not
+    /// well.
+    pub look: Duration,
+    /// One that is followed is away when it has failed for so long.
+    pub away: Duration,
+    /// One is behind when it lacks for so long what is held here, or what another one has.
+    pub behind: Duration,
+    /// One that was away or behind is returned to when it was well for so long, or twice as long each time it was not
+    /// followed for an hour.
+    pub well: Duration,
+    /// The same of one that was refuted.
+    pub repented: Duration,
+    /// What only one upstream states, and nobody else bears out or refutes, is believed after so long.
+    pub alone: Duration,
+}
+
+impl Default for SwitchSettings {
+    fn default() -> SwitchSettings {
+        SwitchSettings {
+            look: Duration::from_secs(60),
+            away: Duration::from_secs(30),
+            behind: Duration::from_secs(2 * 60),
+            well: Duration::from_secs(5 * 60),
+            repented: HOUR,
+            alone: HOUR,
+        }
+    }
+}
+
+/// The upstreams of one follower.
+pub struct Candidates {
+    /// In order of preference.
+    all: Vec<Candidate>,
+    settings: SwitchSettings,
+    status: Arc<Status>,
+    /// The one that is followed; none while it is to be chosen.
+    followed: Option<usize>,
+    /// It is followed though nobody bears out what it states, or there is no other.
+    alone: bool,
+    contact: Arc<Contact>,
+    /// A number that another one has and the followed one has not brought, and when it was seen there.
+    ahead: Option<(i64, Instant)>,
+    /// When what the followed one stated did not verify, and what another one did.
+    misstated: VecDeque<Instant>,
+}
+
+/// The one that is followed, for as long as a session lasts.
+#[derive(Debug, Clone)]
+pub struct Followed {
+    /// It.
+    pub client: ExportClient,
+    /// The others, who are asked before what does not fit is believed, in order of preference.
+    pub others: Vec<ExportClient>,
+    /// Who is told how it answers.
+    pub contact: Arc<Contact>,
+    /// It is believed without asking the others.
+    pub alone: bool,
+}
+
+/// One of them.
+struct Candidate {
+    client: ExportClient,
+    /// What came of asking it last.
+    opinion: Opinion,
+    /// How often in a row it has not answered.
+    unanswered: u32,
+    /// Since when it lacks something up to this number of those that are held; none while it lacks nothing.
+    lacks: Option<(i64, Instant)>,
+    /// Since when it is well; none while it is not.
+    well_since: Option<Instant>,
+    /// How long it has to be well before it is followed for its place in the order.
+    probation: Duration,
+    /// Why it is not to be followed until then, whatever its log has.
+    refuted: Option<String>,
+    /// The identity of which a difference is on record.
+    recorded: Option<Did>,
+    /// When it began to be followed last.
+    followed_at: Option<Instant>,
+}
+
+/// What is known of one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Opinion {
+    /// Nothing.
+    Unknown,
+    /// It does not answer.
+    Silent(String),
+    /// How its log compares with what is held.
+    Compared(Agreement),
+    /// It was found to lie, by other means.
+    Lies(String),
+    /// It does not have what another one has.
+    Behind(i64),
+}
+
+impl Candidates {
+    /// These, of which nothing is known yet. With one there is nothing to choose.
+    pub fn new(
+        clients: &[ExportClient],
+        settings: SwitchSettings,
+        status: &Arc<Status>,
+    ) -> Candidates {
+        let all: Vec<Candidate> = clients.iter().cloned().map(Candidate::new).collect();
+        let only = (all.len() == 1).then_some(0);
+        Candidates {
+            all,
+            settings,
+            status: Arc::clone(status),
+            followed: only,
+            alone: only.is_some(),
+            contact: Arc::new(Contact::new()),
+            ahead: None,
+            misstated: VecDeque::new(),
+        }
+    }
+
+    /// The one that is followed, or was last, or is preferred.
+    pub fn client(&self) -> &ExportClient {
+        &self.all[self.followed.unwrap_or(self.status.upstreams().followed())].client
+    }
+
+    /// All but that one, in order of preference.
+    pub fn others(&self) -> Vec<ExportClient> {
+        let base = self.client().base();
+        let others = self.all.iter().map(|candidate| &candidate.client);
+        others.filter(|client| client.base() != base).cloned().collect()
+    }
+
+    /// Those of the others that are well.
+    pub fn well(&self) -> Vec<ExportClient> {
+        let others = (0..self.all.len()).filter(|place| self.followed != Some(*place));
+        let well = others.filter(|place| self.is_well(*place));
+        well.map(|place| self.all[place].client.clone()).collect()
+    }
+
+    /// What a session with that one works with.
+    pub fn followed(&self) -> Followed {
+        Followed {
+            client: self.client().clone(),
+            others: self.others(),
+            contact: Arc::clone(&self.contact),
+            alone: self.alone,
+        }
+    }
+
+    /// Whether nobody else has a say in what the one that is followed states.
+    pub fn is_alone(&self) -> bool {
+        self.alone
+    }
+
+    /// Makes sure that one is followed which has the log that is held here, and that the store remembers it as the
+    /// one. False when asked to end before there was one. A crash leaves the upstream of before, and the choice is made
+    /// again.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    pub async fn choose(
+        &mut self,
+        (store, lease): (&Store, &Lease),
+        source: &Source,
+        shutdown: &CancellationToken,
+    ) -> Result<bool, StoreError> {
+        // Another process may have followed another one meanwhile.
+        let followed = self.followed.map(|place| self.all[place].client.base());
+        if followed.is_some_and(|base| base == source.upstream || self.all.len() == 1) {
+            return Ok(true);
+        }
+        self.followed = None;
+        let begun = Instant::now();
+        let mut said = false;
+        let everybody: Vec<usize> = (0..self.all.len()).collect();
+        let chosen = loop {
+            self.look(store, &everybody).await?;
+            let pause = match self.choice() {
+                Some(place) if self.all[place].has_all() => break place,
+                // What it lacks was received a moment ago.
+                Some(_) if begun.elapsed() < self.settings.away => {
+                    TICK.min(self.settings.away / 10)
+                }
+                Some(place) => {
+                    self.all[place].begin_probation(&self.settings, false);
+                    self.settings.look / 10
+                }
+                None => {
+                    if let Some(place) = self.last_resort(source, begun.elapsed()) {
+                        self.alone = true;
+                        break place;
+                    }
+                    if !std::mem::replace(&mut said, true) {
+                        self.say_that_there_is_none(source);
+                    }
+                    self.settings.look / 10
+                }
+            };
+            self.status.set_mode(Mode::Waiting);
+            if shutdown.run_until_cancelled(sleep(pause)).await.is_none() {
+                return Ok(false);
+            }
+        };
+        let base = self.all[chosen].client.base().to_owned();
+        if base != source.upstream {
+            store.set_upstream(lease, &base).await?;
+        }
+        self.follow(chosen);
+        Ok(true)
+    }
+
+    /// Watches while one is followed, until another one is to be: it is not well any more, or one that is preferred to it
+    /// is. May be dropped at any time.
+    pub async fn watch(&mut self, store: &Store) {
+        let mut next_look = Instant::now();
+        loop {
+            sleep(TICK.min(self.settings.look / 10)).await;
+            self.state();
+            let is_well = self.contact.failing().is_none();
+            let pause = if is_well { self.settings.look } else { self.settings.look / 10 };
+            next_look = next_look.min(Instant::now() + pause);
+            if self.all.len() == 1 || Instant::now() < next_look {
+                continue;
+            }
+            next_look = Instant::now() + pause;
+            // The one that is followed is not troubled while its reader gets no answer either.
+            let places =
+                (0..self.all.len()).filter(|place| is_well || Some(*place) != self.followed);
+            let places: Vec<usize> = places.collect();
+            if let Err(error) = self.look(store, &places).await {
+                tracing::debug!("the upstreams cannot be compared with what is held: {error}");
+                continue;
+            }
+            self.look_ahead();
+            self.state();
+            if self.choice().is_some_and(|choice| Some(choice) != self.followed) {
+                return;
+            }
+        }
+    }
+
+    /// Whether the one that is followed has what it gave us; if not, another one is to be chosen.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    pub async fn still_has_all(&mut self, store: &Store) -> Result<bool, StoreError> {
+        if let Some(place) = self.followed {
+            // What was known of it is of no use.
+            self.all[place].opinion = Opinion::Unknown;
+        }
+        let everybody: Vec<usize> = (0..self.all.len()).collect();
+        self.look(store, &everybody).await?;
+        let has_all = self.followed.is_some_and(|place| self.all[place].has_all());
+        if !has_all {
+            self.leave();
+        }
+        Ok(has_all)
+    }
+
+    /// The cursor was put back to what the one that is followed has.
+    pub fn has_stepped_back(&mut self) {
+        if let Some(place) = self.followed {
+            self.all[place].opinion = Opinion::Compared(Agreement::Same { next: None });
+            self.contact.well_at(Instant::now());
+            self.alone = self.all.len() == 1;
+        }
+    }
+
+    /// The one that is followed has stated so many lines that do not verify, where another one states some that do. True
+    /// when it is refuted by that, and another one is to be chosen.
+    pub fn misstates(&mut self, lines: usize, other: &str) -> bool {
+        let now = Instant::now();
+        self.misstated.extend(std::iter::repeat_n(now, lines.min(MISSTATED)));
+        self.misstated.retain(|at| at.elapsed() < HOUR);
+        let refuted = self.misstated.len() >= MISSTATED;
+        if refuted {
+            self.refute(format!(
+                "states what does not verify, where {other} states under the same numbers what does"
+            ));
+        }
+        refuted
+    }
+
+    /// The one that is followed was found to lie.
+    pub fn refute(&mut self, reason: String) {
+        if let Some(place) = self.followed {
+            self.all[place].opinion = Opinion::Lies(reason);
+        }
+        self.leave();
+    }
+
+    /// Another one than the one that is followed is to be chosen.
+    pub fn leave(&mut self) {
+        let Some(place) = self.followed.filter(|_| self.all.len() > 1) else { return };
+        let upstream = self.all[place].client.base().to_owned();
+        let (standing, reason) = self.standing(place);
+        if standing == Standing::Followed && self.all[place].has_all() {
+            tracing::warn!(
+                "{upstream} is left for an upstream that is preferred, and is well again"
+            );
+        } else {
+            let reason = if reason.is_empty() { "does not have what it gave us" } else { &reason };
+            tracing::warn!("{upstream} is left: it {reason}");
+            let is_soon = self.all[place].followed_at.is_some_and(|at| at.elapsed() < HOUR);
+            if let Some(fault) = self.away() {
+                self.all[place].opinion = Opinion::Silent(fault);
+            }
+            self.all[place].begin_probation(&self.settings, is_soon);
+        }
+        (self.followed, self.alone) = (None, false);
+        self.misstated.clear();
+    }
+
+    /// From here on this one is followed, which was compared with what is held.
+    fn follow(&mut self, place: usize) {
+        let upstreams = self.status.upstreams();
+        if upstreams.followed() != place {
+            metrics::counter!("plc_upstream_switches_total").increment(1);
+        }
+        upstreams.set_followed(place);
+        self.followed = Some(place);
+        self.contact = Arc::new(Contact::new());
+        self.ahead = None;
+        let chosen = &mut self.all[place];
+        chosen.followed_at = Some(Instant::now());
+        let upstream = chosen.client.base();
+        if self.alone {
+            tracing::warn!(
+                "following {upstream}, though no other upstream bears out what it states"
+            );
+        } else {
+            tracing::info!("following {upstream}, which has the log that is held here");
+        }
+        self.state();
+    }
+
+    /// Asks these for the newest of what is held.
+    async fn look(&mut self, store: &Store, places: &[usize]) -> Result<(), StoreError> {
+        let newest = Newest::read(store).await?;
+        let answers = join_all(places.iter().map(|place| {
+            let client = &self.all[*place].client;
+            timeout(PATIENCE, newest.ask(client))
+        }));
+        let answers = answers.await;
+        for (&place, answer) in places.iter().zip(answers) {
+            let candidate = &mut self.all[place];
+            match answer {
+                Ok(Ok(agreement)) => {
+                    candidate.compared(agreement, newest.cursor(), &self.settings);
+                }
+                // Of the one that is followed its reader says it.
+                _ if self.followed == Some(place) => {}
+                Ok(Err(fault)) => candidate.failed(fault.to_string(), &self.settings),
+                Err(_) => {
+                    let silence = format!("there was no answer within {PATIENCE:?}");
+                    candidate.failed(silence, &self.settings);
+                }
+            }
+            candidate.record(store).await?;
+        }
+        if let Some(place) = self.followed {
+            // What was believed without the others is not any more, once it is held.
+            self.alone &= self.all.len() == 1 || !self.all[place].has_all();
+        }
+        self.state();
+        Ok(())
+    }
+
+    /// Whether another one has for too long what the one that is followed has not brought.
+    fn look_ahead(&mut self) {
+        let Some(followed) = self.followed else { return };
+        let cursor = self.status.sequence();
+        let is_live = self.status.mode() == Mode::Live;
+        self.ahead = self.ahead.filter(|(number, _)| is_live && *number > cursor);
+        if let Some((number, since)) = self.ahead {
+            if since.elapsed() >= self.settings.behind {
+                self.all[followed].opinion = Opinion::Behind(number);
+            }
+            return;
+        }
+        let others = self.all.iter().enumerate().filter(|(place, _)| *place != followed);
+        let next = others.filter_map(|(_, other)| other.next()).filter(|next| *next > cursor).min();
+        self.ahead = next.filter(|_| is_live).map(|next| (next, Instant::now()));
+    }
+
+    /// Which one is to be followed as it stands; none where none is well.
+    fn choice(&self) -> Option<usize> {
+        let well = || (0..self.all.len()).filter(|place| self.is_well(*place));
+        let is_trusted =
+            |place: &usize| self.followed == Some(*place) || !self.all[*place].is_on_probation();
+        well().find(is_trusted).or_else(|| well().next())
+    }
+
+    fn is_well(&self, place: usize) -> bool {
+        let is_away = self.followed == Some(place) && self.away().is_some();
+        !is_away && !self.all[place].is_refuted() && self.all[place].is_well(&self.settings)
+    }
+
+    /// Why the one that is followed is away, if it is.
+    fn away(&self) -> Option<String> {
+        let (failing, fault) = self.contact.failing()?;
+        (failing >= self.settings.away).then_some(fault)
+    }
+
+    /// The one that was followed last, once what it states is to be believed though nobody bears out what is held:
+    /// another one states the same, or nobody has said anything else for long.
+    fn last_resort(&self, source: &Source, waited: Duration) -> Option<usize> {
+        let place = self.all.iter().position(|it| it.client.base() == source.upstream)?;
+        let opinion = &self.all[place].opinion;
+        let Opinion::Compared(agreement) = opinion else { return None };
+        let others = || {
+            let others = self.all.iter().enumerate().filter(|(other, _)| *other != place);
+            others.map(|(_, other)| &other.opinion)
+        };
+        let is_borne_out = match agreement {
+            Agreement::Differs(_) => others().any(|other| other == opinion),
+            // Who is away may have what all others lack.
+            Agreement::Lacks { from: ours, .. } => others().all(|other| {
+                matches!(other, Opinion::Compared(Agreement::Lacks { from, .. }) if from == ours)
+            }),
+            Agreement::Same { .. } => false,
+        };
+        (is_borne_out || waited >= self.settings.alone).then_some(place)
+    }
+
+    fn say_that_there_is_none(&self, source: &Source) {
+        let reason =
+            |place: usize| format!("{} {}", self.all[place].client.base(), self.standing(place).1);
+        let reasons: Vec<String> = (0..self.all.len()).map(reason).collect();
+        tracing::error!(
+            cursor = source.cursor,
+            before = source.upstream,
+            "none of the upstreams can be followed: {}; serving goes on, and they are asked again",
+            reasons.join("; ")
+        );
+    }
+
+    /// How it stands with one, and why.
+    fn standing(&self, place: usize) -> (Standing, String) {
+        let followed = self.followed == Some(place);
+        match self.away().filter(|_| followed) {
+            Some(fault) => (Standing::Away, format!("does not answer: {fault}")),
+            None => self.all[place].standing(followed, &self.settings),
+        }
+    }
+
+    /// Shows how it stands with all of them, and logs what is new.
+    fn state(&mut self) {
+        let upstreams = self.status.upstreams();
+        self.all.iter_mut().for_each(Candidate::end_probation);
+        for place in 0..self.all.len() {
+            let (standing, reason) = self.standing(place);
+            let before = upstreams.report(place).map(|report| report.standing);
+            upstreams.set(place, standing, &reason);
+            if before == Some(standing) {
+                continue;
+            }
+            let upstream = self.all[place].client.base();
+            match standing {
+                Standing::Refuted if self.all[place].followed_at.is_none() => tracing::error!(
+                    "{upstream} is not to be followed: it {reason}; it is another log, or has numbers of its own (to \
+                     which `plc-replica renumber` turns a database)"
+                ),
+                Standing::Refuted => {
+                    tracing::error!("{upstream} is not to be followed: it {reason}")
+                }
+                Standing::Away | Standing::Behind => tracing::warn!("{upstream} {reason}"),
+                Standing::Ready => tracing::info!("{upstream} has the log that is held here"),
+                Standing::Followed | Standing::Unknown => {}
+            }
+        }
+    }
+}
+
+impl Candidate {
+    fn new(client: ExportClient) -> Candidate {
+        Candidate {
+            client,
+            opinion: Opinion::Unknown,
+            unanswered: 0,
+            lacks: None,
+            well_since: None,
+            probation: Duration::ZERO,
+            refuted: None,
+            recorded: None,
+            followed_at: None,
+        }
+    }
+
+    /// It was compared with what is held.
+    fn compared(&mut self, agreement: Agreement, cursor: i64, settings: &SwitchSettings) {
+        self.unanswered = 0;
+        // One that grows is behind by something else each time.
+        self.lacks = match agreement {
+            Agreement::Lacks { from, .. } => {
+                let before = self.lacks.filter(|(up_to, _)| from <= *up_to);
+                Some(before.unwrap_or((cursor, Instant::now())))
+            }
+            _ => None,
+        };
+        self.opinion = Opinion::Compared(agreement);
+        self.note(settings);
+    }
+
+    /// It did not answer. Once is nothing, after it has.
+    fn failed(&mut self, reason: String, settings: &SwitchSettings) {
+        self.unanswered += 1;
+        if self.unanswered > 1 || self.opinion == Opinion::Unknown {
+            self.opinion = Opinion::Silent(reason);
+        }
+        self.note(settings);
+    }
+
+    /// Notes whether it is well.
+    fn note(&mut self, settings: &SwitchSettings) {
+        if self.is_well(settings) {
+            self.well_since.get_or_insert_with(Instant::now);
+        } else {
+            self.well_since = None;
+            let differs = matches!(self.opinion, Opinion::Compared(Agreement::Differs(_)));
+            let probation = if differs { settings.repented } else { settings.well };
+            self.probation = self.probation.max(probation);
+        }
+    }
+
+    /// It is left: it has to be well for a while before it is followed again, for twice as long where it was followed
+    /// only for a short time since.
+    fn begin_probation(&mut self, settings: &SwitchSettings, is_soon: bool) {
+        let refutation = match &self.opinion {
+            Opinion::Lies(reason) => Some(reason.clone()),
+            Opinion::Compared(Agreement::Differs(difference)) => Some(difference.to_string()),
+            _ => None,
+        };
+        let (least, most) = match refutation {
+            Some(_) => (settings.repented, settings.repented * 24),
+            None => (settings.well, settings.well * 12),
+        };
+        let again = is_soon && !self.probation.is_zero();
+        self.probation = if again { (self.probation * 2).clamp(least, most) } else { least };
+        self.refuted = self.refuted.take().or(refutation);
+        self.well_since = None;
+    }
+
+    /// One that was refuted and has been well for long enough is like any other.
+    fn end_probation(&mut self) {
+        if !self.is_on_probation() {
+            self.refuted = None;
+        }
+    }
+
+    fn is_on_probation(&self) -> bool {
+        match self.well_since {
+            Some(since) => since.elapsed() < self.probation,
+            None => !self.probation.is_zero(),
+        }
+    }
+
+    fn is_refuted(&self) -> bool {
+        self.refuted.is_some()
+    }
+
+    /// Whether it has what is held here, but what may still be on its way there.
+    fn is_well(&self, settings: &SwitchSettings) -> bool {
+        match &self.opinion {
+            // Clocks may jump.
+            Opinion::Compared(Agreement::Lacks { received_ago, .. }) => {
+                let is_new = self.lacks.is_none_or(|(_, since)| since.elapsed() < settings.behind);
+                *received_ago < settings.behind && is_new
+            }
+            opinion => self.has_all() && self.unanswered < 2 && *opinion != Opinion::Unknown,
+        }
+    }
+
+    /// Whether it has all that is held here up to the cursor.
+    fn has_all(&self) -> bool {
+        matches!(self.opinion, Opinion::Compared(Agreement::Same { .. }))
+    }
+
+    /// The number that comes after the cursor there.
+    fn next(&self) -> Option<i64> {
+        match &self.opinion {
+            Opinion::Compared(Agreement::Same { next }) => *next,
+            _ => None,
+        }
+    }
+
+    /// How it stands with it, and why.
+    fn standing(&self, followed: bool, settings: &SwitchSettings) -> (Standing, String) {
+        if let Some(reason) = self.refuted.as_ref().filter(|_| !followed) {
+            return (Standing::Refuted, reason.clone());
+        }
+        let (standing, reason) = match &self.opinion {
+            Opinion::Unknown => (Standing::Unknown, String::new()),
+            Opinion::Silent(reason) => (Standing::Away, format!("does not answer: {reason}")),
+            Opinion::Lies(reason) => (Standing::Refuted, reason.clone()),
+            Opinion::Behind(number) => {
+                (Standing::Behind, format!("does not have number {number}, which another one has"))
+            }
+            Opinion::Compared(Agreement::Differs(difference)) => {
+                (Standing::Refuted, difference.to_string())
+            }
+            Opinion::Compared(Agreement::Lacks { from, .. }) if !self.is_well(settings) => {
+                (Standing::Behind, format!("has nothing from number {from} on"))
+            }
+            Opinion::Compared(_) => (Standing::Ready, String::new()),
+        };
+        let is_followed =
+            followed && !matches!(self.opinion, Opinion::Lies(_) | Opinion::Behind(_));
+        (if is_followed { Standing::Followed } else { standing }, reason)
+    }
+
+    /// Keeps both sides of a difference as a record, which is closed when there is none any more. Another log differs in
+    /// all that comes: of that the first is enough.
+    async fn record(&mut self, store: &Store) -> Result<(), StoreError> {
+        let Opinion::Compared(agreement) = &self.opinion else { return Ok(()) };
+        let (base, kind) = (self.client.base(), DivergenceKind::RestatedSequence.name());
+        match (agreement, self.recorded) {
+            (Agreement::Differs(difference), None) => {
+                let held = store.sequences(&[difference.sequence]).await?;
+                let Some(held) = held.first() else { return Ok(()) };
+                let did = held.did.to_string();
+                let record = NewDivergence {
+                    source: base.to_owned(),
+                    did: did.clone(),
+                    kind: kind.to_owned(),
+                    subject: held.cid().to_string(),
+                    ours: Some(audit_log(&store.history(&held.did).await?)),
+                    theirs: difference.line.clone(),
+                };
+                store.note_divergences(base, &did, &[], &[record], clock::now()).await?;
+                self.recorded = Some(held.did);
+            }
+            (Agreement::Same { .. }, Some(did)) => {
+                let did = did.to_string();
+                store.note_divergences(base, &did, &[kind], &[], clock::now()).await?;
+                self.recorded = None;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
