@@ -24,6 +24,7 @@
 mod again;
 mod agreement;
 mod bearing_out;
+mod candidate;
 mod candidates;
 mod claims_index;
 mod contact;
@@ -53,7 +54,7 @@ mod session;
 mod step_back;
 mod writer;
 
-pub use candidates::SwitchSettings;
+pub use candidate::SwitchSettings;
 pub use claims_index::keep as keep_claims_index;
 pub use doubts::DoubtSettings;
 pub use error::FollowError;
