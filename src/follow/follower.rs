@@ -6,7 +6,8 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::candidates::{Candidates, Followed, SwitchSettings};
+use super::candidate::SwitchSettings;
+use super::candidates::{Candidates, Followed};
 use super::doubts::DoubtSettings;
 use super::error::FollowError;
 use super::fetch::NOT_JSON_ATTEMPTS;

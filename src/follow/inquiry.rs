@@ -34,7 +34,7 @@ pub struct Suspect {
 /// What others say of them.
 #[derive(Debug)]
 pub enum Finding {
-    /// Nothing yet: who answers has not come as far.
+    /// Nothing yet: who answers has not come as far, or what did not fit has come well now.
     Unknown,
     /// Nothing better, or nobody can be asked.
     Same,
@@ -78,7 +78,7 @@ pub struct Inquiry<'a> {
 }
 
 impl Inquiry<'_> {
-    /// What came on the way is gone when it is fetched once more: then nothing is found. Nothing is written.
+    /// What was damaged on its way comes well when it is fetched once more. Nothing is written.
     ///
     /// # Errors
     ///
@@ -89,7 +89,7 @@ impl Inquiry<'_> {
         };
         let end = stated.cursor_after(suspect.after);
         if self.weigh(self.followed, stated.clone(), suspect).await? == 0 {
-            return Ok(Finding::Same);
+            return Ok(Finding::Unknown);
         }
         let mut finding = Finding::Same;
         for other in self.others {

@@ -25,6 +25,7 @@ mod again;
 mod agreement;
 mod archive_reader;
 mod bearing_out;
+mod candidate;
 mod candidates;
 mod claims_index;
 mod contact;
@@ -56,7 +57,7 @@ mod step_back;
 mod writer;
 
 pub use archive_reader::ImportError;
-pub use candidates::SwitchSettings;
+pub use candidate::SwitchSettings;
 pub use claims_index::keep as keep_claims_index;
 pub use doubts::DoubtSettings;
 pub use error::FollowError;

@@ -4,6 +4,7 @@ use std::cmp::Ordering::{Equal, Greater, Less};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, TryLockError};
 
+use futures::future::try_join_all;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Params, Row};
 
@@ -38,6 +39,11 @@ const MORE_ENTRIES: &str =
     "SELECT prefix, sequence FROM chains WHERE prefix = ?1 AND sequence > ?2 ORDER BY sequence";
 
 const IS_INDEXED: &str = "SELECT 1 FROM chains WHERE prefix = ?1 AND sequence = ?2";
+
+/// Threads that read the histories of many identities.
+const PARALLEL_READS: usize = 4;
+/// Identities for which one of them is begun at least.
+const WORTH_A_READ: usize = 32;
 
 const DID_OF: &str = "SELECT did FROM operations WHERE sequence = ?1";
 
@@ -321,6 +327,14 @@ impl Sqlite {
         // Neighbours in the index one after the other.
         dids.sort_unstable();
         dids.dedup();
+        // Where they are not in memory, reading is waiting for the disk, which does several things at a time.
+        let share = dids.len().div_ceil(PARALLEL_READS).max(WORTH_A_READ);
+        let reads = dids.chunks(share).map(|share| self.histories_in_order(share.to_vec()));
+        Ok(try_join_all(reads).await?.into_iter().flatten().collect())
+    }
+
+    /// The histories of these identities, which are in their order.
+    async fn histories_in_order(&self, dids: Vec<Did>) -> Result<Vec<StoredOperation>, StoreError> {
         self.long_read("reading histories", move |shared| {
             let mut prefixes: Vec<Prefix> = dids.iter().map(Prefix::of).collect();
             prefixes.dedup();
