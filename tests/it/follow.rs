@@ -568,8 +568,9 @@ async fn an_upstream_that_keeps_closing_its_stream_is_left_alone() {
         tokio::time::sleep(WATCHED).await;
         let streams = upstream.asked_for(Route::Stream) - before.0;
         let pages = upstream.asked_for(Route::Export) - before.1;
-        // The longest pause here is between 100 and 200 ms, after four that are shorter.
-        let most = begun.elapsed().as_millis() as usize / 100 + 5;
+        // The longest pause here is between 100 and 200 ms, after four that are shorter. One is to learn how far the
+        // log goes.
+        let most = begun.elapsed().as_millis() as usize / 100 + 6;
         assert!(streams <= most, "{number}: {streams} connections, {most} allowed");
         assert!(
             pages <= (streams + 1) * pages_each,

@@ -179,6 +179,8 @@ impl Witness<'_> {
 
     async fn ask_for(&self, client: &reqwest::Client, address: SocketAddr, did: &str, path: &str) {
         self.shown.borrow_mut().asked += 1;
+        // What the stream shows while an answer is on its way is not in it.
+        let before = self.shown.borrow().cids.get(did).cloned().unwrap_or_default();
         let answer = async {
             let answer = client.get(format!("http://{address}{path}")).send().await?;
             let status = answer.status().as_u16();
@@ -186,21 +188,27 @@ impl Witness<'_> {
         };
         // A service that is gone answers nothing.
         let Ok((status, body)) = answer.await else { return };
-        if let Err(wrong) = self.look_at(did, path, status, &body) {
+        if let Err(wrong) = self.look_at((did, &before), path, status, &body) {
             let wrong = format!("{path} is answered {status}, {wrong}: {body}");
             self.shown.borrow_mut().wrong.push(wrong);
         }
     }
 
-    fn look_at(&self, did: &str, path: &str, status: u16, body: &str) -> Result<(), &'static str> {
+    /// Looks at an answer about an identity of which something was shown before it was asked for.
+    fn look_at(
+        &self,
+        (did, before): (&str, &BTreeSet<String>),
+        path: &str,
+        status: u16,
+        body: &str,
+    ) -> Result<(), &'static str> {
         match status {
             200 => self.shown.borrow_mut().answered += 1,
             503 => return Ok(()),
             // Something of it was refused, and nothing accepted.
             502 if self.told_truly => return Err("and all is true"),
             404 | 502 if path.starts_with("/did") => {
-                let shown = self.shown.borrow();
-                let known = shown.cids.get(did).is_some_and(|cids| !cids.is_empty());
+                let known = !before.is_empty();
                 let unknown = status == 502 || body.contains("not registered");
                 let gone = unknown && known && !self.misdated && !self.reads_through;
                 return if gone { Err("and was there before") } else { Ok(()) };
@@ -208,7 +216,7 @@ impl Witness<'_> {
             _ => return Err("which it never may be"),
         }
         if path.ends_with("/log/audit") {
-            return self.look_at_log(did, body);
+            return self.look_at_log((did, before), body);
         }
         if path.starts_with("/export") {
             return self.look_at_export(body);
@@ -222,7 +230,11 @@ impl Witness<'_> {
         if is_stated { Ok(()) } else { Err("which was never stated") }
     }
 
-    fn look_at_log(&self, did: &str, body: &str) -> Result<(), &'static str> {
+    fn look_at_log(
+        &self,
+        (did, before): (&str, &BTreeSet<String>),
+        body: &str,
+    ) -> Result<(), &'static str> {
         let log: Vec<Value> = serde_json::from_str(body).map_err(|_| "which is no JSON")?;
         let text = |entry: &Value, name: &str| entry[name].as_str().unwrap_or_default().to_owned();
         let looks: BTreeSet<(String, bool)> = log
@@ -238,10 +250,10 @@ impl Witness<'_> {
             return Err("which was never true");
         }
         let mut shown = self.shown.borrow_mut();
-        let before = shown.cids.entry(did.to_owned()).or_default();
+        let now = shown.cids.entry(did.to_owned()).or_default();
         let is_true = |cid: &&String| self.truth.identities[did].iter().any(|row| row.cid == **cid);
         let lost = before.iter().any(|cid| !cids.contains(cid));
-        before.extend(cids.iter().filter(is_true).cloned());
+        now.extend(cids.iter().filter(is_true).cloned());
         if lost && !self.misdated && !self.reads_through {
             Err("and has lost what it had shown")
         } else {
