@@ -18,8 +18,8 @@ const COMPARED: usize = 30;
 pub enum Agreement {
     /// All of it; and this number comes next there, if there is more.
     Same { next: Option<i64> },
-    /// Nothing from this number on, which was received here so long ago.
-    Lacks { from: i64, received_ago: Duration },
+    /// Nothing from this number on, which was received here so long ago; whether that is all that was compared.
+    Lacks { from: i64, received_ago: Duration, is_all: bool },
     /// Under this number something else.
     Differs(Difference),
 }
@@ -93,7 +93,9 @@ impl Newest {
             }
             if theirs.is_none() && highest < sequence {
                 let received_ago = now.since(held.received_at);
-                return Agreement::Lacks { from: sequence, received_ago };
+                let is_all =
+                    self.held.first().is_some_and(|first| first.sequence == Some(sequence));
+                return Agreement::Lacks { from: sequence, received_ago, is_all };
             }
             let theirs = theirs.map(|theirs| theirs.cid.unwrap_or_default());
             let line =
@@ -157,8 +159,11 @@ mod tests {
         assert_eq!(compare(&log[..3]).await, Agreement::Same { next: None });
         assert_eq!(compare(&log).await, Agreement::Same { next: Some(4) });
         let received_ago = Duration::from_secs(60);
-        assert_eq!(compare(&log[..2]).await, Agreement::Lacks { from: 3, received_ago });
-        assert_eq!(compare(&[]).await, Agreement::Lacks { from: 1, received_ago });
+        assert_eq!(
+            compare(&log[..2]).await,
+            Agreement::Lacks { from: 3, received_ago, is_all: false }
+        );
+        assert_eq!(compare(&[]).await, Agreement::Lacks { from: 1, received_ago, is_all: true });
         let differs = |sequence: i64, theirs: Option<&LogEntry>| {
             Agreement::Differs(Difference {
                 sequence,

@@ -27,6 +27,12 @@ pub enum ImportError {
     /// Because of the store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The numbers of the log are an earlier upstream's: an archive of the one that is followed would move the cursor
+    /// over what still has them.
+    #[error(
+        "the numbers of another upstream are being taken over (`renumber`); import when `serve` has read its log to the end"
+    )]
+    Renumbering,
 }
 
 impl From<DumpError> for ImportError {
@@ -90,14 +96,10 @@ impl ArchiveReader {
         is_mixed: bool,
     ) -> Result<Result<(), ImportError>, Unwanted> {
         let (mut to_read, mut plan) = (Vec::new(), Vec::new());
-        let mut goes_on = false;
-        for mut volume in volumes {
+        for volume in volumes {
             if volume.ends_by(self.cursor) {
-                goes_on = true;
+                plan.push((true, Begins::After(self.cursor), volume.bytes));
                 continue;
-            }
-            if std::mem::take(&mut goes_on) {
-                volume.begins = Begins::After(self.cursor);
             }
             let is_imported = volume.content.is_some_and(|it| self.imported.contains(&it.digest));
             plan.push((is_imported, volume.begins, volume.bytes));

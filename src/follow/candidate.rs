@@ -101,8 +101,9 @@ impl Candidate {
         self.unanswered = 0;
         // One that grows is behind by something else each time.
         self.lacks = match agreement {
-            Agreement::Lacks { from, .. } => {
-                let before = self.lacks.filter(|(up_to, _)| from <= *up_to);
+            // Where it has none of what was compared, it is not known to have grown.
+            Agreement::Lacks { from, is_all, .. } => {
+                let before = self.lacks.filter(|(up_to, _)| is_all || from <= *up_to);
                 Some(before.unwrap_or((cursor, Instant::now())))
             }
             _ => None,
@@ -263,7 +264,7 @@ mod tests {
     }
 
     fn lacks(from: i64) -> Agreement {
-        Agreement::Lacks { from, received_ago: Duration::ZERO }
+        Agreement::Lacks { from, received_ago: Duration::ZERO, is_all: false }
     }
 
     #[tokio::test(start_paused = true)]
@@ -282,8 +283,20 @@ mod tests {
         candidate.compared(lacks(45), 60, &settings);
         assert!(!candidate.is_well(&settings));
         assert_eq!(candidate.standing(false, &settings).0, Standing::Behind);
+        // Where it has none of the newest, what it lacks first is another one each time that the log grows.
+        let mut stuck = super::Candidate::new(candidate.client.clone());
+        for cursor in [100, 200, 300] {
+            let (from, received_ago) = (cursor - 29, Duration::ZERO);
+            stuck.compared(
+                Agreement::Lacks { from, received_ago, is_all: true },
+                cursor,
+                &settings,
+            );
+            advance(settings.behind / 2).await;
+        }
+        assert!(!stuck.is_well(&settings));
         // Whatever the clock says, what was received long ago is on its way no more.
-        let old = Agreement::Lacks { from: 99, received_ago: settings.behind };
+        let old = Agreement::Lacks { from: 99, received_ago: settings.behind, is_all: false };
         candidate.compared(old, 99, &settings);
         assert!(!candidate.is_well(&settings));
     }

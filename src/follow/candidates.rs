@@ -140,7 +140,7 @@ impl Candidates {
         if followed.is_some_and(|base| base == source.upstream || self.all.len() == 1) {
             return Ok(true);
         }
-        self.followed = None;
+        (self.followed, self.alone) = (None, false);
         let begun = Instant::now();
         let mut said = false;
         let everybody: Vec<usize> = (0..self.all.len()).collect();
@@ -153,7 +153,7 @@ impl Candidates {
                     TICK.min(self.settings.away / 10)
                 }
                 Some(place) => {
-                    self.all[place].begin_probation(&self.settings, false);
+                    self.all[place].begin_probation(&self.settings, true);
                     self.settings.look / 10
                 }
                 None => {
@@ -204,7 +204,12 @@ impl Candidates {
             }
             self.look_ahead();
             self.state();
-            if self.choice().is_some_and(|choice| Some(choice) != self.followed) {
+            let Some(choice) = self.choice().filter(|choice| Some(*choice) != self.followed) else {
+                continue;
+            };
+            // One that is preferred is not waited for while another one is well.
+            let is_well = self.followed.is_some_and(|place| self.is_well(place));
+            if !is_well || self.all[choice].has_all() {
                 return;
             }
         }

@@ -17,6 +17,9 @@ use crate::store::{Lease, Source, Store, StoreError};
 use crate::upstream::{Archive, Begins};
 use did_plc::signature::Verifier;
 
+/// How far a number may be above the one before it in a file of which no index says that it is whole. The directory's
+/// own are without large gaps.
+const MAX_GAP: i64 = 1_000;
 /// Batches that were read and wait to be judged, and as many that were judged and wait to be committed.
 const WAITING: usize = 2;
 
@@ -72,6 +75,10 @@ impl Import<'_> {
         progress: impl FnMut(ImportProgress),
     ) -> Result<(), ImportError> {
         let (lease, source) = lease::take(self.store, self.upstream).await?;
+        if source.renumbering {
+            self.store.release(lease).await?;
+            return Err(ImportError::Renumbering);
+        }
         self.store.set_durability(false).await?;
         let work = self.take_in(&lease, &source, archives, progress);
         // An archive may come slowly, and the lease does not wait for it.
@@ -113,6 +120,7 @@ impl Import<'_> {
             volume: Arc::default(),
             refused_before: 0,
             leads: None,
+            may_have_gaps: true,
             imported: Imported::default(),
         };
         let judged = intake.run(steps, progress).await;
@@ -144,6 +152,8 @@ struct Intake {
     refused_before: usize,
     /// Whether it leaves no gap after the cursor, which follows it then; none where its first line will tell.
     leads: Option<bool>,
+    /// Whether something may be left out within it.
+    may_have_gaps: bool,
     /// What came of the archive so far.
     imported: Imported,
 }
@@ -199,6 +209,7 @@ impl Intake {
 
     fn begin_volume(&mut self, begins: Begins) {
         self.refused_before = self.imported.refused;
+        self.may_have_gaps = begins == Begins::WithItsFirst;
         self.leads = match begins {
             Begins::After(number) => Some(number <= self.cursor),
             Begins::WithoutGap => self.leads,
@@ -213,6 +224,9 @@ impl Intake {
         let leads = *self.leads.get_or_insert_with(|| {
             decoded.first_number().is_some_and(|first| first <= cursor.saturating_add(1))
         });
+        // What is left out is for following to fetch.
+        let leads = leads && !(self.may_have_gaps && decoded.has_gap_above(MAX_GAP));
+        self.leads = Some(leads);
         let (received_at, source) = (clock::now(), Some(Arc::clone(&self.volume)));
         let course = Course::Elsewhere;
         let lines = Lines { decoded, received_at, caught_up: false, course, source };

@@ -99,6 +99,12 @@ impl Inquiry<'_> {
             let through = lines.cursor_after(suspect.after).min(end);
             let mut stated = stated.clone();
             stated.retain_up_to(through);
+            // What another one does not state, though it has come further, it may have refused as we would.
+            let theirs = lines.numbers();
+            if through <= suspect.after || !stated.numbers().is_subset(&theirs) {
+                finding = Finding::Unknown;
+                continue;
+            }
             let misfits = self.weigh(self.followed, stated, suspect).await?;
             let of_other = self.weigh(other, lines.clone(), suspect).await?;
             if of_other < misfits {

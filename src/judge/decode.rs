@@ -172,6 +172,12 @@ impl Decoded {
         Some((first, end))
     }
 
+    /// Whether the number that a line states is more than so far above the one that was stated before it.
+    pub fn has_gap_above(&self, most: i64) -> bool {
+        let numbers = || self.entries.iter().filter_map(stated_number);
+        numbers().zip(numbers().skip(1)).any(|(number, next)| next.saturating_sub(number) > most)
+    }
+
     /// The cursor after these lines.
     pub fn cursor_after(&self, before: i64) -> i64 {
         cursor_after(before, self.entries.iter().filter_map(stated_number))

@@ -125,6 +125,7 @@ impl Status {
     pub fn set_back(&self, sequence: i64) {
         self.sequence.store(sequence, Ordering::Release);
         self.read_twice.fetch_min(sequence, Ordering::Release);
+        self.head.store(0, Ordering::Release);
         self.pace().reach(Instant::now(), sequence);
     }
 
@@ -137,6 +138,8 @@ impl Status {
     pub fn set_complete_at(&self, at: Timestamp) {
         self.as_of.fetch_max(at.millis(), Ordering::Release);
         self.caught_up.store(true, Ordering::Release);
+        // What was received is the last number from here on, and one that was wrong is forgotten.
+        self.head.store(0, Ordering::Release);
     }
 
     /// Everything up to this sequence number was read twice.

@@ -335,6 +335,8 @@ async fn another_replica_is_read_in_ranges_of_numbers() {
         let ran = import(&second, &[&replica.url()]);
         assert!(ran.out.contains(", 300 operations accepted, "), "{ran:?}");
         holds(&second, &log, last).await;
+        let ran = import(&second, &[&replica.url()]);
+        assert!(ran.code == Some(0) && ran.out.contains(": 0 lines in 0 files, "), "{ran:?}");
         replica.end().await;
     }
 }
@@ -471,4 +473,40 @@ async fn what_is_damaged_in_a_snapshot_is_named() {
     let ran = import(&second, &[path(folder.path())]);
     let said = "index.json: cannot be relied on as an index: it is not JSON";
     assert!(ran.code == Some(2) && ran.errors.contains(said), "{ran:?}");
+}
+
+/// Of a file nobody says that it is whole: what it leaves out is for following to fetch.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cursor_does_not_follow_a_file_that_leaves_something_out() {
+    let mut log = log(911, 40);
+    log.iter_mut().for_each(|entry| entry.seq /= 7);
+    log[30..].iter_mut().for_each(|entry| entry.seq += 5_000);
+    let folder = TempDir::new().unwrap();
+    let [whole, excerpt] = ["whole.jsonl", "excerpt.jsonl"].map(|name| folder.path().join(name));
+    fs::write(&whole, sequenced(&log[..30]).join("\n")).unwrap();
+    fs::write(&excerpt, sequenced(&log[20..]).join("\n")).unwrap();
+    for place in places().await {
+        let ran = import(&place, &[path(&whole), path(&excerpt)]);
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        holds(&place, &log, 30).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_imported_while_numbers_are_taken_over() {
+    let log = log(912, 8);
+    let folder = TempDir::new().unwrap();
+    let dump = folder.path().join("log.jsonl");
+    fs::write(&dump, sequenced(&log).join("\n")).unwrap();
+    for place in places().await {
+        import(&place, &[path(&dump)]);
+        let store = plc_replica::store::Store::open(&place.url).await.unwrap();
+        let (lease, _) = store.follow("https://plc.example").await.unwrap();
+        store.begin_renumbering(&lease, "https://other.example").await.unwrap();
+        store.release(lease).await.unwrap();
+        let ran = import(&place, &[path(&dump)]);
+        let said = "the numbers of another upstream are being taken over (`renumber`)";
+        assert!(ran.code == Some(2) && ran.errors.contains(said), "{ran:?}");
+        assert_eq!(store.source().await.unwrap().unwrap().cursor, 0);
+    }
 }

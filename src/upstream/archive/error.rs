@@ -37,6 +37,12 @@ pub enum ArchiveError {
          another program, and import what it has written"
     )]
     Broken { url: String, read: u64, reason: String },
+    /// A replica that has less than it said, as when there are several behind one name.
+    #[error(
+        "{url}: its export ends at number {after}, and it has said that it goes on to {to}; the same command goes on from \
+         there later"
+    )]
+    Short { url: String, after: i64, to: i64 },
     /// An index that is no index, or contradicts itself.
     #[error("{name}: cannot be relied on as an index: {reason}")]
     Index { name: String, reason: String },

@@ -25,7 +25,7 @@ pub fn volumes(site: &Site, health: &[u8]) -> Option<Vec<Volume>> {
             bytes: None,
             content: None,
             begins: if after == 0 { Begins::After(0) } else { Begins::WithoutGap },
-            place: Place::Numbers { site: site.clone(), after, to },
+            place: Place::Numbers { site: site.clone(), after, to, is_last: to == sequence },
         }
     };
     Some(begins.map(volume).collect())

@@ -66,8 +66,8 @@ pub(super) enum Place {
     Stream(Site),
     /// One that is fetched whole before it is read.
     Whole { site: Site, path: String },
-    /// The operations of another replica with numbers above `after`, up to `to`.
-    Numbers { site: Site, after: i64, to: i64 },
+    /// The operations of another replica with numbers above `after`, up to `to`; whether these are its last.
+    Numbers { site: Site, after: i64, to: i64, is_last: bool },
 }
 
 impl Volume {
@@ -112,8 +112,8 @@ impl Volume {
             }
             Place::Stream(site) => site.stream().await?,
             Place::Whole { site, path } => self.raw_of(site.file(path, self.content).await?),
-            Place::Numbers { site, after, to } => {
-                self.raw_of(numbers::lines(site, *after, *to).await?)
+            Place::Numbers { site, after, to, is_last } => {
+                self.raw_of(numbers::lines(site, *after, *to, *is_last).await?)
             }
         };
         // The first bytes are looked at, which may be on their way.

@@ -1,6 +1,7 @@
 //! Files on the web: fetched whole and checked, or read while they come.
 
 use std::io::{self, Cursor, Read};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use reqwest::header::{CONTENT_RANGE, CONTENT_TYPE};
@@ -17,6 +18,8 @@ use crate::upstream::{Backoff, ExportClient, Limits, UpstreamFault};
 
 /// Bytes of a volume that is fetched whole, at most.
 pub const MAX_VOLUME: usize = 64 << 20;
+/// How long a volume may be on its way, with signs of life: 64 MiB at 150 kbit/s.
+const WHOLE: Duration = Duration::from_secs(60 * 60);
 /// How the names of files of entries end.
 const FILE_ENDINGS: [&str; 6] = ["json", "jsonl", "ndjson", "gz", "zst", "zstd"];
 /// How often in a row something is asked for that does not come: for about a minute.
@@ -44,7 +47,7 @@ pub(super) struct Site {
 impl Web {
     /// With this name, and with the back-off and the time-outs of these limits.
     pub fn new(user_agent: &str, limits: Limits) -> Web {
-        let limits = Limits { body: MAX_VOLUME, ..limits };
+        let limits = Limits { body: MAX_VOLUME, answer: WHOLE, ..limits };
         Web { user_agent: user_agent.to_owned(), limits }
     }
 
