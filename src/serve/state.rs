@@ -12,7 +12,7 @@ use crate::live::{Feed, Status};
 use crate::store::Store;
 
 use super::empty_pages::EmptyPages;
-use super::forward::Forward;
+use super::forward::gate::Forward;
 use super::limits::{Limiter, Limits, MAX_JUDGED, MAX_STREAM_CLIENTS, MAX_WAITING};
 use super::read_through::ReadThrough;
 use super::refused::RefusedIdentities;

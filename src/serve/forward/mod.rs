@@ -17,7 +17,7 @@
 
 mod body;
 mod check;
-mod gate;
+pub(super) mod gate;
 mod outcome;
 mod unseen;
 mod write;
