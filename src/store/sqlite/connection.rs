@@ -2,8 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
@@ -40,6 +39,8 @@ const LOG_SIZE: u32 = 100 << 20;
 const BUSY: Duration = Duration::from_secs(5);
 /// Statements that a connection keeps prepared: all that one that writes has, or one that reads.
 const STATEMENTS: usize = 64;
+/// How long a read waits for the connection of another one, where none can be opened.
+const WAIT_FOR_ANOTHER: Duration = Duration::from_secs(1);
 /// Connections that are kept when nobody reads.
 const MAX_IDLE: usize = 16;
 
@@ -249,14 +250,20 @@ fn version(connection: &Connection) -> Result<usize, StoreError> {
 #[derive(Debug)]
 pub(super) struct Readers {
     path: PathBuf,
-    idle: Mutex<Vec<Connection>>,
-    /// Connections that are lent.
-    lent: AtomicUsize,
+    connections: Mutex<Connections>,
+    /// Told when one that was lent comes back, or is closed.
+    returned: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Connections {
+    idle: Vec<Connection>,
+    lent: usize,
 }
 
 impl Readers {
     pub(super) fn new(path: PathBuf) -> Readers {
-        Readers { path, idle: Mutex::default(), lent: AtomicUsize::new(0) }
+        Readers { path, connections: Mutex::default(), returned: Condvar::new() }
     }
 
     /// Lends a connection for a read that ends its transaction itself.
@@ -264,44 +271,76 @@ impl Readers {
         &self,
         read: impl FnOnce(&Connection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let connection = match idle {
-            Some(connection) => connection,
-            None => open_reader(&self.path)?,
-        };
-        let lent = Lent::one_of(&self.lent);
+        let (connection, mut lent) = self.lend()?;
         let result = read(&connection).map_err(|error| in_file(&self.path, error));
-        drop(lent);
         // One that failed may have hit a file that was replaced: a new one sees what is there now. One whose
         // reader panicked is closed with it.
         if result.is_ok() {
-            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-            if idle.len() < MAX_IDLE {
-                idle.push(connection);
-            }
+            lent.returned = Some(connection);
         }
         result
     }
 
+    /// A connection that is idle, or else another one. Where no other one can be opened (the file was moved away, or
+    /// there are no descriptors left), the next that comes back: what is open reads on.
+    fn lend(&self) -> Result<(Connection, Lent<'_>), StoreError> {
+        let idle = self.connections().lend();
+        let connection = match idle {
+            Some(connection) => connection,
+            None => match open_reader(&self.path) {
+                Ok(connection) => {
+                    self.connections().lent += 1;
+                    connection
+                }
+                Err(error) => self.next_returned().ok_or(error)?,
+            },
+        };
+        Ok((connection, Lent { readers: self, returned: None }))
+    }
+
+    /// Waits for one of those that are lent.
+    fn next_returned(&self) -> Option<Connection> {
+        let none_yet =
+            |connections: &mut Connections| connections.idle.is_empty() && connections.lent > 0;
+        let waited =
+            self.returned.wait_timeout_while(self.connections(), WAIT_FOR_ANOTHER, none_yet);
+        waited.unwrap_or_else(PoisonError::into_inner).0.lend()
+    }
+
     /// How many connections are lent, and how many are kept for the next read.
     pub(super) fn lent_and_idle(&self) -> (usize, usize) {
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).len();
-        (self.lent.load(Ordering::Relaxed), idle)
+        let connections = self.connections();
+        (connections.lent, connections.idle.len())
+    }
+
+    fn connections(&self) -> MutexGuard<'_, Connections> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Connections {
+    fn lend(&mut self) -> Option<Connection> {
+        let connection = self.idle.pop()?;
+        self.lent += 1;
+        Some(connection)
     }
 }
 
 /// A connection that is lent until this is dropped, by a panic too.
-struct Lent<'a>(&'a AtomicUsize);
-
-impl<'a> Lent<'a> {
-    fn one_of(all: &'a AtomicUsize) -> Lent<'a> {
-        all.fetch_add(1, Ordering::Relaxed);
-        Lent(all)
-    }
+struct Lent<'a> {
+    readers: &'a Readers,
+    /// The connection, once it is to be kept for the next read.
+    returned: Option<Connection>,
 }
 
 impl Drop for Lent<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        let mut connections = self.readers.connections();
+        connections.lent -= 1;
+        if connections.idle.len() < MAX_IDLE {
+            connections.idle.extend(self.returned.take());
+        }
+        drop(connections);
+        self.readers.returned.notify_all();
     }
 }

@@ -1,7 +1,8 @@
 //! What only this backend has: an index that lags behind, and a file that can be harmed.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -454,6 +455,21 @@ async fn a_file_that_is_taken_away_is_missed() {
         assert!(matches!(missed, Err(StoreError::Unavailable(_))), "{missed:?}");
     }
     assert_holds(&store, &operations[..100]).await;
+    // More at a time than there are connections, of which no other one can be opened.
+    let readers = Arc::new(Barrier::new(8));
+    let reads = (0..8).map(|_| {
+        let (shared, readers) = (Arc::clone(&store.shared), Arc::clone(&readers));
+        std::thread::spawn(move || {
+            readers.wait();
+            shared.readers.with(|connection| {
+                std::thread::sleep(Duration::from_millis(10));
+                Ok(connection.query_row("SELECT 1", [], |_| Ok(()))?)
+            })
+        })
+    });
+    for read in reads.collect::<Vec<_>>() {
+        read.join().unwrap().unwrap();
+    }
     assert!(!file.exists(), "nobody makes it anew");
 
     std::fs::rename(&away, &file).unwrap();
