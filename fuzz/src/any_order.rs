@@ -42,7 +42,10 @@ pub async fn take(
             let received_at = Timestamp::from_millis(1_800_000_000_000);
             let taken = Lines { decoded, received_at, caught_up: false, course, source: None };
             let cut = Cut::of(taken, source.cursor, NotJson::Keep, false);
-            let prepared = judge.judge(cut.part).await.unwrap();
+            // What comes next is read ahead, or not.
+            let ahead = *[0, 7, 100].choose(random).unwrap();
+            let next = Decoded::from_lines(lines.iter().rev().take(ahead).cloned().collect()).await;
+            let prepared = judge.judge(cut.part, &next.dids()).await.unwrap();
             if random.random_bool(0.05) {
                 // Killed before the commit: whoever comes next has all of it still to come.
                 lines.extend(batch);

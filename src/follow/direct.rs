@@ -45,7 +45,7 @@ impl<'a> DirectIntake<'a> {
         let received_at = clock::now();
         let lines = Lines { decoded, received_at, caught_up: false, course, source: None };
         let Cut { part, .. } = Cut::of(lines, self.cursor, NotJson::Keep, false);
-        let prepared = self.judge.judge(part).await?;
+        let prepared = self.judge.judge(part, &[]).await?;
         self.store.commit(self.lease, &prepared.commit).await?;
         self.committed.send_replace(prepared.batch);
         Ok(prepared)

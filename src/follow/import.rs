@@ -15,6 +15,7 @@ use crate::judge::{BatchJudge, Course, Cut, Decoded, Lines, NotJson, Prepared};
 use crate::snapshot::Digest;
 use crate::store::{Lease, Source, Store, StoreError};
 use crate::upstream::{Archive, Begins};
+use did_plc::Did;
 use did_plc::signature::Verifier;
 
 /// How far a number may be above the one before it in a file of which no index says that it is whole. The directory's
@@ -123,7 +124,7 @@ impl Import<'_> {
             may_have_gaps: true,
             imported: Imported::default(),
         };
-        let judged = intake.run(steps, progress).await;
+        let judged = intake.run(Steps { receiver: steps, peeked: None }, progress).await;
         // What was judged is committed, also before an archive that cannot be read any further.
         blocking::finished("committing", committer.await).await?;
         judged?;
@@ -137,6 +138,33 @@ impl Import<'_> {
         let contents: Vec<[u8; 32]> =
             volumes.filter_map(|volume| volume.content).map(|it| it.digest.bytes()).collect();
         Ok(self.store.imported(&contents).await?.into_iter().map(Digest::from_bytes).collect())
+    }
+}
+
+/// What the reader brings.
+struct Steps {
+    receiver: mpsc::Receiver<Result<Step, ImportError>>,
+    /// The next one, when it was looked at.
+    peeked: Option<Result<Step, ImportError>>,
+}
+
+impl Steps {
+    async fn next(&mut self) -> Option<Result<Step, ImportError>> {
+        match self.peeked.take() {
+            Some(step) => Some(step),
+            None => self.receiver.recv().await,
+        }
+    }
+
+    /// The identities of the next batch, where it is there already.
+    fn next_dids(&mut self) -> Vec<Did> {
+        if self.peeked.is_none() {
+            self.peeked = self.receiver.try_recv().ok();
+        }
+        match &self.peeked {
+            Some(Ok(Step::Lines { decoded, .. })) => decoded.dids(),
+            _ => Vec::new(),
+        }
     }
 }
 
@@ -162,10 +190,10 @@ impl Intake {
     /// Judges until everything is read. Ends early, and well, where the committer has: it says why.
     async fn run(
         mut self,
-        mut steps: mpsc::Receiver<Result<Step, ImportError>>,
+        mut steps: Steps,
         mut progress: impl FnMut(ImportProgress),
     ) -> Result<(), ImportError> {
-        while let Some(step) = steps.recv().await {
+        while let Some(step) = steps.next().await {
             let work = match step? {
                 Step::PassedOver { begins } => {
                     self.begin_volume(begins);
@@ -180,7 +208,7 @@ impl Intake {
                 }
                 Step::Lines { decoded, read } => {
                     progress(ImportProgress::Bytes(read));
-                    Work::Commit(Box::new(self.take(decoded).await?))
+                    Work::Commit(Box::new(self.take(decoded, &steps.next_dids()).await?))
                 }
                 Step::VolumeEnd { content } => match content {
                     // What was refused for lack of what it builds on may be forgotten before that comes.
@@ -217,7 +245,7 @@ impl Intake {
         };
     }
 
-    async fn take(&mut self, decoded: Decoded) -> Result<Prepared, StoreError> {
+    async fn take(&mut self, decoded: Decoded, next: &[Did]) -> Result<Prepared, StoreError> {
         self.imported.lines += decoded.len();
         self.imported.unreadable += decoded.unreadable();
         let cursor = self.cursor;
@@ -231,7 +259,7 @@ impl Intake {
         let course = Course::Elsewhere;
         let lines = Lines { decoded, received_at, caught_up: false, course, source };
         let Cut { part, cursor, .. } = Cut::of(lines, cursor, NotJson::Keep, leads);
-        let prepared = self.judge.judge(part).await?;
+        let prepared = self.judge.judge(part, next).await?;
         self.cursor = cursor;
         self.imported.accepted += prepared.accepted;
         self.imported.known += prepared.known;

@@ -132,7 +132,7 @@ impl Inquiry<'_> {
         let lines = lines_of(decoded, suspect.course);
         let (out_of_order, _) = out_of_order(&lines, suspect.latest, true);
         let Cut { part, .. } = Cut::of(lines, suspect.after, NotJson::Keep, true);
-        let prepared = judge.judge(part).await?;
+        let prepared = judge.judge(part, &[]).await?;
         Ok(misfits(&prepared.commit) + out_of_order)
     }
 }

@@ -1,6 +1,7 @@
 //! The middle of a session: what the reader brings is judged and handed to the writer, until it is time to
 //! stop.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
@@ -13,7 +14,7 @@ use super::writer::Work;
 use crate::judge::{BatchJudge, Course, Cut, Lines, NotJson};
 use crate::live::{Mode, Status};
 use crate::store::StoreError;
-use did_plc::Timestamp;
+use did_plc::{Did, Timestamp};
 
 /// Lines that are judged at once, at most: what one commit can take in a fraction of a second.
 /// With the pages on their way this bounds the memory of following to some tens of megabytes.
@@ -53,8 +54,8 @@ pub struct Intake {
     pub status: Arc<Status>,
     /// What the reader brings.
     pub events: mpsc::Receiver<Event>,
-    /// An event that was taken and has to wait for its turn.
-    pub waiting: Option<Event>,
+    /// Events that were taken and have to wait for their turn: lines that are judged together are one.
+    pub waiting: VecDeque<Event>,
     /// Who commits.
     pub writer: mpsc::Sender<Work>,
 }
@@ -79,10 +80,7 @@ impl Intake {
                 }
                 Event::Rewound { from } => Some(End::Rewound { cursor: self.cursor, from }),
                 Event::Refuted { reason } => Some(End::Refuted { reason }),
-                Event::Lines(mut lines) => {
-                    self.join_waiting(&mut lines);
-                    self.take_in(lines, None).await?
-                }
+                Event::Lines(lines) => self.take_in(lines, None).await?,
                 Event::Again { lines, committed } => self.take_in(lines, Some(committed)).await?,
             };
             if let Some(end) = end {
@@ -92,31 +90,43 @@ impl Intake {
     }
 
     async fn next_event(&mut self, shutdown: &CancellationToken) -> Option<Event> {
-        match self.waiting.take() {
-            Some(event) => Some(event),
-            None => shutdown.run_until_cancelled(self.events.recv()).await.flatten(),
+        if self.waiting.is_empty() {
+            let event = shutdown.run_until_cancelled(self.events.recv()).await.flatten()?;
+            self.join_with_what_is_there(event);
         }
+        let event = self.waiting.pop_front();
+        if self.waiting.is_empty()
+            && let Ok(event) = self.events.try_recv()
+        {
+            self.join_with_what_is_there(event);
+        }
+        event
     }
 
     /// What has come meanwhile is judged with it: larger commits cost less a line.
-    fn join_waiting(&mut self, lines: &mut Lines) {
+    fn join_with_what_is_there(&mut self, event: Event) {
+        self.waiting.push_back(event);
         if self.passes_up_to < i64::MAX {
             // Others are asked about a page at most.
             return;
         }
-        let mut bytes = lines.decoded.bytes();
-        while lines.decoded.len() < MAX_BATCH && bytes < MAX_BATCH_BYTES {
-            match self.events.try_recv() {
-                Ok(Event::Lines(next)) if lines.can_join(&next) => {
-                    bytes += next.decoded.bytes();
-                    lines.join(next);
-                }
-                Ok(other) => {
-                    self.waiting = Some(other);
-                    break;
-                }
-                Err(_) => break,
+        while let Some(Event::Lines(lines)) = self.waiting.back_mut()
+            && lines.decoded.len() < MAX_BATCH
+            && lines.decoded.bytes() < MAX_BATCH_BYTES
+            && let Ok(next) = self.events.try_recv()
+        {
+            match next {
+                Event::Lines(next) if lines.can_join(&next) => lines.join(next),
+                other => return self.waiting.push_back(other),
             }
+        }
+    }
+
+    /// The identities of what is judged next, where that is there already.
+    fn next_dids(&self) -> Vec<Did> {
+        match self.waiting.front() {
+            Some(Event::Lines(lines)) => lines.decoded.dids(),
+            _ => Vec::new(),
         }
     }
 
@@ -146,7 +156,7 @@ impl Intake {
         }
         let Cut { part, cursor, stopped, kept_damaged } =
             Cut::of(lines, self.cursor, not_json, reads_on);
-        let prepared = Box::new(self.judge.judge(part).await?);
+        let prepared = Box::new(self.judge.judge(part, &self.next_dids()).await?);
         does_not_fit += misfits(&prepared.commit);
         if asks_first && does_not_fit > 0 {
             // What was judged is dropped: it is fetched again once others were asked.

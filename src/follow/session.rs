@@ -1,6 +1,6 @@
 //! One session: reader, intake and writer from the stored cursor on, under one lease.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
@@ -96,7 +96,7 @@ impl Session<'_> {
             latest: None,
             status,
             events,
-            waiting: None,
+            waiting: VecDeque::new(),
             writer: work,
         };
         let end = tokio::select! {

@@ -6,7 +6,8 @@ use std::time::Duration;
 use ahash::{AHashMap, AHashSet};
 use tokio::sync::watch;
 
-use super::chains::{self, ChainCache};
+use super::ahead::{self, Ahead};
+use super::chains::ChainCache;
 use super::cut::{Course, Part};
 use super::newcomers::Newcomers;
 use super::numbers::{Holder, Numbers};
@@ -46,6 +47,8 @@ pub struct BatchJudge {
     /// Who states what is judged.
     source: String,
     chains: ChainCache,
+    /// What the store holds of the identities of the next batch.
+    ahead: Ahead,
     refused: RefusedIdentities,
     /// While a store that was empty is filled.
     newcomers: Option<Newcomers>,
@@ -116,6 +119,7 @@ impl BatchJudge {
             verifier,
             source,
             chains: ChainCache::with_room_for(CHAINS_BYTES),
+            ahead: Ahead::nothing(),
             refused,
             highest_sequence,
             latest: None,
@@ -125,12 +129,13 @@ impl BatchJudge {
         })
     }
 
-    /// Judges a part. It may wait until what was judged before is committed.
+    /// Judges a part. It may wait until what was judged before is committed. Meanwhile what the store holds of the
+    /// identities of the `next` one is read, as far as those are known.
     ///
     /// # Errors
     ///
     /// Those of the store. What was judged before the error must not be relied on any more.
-    pub async fn judge(&mut self, part: Part) -> Result<Prepared, StoreError> {
+    pub async fn judge(&mut self, part: Part, next: &[Did]) -> Result<Prepared, StoreError> {
         let (received_at, course) = (part.received_at, part.course);
         let backdated_before =
             (course == Course::Stream).then(|| self.backdated_before(received_at));
@@ -143,7 +148,7 @@ impl BatchJudge {
         let numbers_ascend = holders.is_none();
         let holders = holders.unwrap_or_default();
         let mut groups = verdict::group(candidates.into_iter());
-        self.load_chains(&mut groups).await?;
+        self.load_chains(&mut groups, next).await?;
         let refused = self.refused_of(&groups).await?;
         let (mut ordered, late) = divide(groups, &holders, &refused, course);
         let mut wholes = self.judge_whole(late, received_at, course).await?;
@@ -385,33 +390,50 @@ impl BatchJudge {
         Ok(())
     }
 
-    /// Gives every group its chain: from memory, or all others in one query.
-    async fn load_chains(&mut self, groups: &mut [(Did, Group)]) -> Result<(), StoreError> {
-        let mut missing = Vec::new();
+    /// Gives every group its chain: from memory, or else from the store, which may have been asked already.
+    async fn load_chains(&mut self, groups: &mut Groups, next: &[Did]) -> Result<(), StoreError> {
+        let mut ahead = std::mem::replace(&mut self.ahead, Ahead::nothing()).loaded().await?;
+        self.ahead = self.look_ahead(groups, next);
+        let (mut missing, mut read) = (Vec::new(), 0);
         for (did, group) in groups.iter_mut() {
-            match self.chains.take(did) {
-                Some(chain) => group.chain = chain,
-                // Nobody else has written since the store was empty: our lease would be over.
-                None if self.newcomers.as_ref().is_some_and(|held| held.is_new(did)) => {}
-                None => missing.push(*did),
+            // Memory goes first: it has what came after the store was asked.
+            if let Some(chain) = self.chains.take(did) {
+                group.chain = chain;
+            } else if let Some(chain) = ahead.remove(did) {
+                group.chain = chain;
+                read += 1;
+            } else if !self.is_new(did) {
+                missing.push(*did);
             }
         }
-        metrics::cache("chains", groups.len() - missing.len(), missing.len());
+        read += missing.len();
+        metrics::cache("chains", groups.len() - read, read);
         if missing.is_empty() {
             return Ok(());
         }
-        let stored = self.store.histories(&missing).await?;
-        if stored.is_empty() {
-            return Ok(());
-        }
-        let loaded = blocking::run("reading chains", move || chains::from_stored(&stored)).await?;
-        let mut loaded: AHashMap<Did, _> = loaded.into_iter().collect();
+        let mut loaded = ahead::load(&self.store, &missing).await?;
         for (did, group) in groups {
             if let Some(chain) = loaded.remove(did) {
                 group.chain = chain;
             }
         }
         Ok(())
+    }
+
+    /// Asks the store about the identities of the next batch that are not in memory. All that is known of those is
+    /// committed, for what is not is in memory, and this batch does not change them.
+    fn look_ahead(&self, groups: &Groups, next: &[Did]) -> Ahead {
+        let now: AHashSet<&Did> = groups.iter().map(|(did, _)| did).collect();
+        let is_known = |did: &Did| now.contains(did) || self.chains.get(did).is_some();
+        let others: AHashSet<Did> = next.iter().filter(|did| !is_known(did)).copied().collect();
+        let (new, held) = others.into_iter().partition(|did| self.is_new(did));
+        Ahead::of(&self.store, held, new)
+    }
+
+    /// Whether the store is known not to hold this identity.
+    fn is_new(&self, did: &Did) -> bool {
+        // Nobody else has written since the store was empty: our lease would be over.
+        self.newcomers.as_ref().is_some_and(|held| held.is_new(did))
     }
 
     /// Waits until the store knows everything that was judged so far. Ends early when nobody
@@ -490,3 +512,6 @@ fn numbers(
 fn numbered(stored: &[StoredOperation]) -> AHashSet<Cid> {
     stored.iter().filter(|row| row.sequence.is_some()).map(StoredOperation::cid).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,8 +11,8 @@ use serde_json::value::RawValue;
 
 use crate::blocking;
 use crate::upstream::UpstreamFault;
-use did_plc::Refusal;
 use did_plc::entry::{Received, Undecodable, without_mark};
+use did_plc::{Did, Refusal};
 
 /// Lines that one thread decodes in a row: some tens of microseconds, so that handing out work
 /// costs little beside it.
@@ -102,6 +102,11 @@ impl Decoded {
     /// The lines as received, and what came of each.
     pub fn into_lines_and_entries(self) -> (Vec<Bytes>, Vec<Result<Received, Undecodable>>) {
         (self.lines, self.entries)
+    }
+
+    /// The identities that are stated, each as often as it is.
+    pub fn dids(&self) -> Vec<Did> {
+        self.entries.iter().flatten().map(|received| received.did).collect()
     }
 
     /// How many lines state no identity.

@@ -13,6 +13,7 @@
 //! makes its findings of the verdicts. Nothing here writes to the store: a crash at any step costs the work on what
 //! has not been committed.
 
+mod ahead;
 mod batch;
 mod chains;
 mod cut;

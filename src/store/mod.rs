@@ -123,6 +123,16 @@ impl Store {
         backend!(self, store => store.histories(dids))
     }
 
+    /// Makes ready for identities that are not here and are about to be written: what a commit would have to wait for is
+    /// read beforehand. Writes nothing.
+    pub async fn expect(&self, dids: &[Did]) -> Result<(), StoreError> {
+        match self {
+            // It appends, and sorts what is new into its index in large pieces.
+            Store::Sqlite(_) => Ok(()),
+            Store::Postgres(store) => store.expect(dids).await,
+        }
+    }
+
     /// All operations of one identity, nullified ones included, in the order in which they are judged.
     pub async fn history(&self, did: &Did) -> Result<Vec<StoredOperation>, StoreError> {
         backend!(self, store => store.history(did))

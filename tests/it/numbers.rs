@@ -58,8 +58,8 @@ impl Process {
         let decoded = Decoded::from_lines(lines.into_iter().map(Bytes::from).collect()).await;
         let received_at = Timestamp::from_millis(1_800_000_000_000);
         let lines = Lines { decoded, received_at, caught_up: false, course, source: None };
-        let mut prepared =
-            self.judge.judge(Cut::of(lines, 0, NotJson::Keep, true).part).await.unwrap();
+        let Cut { part, .. } = Cut::of(lines, 0, NotJson::Keep, true);
+        let mut prepared = self.judge.judge(part, &[]).await.unwrap();
         prepared.commit.cursor_after = 0;
         self.store.commit(&self.lease, &prepared.commit).await.unwrap();
         self.committed.send_replace(prepared.batch);

@@ -8,6 +8,7 @@ mod claims;
 mod commit;
 mod divergences;
 mod error;
+mod expect;
 mod gather;
 mod imported;
 mod insert;

@@ -1,6 +1,7 @@
 //! Reading: exports, sweeps, and what ingest asks before it judges.
 
 use did_plc::{Did, Timestamp};
+use futures::future::try_join_all;
 use futures::{StreamExt, TryStreamExt};
 use sqlx::postgres::PgRow;
 
@@ -13,6 +14,11 @@ use super::strings::Strings;
 use crate::store::codec::Interned;
 use crate::store::operation::sort_histories;
 use crate::store::{Source, StoreError, StoredDivergence, StoredOperation};
+
+/// Queries in which many histories are read.
+pub(super) const PARALLEL_READS: usize = 4;
+/// Histories that are worth a query of their own.
+const WORTH_A_READ: usize = 32;
 
 impl Postgres {
     /// See [`crate::store::Store::source`].
@@ -31,13 +37,20 @@ impl Postgres {
 
     /// See [`crate::store::Store::histories`].
     pub async fn histories(&self, dids: &[Did]) -> Result<Vec<StoredOperation>, StoreError> {
+        // Where they are not in memory, reading is waiting for the disk, which does several things at a time.
+        let share = dids.len().div_ceil(PARALLEL_READS).max(WORTH_A_READ);
+        let reads = dids.chunks(share).map(|share| self.histories_of(share));
+        let mut operations: Vec<_> = try_join_all(reads).await?.into_iter().flatten().collect();
+        sort_histories(&mut operations);
+        Ok(operations)
+    }
+
+    async fn histories_of(&self, dids: &[Did]) -> Result<Vec<StoredOperation>, StoreError> {
         let histories = operations!(
             FROM "operations WHERE did = ANY($1) ORDER BY did, created_at",
             keys(dids) as _
         );
-        let mut operations = unpack(&self.strings, self.ingest.all(histories).await?).await?;
-        sort_histories(&mut operations);
-        Ok(operations)
+        unpack(&self.strings, self.ingest.all(histories).await?).await
     }
 
     /// See [`crate::store::Store::history`].
