@@ -22,7 +22,7 @@ use crate::live::{Feed, Status};
 use crate::store::{Lease, Source, Store, StoreError};
 
 /// Events between reader and intake; the reader itself holds a few pages more.
-const EVENTS: usize = 4;
+const EVENTS: usize = 2;
 /// Judged batches that wait for the writer.
 const PREPARED: usize = 2;
 
