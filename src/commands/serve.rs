@@ -12,7 +12,7 @@ use crate::follow::{
 };
 use crate::live::{Feed, Status};
 use crate::publish::{self, KeepSettings};
-use crate::serve::{self, ReadThrough, ServeSettings, ServeState};
+use crate::serve::{self, Caching, ReadThrough, ServeSettings, ServeState};
 use crate::store::{Store, StoreError};
 use crate::upstream::{ExportClient, Limits};
 use anyhow::Context;
@@ -152,6 +152,15 @@ pub struct Args {
         value_parser = not_negative
     )]
     snapshot_minutes: f64,
+    /// Seconds for which a cache before the replica may give what it said of an identity without asking again, and as
+    /// long again while it asks (`max-age`, `stale-while-revalidate`). With 0 it asks every time, which costs a 304. An
+    /// answer from a cache keeps its `PLC-As-Of`.
+    #[arg(long, env = "PLC_CACHE_SECONDS", value_name = "SECONDS", default_value_t = 0)]
+    cache_seconds: u32,
+    /// Seconds for which it may go on with that while the replica cannot be reached (`stale-if-error`). It takes
+    /// `--cache-seconds`.
+    #[arg(long, env = "PLC_CACHE_ERROR_SECONDS", value_name = "SECONDS", default_value_t = 86_400)]
+    cache_error_seconds: u32,
     #[command(flatten)]
     records: super::KeptRecords,
     #[command(flatten)]
@@ -317,6 +326,10 @@ fn state(args: Args, follower: &Follower) -> anyhow::Result<ServeState> {
         settings: ServeSettings {
             ready_lag: Duration::from_secs(args.ready_lag_seconds),
             stream_catch_up: Duration::from_secs(args.stream_catch_up_seconds),
+            caching: Caching {
+                fresh: Duration::from_secs(args.cache_seconds.into()),
+                unreachable: Duration::from_secs(args.cache_error_seconds.into()),
+            },
             limits: args.limits.into(),
         },
     })

@@ -50,6 +50,7 @@ pub async fn identity(server: &Server, did: &str, head: &RequestHead, view: View
     };
     let mut answer = shown.into_response();
     notes.state(answer.headers_mut());
+    server.state.settings.caching.state(answer.headers_mut());
     answer
 }
 

@@ -12,6 +12,7 @@
 
 mod answer;
 mod answer_memory;
+mod caching;
 pub mod client_address;
 mod compression;
 mod conditional;
@@ -42,6 +43,7 @@ mod stream;
 mod verdicts;
 mod wait;
 
+pub use self::caching::Caching;
 pub use self::forward::{Forward, ForwardSettings};
 pub use self::read_through::ReadThrough;
 pub use self::state::{ServeSettings, ServeState};

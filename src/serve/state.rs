@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 use crate::live::{Feed, Status};
 use crate::store::Store;
 
+use super::caching::Caching;
 use super::empty_pages::EmptyPages;
 use super::forward::gate::Forward;
 use super::limits::{Limiter, Limits, MAX_JUDGED, MAX_STREAM_CLIENTS, MAX_WAITING};
@@ -44,6 +45,8 @@ pub struct ServeSettings {
     pub ready_lag: Duration,
     /// A stream client whose next operation is older than this is sent to the pages.
     pub stream_catch_up: Duration,
+    /// How long caches may keep what is said of an identity.
+    pub caching: Caching,
     /// How much a client may ask for.
     pub limits: Limits,
 }
@@ -53,6 +56,7 @@ impl Default for ServeSettings {
         ServeSettings {
             ready_lag: Duration::from_secs(60),
             stream_catch_up: Duration::from_secs(7 * 24 * 60 * 60),
+            caching: Caching::default(),
             limits: Limits::default(),
         }
     }

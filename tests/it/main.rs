@@ -29,6 +29,7 @@ mod outages;
 mod outlook;
 mod postgres;
 mod process;
+mod proxies;
 mod refused;
 mod renumber;
 mod repair;

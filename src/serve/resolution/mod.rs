@@ -40,6 +40,7 @@ pub async fn resolve(State(server): State<Arc<Server>>, uri: Uri, head: RequestH
     let resolved = wait_and_find(&server, &head, &did, &mut notes).await;
     let mut answer = resolved.unwrap_or_else(|failure| failure.into_answer(&head.headers));
     notes.state(answer.headers_mut());
+    server.state.settings.caching.state(answer.headers_mut());
     answer
 }
 

@@ -8,8 +8,7 @@ use did_plc::Did;
 use futures::future::try_join_all;
 
 use super::lookup::keys;
-use super::open::Postgres;
-use super::read::PARALLEL_READS;
+use super::open::{PARALLEL_READS, Postgres};
 use crate::store::StoreError;
 
 /// The share of the identities by which it is found out whether the disk has to be read: asking for all of them would cost

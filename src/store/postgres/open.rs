@@ -8,7 +8,6 @@ use super::gather::Gatherer;
 use super::lookup::{Chains, Heads, Lookups};
 use super::migrations::{self, MIGRATIONS, Schema};
 use super::pool::{self, Pool};
-use super::read::PARALLEL_READS;
 use super::server::Server;
 use super::strings::Strings;
 use super::writer::Writer;
@@ -20,6 +19,8 @@ const LOOKUP_CONNECTIONS: u32 = 2;
 /// Connections for pages and everything else: a page is milliseconds of work, and a lookup must
 /// not queue behind it.
 const PAGE_CONNECTIONS: u32 = 3;
+/// Queries in which many identities are read.
+pub(super) const PARALLEL_READS: usize = 4;
 /// Connections for what ingest asks: those on which it reads at a time, and one for who meets a text that is not known
 /// here.
 const INGEST_CONNECTIONS: u32 = PARALLEL_READS as u32 + 1;

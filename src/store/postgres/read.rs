@@ -7,7 +7,7 @@ use sqlx::postgres::PgRow;
 
 use super::error::query_error;
 use super::lookup::keys;
-use super::open::Postgres;
+use super::open::{PARALLEL_READS, Postgres};
 use super::pool::{Rows, within};
 use super::rows::{self, DivergenceRow, OfIdentity, SourceRow, divergences, operations, sources};
 use super::strings::Strings;
@@ -15,8 +15,6 @@ use crate::store::codec::Interned;
 use crate::store::operation::sort_histories;
 use crate::store::{Source, StoreError, StoredDivergence, StoredOperation};
 
-/// Queries in which many histories are read.
-pub(super) const PARALLEL_READS: usize = 4;
 /// Histories that are worth a query of their own.
 const WORTH_A_READ: usize = 32;
 
