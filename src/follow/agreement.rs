@@ -7,7 +7,7 @@ use std::time::Duration;
 use ahash::AHashSet;
 
 use super::by_cid::{self, ByCid};
-use super::fetch::fetch_through;
+use super::fetch::{fetch_audit_log, fetch_through, lacks};
 use super::numbering::{Numbering, is_unnumbered, may_know_no_numbers, states_numbers};
 use crate::clock;
 use crate::judge::{Decoded, Position};
@@ -59,6 +59,8 @@ pub struct Newest {
     cursor: i64,
     /// Those with a number up to the cursor; where there are none, those that were read by time.
     held: Vec<StoredOperation>,
+    /// One that came long before them.
+    earlier: Option<StoredOperation>,
 }
 
 impl Newest {
@@ -89,7 +91,8 @@ impl Newest {
             // The ones that they may have are of no use while the log was not read by number.
             held.iter_mut().for_each(|held| held.sequence = None);
         }
-        Ok(Newest { upstream, cursor, held })
+        let earlier = store.export_by_sequence(cursor / 2, 1).await?.pop();
+        Ok(Newest { upstream, cursor, held, earlier })
     }
 
     /// Everything up to this number was read.
@@ -104,8 +107,14 @@ impl Newest {
         times.get(times.len() / 2).copied()
     }
 
-    /// Asks an upstream for them, and for what comes next. One that `may_have_own` numbers is asked by CID where others are
-    /// stated than are held; the one whose numbers are held has none of its own.
+    /// The last of them: its number, 0 where it has none, and its CID.
+    pub fn last(&self) -> Option<(i64, String)> {
+        let last = self.held.last()?;
+        Some((last.sequence.unwrap_or(0), last.cid().to_string()))
+    }
+
+    /// Asks an upstream for them, and for what comes next. Where others are stated than are held it is asked by CID, unless
+    /// it `has_stated_ours`, or is the one whose numbers are held: then other ones are no numbers of its own.
     ///
     /// # Errors
     ///
@@ -114,9 +123,9 @@ impl Newest {
         &self,
         store: &Store,
         client: &ExportClient,
-        may_have_own: bool,
+        has_stated_ours: bool,
     ) -> Result<Agreement, AskError> {
-        let may_have_own = may_have_own && client.base() != self.upstream;
+        let may_have_own = !has_stated_ours && client.base() != self.upstream;
         let is_numbered = |held: &StoredOperation| held.sequence.is_some();
         let first = self.held.first().filter(|held| is_numbered(held)).and_then(|it| it.sequence);
         let after = first.map_or(self.cursor, |first| first - 1);
@@ -129,7 +138,7 @@ impl Newest {
             }
             lines => lines?,
         };
-        let may_be_absent = is_unnumbered(&lines) || lines.is_empty() && may_have_own;
+        let may_be_absent = is_unnumbered(&lines) || lines.is_empty() && !has_stated_ours;
         if may_be_absent && states_numbers(client).await? == Some(false) {
             return self.ask_by_cid(client, Numbering::Absent).await;
         }
@@ -169,16 +178,25 @@ impl Newest {
                 let from = first.sequence.unwrap_or(0);
                 Agreement::Lacks { from, received_ago, is_all: false }
             }
-            ByCid::Lacks => {
-                let last = self.held.last();
-                Agreement::Differs(Difference {
-                    sequence: 0,
-                    ours: last.map(|last| last.cid().to_string()).unwrap_or_default(),
-                    theirs: None,
-                    line: None,
-                })
+            ByCid::Ended if self.has_earlier(client).await? => {
+                let first = self.held.first();
+                let received_ago =
+                    first.map_or(Duration::ZERO, |first| clock::now().since(first.received_at));
+                let from = first.and_then(|first| first.sequence).unwrap_or(0);
+                Agreement::Lacks { from, received_ago, is_all: true }
+            }
+            ByCid::Lacks | ByCid::Ended => {
+                let ours = self.last().map(|(_, cid)| cid).unwrap_or_default();
+                Agreement::Differs(Difference { sequence: 0, ours, theirs: None, line: None })
             }
         })
+    }
+
+    /// Whether an upstream that has nothing as new has what came long before.
+    async fn has_earlier(&self, client: &ExportClient) -> Result<bool, UpstreamFault> {
+        let Some(earlier) = &self.earlier else { return Ok(false) };
+        let log = fetch_audit_log(client, &earlier.did).await?;
+        Ok(log.is_some_and(|log| lacks(&log, std::slice::from_ref(earlier)) == 0))
     }
 
     /// Compares lines by their numbers. A line that is wrong in itself is no other log, if there are few of them.

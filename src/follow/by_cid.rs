@@ -27,6 +27,8 @@ pub enum ByCid {
     All,
     /// Its log ends before this one, which is the first that it lacks.
     EndsBefore(Box<StoredOperation>),
+    /// Nothing there is as new as they are.
+    Ended,
     /// It lacks one of them, or all.
     Lacks,
 }
@@ -58,12 +60,13 @@ pub async fn look_for(
         match lines.latest_until(clock::now()).filter(|last| *last - before > after) {
             // Of one moment there may be more in the next page.
             Some(last) => after = last - before,
+            None if sought.len() == count && lines.is_empty() => return Ok(ByCid::Ended),
             None => {
                 let is_new = sought.iter().all(|it| it.created_at > after - OUT_OF_ORDER);
-                let is_some = sought.len() < count;
-                let first = sought.last().filter(|_| is_new && is_some);
-                let ends_before = |first: &&StoredOperation| Box::new((*first).clone());
-                return Ok(first.map_or(ByCid::Lacks, |it| ByCid::EndsBefore(ends_before(it))));
+                let first = sought.pop().filter(|_| is_new && sought.len() + 1 < count);
+                return Ok(
+                    first.map_or(ByCid::Lacks, |first| ByCid::EndsBefore(Box::new(first.clone())))
+                );
             }
         }
     }

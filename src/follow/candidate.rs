@@ -29,7 +29,7 @@ pub struct Candidate {
     probation: Duration,
     /// Why it is not to be followed until then, whatever its log has.
     refuted: Option<String>,
-    /// It has stated our numbers: other ones are no numbers of its own then.
+    /// It has stated our numbers.
     has_stated_ours: bool,
     /// The identity of which a difference is on record.
     recorded: Option<Did>,
@@ -170,9 +170,9 @@ impl Candidate {
         }
     }
 
-    /// Whether it may have numbers of its own.
-    pub fn may_have_own_numbers(&self) -> bool {
-        !self.has_stated_ours
+    /// Whether it has stated our numbers: other ones are no numbers of its own then.
+    pub fn has_stated_ours(&self) -> bool {
+        self.has_stated_ours
     }
 
     /// The number that comes after the cursor there.

@@ -40,16 +40,16 @@ pub async fn states_numbers(client: &ExportClient) -> Result<Option<bool>, Upstr
 }
 
 async fn ask(client: &ExportClient) -> Result<Option<bool>, UpstreamFault> {
-    match fetch_lines(client, 0, TO_TELL_BY, Priority::Following).await {
-        // One that knows of times only may take this for none.
-        Err(UpstreamFault::UnexpectedStatus { .. }) => {
-            let lines = fetch_lines(client, BEGINNING, TO_TELL_BY, Priority::Following).await?;
-            Ok(is_unnumbered(&lines).then_some(false))
+    let lines = match fetch_lines(client, 0, TO_TELL_BY, Priority::Following).await {
+        Ok(lines) if !lines.is_empty() => lines,
+        // One that knows of times only may take the number for none, and a replica of such a one has no line with one.
+        Ok(_) | Err(UpstreamFault::UnexpectedStatus { .. }) => {
+            fetch_lines(client, BEGINNING, TO_TELL_BY, Priority::Following).await?
         }
-        Err(fault) => Err(fault),
-        Ok(lines) if lines.numbers().is_empty() => Ok(is_unnumbered(&lines).then_some(false)),
-        Ok(_) => Ok(Some(true)),
-    }
+        Err(fault) => return Err(fault),
+    };
+    let is_numbered = !lines.numbers().is_empty();
+    Ok((is_numbered || is_unnumbered(&lines)).then_some(is_numbered))
 }
 
 /// Whether these are entries of a log, and none has a number.

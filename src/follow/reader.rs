@@ -164,7 +164,8 @@ impl Reader {
                 }
                 Fetched::Fault { fault, retry_in } => {
                     if !self.is_numbered && may_know_no_numbers(&fault) {
-                        self.look_for_numbers().await?;
+                        // Where it does not answer it is asked again at the next fault.
+                        self.look_for_numbers().await?.ok();
                     }
                     resumed = true;
                     self.continuity.put_in_doubt();
@@ -172,6 +173,14 @@ impl Reader {
                     self.send(Event::Mode(Mode::Waiting)).await?;
                 }
             }
+        }
+        if self.cursor == 0
+            && let Err(fault) = self.look_for_numbers().await?
+        {
+            // Nothing has a number, and it could not be told whether that will be so.
+            let pause = self.ask_again.after(&fault);
+            self.rest(&fault, pause).await?;
+            return Ok(false);
         }
         Ok(true)
     }
@@ -193,7 +202,7 @@ impl Reader {
                 Ok(false)
             }
             Shared::Before(from) => {
-                self.look_for_numbers().await?;
+                self.look_for_numbers().await?.ok();
                 self.say(&UpstreamFault::GoneBack { sequence: from }, Duration::ZERO);
                 self.send(Event::Rewound { from }).await?;
                 Ok(false)
@@ -202,15 +211,17 @@ impl Reader {
     }
 
     /// Asks whether the export has numbers at all. Where it has none, it is read by time, and this ends.
-    async fn look_for_numbers(&mut self) -> Result<(), Gone> {
-        if let Ok(Some(false)) = states_numbers(&self.client).await {
-            let upstream = self.client.base();
-            tracing::info!(upstream, "the upstream's export has no numbers: it is read by time");
-            self.send(Event::Numbering(Numbering::Absent)).await?;
-            self.events.closed().await;
-            return Err(Gone);
+    async fn look_for_numbers(&mut self) -> Result<Result<(), UpstreamFault>, Gone> {
+        match states_numbers(&self.client).await {
+            Ok(Some(false)) => {}
+            Ok(_) => return Ok(Ok(())),
+            Err(fault) => return Ok(Err(fault)),
         }
-        Ok(())
+        let upstream = self.client.base();
+        tracing::info!(upstream, "the upstream's export has no numbers: it is read by time");
+        self.send(Event::Numbering(Numbering::Absent)).await?;
+        self.events.closed().await;
+        Err(Gone)
     }
 
     /// What reading pages means: of an upstream without a stream they are its present.

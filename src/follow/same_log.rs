@@ -58,6 +58,11 @@ impl SameLog<'_> {
             let newest = Newest::read(self.store).await?;
             let fault = match newest.ask(self.store, self.client, false).await {
                 Ok(Agreement::Same { .. }) => return Ok(Some(Numbering::Ours)),
+                Ok(Agreement::SameByCid(Numbering::Own)) => {
+                    let (sequence, ours) = newest.last().unwrap_or_default();
+                    let other = Difference { sequence, ours, theirs: None, line: None };
+                    return Err(self.is_other(other, before));
+                }
                 Ok(Agreement::SameByCid(numbering)) => return Ok(Some(numbering)),
                 // What was damaged on its way is not so twice.
                 Ok(Agreement::Differs(difference)) if differs.as_ref() == Some(&difference) => {
@@ -92,7 +97,7 @@ impl SameLog<'_> {
             remembered: before.to_owned(),
             sequence,
             ours,
-            theirs: theirs.unwrap_or_else(|| "nothing".to_owned()),
+            theirs: theirs.unwrap_or_else(|| "nothing of it".to_owned()),
         }
     }
 }

@@ -53,7 +53,12 @@ impl Pages {
         self.read(lines, after, clock::now())
     }
 
-    fn read(
+    /// What these lines are a page of, which came now after this time.
+    ///
+    /// # Errors
+    ///
+    /// The last two of these.
+    pub fn read(
         &mut self,
         lines: Decoded,
         after: Timestamp,

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep};
 
 use super::again;
 use super::contact::Contact;
-use super::fetch::{contradicts, fetch_lines};
+use super::fetch::{contradicts, fetch_lines, fetch_to_believe};
 use super::numbering::{Numbering, states_numbers};
 use super::reader::{Event, Gone, POLL};
 use super::time_pages::{Page, Pages};
@@ -28,7 +28,7 @@ use crate::judge::{Course, Decoded, Lines};
 use crate::live::Mode;
 use crate::store::{ByTime, Lease, Store};
 use crate::upstream::{Backoff, ExportClient, Priority, UpstreamFault};
-use did_plc::{Cid, Did, Timestamp};
+use did_plc::{Cid, Timestamp};
 
 /// So much is read again at the end of the log: transactions of the directory do not end in the order in which they
 /// began. What takes longer is found by the second reading.
@@ -187,45 +187,34 @@ impl Reading {
         receiver.await.map_err(|_| Gone)
     }
 
-    /// Reads a page the second time, when that is due: what is missing here is taken in, and what is stated otherwise
-    /// becomes a record.
+    /// Reads a page the second time, so long after it was received: what is missing here is taken in, and what is stated
+    /// otherwise becomes a record.
     async fn read_second(&mut self) -> Result<Result<(), UpstreamFault>, Gone> {
-        let due = (clock::now() - self.of.second_after).min(self.of.position.read);
-        let after = self.of.position.second;
-        if after >= due {
+        let TimeReader { client, store, position, second_after, .. } = &self.of;
+        let (after, count) = (position.second, client.limits().page);
+        // Where the store is away it is due later.
+        let held = store.export_by_time(Some(after), count).await.unwrap_or_default();
+        let due = clock::now() - *second_after;
+        let read_before = held.iter().take_while(|operation| operation.received_at <= due);
+        let read_before = read_before.map(|operation| operation.created_at);
+        let Some(through) = read_before.last().filter(|last| *last <= position.read) else {
             return Ok(Ok(()));
-        }
-        let (mut page, is_same) = match self.fetch_twice(after).await {
-            Ok(fetched) => fetched,
+        };
+        let fetch = || fetch_lines(client, after, count, Priority::Aside);
+        let lines = match fetch_to_believe(fetch, |lines| contradicts(lines, &held)).await {
+            Ok(lines) => lines,
             Err(fault) => return Ok(Err(fault)),
         };
-        if !is_same {
-            let reason = "what was fetched twice is not the same".to_owned();
-            return Ok(Err(UpstreamFault::Truncated { reason }));
+        let Page { mut lines, next, .. } = match self.again.read(lines, after, clock::now()) {
+            Ok(page) => page,
+            Err(fault) => return Ok(Err(fault)),
+        };
+        lines.forget_numbers();
+        if !lines.is_empty() {
+            again::take_in(&self.of.events, lines, Course::Again, None).await?;
         }
-        page.lines.forget_numbers();
-        if !page.lines.is_empty() {
-            again::take_in(&self.of.events, page.lines, Course::Again, None).await?;
-        }
-        self.of.position.second = page.next.unwrap_or(due).min(due);
+        self.of.position.second = next.map_or(through, |next| next.min(through));
         Ok(Ok(()))
-    }
-
-    /// Reads a page once more; a second time where it contradicts what is held, and whether it was the same then.
-    async fn fetch_twice(&mut self, after: Timestamp) -> Result<(Page, bool), UpstreamFault> {
-        let page = self.again.fetch(&self.of.client, after, Priority::Aside).await?;
-        let mut dids: Vec<Did> = page.lines.entries().iter().flatten().map(|it| it.did).collect();
-        dids.sort_unstable();
-        dids.dedup();
-        // Where the store is away nothing is taken in either.
-        let held = self.of.store.histories(&dids).await.unwrap_or_default();
-        if !contradicts(&page.lines, &held) {
-            return Ok((page, true));
-        }
-        let count = self.of.client.limits().page;
-        let twice = fetch_lines(&self.of.client, after, count, Priority::Aside).await?;
-        let is_same = twice == page.lines;
-        Ok((page, is_same))
     }
 
     /// Asks one that had no numbers for some now and then; where it has, the session ends.

@@ -16,8 +16,8 @@
 //! Nothing of this is stored but which upstream was followed last, and that after the comparison: a process that ends at
 //! any point begins with a comparison.
 
-mod choice;
-mod report;
+mod looking;
+mod reporting;
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -20,8 +20,8 @@ impl Candidates {
         let newest = Newest::read(store).await?;
         let answers = join_all(places.iter().map(|place| {
             let client = &self.all[*place].client;
-            let may_have_own = self.all[*place].may_have_own_numbers();
-            timeout(PATIENCE, newest.ask(store, client, may_have_own))
+            let has_stated_ours = self.all[*place].has_stated_ours();
+            timeout(PATIENCE, newest.ask(store, client, has_stated_ours))
         }));
         let answers = answers.await;
         for (&place, answer) in places.iter().zip(answers) {
