@@ -32,8 +32,9 @@ pub enum Agreement {
     Same { next: Option<i64> },
     /// All of it by its CIDs, under numbers of its own or without any.
     SameByCid(Numbering),
-    /// Nothing from this number on, which was received here so long ago; whether that is all that was compared.
-    Lacks { from: i64, received_ago: Duration, is_all: bool },
+    /// Nothing from this number on, which was received here so long ago; whether that is all that was compared, and by which
+    /// numbers it was.
+    Lacks { from: i64, received_ago: Duration, is_all: bool, numbering: Numbering },
     /// Under this number something else.
     Differs(Difference),
 }
@@ -176,14 +177,14 @@ impl Newest {
             ByCid::EndsBefore(first) => {
                 let received_ago = clock::now().since(first.received_at);
                 let from = first.sequence.unwrap_or(0);
-                Agreement::Lacks { from, received_ago, is_all: false }
+                Agreement::Lacks { from, received_ago, is_all: false, numbering }
             }
             ByCid::Ended if self.has_earlier(client).await? => {
                 let first = self.held.first();
                 let received_ago =
                     first.map_or(Duration::ZERO, |first| clock::now().since(first.received_at));
                 let from = first.and_then(|first| first.sequence).unwrap_or(0);
-                Agreement::Lacks { from, received_ago, is_all: true }
+                Agreement::Lacks { from, received_ago, is_all: true, numbering }
             }
             ByCid::Lacks | ByCid::Ended => {
                 let ours = self.last().map(|(_, cid)| cid).unwrap_or_default();
@@ -227,7 +228,8 @@ impl Newest {
                 let received_ago = now.since(held.received_at);
                 let is_all =
                     self.held.first().is_some_and(|first| first.sequence == Some(sequence));
-                return Agreement::Lacks { from: sequence, received_ago, is_all };
+                let numbering = Numbering::Ours;
+                return Agreement::Lacks { from: sequence, received_ago, is_all, numbering };
             }
             let theirs = theirs.map(|theirs| theirs.cid.unwrap_or_default());
             let line =
@@ -327,11 +329,10 @@ mod tests {
         assert_eq!(compare(&log[..3]).await, Agreement::Same { next: None });
         assert_eq!(compare(&log).await, Agreement::Same { next: Some(4) });
         let received_ago = Duration::from_secs(60);
-        assert_eq!(
-            compare(&log[..2]).await,
-            Agreement::Lacks { from: 3, received_ago, is_all: false }
-        );
-        assert_eq!(compare(&[]).await, Agreement::Lacks { from: 1, received_ago, is_all: true });
+        let numbering = Numbering::Ours;
+        let lacks = |from, is_all| Agreement::Lacks { from, received_ago, is_all, numbering };
+        assert_eq!(compare(&log[..2]).await, lacks(3, false));
+        assert_eq!(compare(&[]).await, lacks(1, true));
         let differs = |sequence: i64, theirs: Option<&LogEntry>| {
             Agreement::Differs(Difference {
                 sequence,

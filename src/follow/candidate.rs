@@ -81,7 +81,12 @@ impl Candidate {
             }
             _ => None,
         };
-        self.has_stated_ours |= cursor > 0 && matches!(agreement, Agreement::Same { .. });
+        self.has_stated_ours |= match agreement {
+            Agreement::Same { .. } => cursor > 0,
+            // It has stated those before.
+            Agreement::Lacks { is_all, numbering, .. } => !is_all && numbering.is_ours(),
+            Agreement::SameByCid(_) | Agreement::Differs(_) => false,
+        };
         self.opinion = Opinion::Compared(agreement);
         self.note(settings);
     }
@@ -165,7 +170,9 @@ impl Candidate {
     /// Which numbers it has, as far as that is known.
     pub fn numbering(&self) -> Numbering {
         match &self.opinion {
-            Opinion::Compared(Agreement::SameByCid(numbering)) => *numbering,
+            Opinion::Compared(
+                Agreement::SameByCid(numbering) | Agreement::Lacks { numbering, .. },
+            ) => *numbering,
             _ => Numbering::Ours,
         }
     }
@@ -260,7 +267,8 @@ mod tests {
     }
 
     fn lacks(from: i64) -> Agreement {
-        Agreement::Lacks { from, received_ago: Duration::ZERO, is_all: false }
+        let (received_ago, numbering) = (Duration::ZERO, Numbering::Ours);
+        Agreement::Lacks { from, received_ago, is_all: false, numbering }
     }
 
     #[tokio::test(start_paused = true)]
@@ -284,7 +292,7 @@ mod tests {
         for cursor in [100, 200, 300] {
             let (from, received_ago) = (cursor - 29, Duration::ZERO);
             stuck.compared(
-                Agreement::Lacks { from, received_ago, is_all: true },
+                Agreement::Lacks { from, received_ago, is_all: true, numbering: Numbering::Ours },
                 cursor,
                 &settings,
             );
@@ -292,7 +300,12 @@ mod tests {
         }
         assert!(!stuck.is_well(&settings));
         // Whatever the clock says, what was received long ago is on its way no more.
-        let old = Agreement::Lacks { from: 99, received_ago: settings.behind, is_all: false };
+        let old = Agreement::Lacks {
+            from: 99,
+            received_ago: settings.behind,
+            is_all: false,
+            numbering: Numbering::Ours,
+        };
         candidate.compared(old, 99, &settings);
         assert!(!candidate.is_well(&settings));
     }

@@ -153,7 +153,12 @@ impl Reading {
             self.of.events.send(Event::Quiet(clock::now())).await.map_err(|_| Gone)?;
         }
         self.look_for_numbers().await?;
-        self.read_second().await
+        if let Err(fault) = self.read_second().await? {
+            // The log is read on all the same, and this is tried again.
+            counter!("plc_upstream_faults_total", "kind" => fault.kind()).increment(1);
+            tracing::debug!("reading the log by time again does not succeed: {fault}");
+        }
+        Ok(Ok(()))
     }
 
     /// Hands over what was not handed over before, and waits until it is stored.
