@@ -79,6 +79,11 @@ CREATE TABLE sources (
     rounds         int8 NOT NULL DEFAULT 0,  -- how many were completed
     -- The numbers in the log are an earlier upstream's, until the log has been read to its end.
     renumbering    bool NOT NULL DEFAULT false,
+    -- An upstream without our numbers, or without any, is read by time. The one that was last, up to which `createdAt`
+    -- all of it was read, and was read twice; null: none yet.
+    by_time        text,
+    by_time_read   int8 NOT NULL DEFAULT 0,
+    by_time_second int8 NOT NULL DEFAULT 0,
     refused_bytes  int8 NOT NULL DEFAULT 0,  -- the sum of `bytes` in `refusals`
     forgotten      int8 NOT NULL DEFAULT 0,  -- how many of its rows were deleted for being too many
     forgotten_up_to int8,                       -- the highest number that one of those stated

@@ -66,6 +66,11 @@ CREATE TABLE sources (
     rounds         INTEGER NOT NULL DEFAULT 0,  -- how many were completed
     -- 1 while the numbers in the log are an earlier upstream's, until the log has been read to its end.
     renumbering    INTEGER NOT NULL DEFAULT 0,
+    -- An upstream without our numbers, or without any, is read by time. The one that was last, up to which `createdAt`
+    -- all of it was read, and was read twice; null: none yet.
+    by_time        TEXT,
+    by_time_read   INTEGER NOT NULL DEFAULT 0,
+    by_time_second INTEGER NOT NULL DEFAULT 0,
     refused_bytes  INTEGER NOT NULL DEFAULT 0,  -- the sum of `bytes` in `refusals`
     forgotten      INTEGER NOT NULL DEFAULT 0,  -- how many of its rows were deleted for being too many
     forgotten_up_to INTEGER,                    -- the highest number that one of those stated

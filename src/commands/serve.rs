@@ -30,8 +30,8 @@ pub struct Args {
     #[command(flatten)]
     database: super::Database,
     /// Directory or replica to follow: an http:// or https:// URL. Given several times, or with commas between the
-    /// URLs: others with the same log under the same numbers, in order of preference. The first that is well is
-    /// followed, and the next one while it is away, behind or refuted. `--upstream-requests-per-minute` is for each.
+    /// URLs: others with the same log, in order of preference. The first that is well is followed, and the next one while
+    /// it is away, behind or refuted; one with other numbers, or none, by time while there is no other. `--upstream-requests-per-minute` is for each.
     #[arg(
         long,
         env = "PLC_UPSTREAM",

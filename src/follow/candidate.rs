@@ -5,43 +5,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::agreement::Agreement;
+use super::numbering::Numbering;
+use super::switching::SwitchSettings;
 use crate::clock;
 use crate::live::Standing;
 use crate::store::{DivergenceKind, NewDivergence, Store, StoreError, audit_log};
 use crate::upstream::ExportClient;
 use did_plc::Did;
-
-/// When another upstream is followed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SwitchSettings {
-    /// How often each upstream is asked for what is held here; ten times as often while the one that is followed is not
-    /// well.
-    pub look: Duration,
-    /// One that is followed is away when it has failed for so long.
-    pub away: Duration,
-    /// One is behind when it lacks for so long what is held here, or what another one has.
-    pub behind: Duration,
-    /// One that was away or behind is returned to when it was well for so long, or twice as long each time it was not
-    /// followed for an hour.
-    pub well: Duration,
-    /// The same of one that was refuted.
-    pub repented: Duration,
-    /// What only one upstream states, and nobody else bears out or refutes, is believed after so long.
-    pub alone: Duration,
-}
-
-impl Default for SwitchSettings {
-    fn default() -> SwitchSettings {
-        SwitchSettings {
-            look: Duration::from_secs(60),
-            away: Duration::from_secs(30),
-            behind: Duration::from_secs(2 * 60),
-            well: Duration::from_secs(5 * 60),
-            repented: Duration::from_secs(60 * 60),
-            alone: Duration::from_secs(60 * 60),
-        }
-    }
-}
 
 /// One that can be followed.
 pub struct Candidate {
@@ -59,6 +29,8 @@ pub struct Candidate {
     probation: Duration,
     /// Why it is not to be followed until then, whatever its log has.
     refuted: Option<String>,
+    /// It has stated our numbers.
+    has_stated_ours: bool,
     /// The identity of which a difference is on record.
     recorded: Option<Did>,
     /// When it began to be followed last.
@@ -91,6 +63,7 @@ impl Candidate {
             well_since: None,
             probation: Duration::ZERO,
             refuted: None,
+            has_stated_ours: false,
             recorded: None,
             followed_at: None,
         }
@@ -107,6 +80,12 @@ impl Candidate {
                 Some(before.unwrap_or((cursor, Instant::now())))
             }
             _ => None,
+        };
+        self.has_stated_ours |= match agreement {
+            Agreement::Same { .. } => cursor > 0,
+            // It has stated those before.
+            Agreement::Lacks { is_all, numbering, .. } => !is_all && numbering.is_ours(),
+            Agreement::SameByCid(_) | Agreement::Differs(_) => false,
         };
         self.opinion = Opinion::Compared(agreement);
         self.note(settings);
@@ -183,9 +162,24 @@ impl Candidate {
         }
     }
 
-    /// Whether it has all that is held here up to the cursor.
+    /// Whether it has all that is held here up to the cursor, under whatever numbers.
     pub fn has_all(&self) -> bool {
-        matches!(self.opinion, Opinion::Compared(Agreement::Same { .. }))
+        matches!(self.opinion, Opinion::Compared(Agreement::Same { .. } | Agreement::SameByCid(_)))
+    }
+
+    /// Which numbers it has, as far as that is known.
+    pub fn numbering(&self) -> Numbering {
+        match &self.opinion {
+            Opinion::Compared(
+                Agreement::SameByCid(numbering) | Agreement::Lacks { numbering, .. },
+            ) => *numbering,
+            _ => Numbering::Ours,
+        }
+    }
+
+    /// Whether it has stated our numbers: other ones are no numbers of its own then.
+    pub fn has_stated_ours(&self) -> bool {
+        self.has_stated_ours
     }
 
     /// The number that comes after the cursor there.
@@ -214,6 +208,14 @@ impl Candidate {
             Opinion::Compared(Agreement::Lacks { from, .. }) if !self.is_well(settings) => {
                 (Standing::Behind, format!("has nothing from number {from} on"))
             }
+            Opinion::Compared(Agreement::SameByCid(numbering)) => {
+                let how = match numbering {
+                    Numbering::Absent => "without numbers",
+                    Numbering::Ours | Numbering::Own => "under numbers of its own",
+                };
+                let reason = format!("has the log that is held here {how}: it is read by time");
+                (Standing::OwnNumbers, reason)
+            }
             Opinion::Compared(_) => (Standing::Ready, String::new()),
         };
         let is_followed =
@@ -229,6 +231,7 @@ impl Candidate {
         match (agreement, self.recorded) {
             (Agreement::Differs(difference), None) => {
                 let held = store.sequences(&[difference.sequence]).await?;
+                // Where there are no numbers it is another log, as far as that can be told.
                 let Some(held) = held.first() else { return Ok(()) };
                 let did = held.did.to_string();
                 let record = NewDivergence {
@@ -242,7 +245,7 @@ impl Candidate {
                 store.note_divergences(base, &did, &[], &[record], clock::now()).await?;
                 self.recorded = Some(held.did);
             }
-            (Agreement::Same { .. }, Some(did)) => {
+            (Agreement::Same { .. } | Agreement::SameByCid(_), Some(did)) => {
                 let did = did.to_string();
                 store.note_divergences(base, &did, &[kind], &[], clock::now()).await?;
                 self.recorded = None;
@@ -264,7 +267,8 @@ mod tests {
     }
 
     fn lacks(from: i64) -> Agreement {
-        Agreement::Lacks { from, received_ago: Duration::ZERO, is_all: false }
+        let (received_ago, numbering) = (Duration::ZERO, Numbering::Ours);
+        Agreement::Lacks { from, received_ago, is_all: false, numbering }
     }
 
     #[tokio::test(start_paused = true)]
@@ -288,7 +292,7 @@ mod tests {
         for cursor in [100, 200, 300] {
             let (from, received_ago) = (cursor - 29, Duration::ZERO);
             stuck.compared(
-                Agreement::Lacks { from, received_ago, is_all: true },
+                Agreement::Lacks { from, received_ago, is_all: true, numbering: Numbering::Ours },
                 cursor,
                 &settings,
             );
@@ -296,7 +300,12 @@ mod tests {
         }
         assert!(!stuck.is_well(&settings));
         // Whatever the clock says, what was received long ago is on its way no more.
-        let old = Agreement::Lacks { from: 99, received_ago: settings.behind, is_all: false };
+        let old = Agreement::Lacks {
+            from: 99,
+            received_ago: settings.behind,
+            is_all: false,
+            numbering: Numbering::Ours,
+        };
         candidate.compared(old, 99, &settings);
         assert!(!candidate.is_well(&settings));
     }

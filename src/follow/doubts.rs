@@ -12,6 +12,7 @@ use super::bearing_out::refuse_unless_borne_out;
 use super::fetch::{
     contradicts, fetch_audit_log, fetch_believed_audit_log, fetch_lines, fetch_to_believe,
 };
+use super::numbering::Numbering;
 use super::reader::{Event, Gone};
 use crate::clock;
 use crate::judge::{Course, Decoded};
@@ -49,6 +50,8 @@ pub struct Doubts {
     pub store: Store,
     /// Who is asked.
     pub client: ExportClient,
+    /// Which numbers it has: by others than ours it is not asked.
+    pub numbering: Numbering,
     /// Other upstreams, who are asked after it, and before those of the settings.
     pub others: Vec<ExportClient>,
     /// By which right it is recorded what came of that.
@@ -167,8 +170,9 @@ impl Doubts {
         asked: &mut BTreeSet<i64>,
     ) -> Result<(), AgainError> {
         let page = self.client.limits().page as i64;
+        let by_number = due.iter().filter(|_| self.numbering.is_ours());
         let mut numbered: Vec<(i64, &StoredRefusal)> =
-            due.iter().filter_map(|doubt| Some((doubt.refusal.sequence?, doubt))).collect();
+            by_number.filter_map(|doubt| Some((doubt.refusal.sequence?, doubt))).collect();
         numbered.sort_unstable_by_key(|(number, _)| *number);
         let mut rest = &numbered[..];
         while let Some(&(first, _)) = rest.first() {
@@ -204,13 +208,14 @@ impl Doubts {
     }
 
     /// Reads the audit logs of identities of which something is lacking, or which the refused line names
-    /// without a number.
+    /// without a number, or with one that is not the upstream's.
     async fn ask_by_identity(
         &self,
         standing: &[StoredRefusal],
         asked: &mut BTreeSet<i64>,
     ) -> Result<(), AgainError> {
-        for (did, doubts) in by_identity(standing) {
+        let by_number = self.numbering.is_ours();
+        for (did, doubts) in by_identity(standing, |it| !by_number || is_about_identity(it)) {
             let answer = self.read_log(did).await;
             if counts(&answer) {
                 asked.extend(doubts);
@@ -235,7 +240,7 @@ impl Doubts {
         standing: &[StoredRefusal],
         source: &ExportClient,
     ) -> Result<Vec<i64>, AgainError> {
-        let mut identities = by_identity(standing).into_iter();
+        let mut identities = by_identity(standing, is_about_identity).into_iter();
         while let Some((did, doubts)) = identities.next() {
             match fetch_audit_log(source, &did).await {
                 Ok(Some(log)) if !log.is_empty() => {
@@ -336,9 +341,12 @@ fn is_away(fault: &UpstreamFault) -> bool {
 }
 
 /// The identities whose audit logs are to be read, with what that is asked about.
-fn by_identity(standing: &[StoredRefusal]) -> BTreeMap<Did, Vec<i64>> {
+fn by_identity(
+    standing: &[StoredRefusal],
+    is_asked: impl Fn(&StoredRefusal) -> bool,
+) -> BTreeMap<Did, Vec<i64>> {
     let mut identities: BTreeMap<Did, Vec<i64>> = BTreeMap::new();
-    for doubt in standing.iter().filter(|doubt| is_about_identity(doubt)) {
+    for doubt in standing.iter().filter(|doubt| is_asked(doubt)) {
         if let Ok(did) = doubt.refusal.did.parse() {
             identities.entry(did).or_default().push(doubt.id);
         }

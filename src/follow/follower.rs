@@ -6,7 +6,6 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::candidate::SwitchSettings;
 use super::candidates::{Candidates, Followed};
 use super::doubts::DoubtSettings;
 use super::error::FollowError;
@@ -14,12 +13,14 @@ use super::fetch::NOT_JSON_ATTEMPTS;
 use super::inquiry::{Finding, Inquiry, Suspect};
 use super::intake::End;
 use super::lease::while_renewing;
+use super::numbering::Numbering;
 use super::pauses::{During, Pauses};
 use super::published::Published;
 use super::same_log::SameLog;
 use super::second_reading::RereadingSettings;
 use super::session::{Beginning, Session};
 use super::step_back::{Step, StepBackError, step_back};
+use super::switching::SwitchSettings;
 use crate::judge::{BatchJudge, Lines, NotJson};
 use crate::live::{Feed, Mode, Status};
 use crate::store::{Lease, Source, Store, StoreError};
@@ -160,8 +161,10 @@ impl Follower {
         if self.upstreams.len() == 1 {
             let client = candidates.client();
             let same_log = SameLog { store, client, status: &self.status, shutdown };
-            if !while_renewing(store, lease, same_log.ensure(lease, source)).await? {
-                return Ok(Next::End);
+            match while_renewing(store, lease, same_log.ensure(lease, source)).await? {
+                None => return Ok(Next::End),
+                Some(Numbering::Ours) => {}
+                Some(other) => candidates.turn_to(other),
             }
         }
         let end = self.session_while_well((lease, source), candidates, memory, shutdown).await;
@@ -183,6 +186,10 @@ impl Follower {
             Some(End::Refuted { reason }) => {
                 candidates.refute(reason);
                 memory.suspects = Suspects::default();
+                Ok(Next::Session)
+            }
+            Some(End::Numbering(numbering)) => {
+                candidates.turn_to(numbering);
                 Ok(Next::Session)
             }
             Some(End::Suspect(suspect)) => {

@@ -9,14 +9,15 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::archive_reader::{ArchiveReader, ImportError, Step};
 use super::lease::{self, while_renewing};
+use super::numbering::BEGINNING;
 use crate::blocking;
 use crate::clock;
 use crate::judge::{BatchJudge, Course, Cut, Decoded, Lines, NotJson, Prepared};
 use crate::snapshot::Digest;
-use crate::store::{Lease, Source, Store, StoreError};
+use crate::store::{ByTime, Lease, Source, Store, StoreError};
 use crate::upstream::{Archive, Begins};
-use did_plc::Did;
 use did_plc::signature::Verifier;
+use did_plc::{Did, Timestamp};
 
 /// How far a number may be above the one before it in a file of which no index says that it is whole. The directory's
 /// own are without large gaps.
@@ -111,7 +112,8 @@ impl Import<'_> {
         // Dropped, it ends.
         let reader = AbortOnDropHandle::new(tokio::spawn(reader.run(archives)));
         let (works, work) = mpsc::channel(WAITING);
-        let committer = Committer { store, lease: lease.clone(), committed };
+        let upstream = self.upstream.to_owned();
+        let committer = Committer { store, lease: lease.clone(), upstream, committed };
         let committer = AbortOnDropHandle::new(tokio::spawn(committer.run(work)));
 
         let intake = Intake {
@@ -122,6 +124,7 @@ impl Import<'_> {
             refused_before: 0,
             leads: None,
             may_have_gaps: true,
+            read_by_time: None,
             imported: Imported::default(),
         };
         let judged = intake.run(Steps { receiver: steps, peeked: None }, progress).await;
@@ -182,6 +185,8 @@ struct Intake {
     leads: Option<bool>,
     /// Whether something may be left out within it.
     may_have_gaps: bool,
+    /// Up to this time an archive that leaves nothing out has everything, and has no numbers.
+    read_by_time: Option<Timestamp>,
     /// What came of the archive so far.
     imported: Imported,
 }
@@ -218,6 +223,11 @@ impl Intake {
                     _ => continue,
                 },
                 Step::ArchiveEnd { name } => {
+                    if let Some(read) = self.read_by_time.take()
+                        && self.works.send(Work::ReadByTime(read)).await.is_err()
+                    {
+                        break;
+                    }
                     let (told, all_committed) = oneshot::channel();
                     if self.works.send(Work::Tell(told)).await.is_err()
                         || all_committed.await.is_err()
@@ -255,6 +265,9 @@ impl Intake {
         // What is left out is for following to fetch.
         let leads = leads && !(self.may_have_gaps && decoded.has_gap_above(MAX_GAP));
         self.leads = Some(leads);
+        if leads && !self.may_have_gaps && decoded.numbers().is_empty() {
+            self.read_by_time = self.read_by_time.max(decoded.latest_until(clock::now()));
+        }
         let (received_at, source) = (clock::now(), Some(Arc::clone(&self.volume)));
         let course = Course::Elsewhere;
         let lines = Lines { decoded, received_at, caught_up: false, course, source };
@@ -274,6 +287,8 @@ enum Work {
     Commit(Box<Prepared>),
     /// The volume with these lines was imported whole.
     Imported(Digest),
+    /// All that was created before this time was in archives without numbers that leave nothing out.
+    ReadByTime(Timestamp),
     /// Somebody waits until everything before this is written.
     Tell(oneshot::Sender<()>),
 }
@@ -282,6 +297,8 @@ enum Work {
 struct Committer {
     store: Store,
     lease: Lease,
+    /// The upstream that the archives were made from.
+    upstream: String,
     /// Number of the last batch that is committed.
     committed: watch::Sender<u64>,
 }
@@ -299,10 +316,24 @@ impl Committer {
                 Work::Imported(content) => {
                     self.store.note_imported(&self.lease, content.bytes()).await?;
                 }
+                Work::ReadByTime(read) => self.note_by_time(read).await?,
                 // Whoever does not wait any more need not be told.
                 Work::Tell(waiting) => drop(waiting.send(())),
             }
         }
         Ok(())
+    }
+
+    /// Has an upstream without numbers be read by time from there on. A crash before it has it be read from earlier.
+    async fn note_by_time(&self, read: Timestamp) -> Result<(), StoreError> {
+        let before = self.store.source().await?.and_then(|source| source.by_time);
+        let before = before.filter(|before| before.upstream == self.upstream);
+        let before = before.unwrap_or_else(|| ByTime {
+            upstream: self.upstream.clone(),
+            read: BEGINNING,
+            second: BEGINNING,
+        });
+        let by_time = ByTime { read: before.read.max(read), ..before };
+        self.store.set_by_time(&self.lease, &by_time).await
     }
 }

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::inquiry::{Suspect, misfits, out_of_order};
+use super::numbering::Numbering;
 use super::reader::Event;
 use super::writer::Work;
 use crate::judge::{BatchJudge, Course, Cut, Lines, NotJson};
@@ -36,6 +37,8 @@ pub enum End {
     Suspect(Suspect),
     /// It does not state any more what it stated, and another upstream does.
     Refuted { reason: String },
+    /// It has these numbers, and is to be read otherwise.
+    Numbering(Numbering),
 }
 
 /// Judges the lines of one session.
@@ -80,6 +83,7 @@ impl Intake {
                 }
                 Event::Rewound { from } => Some(End::Rewound { cursor: self.cursor, from }),
                 Event::Refuted { reason } => Some(End::Refuted { reason }),
+                Event::Numbering(numbering) => Some(End::Numbering(numbering)),
                 Event::Lines(lines) => self.take_in(lines, None).await?,
                 Event::Again { lines, committed } => self.take_in(lines, Some(committed)).await?,
             };

@@ -58,6 +58,7 @@ mod tests {
             rereading: Rereading::default(),
             renumbering: false,
             forgotten_up_to: None,
+            by_time: None,
         }
     }
 

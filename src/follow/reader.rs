@@ -17,6 +17,7 @@ use super::contact::Contact;
 use super::continuity::{Beside, Continuity, REWINDS, Shared};
 use super::fetch::{fetch_lines, fetch_through};
 use super::gaps::Gaps;
+use super::numbering::{Numbering, may_know_no_numbers, states_numbers};
 use crate::clock;
 use crate::judge::{Course, Decoded, Lines};
 use crate::live::{Mode, Status};
@@ -29,7 +30,7 @@ use did_plc::Timestamp;
 
 /// Pause between pages where the upstream has no stream: an operation is some seconds late, and
 /// the upstream is asked twelve times a minute.
-const POLL: Duration = Duration::from_secs(5);
+pub const POLL: Duration = Duration::from_secs(5);
 /// After this long an upstream without a stream is asked for one again.
 const ASK_FOR_STREAM: Duration = Duration::from_secs(600);
 /// How often a quiet stream is looked at for signs of life, which is how exactly the age of the
@@ -52,6 +53,8 @@ pub enum Event {
     Rewound { from: i64 },
     /// The upstream states something else now than it did, and another one states what is held.
     Refuted { reason: String },
+    /// The upstream's export turned out to have these numbers, so that it is to be read otherwise.
+    Numbering(Numbering),
 }
 
 /// Nobody listens any more.
@@ -83,6 +86,8 @@ pub struct Reader {
     gaps: Gaps,
     /// A number that its export has, beside the stream.
     exported: i64,
+    /// It has stated some number.
+    is_numbered: bool,
 }
 
 impl Reader {
@@ -112,6 +117,7 @@ impl Reader {
             unknown: 0,
             gaps: Gaps::default(),
             exported: 0,
+            is_numbered: false,
         }
     }
 
@@ -157,12 +163,24 @@ impl Reader {
                     self.hand_over(page).await?;
                 }
                 Fetched::Fault { fault, retry_in } => {
+                    if !self.is_numbered && may_know_no_numbers(&fault) {
+                        // Where it does not answer it is asked again at the next fault.
+                        self.look_for_numbers().await?.ok();
+                    }
                     resumed = true;
                     self.continuity.put_in_doubt();
                     self.say(&fault, retry_in);
                     self.send(Event::Mode(Mode::Waiting)).await?;
                 }
             }
+        }
+        if self.cursor == 0
+            && let Err(fault) = self.look_for_numbers().await?
+        {
+            // Nothing has a number, and it could not be told whether that will be so.
+            let pause = self.ask_again.after(&fault);
+            self.rest(&fault, pause).await?;
+            return Ok(false);
         }
         Ok(true)
     }
@@ -184,11 +202,26 @@ impl Reader {
                 Ok(false)
             }
             Shared::Before(from) => {
+                self.look_for_numbers().await?.ok();
                 self.say(&UpstreamFault::GoneBack { sequence: from }, Duration::ZERO);
                 self.send(Event::Rewound { from }).await?;
                 Ok(false)
             }
         }
+    }
+
+    /// Asks whether the export has numbers at all. Where it has none, it is read by time, and this ends.
+    async fn look_for_numbers(&mut self) -> Result<Result<(), UpstreamFault>, Gone> {
+        match states_numbers(&self.client).await {
+            Ok(Some(false)) => {}
+            Ok(_) => return Ok(Ok(())),
+            Err(fault) => return Ok(Err(fault)),
+        }
+        let upstream = self.client.base();
+        tracing::info!(upstream, "the upstream's export has no numbers: it is read by time");
+        self.send(Event::Numbering(Numbering::Absent)).await?;
+        self.events.closed().await;
+        Err(Gone)
     }
 
     /// What reading pages means: of an upstream without a stream they are its present.
@@ -209,6 +242,7 @@ impl Reader {
             // The page is good for what is in it; the rest is found when it is read again.
             self.say(&fault, Duration::ZERO);
         }
+        self.is_numbered |= cursor > self.cursor;
         self.cursor = cursor;
         self.continuity.remember(&lines.decoded, self.cursor);
         self.send(Event::Lines(lines)).await

@@ -1,18 +1,13 @@
-//! Whether another upstream than before has the log that the store holds the beginning of.
+//! Whether the only upstream, where it is another one than before, has the log that the store holds the beginning of.
 
 use tokio_util::sync::CancellationToken;
 
+use super::agreement::{Agreement, AskError, Difference, Newest};
 use super::error::FollowError;
-use crate::judge::Position;
+use super::numbering::Numbering;
 use crate::live::{Mode, Status};
-use crate::store::{Lease, Source, Store, StoredOperation};
-use crate::upstream::{Backoff, ExportClient, Priority, UpstreamFault};
-use bytes::Bytes;
-use did_plc::Refusal;
-use did_plc::entry::{Received, Undecodable};
-
-/// (Sequence number, CID) pairs that must agree when another upstream is to be followed.
-const COMPARED: usize = 10;
+use crate::store::{Lease, Source, Store};
+use crate::upstream::{Backoff, ExportClient, UpstreamFault};
 
 /// A comparison of an upstream with a store.
 pub struct SameLog<'a> {
@@ -27,59 +22,60 @@ pub struct SameLog<'a> {
 }
 
 impl SameLog<'_> {
-    /// Makes sure that this is the upstream of before, or one with the same log, which the store then remembers
-    /// as its own. False when asked to end while the upstream could not be reached. A crash leaves the upstream
-    /// of before, and the comparison is made again.
+    /// Makes sure that this is the upstream of before, or one with the same log: under the same numbers, so that the store
+    /// remembers it as its own, or without any. None when asked to end while the upstream could not be reached. A crash
+    /// leaves the upstream of before, and the comparison is made again.
     ///
     /// # Errors
     ///
     /// [`FollowError`].
-    pub async fn ensure(&self, lease: &Lease, source: &Source) -> Result<bool, FollowError> {
+    pub async fn ensure(
+        &self,
+        lease: &Lease,
+        source: &Source,
+    ) -> Result<Option<Numbering>, FollowError> {
         if source.upstream == self.client.base() {
-            return Ok(true);
+            return Ok(Some(Numbering::Ours));
         }
-        if source.cursor > 0 {
-            // The oldest first: another log is told from one that is merely some operations behind.
-            for operation in self.store.latest(COMPARED).await?.iter().rev() {
-                if !self.has(operation, &source.upstream).await? {
-                    return Ok(false);
-                }
+        if source.cursor > 0 || source.by_time.is_some() {
+            match self.compare(&source.upstream).await? {
+                Some(Numbering::Ours) => {}
+                other => return Ok(other),
             }
             let (from, to) = (&source.upstream, self.client.base());
             tracing::info!(from, to, "another upstream with the same log");
         }
         self.store.set_upstream(lease, self.client.base()).await?;
-        Ok(true)
+        Ok(Some(Numbering::Ours))
     }
 
-    /// Makes sure that the upstream has this operation under its number. False when asked to end before.
-    async fn has(&self, operation: &StoredOperation, before: &str) -> Result<bool, FollowError> {
-        let Some(sequence) = operation.sequence else { return Ok(true) };
-        let Some(line) = self.line_at(sequence).await else { return Ok(false) };
-        let theirs = Position::of_line(&line).filter(|theirs| theirs.sequence == sequence);
-        let theirs = theirs.and_then(|theirs| theirs.cid);
-        let ours = operation.cid().to_string();
-        if theirs.as_ref() == Some(&ours) {
-            return Ok(true);
-        }
-        Err(FollowError::OtherUpstream {
-            given: self.client.base().to_owned(),
-            remembered: before.to_owned(),
-            sequence,
-            ours,
-            theirs: theirs.unwrap_or_else(|| "nothing".to_owned()),
-        })
-    }
-
-    /// The upstream's line at this number, or the next one: asked for until there is one; none when
-    /// asked to end before.
-    async fn line_at(&self, sequence: i64) -> Option<Bytes> {
+    /// Compares it until there is an answer; none when asked to end before.
+    async fn compare(&self, before: &str) -> Result<Option<Numbering>, FollowError> {
         let mut said = None;
         let mut backoff = Backoff::new(self.client.limits());
+        let mut differs = None;
         loop {
-            let fault = match self.ask(sequence).await {
-                Ok(line) => return Some(line),
-                Err(fault) => fault,
+            let newest = Newest::read(self.store).await?;
+            let fault = match newest.ask(self.store, self.client, false).await {
+                Ok(Agreement::Same { .. }) => return Ok(Some(Numbering::Ours)),
+                Ok(Agreement::SameByCid(Numbering::Own)) => {
+                    let (sequence, ours) = newest.last().unwrap_or_default();
+                    let other = Difference { sequence, ours, theirs: None, line: None };
+                    return Err(self.is_other(other, before));
+                }
+                Ok(Agreement::SameByCid(numbering)) => return Ok(Some(numbering)),
+                // What was damaged on its way is not so twice.
+                Ok(Agreement::Differs(difference)) if differs.as_ref() == Some(&difference) => {
+                    return Err(self.is_other(difference, before));
+                }
+                Ok(Agreement::Differs(difference)) => {
+                    differs = Some(difference);
+                    continue;
+                }
+                // A mirror that is behind gets there.
+                Ok(Agreement::Lacks { .. }) => UpstreamFault::FutureCursor,
+                Err(AskError::Upstream(fault)) => fault,
+                Err(AskError::Store(error)) => return Err(error.into()),
             };
             self.status.set_mode(Mode::Waiting);
             if said.replace(fault.kind()) != Some(fault.kind()) {
@@ -88,20 +84,20 @@ impl SameLog<'_> {
                 );
             }
             let pause = tokio::time::sleep(backoff.after(&fault));
-            self.shutdown.run_until_cancelled(pause).await?;
+            if self.shutdown.run_until_cancelled(pause).await.is_none() {
+                return Ok(None);
+            }
         }
     }
 
-    async fn ask(&self, sequence: i64) -> Result<Bytes, UpstreamFault> {
-        let line = self.client.lines(sequence - 1, 1, Priority::Following).await?.pop();
-        // A mirror that is behind gets there.
-        let line = line.ok_or(UpstreamFault::FutureCursor)?;
-        match Received::decode(&line) {
-            // What was cut on its way says nothing about the log.
-            Err(Undecodable { refusal: Refusal::NotJson { .. }, .. }) => {
-                Err(UpstreamFault::Truncated { reason: "its only line is not JSON".to_owned() })
-            }
-            _ => Ok(line),
+    fn is_other(&self, difference: Difference, before: &str) -> FollowError {
+        let Difference { sequence, ours, theirs, .. } = difference;
+        FollowError::OtherUpstream {
+            given: self.client.base().to_owned(),
+            remembered: before.to_owned(),
+            sequence,
+            ours,
+            theirs: theirs.unwrap_or_else(|| "nothing of it".to_owned()),
         }
     }
 }

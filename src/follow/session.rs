@@ -2,29 +2,37 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::agreement::Newest;
 use super::candidates::Followed;
 use super::doubts::{DoubtSettings, Doubts};
 use super::head;
 use super::intake::{End, Intake};
 use super::missing::Missing;
+use super::numbering::BEGINNING;
 use super::published::Published;
 use super::reader::{Event, Gone, Reader};
 use super::second_reading::{RereadingSettings, SecondReading};
+use super::time_reader::TimeReader;
 use super::writer::Writer;
 use crate::judge::{BatchJudge, Lines, NotJson};
 use crate::live::{Feed, Status};
-use crate::store::{Lease, Source, Store, StoreError};
+use crate::store::{ByTime, Lease, Source, Store, StoreError};
+use did_plc::Timestamp;
 
 /// Events between reader and intake; the reader itself holds a few pages more.
 const EVENTS: usize = 2;
 /// Judged batches that wait for the writer.
 const PREPARED: usize = 2;
+
+/// How much is read again by time of what was read by number.
+const MARGIN: Duration = Duration::from_secs(10 * 60);
 
 /// What a session works with.
 pub struct Session<'a> {
@@ -79,12 +87,18 @@ impl Session<'_> {
         }
         let status = Arc::clone(self.status);
         let (confirmed, same_log) = watch::channel(false);
-        // Dropped, it ends; so do those below.
-        let learning = head::learn(self.followed.client.clone(), Arc::clone(&status));
-        let _learning = AbortOnDropHandle::new(tokio::spawn(learning));
-        let mut readers = self.again(source, &sender, same_log);
-        let reader = Reader::new(self.followed, source, sender, Arc::clone(&status), confirmed);
-        readers.spawn(reader.run());
+        // Dropped, all of them end; so does the writer below.
+        let mut learning = JoinSet::new();
+        let mut readers = JoinSet::new();
+        readers.spawn(self.doubts(source, &sender, same_log.clone()).run());
+        if self.followed.numbering.is_ours() {
+            learning.spawn(head::learn(self.followed.client.clone(), Arc::clone(&status)));
+            readers.spawn(self.second_reading(source, &sender, same_log).run());
+            let reader = Reader::new(self.followed, source, sender, Arc::clone(&status), confirmed);
+            readers.spawn(reader.run());
+        } else {
+            readers.spawn(self.time_reader(source, sender, confirmed).await?.run());
+        }
         let writer = self.writer(committed).run(prepared);
         let mut writer = AbortOnDropHandle::new(tokio::spawn(writer));
         let cursor = source.cursor;
@@ -105,7 +119,7 @@ impl Session<'_> {
             written = &mut writer => return Err(unexpected_end(written)),
             Some(read) = readers.join_next() => return Err(unexpected_end_of_reading(read)),
         };
-        drop(readers);
+        drop((learning, readers));
         // Everything that was judged is written before the session ends in order.
         match writer.await {
             Ok(Ok(())) => Ok(end),
@@ -113,20 +127,46 @@ impl Session<'_> {
         }
     }
 
-    /// The tasks that ask the upstream once more for what was read already, while it has the log that was read.
-    fn again(
+    /// Who reads the upstream by time, from where it was read to before, or from the time to which the log was read by
+    /// number.
+    async fn time_reader(
+        &self,
+        source: &Source,
+        events: mpsc::Sender<Event>,
+        confirmed: watch::Sender<bool>,
+    ) -> Result<TimeReader, StoreError> {
+        let Followed { client, numbering, contact, .. } = self.followed.clone();
+        let by_number = Newest::read(self.store).await?.created_at().filter(|_| source.cursor > 0);
+        let position = begin_by_time(source, client.base(), by_number);
+        tracing::info!(upstream = client.base(), from = %position.read, "reading by time");
+        Ok(TimeReader {
+            client,
+            numbering,
+            store: self.store.clone(),
+            lease: self.lease.clone(),
+            events,
+            contact,
+            confirmed,
+            position,
+            second_after: self.rereading.second_after,
+            reaches_present: !source.renumbering,
+        })
+    }
+
+    /// Who reads the log again behind the reader, while the upstream has the log that was read.
+    fn second_reading(
         &self,
         source: &Source,
         events: &mpsc::Sender<Event>,
         same_log: watch::Receiver<bool>,
-    ) -> JoinSet<Gone> {
-        let second = SecondReading {
+    ) -> SecondReading {
+        SecondReading {
             store: self.store.clone(),
             client: self.followed.client.clone(),
             others: self.followed.others.clone(),
             lease: self.lease.clone(),
             events: events.clone(),
-            same_log: same_log.clone(),
+            same_log,
             status: Arc::clone(self.status),
             settings: self.rereading,
             position: source.rereading,
@@ -135,10 +175,20 @@ impl Session<'_> {
             pages: 1,
             unsettled_after: 0,
             unsettled_has_turn: true,
-        };
-        let doubts = Doubts {
+        }
+    }
+
+    /// Who asks once more for what was refused, likewise.
+    fn doubts(
+        &self,
+        source: &Source,
+        events: &mpsc::Sender<Event>,
+        same_log: watch::Receiver<bool>,
+    ) -> Doubts {
+        Doubts {
             store: self.store.clone(),
             client: self.followed.client.clone(),
+            numbering: self.followed.numbering,
             others: self.followed.others.clone(),
             lease: self.lease.clone(),
             events: events.clone(),
@@ -146,11 +196,7 @@ impl Session<'_> {
             renumbering: source.renumbering,
             settings: self.doubts.clone(),
             others_asked: BTreeSet::new(),
-        };
-        let mut tasks = JoinSet::new();
-        tasks.spawn(second.run());
-        tasks.spawn(doubts.run());
-        tasks
+        }
     }
 
     fn writer(&self, committed: watch::Sender<u64>) -> Writer {
@@ -163,6 +209,16 @@ impl Session<'_> {
             committed,
         }
     }
+}
+
+/// Where an upstream is read by time from: as far as it was read before, or to about the time to which the log was read
+/// by number. Whatever was created before that has come, and what is dated back comes with its number.
+fn begin_by_time(source: &Source, upstream: &str, by_number: Option<Timestamp>) -> ByTime {
+    let before = source.by_time.clone().filter(|by_time| by_time.upstream == upstream);
+    let from = by_number.map_or(BEGINNING, |time| time - MARGIN);
+    let before =
+        before.unwrap_or(ByTime { upstream: upstream.to_owned(), read: from, second: from });
+    ByTime { read: before.read.max(from), ..before }
 }
 
 /// Why the writer ended before it was told to.

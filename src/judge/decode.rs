@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use crate::blocking;
 use crate::upstream::UpstreamFault;
 use did_plc::entry::{Received, Undecodable, without_mark};
-use did_plc::{Did, Refusal};
+use did_plc::{Did, Refusal, Timestamp};
 
 /// Lines that one thread decodes in a row: some tens of microseconds, so that handing out work
 /// costs little beside it.
@@ -71,6 +71,11 @@ impl Decoded {
             .and_then(|elements| json.end().map(|()| elements))
             .map_err(|error| UpstreamFault::NotAnAuditLog { reason: error.to_string() })?;
         Ok(Decoded::from_lines(elements).await)
+    }
+
+    /// The lines as received.
+    pub fn lines(&self) -> &[Bytes] {
+        &self.lines
     }
 
     /// How many there are.
@@ -147,6 +152,23 @@ impl Decoded {
         self.entries.iter().filter_map(stated_number).collect()
     }
 
+    /// Forgets which numbers are stated: they are somebody's own.
+    pub fn forget_numbers(&mut self) {
+        for entry in &mut self.entries {
+            match entry {
+                Ok(received) => received.sequence = None,
+                Err(undecodable) => undecodable.sequence = None,
+            }
+        }
+    }
+
+    /// The latest `createdAt` that is stated and is not after this moment: one from the future says nothing of where a
+    /// log in the order of time has come to.
+    pub fn latest_until(&self, now: Timestamp) -> Option<Timestamp> {
+        let times = self.entries.iter().flatten().map(|received| received.created_at);
+        times.filter(|time| *time <= now).max()
+    }
+
     /// Forgets lines that state a number above this one.
     pub fn retain_up_to(&mut self, number: i64) {
         self.retain(|stated| stated.is_none_or(|stated| stated <= number));
@@ -156,6 +178,11 @@ impl Decoded {
     pub fn retain(&mut self, stays: impl Fn(Option<i64>) -> bool) {
         let stays: Vec<bool> =
             self.entries.iter().map(|entry| stays(stated_number(entry))).collect();
+        self.retain_those(&stays);
+    }
+
+    /// Leaves out all but the lines of which it is said, in their order, that they stay.
+    pub fn retain_those(&mut self, stays: &[bool]) {
         let mut each = stays.iter();
         self.lines.retain(|_| each.next().is_some_and(|stays| *stays));
         let mut each = stays.iter();

@@ -15,6 +15,8 @@ pub enum Standing {
     Followed,
     /// It has what is held here, and could be followed.
     Ready,
+    /// It has what is held here under numbers of its own, or without numbers, and could be followed by time.
+    OwnNumbers,
     /// It does not answer, or not what it was asked.
     Away,
     /// It lacks the newest of what is held here, or of what another one has, and for longer than that is on its way.
@@ -27,9 +29,10 @@ pub enum Standing {
 
 impl Standing {
     /// All of them.
-    pub const ALL: [Standing; 6] = [
+    pub const ALL: [Standing; 7] = [
         Standing::Followed,
         Standing::Ready,
+        Standing::OwnNumbers,
         Standing::Away,
         Standing::Behind,
         Standing::Refuted,
@@ -41,6 +44,7 @@ impl Standing {
         match self {
             Standing::Followed => "followed",
             Standing::Ready => "ready",
+            Standing::OwnNumbers => "own-numbers",
             Standing::Away => "away",
             Standing::Behind => "behind",
             Standing::Refuted => "refuted",
@@ -131,7 +135,7 @@ impl Upstreams {
         (0..self.reports.len()).filter_map(|place| self.report(place)).collect()
     }
 
-    /// Whether the one with this base URL could be followed.
+    /// Whether the one with this base URL could be followed by number.
     pub fn is_ready(&self, base: &str) -> bool {
         let place = self.bases.iter().position(|it| it == base);
         let report = place.and_then(|place| self.report(place));
@@ -144,12 +148,13 @@ impl Upstreams {
         let followed = self.followed();
         let reports = self.reports();
         let is = |place: usize, standing| reports[place].standing == standing;
+        let can_be_asked =
+            |place: usize| is(place, Standing::Ready) || is(place, Standing::OwnNumbers);
         let mut places: Vec<usize> = Vec::new();
         if reports.len() == 1 || !is(followed, Standing::Away) {
             places.push(followed);
         }
-        let ready =
-            (0..reports.len()).filter(|place| *place != followed && is(*place, Standing::Ready));
+        let ready = (0..reports.len()).filter(|place| *place != followed && can_be_asked(*place));
         places.extend(ready);
         if places.is_empty() {
             places.push(followed);

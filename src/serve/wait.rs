@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::HeaderMap;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use did_plc::{Cid, Did};
 
@@ -18,6 +18,8 @@ use super::state::Server;
 const DEFAULT_WAIT: u64 = 5;
 /// The longest wait, in seconds: less than what proxies usually allow an answer to take.
 const LONGEST_WAIT: u64 = 30;
+/// What has no number comes without a message: it is looked for so often while nothing else comes.
+const LOOK: Duration = Duration::from_secs(1);
 /// Bytes of messages that are looked at in one turn.
 const TURN: usize = 1 << 20;
 
@@ -67,8 +69,8 @@ fn not_yet(server: &Server, did: Did, cid: Cid, seconds: u64) -> ServeError {
     ServeError::NotYet { did, cid, seconds, sequence: server.state.status.sequence() }
 }
 
-/// Ends when the operation is in the store. It does not end by itself where that does not happen. Woken by each commit, and asks the store only when the
-/// operation was in it.
+/// Ends when the operation is in the store. It does not end by itself where that does not happen. Woken by each commit, and
+/// asks the store when the operation was in it, and now and then.
 pub async fn arrival(server: &Server, did: Did, cid: Cid) -> Result<(), ServeError> {
     let name = cid.to_ascii();
     let finder = memchr::memmem::Finder::new(&name);
@@ -79,7 +81,9 @@ pub async fn arrival(server: &Server, did: Did, cid: Cid) -> Result<(), ServeErr
             return Ok(());
         }
         loop {
-            subscription.wait().await;
+            if timeout(LOOK, subscription.wait()).await.is_err() {
+                break;
+            }
             match subscription.take(TURN) {
                 Ok(messages) => {
                     if messages.iter().any(|new| finder.find(new.text.as_bytes()).is_some()) {

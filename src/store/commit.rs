@@ -113,6 +113,8 @@ pub struct Source {
     pub caught_up_at: Option<Timestamp>,
     /// How far what was read is read again.
     pub rereading: Rereading,
+    /// How far the upstream was read that was read by time last; none where there was none.
+    pub by_time: Option<ByTime>,
     /// The numbers that operations have are an earlier upstream's, until the log of this one has been read to its
     /// end.
     pub renumbering: bool,
@@ -131,6 +133,17 @@ pub struct Rereading {
     pub round_began_at: Option<Timestamp>,
     /// Rounds that were completed.
     pub rounds: i64,
+}
+
+/// How far an upstream is read by time, since it has numbers of its own or none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ByTime {
+    /// Base URL, without a slash at its end.
+    pub upstream: String,
+    /// All of it was read up to this `createdAt`.
+    pub read: Timestamp,
+    /// All of it was read twice up to this one.
+    pub second: Timestamp,
 }
 
 /// The right to write as the one follower, until somebody raises the epoch.

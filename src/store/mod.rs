@@ -28,7 +28,7 @@ use did_plc::claim::Value;
 use did_plc::{Did, Timestamp};
 
 use self::claims::{Claimants, ClaimsIndex};
-pub use self::commit::{Commit, Lease, Rereading, Rewritten, Source, Unsettled};
+pub use self::commit::{ByTime, Commit, Lease, Rereading, Rewritten, Source, Unsettled};
 pub use self::divergence::{
     DIVERGENCE_BYTES, DivergenceKind, NewDivergence, Noted, StoredDivergence,
 };
@@ -361,6 +361,11 @@ impl Store {
         rereading: Rereading,
     ) -> Result<(), StoreError> {
         backend!(self, store => store.set_rereading(lease, rereading))
+    }
+
+    /// Records how far an upstream is read by time. [`StoreError::LostLease`] unless the lease is still the newest.
+    pub async fn set_by_time(&self, lease: &Lease, by_time: &ByTime) -> Result<(), StoreError> {
+        backend!(self, store => store.set_by_time(lease, by_time))
     }
 
     /// The unsettled numbers above `after` that were stated before a moment, at most so many, in ascending order.

@@ -363,7 +363,7 @@ async fn a_repository_of_the_formats_own_program_is_read() {
 
 /// Counts what it is asked.
 #[derive(Default)]
-struct Counting(AtomicUsize);
+pub struct Counting(pub AtomicUsize);
 
 impl Verifier for Counting {
     fn find_signer(&self, keys: &[&str], signed: &Signed) -> Result<Option<usize>, UnsupportedKey> {

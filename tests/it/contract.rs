@@ -7,8 +7,8 @@ use bytes::Bytes;
 use did_plc::{Cid, Did, Timestamp, order};
 use plc_replica::store::codec::is_genesis;
 use plc_replica::store::{
-    Asked, Commit, Lease, MOST_COUNTED, NewDivergence, NewRefusal, RefusalKey, RefusalLimits,
-    Rereading, Rewritten, Source, Store, StoreError, StoredOperation, Unsettled,
+    Asked, ByTime, Commit, Lease, MOST_COUNTED, NewDivergence, NewRefusal, RefusalKey,
+    RefusalLimits, Rereading, Rewritten, Source, Store, StoreError, StoredOperation, Unsettled,
 };
 use plc_testkit::Generated;
 use plc_testkit::builder::{RECOVERY_WINDOW, Story};
@@ -1210,13 +1210,20 @@ async fn rereading_is_remembered(place: Place) {
     store.commit(&lease, &commit_of(0, &identities(16, 1))).await.unwrap();
     store.release(lease.clone()).await.unwrap();
     let other = place.open().await;
-    let (_, source) = follow(&other).await;
+    let (now, source) = follow(&other).await;
     assert_eq!(
         source.rereading,
         Rereading { second: 3, round: 2, round_began_at: None, rounds: 2 }
     );
     let lost = store.set_rereading(&lease, Rereading::default()).await;
     assert!(matches!(lost, Err(StoreError::LostLease(_))), "{lost:?}");
+    let (upstream, at) = ("https://b.example".to_owned(), Timestamp::from_millis);
+    let by_time = ByTime { upstream, read: at(1_700_000_000_000), second: at(7) };
+    let lost = store.set_by_time(&lease, &by_time).await;
+    assert!(matches!(lost, Err(StoreError::LostLease(_))), "{lost:?}");
+    assert_eq!(other.source().await.unwrap().unwrap().by_time, None);
+    other.set_by_time(&now, &by_time).await.unwrap();
+    assert_eq!(other.source().await.unwrap().unwrap().by_time, Some(by_time));
     assert_eq!(other.source().await.unwrap().unwrap().rereading, source.rereading);
 }
 

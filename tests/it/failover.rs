@@ -1,13 +1,15 @@
 //! Several upstreams: the first that is well is followed. It dies, is behind, lies and comes back, and what is held in the
 //! end is the honest log, each operation once.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use did_plc::Timestamp;
+use did_plc::{Cid, Timestamp, json};
 use futures::StreamExt;
 use plc_replica::follow::{DoubtSettings, RereadingSettings, SwitchSettings};
-use plc_replica::live::{Mode, Standing};
+use plc_replica::live::{Mode, Standing, Upstreams};
+use plc_replica::store::Store;
 use plc_replica::upstream::ExportClient;
 use plc_testkit::builder::Story;
 use plc_testkit::fake_upstream::{FakeUpstream, Fault, LogEntry, Route};
@@ -17,16 +19,16 @@ use tokio::time::sleep;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::follow::{Place, Running, entries, limits, lives, lives_with_attacks, places};
-use crate::healing::{honest, rows};
+use crate::healing::{by_number, honest, rows};
 use crate::process::{Served, program, run};
 
 /// Long enough for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// An upstream is away after this.
-const AWAY: Duration = Duration::from_millis(1_500);
+pub const AWAY: Duration = Duration::from_millis(1_500);
 
 /// Seconds in place of minutes.
-fn soon() -> SwitchSettings {
+pub fn soon() -> SwitchSettings {
     SwitchSettings {
         look: Duration::from_millis(500),
         away: AWAY,
@@ -37,13 +39,17 @@ fn soon() -> SwitchSettings {
     }
 }
 
-fn clients(upstreams: &[&FakeUpstream]) -> Vec<ExportClient> {
+pub fn clients(upstreams: &[&FakeUpstream]) -> Vec<ExportClient> {
     let client =
         |upstream: &&FakeUpstream| ExportClient::new(&upstream.url(), 0, "test", limits()).unwrap();
     upstreams.iter().map(client).collect()
 }
 
-async fn start(place: &Place, upstreams: &[&FakeUpstream], switching: SwitchSettings) -> Running {
+pub async fn start(
+    place: &Place,
+    upstreams: &[&FakeUpstream],
+    switching: SwitchSettings,
+) -> Running {
     start_rereading(place, upstreams, switching, RereadingSettings::default()).await
 }
 
@@ -57,7 +63,7 @@ async fn start_rereading(
     Running::start_among(&place.url, clients(upstreams), switching, rereading, doubts).await
 }
 
-async fn eventually(what: &str, replica: &Running, is: impl Fn() -> bool) {
+pub async fn eventually(what: &str, replica: &Running, is: impl Fn() -> bool) {
     let begun = Instant::now();
     while !is() {
         let reports = replica.status.upstreams().reports();
@@ -71,7 +77,7 @@ async fn eventually(what: &str, replica: &Running, is: impl Fn() -> bool) {
 }
 
 /// Waits until this one is followed, and this number is committed from its present.
-async fn follows(replica: &Running, place: usize, sequence: i64) {
+pub async fn follows(replica: &Running, place: usize, sequence: i64) {
     let upstreams = replica.status.upstreams();
     eventually(&format!("{place} is followed at {sequence}"), replica, || {
         upstreams.followed() == place
@@ -82,7 +88,7 @@ async fn follows(replica: &Running, place: usize, sequence: i64) {
     .await;
 }
 
-async fn stands(replica: &Running, place: usize, standing: Standing) {
+pub async fn stands(replica: &Running, place: usize, standing: Standing) {
     eventually(&format!("{place} is {standing:?}"), replica, || {
         replica.status.upstreams().report(place).unwrap().standing == standing
     })
@@ -90,7 +96,7 @@ async fn stands(replica: &Running, place: usize, standing: Standing) {
 }
 
 /// Of what kind the differences are that were recorded, and who stated them; all is older here than what comes live.
-async fn differences(replica: &Running) -> Vec<(String, String)> {
+pub async fn differences(replica: &Running) -> Vec<(String, String)> {
     let records = replica.store.divergences(None, None, None, 0, 10_000).await.unwrap();
     let records = records.into_iter().map(|record| record.divergence);
     let others = records.filter(|record| record.kind != "backdated");
@@ -98,7 +104,7 @@ async fn differences(replica: &Running) -> Vec<(String, String)> {
 }
 
 /// The numbers that a client of the stream is sent, from the beginning on: it comes back where it was.
-fn listen(replica: &Running) -> (Arc<Mutex<Vec<i64>>>, JoinHandle<()>) {
+pub fn listen(replica: &Running) -> (Arc<Mutex<Vec<i64>>>, JoinHandle<()>) {
     let heard = Arc::new(Mutex::new(Vec::new()));
     let (address, numbers) = (replica.address, Arc::clone(&heard));
     let listening = tokio::spawn(async move {
@@ -118,32 +124,32 @@ fn listen(replica: &Running) -> (Arc<Mutex<Vec<i64>>>, JoinHandle<()>) {
 }
 
 /// One log that two tell, as far as each of them has come.
-struct Told {
-    log: Vec<LogEntry>,
-    at: usize,
+pub struct Told {
+    pub log: Vec<LogEntry>,
+    pub at: usize,
 }
 
 impl Told {
     /// Operations that come at once.
     const STEP: usize = 25;
 
-    fn new(operations: usize) -> Told {
+    pub fn new(operations: usize) -> Told {
         Told { log: story(operations), at: 0 }
     }
 
     /// What comes next, so many.
-    fn next(&mut self, count: usize) -> Vec<LogEntry> {
+    pub fn next(&mut self, count: usize) -> Vec<LogEntry> {
         let next = self.log[self.at..self.at + count].to_vec();
         self.at += count;
         next
     }
 
-    fn sequence(&self) -> i64 {
+    pub fn sequence(&self) -> i64 {
         self.log[self.at - 1].seq
     }
 
     /// Grows at all of these, bit by bit.
-    async fn grow(&mut self, count: usize, upstreams: &[&FakeUpstream]) {
+    pub async fn grow(&mut self, count: usize, upstreams: &[&FakeUpstream]) {
         for _ in 0..count / Told::STEP {
             let next = self.next(Told::STEP);
             upstreams.iter().for_each(|upstream| upstream.append_all(next.clone()));
@@ -152,14 +158,14 @@ impl Told {
     }
 
     /// An upstream that tells all of it, as far as it has come, whatever it told before.
-    fn tell(&self, upstream: &FakeUpstream) {
+    pub fn tell(&self, upstream: &FakeUpstream) {
         upstream.replace_after(0, self.log[..self.at].to_vec());
         upstream.close_streams(1012, "restart");
     }
 }
 
 /// Lives of identities whose operations all verify, one a second.
-fn story(operations: usize) -> Vec<LogEntry> {
+pub fn story(operations: usize) -> Vec<LogEntry> {
     let mut story = Story::seeded(97);
     while story.log().len() < operations {
         let alice = story.create().accepted();
@@ -171,7 +177,7 @@ fn story(operations: usize) -> Vec<LogEntry> {
 }
 
 /// All that is held is the honest log, every operation of it once, and clients were sent it in its order.
-async fn is_whole(replica: Running, told: &Told, heard: &Mutex<Vec<i64>>) {
+pub async fn is_whole(replica: Running, told: &Told, heard: &Mutex<Vec<i64>>) {
     let sent: Vec<i64> = is_held(&replica, told).await;
     eventually("all is sent", &replica, || heard.lock().unwrap().len() >= sent.len()).await;
     let heard = heard.lock().unwrap().clone();
@@ -182,7 +188,7 @@ async fn is_whole(replica: Running, told: &Told, heard: &Mutex<Vec<i64>>) {
 }
 
 /// All that is held is the honest log, every operation of it once; the numbers of it.
-async fn is_held(replica: &Running, told: &Told) -> Vec<i64> {
+pub async fn is_held(replica: &Running, told: &Told) -> Vec<i64> {
     let expected = honest(&told.log[..told.at]).await;
     let held = rows(&replica.store).await;
     let other: Vec<_> =
@@ -192,6 +198,26 @@ async fn is_held(replica: &Running, told: &Told) -> Vec<i64> {
     let operations = replica.store.export_by_time(None, 1_000_000).await.unwrap().len();
     assert_eq!(operations, expected.len(), "something is there twice or has no number");
     expected.into_keys().collect()
+}
+
+/// Waits until all that was told so far is held, under whatever numbers, each operation once, as in the honest log.
+pub async fn holds(store: &Store, log: &[LogEntry]) {
+    let expected = honest(log).await;
+    let numbers: BTreeMap<&str, i64> = log.iter().map(|entry| (&*entry.cid, entry.seq)).collect();
+    let begun = Instant::now();
+    loop {
+        let mut held = store.export_by_time(None, 1_000_000).await.unwrap();
+        if held.len() >= expected.len() {
+            for operation in &mut held {
+                operation.sequence = numbers.get(&*operation.cid().to_string()).copied();
+            }
+            assert_eq!(held.len(), expected.len(), "something is there twice");
+            assert_eq!(by_number(held), expected);
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{} of {} are held", held.len(), expected.len());
+        sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// What a liar tells: the log as far as it has come, and more of it.
@@ -714,4 +740,65 @@ async fn they_are_given_in_every_way_that_settings_are() {
     assert!(refused.said().contains("https://a.example is given twice"), "{}", refused.said());
     let wrong = run(&["serve", "--upstream", "https://a.example,ftp://b.example"]);
     assert!(wrong.said().contains("ftp://b.example"), "{}", wrong.said());
+}
+
+/// The line that was wrong is wrong for as long as it is among the newest: that is no other log, and nobody is left for it,
+/// neither then nor after the next start.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_that_was_taken_from_elsewhere_does_not_refute_the_one_that_has_it_otherwise() {
+    let wrong: [fn(&LogEntry, &LogEntry) -> LogEntry; 3] = [
+        // The CID of another one.
+        |entry, other| LogEntry { cid: other.cid.clone(), ..entry.clone() },
+        // Another signature, which does not verify.
+        |entry, other| {
+            let signature = |of: &LogEntry| {
+                let operation: Value = serde_json::from_str(&of.operation).unwrap();
+                operation["sig"].as_str().unwrap().to_owned()
+            };
+            let operation = entry.operation.replacen(&signature(entry), &signature(other), 1);
+            let cid = Cid::of(&json::read_operation(&operation).unwrap());
+            LogEntry { operation, cid: cid.to_string(), ..entry.clone() }
+        },
+        // No operation.
+        |entry, _| LogEntry {
+            operation: entry.operation.replacen("\"sig\":", "\"sig\":1,\"sig\":", 1),
+            ..entry.clone()
+        },
+    ];
+    for wrong in wrong {
+        for place in places().await {
+            let mut told = Told::new(300);
+            let first = FakeUpstream::start(told.next(100)).await;
+            let second = FakeUpstream::start(told.log[..100].to_vec()).await;
+            let replica = start(&place, &[&first, &second], soon()).await;
+            follows(&replica, 0, 100).await;
+            let next = told.next(20);
+            second.append_all(next.clone());
+            let bad = wrong(&next[7], &next[3]);
+            first.append_all(
+                next.iter().map(|it| if it.seq == bad.seq { &bad } else { it }).cloned(),
+            );
+            follows(&replica, 0, told.sequence()).await;
+            let upstreams = replica.status.upstreams();
+            let is_followed_all_along = async |upstreams: &Upstreams| {
+                let begun = Instant::now();
+                while begun.elapsed() < 4 * soon().look {
+                    let report = upstreams.report(0).unwrap();
+                    assert_eq!(upstreams.followed(), 0, "{report:?}");
+                    assert_ne!(report.standing, Standing::Refuted, "{report:?}");
+                    sleep(Duration::from_millis(5)).await;
+                }
+            };
+            is_followed_all_along(upstreams).await;
+            replica.end().await;
+            let replica = start(&place, &[&first, &second], soon()).await;
+            follows(&replica, 0, told.sequence()).await;
+            is_followed_all_along(replica.status.upstreams()).await;
+            told.grow(25, &[&first, &second]).await;
+            follows(&replica, 0, told.sequence()).await;
+            // A number is whose its upstream says it is, also where that is refused.
+            holds(&replica.store, &told.log[..told.at]).await;
+            replica.end().await;
+        }
+    }
 }

@@ -144,7 +144,8 @@ impl Running {
         Running::start_with(url, upstreams, switching, rereading, doubts, verifier).await
     }
 
-    async fn start_with(
+    /// The same, with somebody who checks the signatures.
+    pub async fn start_with(
         url: &str,
         upstreams: Vec<ExportClient>,
         switching: SwitchSettings,

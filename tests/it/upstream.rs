@@ -168,6 +168,9 @@ async fn name_and_password_are_for_the_upstream_alone() {
     let asked = upstream.asked();
     assert!(asked.iter().any(|asked| asked.route == Route::Stream));
     // `mirror:sésame`
+    // Pages are compressed to a quarter.
+    assert!(asked.iter().all(|asked| asked.route == Route::Stream
+        || asked.accept_encoding.contains("gzip") && asked.accept_encoding.contains("zstd")));
     assert!(asked.iter().all(|asked| asked.authorization == "Basic bWlycm9yOnPDqXNhbWU="));
 }
 

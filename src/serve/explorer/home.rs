@@ -130,7 +130,7 @@ fn rest(report: &Report) -> Markup {
 
 fn standing(upstream: &UpstreamReport, now: Timestamp) -> Markup {
     let class = match upstream.standing {
-        Standing::Followed | Standing::Ready => "good",
+        Standing::Followed | Standing::Ready | Standing::OwnNumbers => "good",
         Standing::Away | Standing::Behind | Standing::Unknown => "warn",
         Standing::Refuted => "bad",
     };

@@ -7,7 +7,7 @@ use did_plc::Timestamp;
 use super::open::Postgres;
 use super::rows::{SourceRow, sources};
 use super::writer::LEASE;
-use crate::store::{Lease, Rereading, Source, StoreError};
+use crate::store::{ByTime, Lease, Rereading, Source, StoreError};
 
 /// Durable whatever the connection's setting: an epoch that a crash of the server took back would
 /// be given out twice.
@@ -127,6 +127,23 @@ impl Postgres {
             round,
             round_began_at.map(Timestamp::millis),
             rounds
+        );
+        match self.writer.pool.lend().await?.execute(set).await? {
+            0 => Err(over(lease)),
+            _ => Ok(()),
+        }
+    }
+
+    /// See [`crate::store::Store::set_by_time`].
+    pub async fn set_by_time(&self, lease: &Lease, by_time: &ByTime) -> Result<(), StoreError> {
+        let _turn = self.writer.turn.lock().await;
+        let set = sqlx::query!(
+            "UPDATE sources SET by_time = $2, by_time_read = $3, by_time_second = $4
+             WHERE epoch = $1",
+            lease.epoch,
+            by_time.upstream,
+            by_time.read.millis(),
+            by_time.second.millis()
         );
         match self.writer.pool.lend().await?.execute(set).await? {
             0 => Err(over(lease)),

@@ -8,8 +8,8 @@ use sqlx::{Decode, Type};
 
 use crate::store::codec::{Interned, unpack};
 use crate::store::{
-    NewDivergence, NewRefusal, Rereading, Source, StoreError, StoredDivergence, StoredOperation,
-    StoredRefusal,
+    ByTime, NewDivergence, NewRefusal, Rereading, Source, StoreError, StoredDivergence,
+    StoredOperation, StoredRefusal,
 };
 
 /// A query for operations: `FROM` and what follows it. Their DIDs are the rows' keys, or else what
@@ -49,7 +49,8 @@ macro_rules! sources {
         sqlx::query_as!(
             SourceRow,
             $before + "upstream, cursor, epoch, caught_up_at, cursor_cid, second_reading, round,
-                round_began_at, rounds, renumbering, forgotten_up_to" + $after
+                round_began_at, rounds, renumbering, forgotten_up_to, by_time, by_time_read,
+                by_time_second" + $after
             $(, $argument)*
         )
     };
@@ -220,6 +221,9 @@ pub(super) struct SourceRow {
     pub(super) rounds: i64,
     pub(super) renumbering: bool,
     pub(super) forgotten_up_to: Option<i64>,
+    pub(super) by_time: Option<String>,
+    pub(super) by_time_read: i64,
+    pub(super) by_time_second: i64,
 }
 
 impl TryFrom<SourceRow> for Source {
@@ -240,6 +244,11 @@ impl TryFrom<SourceRow> for Source {
             },
             renumbering: row.renumbering,
             forgotten_up_to: row.forgotten_up_to,
+            by_time: row.by_time.map(|upstream| ByTime {
+                upstream,
+                read: Timestamp::from_millis(row.by_time_read),
+                second: Timestamp::from_millis(row.by_time_second),
+            }),
         })
     }
 }

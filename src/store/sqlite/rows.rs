@@ -6,8 +6,8 @@ use rusqlite::{Connection, Row};
 use super::error::damaged;
 use crate::store::codec::{Damage, Interned, unpack};
 use crate::store::{
-    NewDivergence, NewRefusal, Rereading, Source, StoreError, StoredDivergence, StoredOperation,
-    StoredRefusal,
+    ByTime, NewDivergence, NewRefusal, Rereading, Source, StoreError, StoredDivergence,
+    StoredOperation, StoredRefusal,
 };
 use did_plc::{Cid, Did, Timestamp};
 
@@ -36,7 +36,7 @@ macro_rules! divergence_columns {
 macro_rules! source_columns {
     () => {
         "upstream, cursor, epoch, caught_up_at, cursor_cid, second_reading, round, round_began_at, rounds,
-         renumbering, forgotten_up_to"
+         renumbering, forgotten_up_to, by_time, by_time_read, by_time_second"
     };
 }
 
@@ -122,6 +122,14 @@ pub(super) fn source(row: &Row) -> rusqlite::Result<Source> {
         },
         renumbering: row.get(9)?,
         forgotten_up_to: row.get(10)?,
+        by_time: match row.get::<_, Option<String>>(11)? {
+            Some(upstream) => Some(ByTime {
+                upstream,
+                read: Timestamp::from_millis(row.get(12)?),
+                second: Timestamp::from_millis(row.get(13)?),
+            }),
+            None => None,
+        },
     })
 }
 

@@ -8,7 +8,7 @@ use super::writer::{Held, over};
 use super::{Shared, Sqlite, connection, read, rows};
 use crate::blocking;
 use crate::store::codec::Packer;
-use crate::store::{Commit, Lease, NewDivergence, Noted, Rereading, Source, StoreError};
+use crate::store::{ByTime, Commit, Lease, NewDivergence, Noted, Rereading, Source, StoreError};
 use did_plc::Timestamp;
 
 const CREATE_SOURCE: &str =
@@ -24,6 +24,8 @@ const BEGIN_RENUMBERING: &str =
 
 const SET_REREADING: &str = "UPDATE sources SET
     second_reading = ?1, round = ?2, round_began_at = ?3, rounds = ?4";
+
+const SET_BY_TIME: &str = "UPDATE sources SET by_time = ?1, by_time_read = ?2, by_time_second = ?3";
 
 impl Shared {
     fn follow(&self, upstream: &str) -> Result<(Lease, Source), StoreError> {
@@ -134,6 +136,23 @@ impl Sqlite {
             transaction
                 .prepare_cached(SET_REREADING)?
                 .execute((second, round, began_at, rounds))?;
+            Ok(transaction.commit()?)
+        })
+        .await
+    }
+
+    /// See [`crate::store::Store::set_by_time`].
+    pub async fn set_by_time(&self, lease: &Lease, by_time: &ByTime) -> Result<(), StoreError> {
+        let (lease, by_time) = (lease.clone(), by_time.clone());
+        self.write("noting what was read by time", move |shared| {
+            let ByTime { upstream, read, second } = by_time;
+            let mut writer = shared.writer();
+            let (transaction, _) = writer.transaction(&lease)?;
+            transaction.prepare_cached(SET_BY_TIME)?.execute((
+                upstream,
+                read.millis(),
+                second.millis(),
+            ))?;
             Ok(transaction.commit()?)
         })
         .await

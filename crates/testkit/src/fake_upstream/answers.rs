@@ -38,6 +38,7 @@ pub(super) async fn answer(State(shared): State<Arc<Shared>>, request: Request) 
             path: path.clone(),
             user_agent: header(header::USER_AGENT),
             authorization: header(header::AUTHORIZATION),
+            accept_encoding: header(header::ACCEPT_ENCODING),
         });
         take_fault(&mut story, route)
     };
@@ -55,6 +56,9 @@ pub(super) async fn answer(State(shared): State<Arc<Shared>>, request: Request) 
             // Each leads to the next fault of the route, which is this one while it lasts.
             (StatusCode::FOUND, [(header::LOCATION, "/elsewhere")]).into_response()
         }
+        (Route::Stream, _) if shared.story().knows_no_numbers => {
+            StatusCode::NOT_FOUND.into_response()
+        }
         (Route::Stream, fault) => stream_of(shared, request, fault).await,
         (Route::Export | Route::Write, Some(Fault::WebPage)) => {
             axum::response::Html("<!doctype html>\n<title>Welcome</title>").into_response()
@@ -65,7 +69,10 @@ pub(super) async fn answer(State(shared): State<Arc<Shared>>, request: Request) 
                 _ => None,
             };
             let body = page(&mut shared.story(), query(&path), edit);
-            deliver(body, fault, shared)
+            match body {
+                Some(body) => deliver(body, fault, shared),
+                None => (StatusCode::INTERNAL_SERVER_ERROR, "{}").into_response(),
+            }
         }
         (Route::Write, fault) => {
             let body = to_bytes(request.into_body(), usize::MAX).await.unwrap();
@@ -99,17 +106,27 @@ fn take_fault(story: &mut Story, route: Route) -> Option<Fault> {
     Some(fault)
 }
 
-/// The body of an export page.
-fn page(story: &mut Story, query: HashMap<String, String>, edit: Option<Edit>) -> Bytes {
+/// The body of an export page; none where it cannot be told what is asked for.
+fn page(story: &mut Story, query: HashMap<String, String>, edit: Option<Edit>) -> Option<Bytes> {
     let count = query.get("count").map_or(1000, |count| count.parse().unwrap());
     let count = count.min(story.longest_page.unwrap_or(1000));
     let after = query.get("after").map_or("", String::as_str);
-    let Ok(after) = after.parse::<i64>() else { return timestamped_page(story, after, count) };
+    let Ok(after) = after.parse::<i64>() else {
+        return Some(timestamped_page(story, after, count, edit));
+    };
+    if story.knows_no_numbers {
+        return match after {
+            0 => Some(timestamped_page(story, "2000-01-01T00:00:00.000Z", count, edit)),
+            // A year, and no date.
+            ..=LAST_YEAR => Some(Bytes::new()),
+            _ => None,
+        };
+    }
     let from = story.log.partition_point(|(entry, _)| entry.seq <= after);
     let entries = &story.log[from..story.log.len().min(from + count)];
     if edit.is_none() && story.garbled.is_empty() {
         let lines: Vec<&[u8]> = entries.iter().map(|(_, line)| &line[..]).collect();
-        return Bytes::from(lines.join(&b'\n'));
+        return Some(Bytes::from(lines.join(&b'\n')));
     }
     let mut lines = Vec::new();
     for (entry, line) in entries {
@@ -126,15 +143,22 @@ fn page(story: &mut Story, query: HashMap<String, String>, edit: Option<Edit>) -
     if let Some(edit) = edit {
         edit(&mut lines);
     }
-    Bytes::from(lines.join("\n"))
+    Some(Bytes::from(lines.join("\n")))
 }
 
+/// The last year of which JavaScript has dates.
+const LAST_YEAR: i64 = 275_760;
+
 /// The body of a page of the export by time.
-fn timestamped_page(story: &Story, after: &str, count: usize) -> Bytes {
+fn timestamped_page(story: &Story, after: &str, count: usize, edit: Option<Edit>) -> Bytes {
     let mut entries: Vec<&LogEntry> = story.log.iter().map(|(entry, _)| entry).collect();
     entries.retain(|entry| &*entry.created_at > after);
     entries.sort_by(|a, b| (&a.created_at, &a.cid).cmp(&(&b.created_at, &b.cid)));
-    let lines: Vec<String> = entries.iter().take(count).map(|entry| entry.timestamped()).collect();
+    let mut lines: Vec<String> =
+        entries.iter().take(count).map(|entry| entry.timestamped()).collect();
+    if let Some(edit) = edit {
+        edit(&mut lines);
+    }
     Bytes::from(lines.join("\n"))
 }
 

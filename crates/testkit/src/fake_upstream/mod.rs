@@ -171,6 +171,12 @@ impl FakeUpstream {
         self.shared.story().longest_page = Some(lines);
     }
 
+    /// Whether it is as directories were before there were sequence numbers: no line has one, there is no stream, and
+    /// what comes after a number is what comes after the date that JavaScript makes of it.
+    pub fn know_no_numbers(&self, knows_none: bool) {
+        self.shared.story().knows_no_numbers = knows_none;
+    }
+
     /// Answers this path otherwise than the log would have it.
     pub fn answer(&self, path: &str, status: u16, body: &str) {
         self.shared.story().answers.insert(path.to_owned(), (status, body.to_owned()));

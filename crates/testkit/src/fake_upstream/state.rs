@@ -21,6 +21,7 @@ pub struct Asked {
     pub path: String,
     pub user_agent: String,
     pub authorization: String,
+    pub accept_encoding: String,
 }
 
 /// The log and how it is told.
@@ -36,6 +37,8 @@ pub(super) struct Story {
     pub(super) oldest_cursor: i64,
     /// The longest page, where it is shorter than the directory's.
     pub(super) longest_page: Option<usize>,
+    /// It is as directories were before there were sequence numbers.
+    pub(super) knows_no_numbers: bool,
     /// Answers by path that are not made from the log: status and body.
     pub(super) answers: HashMap<String, (u16, String)>,
     pub(super) asked: Vec<Asked>,

@@ -10,26 +10,31 @@
 //! The first in order that is well is followed, and none is left for one that is less preferred while it is well. One
 //! that was not well has to be so for a while before it is returned to, and twice as long each time it does not last.
 //!
+//! Who has all of it by its CIDs, under numbers of its own or without any, is followed by time while nobody with our
+//! numbers is to be trusted (`time_reader.rs`): the cursor waits, and the numbers come later.
+//!
 //! Nothing of this is stored but which upstream was followed last, and that after the comparison: a process that ends at
 //! any point begins with a comparison.
+
+mod looking;
+mod reporting;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::agreement::{Agreement, Newest};
-use super::candidate::{Candidate, Opinion, SwitchSettings};
-use super::contact::Contact;
+use crate::follow::agreement::Agreement;
+use crate::follow::candidate::{Candidate, Opinion};
+use crate::follow::contact::Contact;
+use crate::follow::numbering::Numbering;
+use crate::follow::switching::SwitchSettings;
 use crate::live::{Mode, Standing, Status};
 use crate::store::{Lease, Source, Store, StoreError};
 use crate::upstream::ExportClient;
 
-/// How long an answer to a comparison is waited for.
-const PATIENCE: Duration = Duration::from_secs(15);
 /// Between two looks at whether the one that is followed is still well.
 const TICK: Duration = Duration::from_secs(1);
 /// Lines within an hour that do not verify, where another upstream has others that do, until an upstream is refuted: one
@@ -45,6 +50,8 @@ pub struct Candidates {
     status: Arc<Status>,
     /// The one that is followed; none while it is to be chosen.
     followed: Option<usize>,
+    /// Which numbers that one has.
+    numbering: Numbering,
     /// It is followed though nobody bears out what it states, or there is no other.
     alone: bool,
     contact: Arc<Contact>,
@@ -59,6 +66,8 @@ pub struct Candidates {
 pub struct Followed {
     /// It.
     pub client: ExportClient,
+    /// Which numbers it has.
+    pub numbering: Numbering,
     /// The others, who are asked before what does not fit is believed, in order of preference.
     pub others: Vec<ExportClient>,
     /// Who is told how it answers.
@@ -81,6 +90,7 @@ impl Candidates {
             settings,
             status: Arc::clone(status),
             followed: only,
+            numbering: Numbering::Ours,
             alone: only.is_some(),
             contact: Arc::new(Contact::new()),
             ahead: None,
@@ -100,10 +110,11 @@ impl Candidates {
         others.filter(|client| client.base() != base).cloned().collect()
     }
 
-    /// Those of the others that are well.
+    /// Those of the others that are well and have our numbers.
     pub fn well(&self) -> Vec<ExportClient> {
         let others = (0..self.all.len()).filter(|place| self.followed != Some(*place));
         let well = others.filter(|place| self.is_well(*place));
+        let well = well.filter(|place| self.all[*place].numbering().is_ours());
         well.map(|place| self.all[place].client.clone()).collect()
     }
 
@@ -111,6 +122,7 @@ impl Candidates {
     pub fn followed(&self) -> Followed {
         Followed {
             client: self.client().clone(),
+            numbering: self.numbering,
             others: self.others(),
             contact: Arc::clone(&self.contact),
             alone: self.alone,
@@ -137,7 +149,8 @@ impl Candidates {
     ) -> Result<bool, StoreError> {
         // Another process may have followed another one meanwhile.
         let followed = self.followed.map(|place| self.all[place].client.base());
-        if followed.is_some_and(|base| base == source.upstream || self.all.len() == 1) {
+        let is_only = self.all.len() == 1 || !self.numbering.is_ours();
+        if followed.is_some_and(|base| base == source.upstream || is_only) {
             return Ok(true);
         }
         (self.followed, self.alone) = (None, false);
@@ -172,8 +185,10 @@ impl Candidates {
                 return Ok(false);
             }
         };
+        self.numbering = self.all[chosen].numbering();
         let base = self.all[chosen].client.base().to_owned();
-        if base != source.upstream {
+        // The numbers that are held stay those of the upstream of before where it has others.
+        if self.numbering.is_ours() && base != source.upstream {
             store.set_upstream(lease, &base).await?;
         }
         self.follow(chosen);
@@ -227,11 +242,29 @@ impl Candidates {
         }
         let everybody: Vec<usize> = (0..self.all.len()).collect();
         self.look(store, &everybody).await?;
-        let has_all = self.followed.is_some_and(|place| self.all[place].has_all());
+        let has_all = self.followed.is_some_and(|place| {
+            self.all[place].has_all() && self.all[place].numbering().is_ours()
+        });
         if !has_all {
             self.leave();
         }
         Ok(has_all)
+    }
+
+    /// The one that is followed turned out to have these numbers: it is read otherwise from here on where there is no other,
+    /// and else the choice is made again.
+    pub fn turn_to(&mut self, numbering: Numbering) {
+        if self.all.len() > 1 {
+            (self.followed, self.alone) = (None, false);
+            self.numbering = Numbering::Ours;
+            self.misstated.clear();
+            return;
+        }
+        self.numbering = numbering;
+        self.all[0].opinion = Opinion::Compared(match numbering {
+            Numbering::Ours => Agreement::Same { next: None },
+            other => Agreement::SameByCid(other),
+        });
     }
 
     /// The cursor was put back to what the one that is followed has.
@@ -285,6 +318,7 @@ impl Candidates {
             self.all[place].begin_probation(&self.settings, is_soon);
         }
         (self.followed, self.alone) = (None, false);
+        self.numbering = Numbering::Ours;
         self.misstated.clear();
     }
 
@@ -306,145 +340,10 @@ impl Candidates {
                 "following {upstream}, though no other upstream bears out what it states"
             );
         } else {
-            tracing::info!("following {upstream}, which has the log that is held here");
+            let (_, reason) = chosen.standing(true, &self.settings);
+            let reason = if reason.is_empty() { "has the log that is held here" } else { &reason };
+            tracing::info!("following {upstream}, which {reason}");
         }
         self.state();
-    }
-
-    /// Asks these for the newest of what is held.
-    async fn look(&mut self, store: &Store, places: &[usize]) -> Result<(), StoreError> {
-        let newest = Newest::read(store).await?;
-        let answers = join_all(places.iter().map(|place| {
-            let client = &self.all[*place].client;
-            timeout(PATIENCE, newest.ask(client))
-        }));
-        let answers = answers.await;
-        for (&place, answer) in places.iter().zip(answers) {
-            let candidate = &mut self.all[place];
-            match answer {
-                Ok(Ok(agreement)) => {
-                    candidate.compared(agreement, newest.cursor(), &self.settings);
-                }
-                // Of the one that is followed its reader says it.
-                _ if self.followed == Some(place) => {}
-                Ok(Err(fault)) => candidate.failed(fault.to_string(), &self.settings),
-                Err(_) => {
-                    let silence = format!("there was no answer within {PATIENCE:?}");
-                    candidate.failed(silence, &self.settings);
-                }
-            }
-            candidate.record(store).await?;
-        }
-        if let Some(place) = self.followed {
-            // What was believed without the others is not any more, once it is held.
-            self.alone &= self.all.len() == 1 || !self.all[place].has_all();
-        }
-        self.state();
-        Ok(())
-    }
-
-    /// Whether another one has for too long what the one that is followed has not brought.
-    fn look_ahead(&mut self) {
-        let Some(followed) = self.followed else { return };
-        let cursor = self.status.sequence();
-        let is_live = self.status.mode() == Mode::Live;
-        self.ahead = self.ahead.filter(|(number, _)| is_live && *number > cursor);
-        if let Some((number, since)) = self.ahead {
-            if since.elapsed() >= self.settings.behind {
-                self.all[followed].opinion = Opinion::Behind(number);
-            }
-            return;
-        }
-        let others = self.all.iter().enumerate().filter(|(place, _)| *place != followed);
-        let next = others.filter_map(|(_, other)| other.next()).filter(|next| *next > cursor).min();
-        self.ahead = next.filter(|_| is_live).map(|next| (next, Instant::now()));
-    }
-
-    /// Which one is to be followed as it stands; none where none is well.
-    fn choice(&self) -> Option<usize> {
-        let well = || (0..self.all.len()).filter(|place| self.is_well(*place));
-        let is_trusted =
-            |place: &usize| self.followed == Some(*place) || !self.all[*place].is_on_probation();
-        well().find(is_trusted).or_else(|| well().next())
-    }
-
-    fn is_well(&self, place: usize) -> bool {
-        let is_away = self.followed == Some(place) && self.away().is_some();
-        !is_away && !self.all[place].is_refuted() && self.all[place].is_well(&self.settings)
-    }
-
-    /// Why the one that is followed is away, if it is.
-    fn away(&self) -> Option<String> {
-        let (failing, fault) = self.contact.failing()?;
-        (failing >= self.settings.away).then_some(fault)
-    }
-
-    /// The one that was followed last, once what it states is to be believed though nobody bears out what is held:
-    /// another one states the same, or nobody has said anything else for long.
-    fn last_resort(&self, source: &Source, waited: Duration) -> Option<usize> {
-        let place = self.all.iter().position(|it| it.client.base() == source.upstream)?;
-        let opinion = &self.all[place].opinion;
-        let Opinion::Compared(agreement) = opinion else { return None };
-        let others = || {
-            let others = self.all.iter().enumerate().filter(|(other, _)| *other != place);
-            others.map(|(_, other)| &other.opinion)
-        };
-        let is_borne_out = match agreement {
-            Agreement::Differs(_) => others().any(|other| other == opinion),
-            // Who is away may have what all others lack.
-            Agreement::Lacks { from: ours, .. } => others().all(|other| {
-                matches!(other, Opinion::Compared(Agreement::Lacks { from, .. }) if from == ours)
-            }),
-            Agreement::Same { .. } => false,
-        };
-        (is_borne_out || waited >= self.settings.alone).then_some(place)
-    }
-
-    fn say_that_there_is_none(&self, source: &Source) {
-        let reason =
-            |place: usize| format!("{} {}", self.all[place].client.base(), self.standing(place).1);
-        let reasons: Vec<String> = (0..self.all.len()).map(reason).collect();
-        tracing::error!(
-            cursor = source.cursor,
-            before = source.upstream,
-            "none of the upstreams can be followed: {}; serving goes on, and they are asked again",
-            reasons.join("; ")
-        );
-    }
-
-    /// How it stands with one, and why.
-    fn standing(&self, place: usize) -> (Standing, String) {
-        let followed = self.followed == Some(place);
-        match self.away().filter(|_| followed) {
-            Some(fault) => (Standing::Away, format!("does not answer: {fault}")),
-            None => self.all[place].standing(followed, &self.settings),
-        }
-    }
-
-    /// Shows how it stands with all of them, and logs what is new.
-    fn state(&mut self) {
-        let upstreams = self.status.upstreams();
-        self.all.iter_mut().for_each(Candidate::end_probation);
-        for place in 0..self.all.len() {
-            let (standing, reason) = self.standing(place);
-            let before = upstreams.report(place).map(|report| report.standing);
-            upstreams.set(place, standing, &reason);
-            if before == Some(standing) {
-                continue;
-            }
-            let upstream = self.all[place].client.base();
-            match standing {
-                Standing::Refuted if self.all[place].followed_at.is_none() => tracing::error!(
-                    "{upstream} is not to be followed: it {reason}; it is another log, or has numbers of its own (to \
-                     which `plc-replica renumber` turns a database)"
-                ),
-                Standing::Refuted => {
-                    tracing::error!("{upstream} is not to be followed: it {reason}")
-                }
-                Standing::Away | Standing::Behind => tracing::warn!("{upstream} {reason}"),
-                Standing::Ready => tracing::info!("{upstream} has the log that is held here"),
-                Standing::Followed | Standing::Unknown => {}
-            }
-        }
     }
 }
