@@ -2,11 +2,11 @@
 --
 --   plc_owner     owns the tables, and brings them up to date: for `plc-replica migrate`.
 --   plc_follower  follows: reads everything, writes operations and what is kept beside them. It can neither change nor
---                 empty a table.
---   plc_reader    reads. For `--read-database`, for `resolve`, `export` and all other commands that only read, and for
---                 people.
+--                 empty a table. For the commands that write: `serve`, `import`, `repair`, `renumber`, `audit`.
+--   plc_reader    reads. For `--read-database`, for the commands that only read (`resolve`, `history`, `refused`,
+--                 `export`, `snapshot`, `fsck`), and for people.
 --
--- As a superuser, or whoever may create roles and owns the database:
+-- As a superuser:
 --
 --   psql "$DATABASE_URL" --set ON_ERROR_STOP=1 --file ops/roles.sql
 --

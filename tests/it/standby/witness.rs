@@ -13,7 +13,7 @@ use super::Telling;
 /// Who ask at the same time.
 const ASKERS: usize = 3;
 /// How long something may be on its way to a follower on a busy machine.
-pub const ON_ITS_WAY: Duration = Duration::from_secs(2);
+pub const ON_ITS_WAY: Duration = Duration::from_secs(5);
 /// The same where the follower was held up, and what it hears then has waited for it.
 pub const HELD_UP: Duration = Duration::from_secs(3600);
 /// Between two questions of each.
