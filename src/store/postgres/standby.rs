@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sqlx::FromRow;
 use sqlx::postgres::PgConnection;
 
-use super::error::query_error;
+use super::error::{has_ended_connection, query_error};
 use super::migrations::{self, MIGRATIONS, Schema};
 use super::open::Postgres;
 use super::pool;
@@ -81,8 +81,11 @@ impl Standby {
             Some(connection) => connection,
             None => self.connect().await?,
         };
-        let replayed: Result<Replayed, _> =
-            sqlx::query_as(REPLAYED).fetch_one(&mut connection).await;
+        let replayed = match how_far(&mut connection).await {
+            // What was asked stood in the way of what is replayed: the server is there, and says so now.
+            Err(error) if !has_ended_connection(&error) => how_far(&mut connection).await,
+            replayed => replayed,
+        };
         let Replayed { is_standby, cursor } = replayed.map_err(query_error)?;
         if !is_standby {
             return Err(self.unusable("is no standby: it takes writes of its own. Where it was promoted, name it with --database"));
@@ -130,4 +133,8 @@ impl Standby {
     pub fn store(&self) -> Postgres {
         Postgres::of(&Arc::new(self.server.anew()))
     }
+}
+
+async fn how_far(connection: &mut PgConnection) -> sqlx::Result<Replayed> {
+    sqlx::query_as(REPLAYED).fetch_one(connection).await
 }
