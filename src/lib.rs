@@ -33,6 +33,8 @@ pub mod judge;
 
 pub mod live;
 
+pub mod reads;
+
 pub mod follow;
 
 pub mod audit;

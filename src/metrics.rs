@@ -134,6 +134,26 @@ pub const METRICS: &[(&str, MetricKind, &str)] = &[
     ),
     ("plc_store_waiting", MetricKind::Gauge, "Reads that wait for a connection"),
     (
+        "plc_reads_total",
+        MetricKind::Counter,
+        "Reads for answers, by the database that was asked; absent without read databases",
+    ),
+    (
+        "plc_reads_retried_total",
+        MetricKind::Counter,
+        "Those of them that were asked elsewhere, by the read database that did not answer",
+    ),
+    (
+        "plc_read_database_in_use",
+        MetricKind::Gauge,
+        "1 while a read database is read from, 0 while it is left out, by read database",
+    ),
+    (
+        "plc_read_database_lag_seconds",
+        MetricKind::Gauge,
+        "For how long the database has had what a read database has not replayed, by read database",
+    ),
+    (
         "plc_cache_lookups_total",
         MetricKind::Counter,
         "Lookups in caches, by cache and outcome: hit or miss",

@@ -7,6 +7,7 @@ use std::sync::{Arc, LazyLock};
 use bytes::Bytes;
 use did_plc::signature::{PlainVerifier, Verifier};
 use plc_replica::live::{Feed, Status};
+use plc_replica::reads::Reads;
 use plc_replica::serve::{self, ServeSettings, ServeState};
 use plc_replica::store::Store;
 use plc_testkit::Generated;
@@ -37,9 +38,11 @@ async fn state(database: &str) -> ServeState {
     let open = async || Store::open(database).await.unwrap();
     let store = any_order::take(open, &verifier, lines, &mut Chances(&[])).await;
     let upstream = "https://plc.example";
+    let status = Arc::new(Status::of_store([upstream], &store).await.unwrap());
     ServeState {
-        status: Arc::new(Status::of_store([upstream], &store).await.unwrap()),
+        reads: Arc::new(Reads::new(store.clone(), Arc::clone(&status), Vec::new())),
         store,
+        status,
         feed: Arc::new(Feed::new()),
         verifier,
         upstream: None,

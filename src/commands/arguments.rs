@@ -10,6 +10,17 @@ use crate::store::{DIVERGENCE_BYTES, RefusalLimits, Store};
 /// How requests to others are signed.
 pub const USER_AGENT: &str = concat!("plc-replica/", env!("CARGO_PKG_VERSION"));
 
+/// A number that is not negative.
+pub fn not_negative(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| "expected a number".to_owned())?;
+    // A hundred years are more than any clock here can add up.
+    if (0.0..=36_500.0).contains(&number) {
+        Ok(number)
+    } else {
+        Err("expected 0 to 36500".to_owned())
+    }
+}
+
 /// Where the log is kept.
 #[derive(Debug, clap::Args)]
 pub struct Database {

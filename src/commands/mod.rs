@@ -14,7 +14,9 @@ mod import;
 mod limits;
 mod logging;
 mod metrics;
+mod migrate;
 pub mod progress;
+mod reads;
 mod refused;
 mod renumber;
 mod repair;
@@ -65,6 +67,7 @@ enum Command {
     Import(import::Args),
     Repair(repair::Args),
     Renumber(renumber::Args),
+    Migrate(migrate::Args),
     Completions(completions::Args),
 }
 
@@ -140,6 +143,7 @@ impl Cli {
             Command::Import(args) => block_on(import::run(&args)),
             Command::Repair(args) => block_on(repair::run(&args)),
             Command::Renumber(args) => block_on(renumber::run(&args)),
+            Command::Migrate(args) => block_on(migrate::run(&args)),
             Command::Completions(args) => completions::run(&args, Cli::command()),
         }
     }

@@ -12,8 +12,9 @@ use crate::follow::{
 };
 use crate::live::{Feed, Status};
 use crate::publish::{self, KeepSettings};
+use crate::reads::{self, Reads};
 use crate::serve::{self, Caching, ReadThrough, ServeSettings, ServeState};
-use crate::store::{Store, StoreError};
+use crate::store::{Standby, Store, StoreError};
 use crate::upstream::{ExportClient, Limits};
 use anyhow::Context;
 use tokio::net::TcpListener;
@@ -29,6 +30,8 @@ use tokio_util::sync::CancellationToken;
 pub struct Args {
     #[command(flatten)]
     database: super::Database,
+    #[command(flatten)]
+    reads: super::reads::ReadArgs,
     /// Directory or replica to follow: an http:// or https:// URL. Given several times, or with commas between the
     /// URLs: others with the same log, in order of preference. The first that is well is followed, and the next one while
     /// it is away, behind or refuted; one with other numbers, or none, by time while there is no other. `--upstream-requests-per-minute` is for each.
@@ -88,7 +91,7 @@ pub struct Args {
         env = "PLC_SECOND_READING_MINUTES",
         value_name = "MINUTES",
         default_value_t = 60.0,
-        value_parser = not_negative
+        value_parser = super::arguments::not_negative
     )]
     second_reading_minutes: f64,
     /// In how many days the whole log is read again, over and over; 0 for never. It takes a request
@@ -98,7 +101,7 @@ pub struct Args {
         env = "PLC_REREADING_DAYS",
         value_name = "DAYS",
         default_value_t = 30.0,
-        value_parser = not_negative
+        value_parser = super::arguments::not_negative
     )]
     rereading_days: f64,
     /// Other directories or replicas, with commas between their URLs, that are never followed. They are asked for the
@@ -149,7 +152,7 @@ pub struct Args {
         env = "PLC_SNAPSHOT_MINUTES",
         value_name = "MINUTES",
         default_value_t = 10.0,
-        value_parser = not_negative
+        value_parser = super::arguments::not_negative
     )]
     snapshot_minutes: f64,
     /// Seconds for which a cache before the replica may give what it said of an identity without asking again, and as
@@ -171,17 +174,6 @@ pub struct Args {
     signatures: super::Signatures,
     #[command(flatten)]
     logging: super::logging::Logging,
-}
-
-/// A number that is not negative.
-fn not_negative(text: &str) -> Result<f64, String> {
-    let number: f64 = text.parse().map_err(|_| "expected a number".to_owned())?;
-    // A hundred years are more than any clock here can add up.
-    if (0.0..=36_500.0).contains(&number) {
-        Ok(number)
-    } else {
-        Err("expected 0 to 36500".to_owned())
-    }
 }
 
 /// An address to listen on. A name is none: it may stand for several, or for another one tomorrow.
@@ -241,8 +233,10 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     outlive_full_files()?;
 
     let bases: Vec<&str> = upstreams.iter().map(ExportClient::base).collect();
-    let opened = open(&args.database.url, &bases, &shutdown).await?;
-    let Some((store, status)) = opened else { return Ok(ExitCode::SUCCESS) };
+    let opened = open(&args, &bases, &shutdown).await?;
+    let Some(Opened { store, status, reads, standbys }) = opened else {
+        return Ok(ExitCode::SUCCESS);
+    };
     args.records.limit(&store);
     tracing::info!(
         listen = %args.listen,
@@ -252,7 +246,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         "serving"
     );
     let follower = Follower {
-        status: Arc::new(status),
+        status,
         feed: Arc::new(Feed::new()),
         verifier: args.signatures.verifier(),
         upstreams,
@@ -261,7 +255,10 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         rereading: args.rereading(),
         doubts: DoubtSettings { others, ..DoubtSettings::default() },
     };
-    work(args, follower, listener, shutdown).await?;
+    let most = args.reads.most();
+    let watching = tokio::spawn(reads::watch(Arc::clone(&reads), standbys, most, shutdown.clone()));
+    work(args, follower, reads, listener, shutdown).await?;
+    watching.await?;
     tracing::info!("ended in order");
     Ok(ExitCode::SUCCESS)
 }
@@ -271,6 +268,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 async fn work(
     args: Args,
     follower: Follower,
+    reads: Arc<Reads>,
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -287,7 +285,7 @@ async fn work(
         let (store, status) = (follower.store.clone(), Arc::clone(&follower.status));
         beside.spawn(publish::keep(store, status, settings, shutdown.clone()));
     }
-    beside.spawn(serve::run(listener, state(args, &follower)?, shutdown.clone()));
+    beside.spawn(serve::run(listener, state(args, &follower, reads)?, shutdown.clone()));
     let followed = follower.run(shutdown.clone()).await;
     // Without a follower there is nothing to serve for: either both run, or neither.
     shutdown.cancel();
@@ -306,7 +304,7 @@ fn watch(follower: &Follower, settings: WatchSettings) -> Watch {
 }
 
 /// What the server answers from.
-fn state(args: Args, follower: &Follower) -> anyhow::Result<ServeState> {
+fn state(args: Args, follower: &Follower, reads: Arc<Reads>) -> anyhow::Result<ServeState> {
     let read_through = (args.read_through == "on").then(|| {
         let (status, verifier) = (Arc::clone(&follower.status), Arc::clone(&follower.verifier));
         let others = &follower.doubts.others;
@@ -314,6 +312,7 @@ fn state(args: Args, follower: &Follower) -> anyhow::Result<ServeState> {
     });
     Ok(ServeState {
         store: follower.store.clone(),
+        reads,
         feed: Arc::clone(&follower.feed),
         status: Arc::clone(&follower.status),
         verifier: Arc::clone(&follower.verifier),
@@ -335,16 +334,24 @@ fn state(args: Args, follower: &Follower) -> anyhow::Result<ServeState> {
     })
 }
 
+/// What was opened.
+struct Opened {
+    store: Store,
+    status: Arc<Status>,
+    reads: Arc<Reads>,
+    standbys: Vec<Standby>,
+}
+
 /// Opens the store and reads how far it is, waiting for a database that is not there yet; `None` when asked to end.
 async fn open(
-    url: &str,
+    args: &Args,
     upstreams: &[&str],
     shutdown: &CancellationToken,
-) -> anyhow::Result<Option<(Store, Status)>> {
+) -> anyhow::Result<Option<Opened>> {
     let mut pause = PAUSES.0;
     let mut said = false;
     loop {
-        match open_once(url, upstreams).await {
+        match open_once(args, upstreams).await {
             Ok(opened) => {
                 if said {
                     tracing::info!("the database is there");
@@ -367,10 +374,11 @@ async fn open(
     }
 }
 
-async fn open_once(url: &str, upstreams: &[&str]) -> Result<(Store, Status), StoreError> {
-    let store = Store::open(url).await?;
-    let status = Status::of_store(upstreams.iter().copied(), &store).await?;
-    Ok((store, status))
+async fn open_once(args: &Args, upstreams: &[&str]) -> Result<Opened, StoreError> {
+    let store = Store::open(&args.database.url).await?;
+    let status = Arc::new(Status::of_store(upstreams.iter().copied(), &store).await?);
+    let (reads, standbys) = args.reads.open(&store, &status).await?;
+    Ok(Opened { store, status, reads, standbys })
 }
 
 /// Has the process go on when a file may not become larger: writing fails then, as on a full disk, which is waited

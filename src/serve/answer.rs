@@ -6,7 +6,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
-use crate::live::Status;
+use crate::reads::Freshness;
 use did_plc::Timestamp;
 
 /// An answer: every body is in memory before it is sent.
@@ -108,28 +108,13 @@ fn http_date(time: Timestamp) -> Option<HeaderValue> {
     Some(owned_value(httpdate::fmt_http_date(date).into_bytes()))
 }
 
-/// How fresh an answer is, to be taken before the store is read: the answer then has everything
-/// that this promises.
-#[derive(Debug, Clone, Copy)]
-pub struct Freshness {
-    sequence: i64,
-    as_of: Option<Timestamp>,
-}
-
-impl Freshness {
-    /// How fresh what is read from now on will be.
-    pub fn now(status: &Status) -> Freshness {
-        Freshness { sequence: status.sequence(), as_of: status.as_of() }
-    }
-
-    /// States it: `PLC-Sequence`, the upstream's sequence number up to which every operation is
-    /// in the answer, and `PLC-As-Of`, the time up to which ([`Status::as_of`]).
-    pub fn state(self, headers: &mut HeaderMap) {
-        let mut number = itoa::Buffer::new();
-        headers.insert(PLC_SEQUENCE, value(number.format(self.sequence).as_bytes()));
-        if let Some(as_of) = self.as_of {
-            headers.insert(PLC_AS_OF, value(&as_of.to_ascii()));
-        }
+/// States how fresh an answer is: `PLC-Sequence`, the upstream's sequence number up to which every operation is
+/// in the answer, and `PLC-As-Of`, the time up to which.
+pub fn state_freshness(freshness: Freshness, headers: &mut HeaderMap) {
+    let mut number = itoa::Buffer::new();
+    headers.insert(PLC_SEQUENCE, value(number.format(freshness.sequence).as_bytes()));
+    if let Some(as_of) = freshness.as_of {
+        headers.insert(PLC_AS_OF, value(&as_of.to_ascii()));
     }
 }
 

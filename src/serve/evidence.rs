@@ -87,10 +87,10 @@ pub async fn divergences(
     let (after, count) = place(&query)?;
     let open = flag(&query, "open")?;
     let (did, kind) = (parameter(&query, "did")?, parameter(&query, "kind")?);
-    let store = &server.state.store;
+    let log = server.picture();
     // One more than is shown tells whether there is a next page.
     let (did, kind) = (did.as_deref(), kind.as_deref());
-    let mut page = store.divergences(did, kind, open, after, count + 1).await?;
+    let mut page = log.divergences(did, kind, open, after, count + 1).await?;
     let more = page.len() > count;
     page.truncate(count);
     let next = page.last().filter(|_| more).map(|last| last.id);
@@ -108,8 +108,7 @@ pub async fn side(State(server): State<Arc<Server>>, uri: Uri) -> Result<Answer,
     };
     let no_such = || ServeError::NoSuchRecord(id.to_owned());
     let number = decimal(id).ok_or_else(no_such)?;
-    let store = &server.state.store;
-    let found = store.divergences(None, None, None, number.saturating_sub(1), 1).await?;
+    let found = server.picture().divergences(None, None, None, number.saturating_sub(1), 1).await?;
     let record = found.into_iter().find(|found| found.id == number).ok_or_else(no_such)?;
     let side = if theirs { record.divergence.theirs } else { record.divergence.ours };
     Ok(answer::json(StatusCode::OK, side.ok_or_else(no_such)?.into_bytes()))
@@ -135,10 +134,11 @@ pub async fn refused(
         kind.as_deref().is_none_or(|kind| kept.refusal.kind == kind)
             && open.is_none_or(|open| kept.accepted_at.is_none() == open)
     };
+    let log = server.picture();
     let mut found = Vec::new();
     let mut next = None;
     for _ in 0..MOST_READS {
-        let page = server.state.store.refusals(did.as_deref(), after, READ).await?;
+        let page = log.refusals(did.as_deref(), after, READ).await?;
         next = page.last().filter(|_| page.len() == READ).map(|last| last.id);
         // One more than is shown tells whether there is a next page.
         let room = count + 1 - found.len();

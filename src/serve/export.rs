@@ -5,10 +5,11 @@ use std::sync::Arc;
 use axum::extract::State;
 use http::HeaderValue;
 
+use crate::reads::Picture;
 use crate::store::{StoreError, StoredOperation};
 use did_plc::Timestamp;
 
-use super::answer::{self, Answer, Freshness};
+use super::answer::{self, Answer};
 use super::conditional::Representation;
 use super::error::ServeError;
 use super::extract::RequestHead;
@@ -37,16 +38,29 @@ impl After {
         Ok(After::Time(Some(time)))
     }
 
-    /// The operations that come next.
+    /// The operations that come next. Where the log ends is for the primary to say: who reads on and on would see it end
+    /// earlier than before where another standby answers, which looks like a log that has lost something.
     async fn page(
         &self,
-        server: &Server,
+        log: &Picture<'_>,
         count: usize,
     ) -> Result<Vec<StoredOperation>, StoreError> {
-        let store = &server.state.store;
+        let page = self.operations(log, count).await?;
+        if page.len() == count || !log.is_of_standby() {
+            return Ok(page);
+        }
+        log.turn_to_primary();
+        self.operations(log, count).await
+    }
+
+    async fn operations(
+        &self,
+        log: &Picture<'_>,
+        count: usize,
+    ) -> Result<Vec<StoredOperation>, StoreError> {
         match *self {
-            After::Sequence(after) => store.export_by_sequence(after, count).await,
-            After::Time(after) => store.export_by_time(after, count).await,
+            After::Sequence(after) => log.export_by_sequence(after, count).await,
+            After::Time(after) => log.export_by_time(after, count).await,
         }
     }
 }
@@ -56,20 +70,20 @@ pub async fn export(
     State(server): State<Arc<Server>>,
     head: RequestHead,
 ) -> Result<Answer, ServeError> {
-    let mut freshness = Freshness::now(&server.state.status);
+    let log = server.picture();
     let count = count(&head.query)?;
     let after = After::read(&head.query)?;
-    let mut page = after.page(&server, count).await?;
+    let mut page = after.page(&log, count).await?;
     if page.is_empty() {
         let empty = server.empty_pages.asked_for(head.client, &head.query);
         if let Some(held) = empty.hold() {
             // Subscribed before it is read again: what is committed in between is in one of both.
             let news = server.state.feed.subscribe();
-            page = after.page(&server, count).await?;
+            page = after.page(&log, count).await?;
             if page.is_empty() {
                 held.until(news, &server.shutdown).await;
-                freshness = Freshness::now(&server.state.status);
-                page = after.page(&server, count).await?;
+                log.turn_to_primary();
+                page = after.page(&log, count).await?;
             }
         }
         if page.is_empty() {
@@ -82,7 +96,7 @@ pub async fn export(
         media_type: answer::JSON_LINES,
     };
     let mut answer = known.answer(&head.headers, || lines(&after, &page))?;
-    freshness.state(answer.headers_mut());
+    answer::state_freshness(log.freshness(), answer.headers_mut());
     Ok(answer)
 }
 

@@ -7,16 +7,17 @@ use did_plc::json::write_operation;
 use did_plc::operation::{Malformed, Operation, OperationKind};
 use http::{HeaderMap, HeaderValue, header};
 
+use crate::reads::Picture;
 use crate::store::StoredOperation;
 
-use super::answer::{self, Answer, Freshness};
+use super::answer::{self, Answer};
 use super::conditional::{Representation, etag};
 use super::error::ServeError;
 use super::extract::RequestHead;
 use super::forward;
 use super::notes::Notes;
 use super::read_through::{self, wants_upstream};
-use super::state::{ServeState, Server};
+use super::state::Server;
 use super::{verdicts, wait};
 
 /// JSON of an operation against its DAG-CBOR, and its envelope: enough room that a body is
@@ -43,11 +44,13 @@ pub enum View {
 /// Answers for the identity that the path names, which may be any text. Every answer says how
 /// fresh it is, and what was refused of the identity after what it shows.
 pub async fn identity(server: &Server, did: &str, head: &RequestHead, view: View) -> Answer {
-    let mut notes = Notes::new(Freshness::now(&server.state.status));
+    let log = server.picture();
+    let mut notes = Notes::new(log.freshness());
     let shown = match did.parse::<Did>() {
         Err(_) => Err(ServeError::NotPlc(did.to_owned())),
-        Ok(did) => wait_and_show(server, head, did, view, &mut notes).await,
+        Ok(did) => wait_and_show(server, &log, head, did, view, &mut notes).await,
     };
+    notes.freshness = log.freshness();
     let mut answer = shown.into_response();
     notes.state(answer.headers_mut());
     server.state.settings.caching.state(answer.headers_mut());
@@ -56,60 +59,61 @@ pub async fn identity(server: &Server, did: &str, head: &RequestHead, view: View
 
 async fn wait_and_show(
     server: &Server,
+    log: &Picture<'_>,
     head: &RequestHead,
     did: Did,
     view: View,
     notes: &mut Notes,
 ) -> Result<Answer, ServeError> {
-    let waited = wait::for_operation(server, head, did).await;
-    notes.freshness = Freshness::now(&server.state.status);
+    let waited = wait::for_operation(server, log, head, did).await;
     // Read before the answer: what is not held after that was refused then, and not unknown.
-    notes.refused = server.refused.standing(&server.state.store, &did).await?;
+    notes.refused = server.refused.standing(log, &did).await?;
     waited?;
-    show(server, &head.headers, did, view, notes).await
+    show(server, log, &head.headers, did, view, notes).await
 }
 
 async fn show(
     server: &Server,
+    log: &Picture<'_>,
     request: &HeaderMap,
     did: Did,
     view: View,
     notes: &mut Notes,
 ) -> Result<Answer, ServeError> {
-    // Read before the store: what is caught up to after that is no proof of absence.
-    let caught_up = server.state.status.caught_up();
-    let local = match wants_upstream(request) || forward::is_awaited(server, &did).await? {
-        false => show_local(server, request, did, view).await?,
+    let local = match wants_upstream(request) || forward::is_awaited(server, log, &did).await? {
+        false => show_local(server, log, request, did, view).await?,
         true => None,
     };
     if let Some(answer) = local {
         return Ok(answer);
     }
-    let ServeState { upstream, store, .. } = &server.state;
-    let (outcome, history) = read_through::read(upstream.as_ref(), store, did).await?;
+    let upstream = server.state.upstream.as_ref();
+    let (outcome, history) = read_through::read(upstream, log, did).await?;
     notes.read_through = outcome;
     let shown = match history {
         Some(history) => show_operations(server, request, history, view).await?,
         // It may have come while the upstream was asked.
-        None => show_local(server, request, did, view).await?,
+        None => show_local(server, log, request, did, view).await?,
     };
+    // What is caught up to after it was read is no proof of absence.
+    let caught_up = log.freshness().caught_up;
     shown.ok_or_else(|| ServeError::absent(did, notes.refused, caught_up))
 }
 
 /// What the store has; none when it does not hold the identity.
 async fn show_local(
     server: &Server,
+    log: &Picture<'_>,
     request: &HeaderMap,
     did: Did,
     view: View,
 ) -> Result<Option<Answer>, ServeError> {
-    let store = &server.state.store;
     match view {
         View::Document | View::Data | View::Last => {
-            store.head(&did).await?.map(|head| show_head(request, &head, view)).transpose()
+            log.head(&did).await?.map(|head| show_head(request, &head, view)).transpose()
         }
-        View::Log | View::Audit => show_history(request, &store.history(&did).await?, view),
-        View::Verdicts => show_operations(server, request, store.history(&did).await?, view).await,
+        View::Log | View::Audit => show_history(request, &log.history(&did).await?, view),
+        View::Verdicts => show_operations(server, request, log.history(&did).await?, view).await,
     }
 }
 

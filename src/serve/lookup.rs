@@ -74,16 +74,16 @@ pub fn value(kind: ClaimKind, asked: &str) -> Option<Value<'_>> {
 ///
 /// [`ServeError::NoIndex`] where there is none; those of the store.
 pub async fn find(server: &Server, wanted: &Wanted<'_>) -> Result<Found, ServeError> {
-    let store = &server.state.store;
+    let log = server.picture();
     // Before the candidates: what is said to be complete is at least that.
-    let index = store.claims_index().await?.ok_or(ServeError::NoIndex)?;
-    let complete = index.is_complete() && server.state.status.caught_up();
+    let index = log.claims_index().await?.ok_or(ServeError::NoIndex)?;
+    let complete = index.is_complete() && log.freshness().caught_up;
     let mut found = Found { index, complete, claims: Vec::new(), next: wanted.after };
     let (mut candidates, mut operations) = (0, 0);
     loop {
-        let page = store.claimants(&wanted.value, found.next, AT_ONCE).await?;
+        let page = log.claimants(&wanted.value, found.next, AT_ONCE).await?;
         candidates += AT_ONCE;
-        let histories = try_join_all(page.dids.iter().map(|did| store.history(did))).await?;
+        let histories = try_join_all(page.dids.iter().map(|did| log.history(did))).await?;
         for (did, history) in page.dids.iter().zip(&histories) {
             operations += history.len();
             let stated = history.iter().map(|stored| Stated {

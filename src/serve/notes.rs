@@ -2,8 +2,9 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::answer::Freshness;
+use super::answer;
 use super::read_through::Outcome;
+use crate::reads::Freshness;
 
 const REFUSED: HeaderName = HeaderName::from_static("plc-refused");
 
@@ -26,7 +27,7 @@ impl Notes {
 
     /// States it; `PLC-Refused` only where something was refused.
     pub fn state(self, headers: &mut HeaderMap) {
-        self.freshness.state(headers);
+        answer::state_freshness(self.freshness, headers);
         if let Some(outcome) = self.read_through {
             outcome.state(headers);
         }

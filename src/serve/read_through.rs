@@ -22,7 +22,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
 use crate::live::Status;
-use crate::store::{Store, StoredOperation};
+use crate::reads::Picture;
+use crate::store::StoredOperation;
 use crate::upstream::ExportClient;
 use did_plc::history::{History, HistoryEntry};
 use did_plc::signature::Verifier;
@@ -121,7 +122,7 @@ pub fn wants_upstream(request: &HeaderMap) -> bool {
 /// upstream's answer does not go back behind ours.
 pub async fn read(
     upstream: Option<&Arc<ReadThrough>>,
-    store: &Store,
+    log: &Picture<'_>,
     did: Did,
 ) -> Result<(Option<Outcome>, Option<Vec<StoredOperation>>), ServeError> {
     let Some(upstream) = upstream else { return Ok((None, None)) };
@@ -132,7 +133,7 @@ pub async fn read(
         Ok(Fetched::Unavailable) => Outcome::Unavailable,
         Ok(Fetched::Bug) => return Err(ServeError::Bug),
         Ok(Fetched::Known(theirs, outcome)) => {
-            let ours = store.history(&did).await?;
+            let ours = log.history(&did).await?;
             match objection(&ours, &theirs) {
                 Some(outcome) => outcome,
                 None => {

@@ -8,6 +8,7 @@ use ahash::AHashSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use crate::reads::Picture;
 use crate::store::{Store, StoreError};
 use did_plc::Did;
 
@@ -50,15 +51,15 @@ impl RefusedIdentities {
     /// # Errors
     ///
     /// Those of the store, which is asked only where there may be some.
-    pub async fn standing(&self, store: &Store, did: &Did) -> Result<usize, StoreError> {
+    pub async fn standing(&self, log: &Picture<'_>, did: &Did) -> Result<usize, StoreError> {
         if !self.may_include(did) {
             return Ok(0);
         }
         // Boxed, since it is seldom asked: what a request keeps for it would be moved about with each.
         Box::pin(async {
             // What is accepted in between does not stand any more, and is not counted.
-            let head = store.head(did).await?;
-            store.refused_after(did, head.as_ref()).await
+            let head = log.head(did).await?;
+            log.refused_after(did, head.as_ref()).await
         })
         .await
     }
@@ -202,7 +203,7 @@ mod tests {
         // Nothing new is no reason to begin from the start.
         assert_eq!(identities.look_after(store, last).await.unwrap(), last);
         let standing = async |letter: &str| {
-            identities.standing(store, &did(letter).parse().unwrap()).await.unwrap()
+            identities.standing(&server.picture(), &did(letter).parse().unwrap()).await.unwrap()
         };
         assert_eq!((standing("b").await, standing("d").await), (1, 0));
 
@@ -228,7 +229,8 @@ mod tests {
         assert_eq!(identities.known().dids.len(), 2);
         identities.look_at_all(store).await.unwrap();
         assert_eq!(may_include(&identities), [true; 4]);
-        let standing = identities.standing(store, &did("c").parse().unwrap()).await.unwrap();
+        let standing =
+            identities.standing(&server.picture(), &did("c").parse().unwrap()).await.unwrap();
         assert_eq!(standing, 1);
         // When there are fewer again, they are remembered.
         let lifted = vec![refusal(&did("a")).key];

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::live::{Feed, Status};
+use crate::reads::{Picture, Reads};
 use crate::store::Store;
 
 use super::caching::Caching;
@@ -24,6 +25,8 @@ use super::sampling::Samples;
 pub struct ServeState {
     /// The log.
     pub store: Store,
+    /// What answers are read from: the same, or hot standbys of it.
+    pub reads: Arc<Reads>,
     /// New operations, for stream clients.
     pub feed: Arc<Feed>,
     /// How fresh the store is.
@@ -89,6 +92,11 @@ pub struct Server {
 }
 
 impl Server {
+    /// The picture of the log that one answer is made from.
+    pub fn picture(&self) -> Picture<'_> {
+        self.state.reads.picture()
+    }
+
     /// One that nobody has asked anything yet.
     pub fn new(state: ServeState, shutdown: CancellationToken) -> Server {
         Server {
@@ -126,10 +134,13 @@ pub mod tests {
         let folder = TempDir::new().unwrap();
         let url = format!("sqlite://{}", folder.path().join("plc.db").display());
         let settings = ServeSettings { limits, ..ServeSettings::default() };
+        let store = Store::open(&url).await.unwrap();
+        let status = Arc::new(Status::new(["https://plc.example"], None));
         let state = ServeState {
-            store: Store::open(&url).await.unwrap(),
+            reads: Arc::new(Reads::new(store.clone(), Arc::clone(&status), Vec::new())),
+            store,
             feed: Arc::new(Feed::new()),
-            status: Arc::new(Status::new(["https://plc.example"], None)),
+            status,
             verifier: Arc::new(PlainVerifier),
             upstream: None,
             forward: None,

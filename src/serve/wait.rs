@@ -7,6 +7,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use did_plc::{Cid, Did};
 
+use crate::reads::Picture;
+use crate::store::StoredOperation;
+
 use super::error::ServeError;
 use super::extract::RequestHead;
 use super::header_list::elements;
@@ -24,30 +27,32 @@ const LOOK: Duration = Duration::from_secs(1);
 const TURN: usize = 1 << 20;
 
 /// Waits for the operation that the parameter `cid` names, if it is given, for as long as the
-/// header `Prefer: wait=SECONDS` allows.
+/// header `Prefer: wait=SECONDS` allows. Where only a standby lacks it, the primary is read from then on.
 ///
 /// # Errors
 ///
 /// [`ServeError::NotYet`] when it has not come by then.
 pub async fn for_operation(
     server: &Server,
+    log: &Picture<'_>,
     head: &RequestHead,
     did: Did,
 ) -> Result<(), ServeError> {
     let Some(text) = parameter(&head.query, "cid")? else { return Ok(()) };
     let cid: Cid = text.parse().map_err(|_| ServeError::InvalidParameter("cid"))?;
     // Boxed, as what is seldom asked for: a request is moved about with all that it may keep.
-    Box::pin(for_named(server, head, did, cid)).await
+    Box::pin(for_named(server, log, head, did, cid)).await
 }
 
 async fn for_named(
     server: &Server,
+    log: &Picture<'_>,
     head: &RequestHead,
     did: Did,
     cid: Cid,
 ) -> Result<(), ServeError> {
     // Most operations that are asked for are here already: no place is needed to see that.
-    if holds(server, did, cid).await? {
+    if finds(log, did, cid).await? {
         return Ok(());
     }
     let seconds = patience(&head.headers).as_secs();
@@ -56,28 +61,31 @@ async fn for_named(
         return Err(ServeError::TooManyWaiting);
     };
     let deadline = Instant::now() + Duration::from_secs(seconds);
-    tokio::select! {
+    let waited = tokio::select! {
         arrived = timeout_at(deadline, arrival(server, did, cid)) => match arrived {
             Ok(arrived) => arrived,
             Err(_) => Err(not_yet(server, did, cid, seconds)),
         },
         () = server.shutdown.cancelled() => Err(not_yet(server, did, cid, seconds)),
-    }
+    };
+    // What was committed meanwhile is there for sure.
+    log.turn_to_primary();
+    waited
 }
 
 fn not_yet(server: &Server, did: Did, cid: Cid, seconds: u64) -> ServeError {
     ServeError::NotYet { did, cid, seconds, sequence: server.state.status.sequence() }
 }
 
-/// Ends when the operation is in the store. It does not end by itself where that does not happen. Woken by each commit, and
-/// asks the store when the operation was in it, and now and then.
+/// Ends when the operation is in the store, which is the primary. It does not end by itself where that does not happen.
+/// Woken by each commit, and asks the store when the operation was in it, and now and then.
 pub async fn arrival(server: &Server, did: Did, cid: Cid) -> Result<(), ServeError> {
     let name = cid.to_ascii();
     let finder = memchr::memmem::Finder::new(&name);
     loop {
         // In this order: what is committed in between is in both.
         let mut subscription = server.state.feed.subscribe();
-        if holds(server, did, cid).await? {
+        if is_among(&server.state.store.history(&did).await?, cid) {
             return Ok(());
         }
         loop {
@@ -97,10 +105,20 @@ pub async fn arrival(server: &Server, did: Did, cid: Cid) -> Result<(), ServeErr
     }
 }
 
-/// Whether the operation is in the store.
-pub async fn holds(server: &Server, did: Did, cid: Cid) -> Result<bool, ServeError> {
-    let history = server.state.store.history(&did).await?;
-    Ok(history.iter().any(|operation| operation.cid() == cid))
+/// Whether the operation is in the log. What a standby lacks is looked for at the primary, which is read from then on.
+pub async fn finds(log: &Picture<'_>, did: Did, cid: Cid) -> Result<bool, ServeError> {
+    if is_among(&log.history(&did).await?, cid) {
+        return Ok(true);
+    }
+    if !log.is_of_standby() {
+        return Ok(false);
+    }
+    log.turn_to_primary();
+    Ok(is_among(&log.history(&did).await?, cid))
+}
+
+fn is_among(history: &[StoredOperation], cid: Cid) -> bool {
+    history.iter().any(|operation| operation.cid() == cid)
 }
 
 /// How long an operation is waited for: `Prefer: wait=SECONDS` (RFC 7240), within bounds.

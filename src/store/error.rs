@@ -24,9 +24,7 @@ pub enum StoreError {
     OutcomeUnknown(String),
     /// The database does not allow what we have to do. Waiting alone does not help: somebody has to give us the
     /// right, and is waited for.
-    #[error(
-        "the database does not allow what is asked of it: {0}; the user that --database names needs the right to it"
-    )]
+    #[error("the database does not allow what is asked of it: {0}")]
     Denied(String),
     /// The setting `--database` cannot be used as it is.
     #[error("{0}")]

@@ -35,7 +35,7 @@ pub use self::divergence::{
 pub use self::error::StoreError;
 pub use self::operation::{StoredOperation, audit_log};
 use self::place::DatabasePlace;
-pub use self::postgres::Postgres;
+pub use self::postgres::{Postgres, Standby};
 pub use self::refusal::{Asked, NewRefusal, RefusalKey, RefusalLimits, StoredRefusal};
 pub use self::sqlite::Sqlite;
 pub use self::statistics::{Load, MOST_COUNTED, Statistics};
@@ -107,6 +107,22 @@ impl Store {
         match self {
             Store::Postgres(store) => store.is_sought(),
             Store::Sqlite(_) => false,
+        }
+    }
+
+    /// A hot standby of the database, named by a URL. It is not looked for yet.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unusable`] for what is no URL of Postgres, and on SQLite; others if the store is not there.
+    pub async fn standby(&self, url: &str) -> Result<Standby, StoreError> {
+        match self {
+            Store::Postgres(store) => store.standby(url).await,
+            Store::Sqlite(_) => Err(StoreError::Unusable(
+                "the setting --read-database names hot standbys of a database in Postgres, and --database names a \
+                 file of SQLite; several processes of one machine may read that file"
+                    .to_owned(),
+            )),
         }
     }
 

@@ -12,6 +12,7 @@ use plc_replica::audit::{
 };
 use plc_replica::follow::{DoubtSettings, Follower, RereadingSettings, SwitchSettings};
 use plc_replica::live::{Feed, Mode, Status};
+use plc_replica::reads::Reads;
 use plc_replica::serve::{self, ReadThrough, ServeSettings, ServeState};
 use plc_replica::store::{Store, StoredDivergence};
 use plc_replica::upstream::{ExportClient, Limits};
@@ -76,6 +77,7 @@ impl Watched {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let state = ServeState {
+            reads: Arc::new(Reads::new(store.clone(), Arc::clone(&status), Vec::new())),
             store: store.clone(),
             feed: Arc::clone(&feed),
             status: Arc::clone(&status),

@@ -19,6 +19,7 @@ use plc_replica::follow::{
     DoubtSettings, FollowError, Follower, RereadingSettings, SwitchSettings,
 };
 use plc_replica::live::{Feed, Mode, Status};
+use plc_replica::reads::Reads;
 use plc_replica::serve::{self, ServeSettings, ServeState};
 use plc_replica::store::{Store, StoredDivergence};
 use plc_replica::upstream::{ExportClient, Limits};
@@ -161,6 +162,7 @@ impl Running {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let state = ServeState {
+            reads: Arc::new(Reads::new(store.clone(), Arc::clone(&status), Vec::new())),
             store: store.clone(),
             feed: Arc::clone(&feed),
             status: Arc::clone(&status),

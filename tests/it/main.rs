@@ -48,6 +48,7 @@ mod simulation;
 mod skip;
 mod snapshot;
 mod sql;
+mod standby;
 mod stories;
 mod table;
 mod tls;

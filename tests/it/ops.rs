@@ -134,6 +134,29 @@ fn the_dashboard_is_one() {
     }
 }
 
+/// What the services of `docker-compose.yml` are given of this folder is there.
+#[test]
+fn what_compose_mounts_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = read(&root.join("docker-compose.yml"));
+    let mounted: BTreeSet<&str> = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- ./")?.split(':').next())
+        .collect();
+    assert!(mounted.len() > 4);
+    // And what they name of it in there.
+    let inside =
+        text.split(&[' ', '=', ',', ']', '\n']).filter_map(|word| word.strip_prefix("/ops/"));
+    let inside: Vec<String> = inside
+        .map(|path| format!("ops/{}", path.split(':').next().unwrap()))
+        .filter(|path| !path.ends_with("ops/"))
+        .collect();
+    assert!(inside.len() >= 2, "{inside:?}");
+    for path in mounted.into_iter().chain(inside.iter().map(String::as_str)) {
+        assert!(root.join(path).exists(), "{path}");
+    }
+}
+
 /// A location with a header of its own would inherit none of the server's, and pass on what clients
 /// say of their address.
 #[test]

@@ -12,7 +12,7 @@ use plc_replica::store::{
 use plc_testkit::builder::Story;
 
 use crate::contract::{RECEIVED, told};
-use plc_testkit::postgres::{Client, Database, TlsServer};
+use plc_testkit::postgres::{Client, Database, Server};
 
 const UPSTREAM: &str = "http://127.0.0.1:1";
 
@@ -699,7 +699,8 @@ async fn a_server_proves_who_it_is_where_that_is_asked_for() {
     let key = rcgen::KeyPair::generate().unwrap();
     let parameters = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
     let certificate = parameters.signed_by(&key, &issuer).unwrap();
-    let Some(server) = TlsServer::start(&certificate.pem(), &key.serialize_pem()) else { return };
+    let server = Server::with_tls(&certificate.pem(), &key.serialize_pem());
+    let Some((_server, port)) = server else { return };
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| {
         let path = folder.path().join(name);
@@ -708,7 +709,7 @@ async fn a_server_proves_who_it_is_where_that_is_asked_for() {
     };
     let (ours, others) = (file("roots", &roots), file("others", &other_roots));
     let url = |host: &str, query: &str| {
-        format!("postgres://postgres:secret@{host}:{}/postgres?{query}", server.port)
+        format!("postgres://postgres:secret@{host}:{port}/postgres?{query}")
     };
 
     let mut client = Client::connect(&url("localhost", "")).await;

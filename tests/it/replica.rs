@@ -8,6 +8,7 @@ use did_plc::json::read_operation;
 use did_plc::signature::PlainVerifier;
 use did_plc::{Did, Timestamp};
 use plc_replica::live::{Feed, Mode, Status};
+use plc_replica::reads::Reads;
 use plc_replica::serve::{self, ReadThrough, ServeSettings, ServeState};
 use plc_replica::store::{Commit, Lease, Store, StoredOperation};
 use reqwest::header::{HeaderMap, HeaderName};
@@ -97,10 +98,12 @@ impl Replica {
         let (lease, source) = store.follow(UPSTREAM).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        let status = Arc::new(Status::new([UPSTREAM], Some(&source)));
         let state = ServeState {
+            reads: Arc::new(Reads::new(store.clone(), Arc::clone(&status), Vec::new())),
             store,
             feed: Arc::new(feed),
-            status: Arc::new(Status::new([UPSTREAM], Some(&source))),
+            status,
             verifier: Arc::new(PlainVerifier),
             upstream: upstream.map(Arc::new),
             forward: None,

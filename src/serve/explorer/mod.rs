@@ -131,24 +131,24 @@ fn failed(error: &ServeError, searched: &str) -> Answer {
 }
 
 async fn show(server: &Server, did: &str, query: &str) -> Result<String, ServeError> {
-    let caught_up = server.state.status.caught_up();
+    let log = server.picture();
     let did: Did = did.parse().map_err(|_| ServeError::NotRegistered(did.to_owned()))?;
     let selection = Selection {
         change: parameter(query, "change")?.map(|kind| kind.into_owned()),
         until: parameter(query, "until")?.and_then(|until| until.parse().ok()),
     };
-    let (store, text) = (&server.state.store, did.to_string());
+    let text = did.to_string();
     // One more than is shown, to know that there are more.
     let records = records::MAX_RECORDS + 1;
     let held = IdentityRecords {
         did,
-        operations: store.history(&did).await?,
-        refusals: store.refusals(Some(&text), 0, records).await?,
-        refused_since: server.refused.standing(store, &did).await?,
-        divergences: store.divergences(Some(&text), None, None, 0, records).await?,
+        operations: log.history(&did).await?,
+        refusals: log.refusals(Some(&text), 0, records).await?,
+        refused_since: server.refused.standing(&log, &did).await?,
+        divergences: log.divergences(Some(&text), None, None, 0, records).await?,
     };
     if held.operations.is_empty() && held.refusals.is_empty() {
-        return Err(match caught_up {
+        return Err(match log.freshness().caught_up {
             true => ServeError::NotRegistered(text),
             false => ServeError::NotKnownYet(did.to_string()),
         });

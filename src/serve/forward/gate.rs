@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::super::error::ServeError;
 use super::super::limits::Rate;
-use super::unseen::Unseen;
+use super::written::Written;
 use crate::upstream::{ExportClient, Submitter, UnusableUpstream};
 
 /// Writes that are under way at a time. With the usual budget the last of them waits ten seconds for its turn.
@@ -47,7 +47,7 @@ pub struct Forward {
     pub(super) submitter: Submitter,
     pub(super) settings: ForwardSettings,
     /// What was sent and has not come here yet.
-    pub(super) unseen: Unseen,
+    pub(super) written: Written,
     rate: Option<Rate>,
     client_rate: Option<Rate>,
     places: Arc<Semaphore>,
@@ -67,7 +67,7 @@ impl Forward {
         let rate = |limit| Rate::new(limit, limit);
         Ok(Forward {
             submitter: Submitter::new(upstream)?,
-            unseen: Unseen::new(),
+            written: Written::new(),
             rate: rate(settings.writes_per_minute),
             client_rate: rate(settings.client_writes_per_minute),
             places: Arc::new(Semaphore::new(MAX_AT_A_TIME)),

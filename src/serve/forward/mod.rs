@@ -19,8 +19,8 @@ mod body;
 mod check;
 pub(super) mod gate;
 mod outcome;
-mod unseen;
 mod write;
+mod written;
 
 pub use self::gate::{Forward, ForwardSettings};
 
@@ -41,6 +41,7 @@ use super::error::ServeError;
 use super::extract::{PathDid, RequestHead};
 use super::state::Server;
 use super::wait;
+use crate::reads::Picture;
 
 /// What a write may take of the time of an answer: nobody whose operation was sent is to be told that an answer
 /// took too long.
@@ -102,17 +103,18 @@ pub async fn preflight() -> Answer {
 }
 
 /// Whether a write of an identity was sent to the upstream, or may have been, and is not here: then the upstream
-/// is to be asked before what is held is answered.
+/// is to be asked before what is held is answered. What only a standby lacks is read from the primary.
 ///
 /// # Errors
 ///
 /// Those of the store.
-pub async fn is_awaited(server: &Server, did: &Did) -> Result<bool, ServeError> {
+pub async fn is_awaited(server: &Server, log: &Picture<'_>, did: &Did) -> Result<bool, ServeError> {
     let Some(forward) = &server.state.forward else { return Ok(false) };
-    let Some(cid) = forward.unseen.of(did) else { return Ok(false) };
-    let has_come = wait::holds(server, *did, cid).await?;
-    if has_come {
-        forward.unseen.forget(did, cid);
+    let Some(cid) = forward.written.of(did) else { return Ok(false) };
+    let has_come = wait::finds(log, *did, cid).await?;
+    // A standby may lack it still.
+    if has_come && !server.state.reads.has_standbys() {
+        forward.written.forget(did, cid);
     }
     Ok(!has_come)
 }

@@ -10,12 +10,13 @@ use http::{HeaderValue, StatusCode, header};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
-use super::super::answer::{self, Answer, Freshness};
+use super::super::answer::{self, Answer};
 use super::super::error::ServeError;
 use super::super::state::Server;
 use super::super::wait;
 use super::gate::Forward;
 use super::outcome::Outcome;
+use crate::reads::Freshness;
 use crate::upstream::{SubmissionAnswer, SubmissionFault};
 
 /// An operation that goes to the upstream.
@@ -42,7 +43,7 @@ impl Write {
         outcome.count();
         let mut answer = answer.into_response();
         outcome.state(answer.headers_mut());
-        Freshness::now(&server.state.status).state(answer.headers_mut());
+        answer::state_freshness(Freshness::now(&server.state.status), answer.headers_mut());
         answer
     }
 
@@ -96,9 +97,12 @@ impl Write {
         // Where the store cannot be asked, nobody knows that it is here.
         let has_come = server.shutdown.run_until_cancelled(arrival).await;
         if let Some(Ok(Ok(()))) = has_come {
+            if server.state.reads.has_standbys() {
+                self.forward.written.note(self.did, cid);
+            }
             return true;
         }
-        self.forward.unseen.note(self.did, cid);
+        self.forward.written.note(self.did, cid);
         if let Some(upstream) = &server.state.upstream {
             upstream.forget(&self.did);
         }

@@ -18,14 +18,15 @@ use http::{HeaderMap, Uri};
 use self::request::Asked;
 use self::result::Failure;
 use self::version::Version;
-use super::answer::{Answer, Freshness};
+use super::answer::Answer;
 use super::error::ServeError;
 use super::extract::{RequestHead, decode};
 use super::forward;
 use super::notes::Notes;
 use super::read_through::{self, wants_upstream};
-use super::state::{ServeState, Server};
+use super::state::Server;
 use super::wait;
+use crate::reads::Picture;
 
 /// What the path begins with.
 pub const PATH: &str = "/1.0/identifiers";
@@ -36,8 +37,10 @@ pub async fn resolve(State(server): State<Arc<Server>>, uri: Uri, head: RequestH
     let written = written.strip_prefix('/').unwrap_or_default();
     let written = written.strip_suffix('/').unwrap_or(written);
     let did = decode(written).unwrap_or(written.into());
-    let mut notes = Notes::new(Freshness::now(&server.state.status));
-    let resolved = wait_and_find(&server, &head, &did, &mut notes).await;
+    let log = server.picture();
+    let mut notes = Notes::new(log.freshness());
+    let resolved = wait_and_find(&server, &log, &head, &did, &mut notes).await;
+    notes.freshness = log.freshness();
     let mut answer = resolved.unwrap_or_else(|failure| failure.into_answer(&head.headers));
     notes.state(answer.headers_mut());
     server.state.settings.caching.state(answer.headers_mut());
@@ -56,39 +59,39 @@ pub async fn in_form(request: Request, next: Next) -> Answer {
 
 async fn wait_and_find(
     server: &Server,
+    log: &Picture<'_>,
     head: &RequestHead,
     did: &str,
     notes: &mut Notes,
 ) -> Result<Answer, Failure> {
     let asked = Asked::read(head, did)?;
-    let waited = wait::for_operation(server, head, asked.did).await;
-    notes.freshness = Freshness::now(&server.state.status);
+    let waited = wait::for_operation(server, log, head, asked.did).await;
     // Read before the history: what is not held after that was refused then, and not unknown.
-    let standing = server.refused.standing(&server.state.store, &asked.did).await;
+    let standing = server.refused.standing(log, &asked.did).await;
     notes.refused = standing.map_err(ServeError::from)?;
     waited?;
-    find(server, &head.headers, &asked, notes).await
+    find(server, log, &head.headers, &asked, notes).await
 }
 
 async fn find(
     server: &Server,
+    log: &Picture<'_>,
     request: &HeaderMap,
     asked: &Asked,
     notes: &mut Notes,
 ) -> Result<Answer, Failure> {
-    let ServeState { store, status, upstream, .. } = &server.state;
-    // Read before the store: what is caught up to after that is no proof of absence.
-    let mut complete = status.caught_up();
-    let local = async || store.history(&asked.did).await.map_err(ServeError::from);
-    let fresh = wants_upstream(request) || forward::is_awaited(server, &asked.did).await?;
+    let local = async || log.history(&asked.did).await.map_err(ServeError::from);
+    let fresh = wants_upstream(request) || forward::is_awaited(server, log, &asked.did).await?;
+    let mut is_theirs = false;
     let mut history = match fresh {
         false => local().await?,
         true => Vec::new(),
     };
     if history.is_empty() {
-        let (tried, theirs) = read_through::read(upstream.as_ref(), store, asked.did).await?;
+        let upstream = server.state.upstream.as_ref();
+        let (tried, theirs) = read_through::read(upstream, log, asked.did).await?;
         notes.read_through = tried;
-        complete |= theirs.is_some();
+        is_theirs = theirs.is_some();
         history = match theirs {
             Some(theirs) => theirs,
             // It may have come while the upstream was asked.
@@ -98,5 +101,7 @@ async fn find(
     if history.is_empty() && notes.refused > 0 {
         return Err(Failure::Other(ServeError::OnlyRefused(asked.did)));
     }
+    // What is caught up to after it was read is no proof of absence.
+    let complete = is_theirs || log.freshness().caught_up;
     Ok(Version::choose(asked, &history, complete)?.into_answer(asked.media_type))
 }

@@ -8,22 +8,22 @@ use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use crate::store::StoreError;
 
-/// An error while connecting.
-pub(super) fn connect_error(error: Error) -> StoreError {
+/// An error while connecting to the database that a setting names.
+pub(super) fn connect_error(error: Error, setting: &str) -> StoreError {
     match &error {
         Error::Database(server) => {
             let server = server.downcast_ref::<PgDatabaseError>();
             if is_our_setting(server.code()) {
                 return StoreError::Unusable(format!(
-                    "the setting --database names a server that refuses us: {}",
+                    "the setting {setting} names a server that refuses us: {}",
                     describe(server)
                 ));
             }
         }
-        Error::Tls(_) => return unsafe_connection(&error),
+        Error::Tls(_) => return unsafe_connection(&error, setting),
         // The TLS library passes its own errors through the socket under this kind.
         Error::Io(socket) if socket.kind() == io::ErrorKind::InvalidData => {
-            return unsafe_connection(&error);
+            return unsafe_connection(&error, setting);
         }
         _ => {}
     }
@@ -31,9 +31,9 @@ pub(super) fn connect_error(error: Error) -> StoreError {
 }
 
 /// No encryption where `sslmode` demands it, or a certificate that does not pass.
-fn unsafe_connection(error: &Error) -> StoreError {
+fn unsafe_connection(error: &Error, setting: &str) -> StoreError {
     StoreError::Unusable(format!(
-        "the setting --database demands a safe connection by its sslmode, and there is none: {}",
+        "the setting {setting} demands a safe connection by its sslmode, and there is none: {}",
         chain(error)
     ))
 }
@@ -44,7 +44,14 @@ pub(super) fn query_error(error: Error) -> StoreError {
         Error::Database(server) => {
             let server = server.downcast_ref::<PgDatabaseError>();
             match server.code() {
-                INSUFFICIENT_PRIVILEGE => StoreError::Denied(describe(server)),
+                INSUFFICIENT_PRIVILEGE => StoreError::Denied(format!(
+                    "{}; the user that --database names needs the right to it",
+                    describe(server)
+                )),
+                READ_ONLY => StoreError::Denied(format!(
+                    "{}; it is a hot standby, or set to be read only: name its primary with --database, or promote it",
+                    describe(server)
+                )),
                 code if is_passing(code) => StoreError::Unavailable(describe(server)),
                 // A unique violation too: what was judged to be new is there already, so that
                 // judgement and table disagree.
@@ -98,8 +105,8 @@ fn is_our_setting(code: &str) -> bool {
 
 /// What goes away by itself or by an operator's hand: connection trouble (08), a transaction that
 /// lost against another (40), a full disk or no memory (53), limits (54), a lock or another state
-/// that is not met (55), shutdown and start (57), the system's own errors (58), a read-only server,
-/// a transaction that was aborted or took too long.
+/// that is not met (55), shutdown and start (57), the system's own errors (58), a transaction that was aborted or took
+/// too long.
 fn is_passing(code: &str) -> bool {
     matches!(class(code), "08" | "40" | "53" | "54" | "55" | "57" | "58")
         || PASSING_STATES.contains(&code)
@@ -107,8 +114,11 @@ fn is_passing(code: &str) -> bool {
 
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
-/// Of the states of a transaction (25): read-only, aborted, idle or under way for too long.
-const PASSING_STATES: [&str; 4] = ["25006", "25P02", "25P03", "25P04"];
+/// A server that takes no writes: they are for another one, until it is promoted.
+const READ_ONLY: &str = "25006";
+
+/// Of the states of a transaction (25): aborted, idle or under way for too long.
+const PASSING_STATES: [&str; 3] = ["25P02", "25P03", "25P04"];
 
 /// The first two characters, which name the kind of an error.
 fn class(code: &str) -> &str {

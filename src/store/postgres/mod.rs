@@ -2,7 +2,8 @@
 //!
 //! Connections come from four pools, and each is made when it is first needed and again after it has
 //! broken: for those that write, for what ingest asks before it judges, for lookups, which are gathered
-//! into common queries, and for pages and all other reads, so that none of these waits for another.
+//! into common queries, and for pages and all other reads, so that none of these waits for another. A hot standby of the
+//! server has such a store too, of which only what reads is used.
 
 mod claims;
 mod commit;
@@ -22,6 +23,7 @@ mod refusals;
 mod rewrite;
 mod rows;
 mod server;
+mod standby;
 mod statistics;
 mod strings;
 mod tables;
@@ -31,4 +33,5 @@ mod unsettled;
 mod writer;
 
 pub use self::open::Postgres;
+pub use self::standby::Standby;
 pub(super) use self::writer::LEASE;

@@ -8,7 +8,7 @@ use super::gather::Gatherer;
 use super::lookup::{Chains, Heads, Lookups};
 use super::migrations::{self, MIGRATIONS, Schema};
 use super::pool::{self, Pool};
-use super::server::Server;
+use super::server::{Server, Setting};
 use super::strings::Strings;
 use super::writer::Writer;
 use crate::store::{Load, StoreError, StoredOperation};
@@ -58,7 +58,7 @@ impl Postgres {
     ///
     /// [`StoreError::Unusable`] when it has not.
     pub async fn open_existing(url: &str) -> Result<Postgres, StoreError> {
-        let mut connection = Server::new(url)?.connect().await?;
+        let mut connection = Server::new(url, Setting::Database)?.connect().await?;
         let unusable = |sentence: &str| Err(StoreError::Unusable(sentence.to_owned()));
         match migrations::look(&mut connection, &MIGRATIONS).await? {
             Schema::Absent => unusable(
@@ -78,10 +78,14 @@ impl Postgres {
 
     /// Connects, and brings the schema to where `migrations` leave it.
     pub(super) async fn open_at(url: &str, migrations: &Migrator) -> Result<Postgres, StoreError> {
-        let server = Arc::new(Server::new(url)?);
+        let server = Arc::new(Server::new(url, Setting::Database)?);
         migrations::migrate(server.connect().await?, migrations).await?;
+        Ok(Postgres::of(&server))
+    }
 
-        let pool = |settings, size| Arc::new(Pool::new(&server, settings, size));
+    /// The store on a server, of which the tables are known to be ours. Nothing is connected yet.
+    pub(super) fn of(server: &Arc<Server>) -> Postgres {
+        let pool = |settings, size| Arc::new(Pool::new(server, settings, size));
         let ingest = pool(pool::READING, INGEST_CONNECTIONS);
         let lookups = pool(pool::READING, 2 * LOOKUP_CONNECTIONS);
         let strings = Arc::new(Strings::new(ingest.clone()));
@@ -89,7 +93,7 @@ impl Postgres {
         let heads = Gatherer::start(of_kind().map(Heads).collect());
         let chains = Gatherer::start(of_kind().map(Chains).collect());
         let writing = pool(pool::WRITING, WRITE_CONNECTIONS);
-        Ok(Postgres {
+        Postgres {
             writer: Arc::new(Writer::new(writing, strings.clone())),
             pages: pool(pool::READING, PAGE_CONNECTIONS),
             refused: pool(pool::READING, LOOKUP_CONNECTIONS),
@@ -98,7 +102,7 @@ impl Postgres {
             ingest,
             lookups,
             strings,
-        })
+        }
     }
 
     /// See [`crate::store::Store::is_sought`].

@@ -10,7 +10,7 @@ use sqlx::postgres::{PgArguments, PgConnection, PgPool, PgPoolOptions, PgRow, Po
 use sqlx::query::{Map, Query};
 use tokio::time::{Instant, timeout};
 
-use super::error::{commit_error, connect_error, has_ended_connection, query_error};
+use super::error::{commit_error, has_ended_connection, query_error};
 use super::server::{CONNECT_TIMEOUT, Server};
 use crate::store::StoreError;
 
@@ -133,7 +133,7 @@ impl Pool {
                 Err(sqlx::Error::PoolTimedOut) => self.server.suspect(),
                 Err(error) => {
                     self.server.suspect();
-                    return Err(self.server.named_in(connect_error(error)));
+                    return Err(self.server.connect_error(error));
                 }
             }
         }

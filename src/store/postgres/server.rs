@@ -24,8 +24,27 @@ const LONGEST_BACK_OFF: Duration = Duration::from_secs(5);
 /// What `sslmode` may say, from no encryption to a server that has proved its name.
 const SSL_MODES: [&str; 5] = ["disable", "prefer", "require", "verify-ca", "verify-full"];
 
+/// The setting that names a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Setting {
+    /// Where the log is.
+    Database,
+    /// A hot standby of it. Whether it is there is watched, and told, by who reads from it.
+    ReadDatabase,
+}
+
+impl Setting {
+    const fn name(self) -> &'static str {
+        match self {
+            Setting::Database => "--database",
+            Setting::ReadDatabase => "--read-database",
+        }
+    }
+}
+
 /// A Postgres server, and whether it was there when last asked.
 pub(super) struct Server {
+    setting: Setting,
     options: PgConnectOptions,
     /// A connection has broken or could not be made, and none has been made since.
     suspected: AtomicBool,
@@ -42,8 +61,8 @@ struct Absence {
 
 impl Server {
     /// Reads a `postgres://` URL.
-    pub(super) fn new(url: &str) -> Result<Server, StoreError> {
-        let options = options(url)?
+    pub(super) fn new(url: &str, setting: Setting) -> Result<Server, StoreError> {
+        let options = options(url, setting.name())?
             .disable_statement_logging()
             // A pooler between us and the server may not know this setting; we read no such numbers.
             .extra_float_digits(None);
@@ -51,7 +70,22 @@ impl Server {
             Some(_) => options,
             None => options.application_name("plc-replica"),
         };
-        Ok(Server { options, suspected: AtomicBool::new(false), absence: Mutex::default() })
+        Ok(Server {
+            setting,
+            options,
+            suspected: AtomicBool::new(false),
+            absence: Mutex::default(),
+        })
+    }
+
+    /// The same server, of which nothing is suspected.
+    pub(super) fn anew(&self) -> Server {
+        Server {
+            setting: self.setting,
+            options: self.options.clone(),
+            suspected: AtomicBool::new(false),
+            absence: Mutex::default(),
+        }
     }
 
     /// How connections are made.
@@ -61,30 +95,33 @@ impl Server {
 
     /// One attempt to connect.
     pub(super) async fn connect(&self) -> Result<PgConnection, StoreError> {
-        let connection = match timeout(CONNECT_TIMEOUT, self.options.connect()).await {
-            Ok(connection) => connection.map_err(connect_error),
+        match timeout(CONNECT_TIMEOUT, self.options.connect()).await {
+            Ok(connection) => connection.map_err(|error| self.connect_error(error)),
             Err(_) => {
                 let seconds = CONNECT_TIMEOUT.as_secs();
-                Err(StoreError::Unavailable(format!("no answer within {seconds} s")))
+                Err(self.named_in(StoreError::Unavailable(format!("no answer within {seconds} s"))))
             }
-        };
-        connection.map_err(|error| self.named_in(error))
+        }
     }
 
-    /// An error of connecting, with where that was tried.
-    pub(super) fn named_in(&self, error: StoreError) -> StoreError {
+    /// What an error of connecting means, with where that was tried.
+    pub(super) fn connect_error(&self, error: sqlx::Error) -> StoreError {
+        self.named_in(connect_error(error, self.setting.name()))
+    }
+
+    fn named_in(&self, error: StoreError) -> StoreError {
         match error {
             StoreError::Unavailable(reason) => StoreError::Unavailable(format!(
-                "no connection to {}: {reason}; see whether the server runs there, or name another one with \
-                 --database",
-                self.place()
+                "no connection to {}: {reason}; see whether the server runs there, or name another one with {}",
+                self.place(),
+                self.setting.name()
             )),
             error => error,
         }
     }
 
     /// Which database on which server, without user and password.
-    fn place(&self) -> String {
+    pub(super) fn place(&self) -> String {
         let options = &self.options;
         let database = options.get_database().unwrap_or(options.get_username());
         let port = options.get_port();
@@ -123,10 +160,7 @@ impl Server {
         match self.connect().await {
             Ok(connection) => {
                 if let Some((_, reason)) = &absence.pause {
-                    match reason {
-                        StoreError::Unavailable(_) => tracing::info!("the database is back"),
-                        _ => tracing::info!("the database lets us in again"),
-                    }
+                    self.say_that_it_is_back(reason);
                 }
                 *absence = Absence::default();
                 self.suspected.store(false, Ordering::Release);
@@ -136,12 +170,7 @@ impl Server {
             }
             Err(error) => {
                 if absence.failures == 0 {
-                    match &error {
-                        StoreError::Unavailable(_) => {
-                            tracing::warn!("{error}; trying again until it is back");
-                        }
-                        _ => tracing::warn!("{error}; trying again until it lets us in"),
-                    }
+                    self.say_that_it_is_away(&error);
                 }
                 let doubled = FIRST_BACK_OFF.saturating_mul(1 << absence.failures.min(10));
                 absence.failures += 1;
@@ -149,6 +178,24 @@ impl Server {
                     Some((Instant::now() + doubled.min(LONGEST_BACK_OFF), error.clone()));
                 Err(error)
             }
+        }
+    }
+
+    fn say_that_it_is_away(&self, error: &StoreError) {
+        match (self.setting, error) {
+            (Setting::ReadDatabase, _) => {}
+            (_, StoreError::Unavailable(_)) => {
+                tracing::warn!("{error}; trying again until it is back");
+            }
+            _ => tracing::warn!("{error}; trying again until it lets us in"),
+        }
+    }
+
+    fn say_that_it_is_back(&self, reason: &StoreError) {
+        match (self.setting, reason) {
+            (Setting::ReadDatabase, _) => {}
+            (_, StoreError::Unavailable(_)) => tracing::info!("the database is back"),
+            _ => tracing::info!("the database lets us in again"),
         }
     }
 }
@@ -167,15 +214,18 @@ fn names_host(url: &Url) -> bool {
 
 /// What the URL says; what the environment (`PGHOST` and others) and `~/.pgpass` say where it says
 /// nothing.
-fn options(url: &str) -> Result<PgConnectOptions, StoreError> {
+fn options(url: &str, setting: &str) -> Result<PgConnectOptions, StoreError> {
     let not_a_url = |reason: String| {
         StoreError::Unusable(format!(
-            "the setting --database is not a Postgres URL: {reason}; \
+            "the setting {setting} is not a Postgres URL: {reason}; \
              it looks like postgres://USER:PASSWORD@HOST:5432/NAME, or postgres:///NAME?host=FOLDER with the \
              folder of a socket"
         ))
     };
     let parsed = Url::parse(url).map_err(|error| not_a_url(error.to_string()))?;
+    if !matches!(parsed.scheme(), "postgres" | "postgresql") {
+        return Err(not_a_url(format!("it begins with {}://", parsed.scheme())));
+    }
     if !names_host(&parsed) && HOST_VARIABLES.iter().all(|name| std::env::var_os(name).is_none()) {
         return Err(not_a_url("it names no host".to_owned()));
     }
@@ -183,7 +233,7 @@ fn options(url: &str) -> Result<PgConnectOptions, StoreError> {
         match &*key {
             "sslmode" if !SSL_MODES.contains(&&*value) => {
                 return Err(StoreError::Unusable(format!(
-                    "the setting --database has sslmode={value}; it takes {}",
+                    "the setting {setting} has sslmode={value}; it takes {}",
                     SSL_MODES.join(", ")
                 )));
             }
@@ -191,7 +241,7 @@ fn options(url: &str) -> Result<PgConnectOptions, StoreError> {
             "sslrootcert" => {
                 if let Err(error) = std::fs::File::open(&*value) {
                     return Err(StoreError::Unusable(format!(
-                        "the setting --database has sslrootcert={value}: {error}"
+                        "the setting {setting} has sslrootcert={value}: {error}"
                     )));
                 }
             }

@@ -17,7 +17,9 @@ impl From<rusqlite::Error> for StoreError {
                 ErrorCode::ReadOnly
                 | ErrorCode::PermissionDenied
                 | ErrorCode::AuthorizationForStatementDenied,
-            ) => StoreError::Denied(error.to_string()),
+            ) => StoreError::Denied(format!(
+                "{error}; this process needs the right to the file that --database names, and to its folder"
+            )),
             // The disk is full or fails, the file is gone, another process holds it: all of it can
             // pass.
             Some(

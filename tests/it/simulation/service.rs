@@ -11,6 +11,7 @@ use plc_replica::follow::{
     DoubtSettings, Follower, RereadingSettings, SwitchSettings, keep_claims_index,
 };
 use plc_replica::live::{Feed, Status};
+use plc_replica::reads::Reads;
 use plc_replica::serve::{self, ReadThrough, ServeSettings, ServeState};
 use plc_replica::store::{Store, StoreError};
 use plc_replica::upstream::{ExportClient, Limits};
@@ -143,10 +144,12 @@ async fn run(
         let status = Arc::clone(&follower.status);
         tokio::spawn(keep_claims_index(store.clone(), status, shutdown.clone()));
     }
+    let status = Arc::clone(&follower.status);
     let state = ServeState {
+        reads: Arc::new(Reads::new(store.clone(), Arc::clone(&status), Vec::new())),
         store,
         feed: Arc::clone(&follower.feed),
-        status: Arc::clone(&follower.status),
+        status,
         upstream: settings.read_through.then(|| {
             let (status, verifier) = (Arc::clone(&follower.status), Arc::clone(&verifier));
             Arc::new(ReadThrough::new(&follower.upstreams, &[], status, verifier))

@@ -1,4 +1,4 @@
-//! Writes that were sent to the upstream and have not come here yet.
+//! Writes that were sent to the upstream and have not come here yet, or may not be on every standby.
 
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,17 +17,17 @@ const MAX_IDENTITIES: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
 /// The last such write of each identity.
 #[derive(Debug)]
-pub struct Unseen {
+pub struct Written {
     writes: Mutex<LruCache<Did, (Cid, Instant)>>,
 }
 
-impl Unseen {
+impl Written {
     /// None.
-    pub fn new() -> Unseen {
-        Unseen { writes: Mutex::new(LruCache::new(MAX_IDENTITIES)) }
+    pub fn new() -> Written {
+        Written { writes: Mutex::new(LruCache::new(MAX_IDENTITIES)) }
     }
 
-    /// An operation of this identity is on its way, or may be.
+    /// An operation of this identity is on its way, or may be, if only to a standby.
     pub fn note(&self, did: Did, cid: Cid) {
         self.writes().put(did, (cid, Instant::now() + MEMORY));
     }
@@ -39,7 +39,7 @@ impl Unseen {
         (*until > Instant::now()).then_some(*cid)
     }
 
-    /// This operation has come.
+    /// This operation is wherever it can be read from.
     pub fn forget(&self, did: &Did, cid: Cid) {
         let mut writes = self.writes();
         if writes.peek(did).is_some_and(|(noted, _)| *noted == cid) {
@@ -58,19 +58,19 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_write_is_unseen_until_it_has_come_or_for_a_while() {
-        let unseen = Unseen::new();
+    async fn a_write_is_remembered_until_it_has_come_or_for_a_while() {
+        let written = Written::new();
         let [did, other] = [1, 2].map(|n| Did::from_bytes([n; 15]));
         let [first, second] = [Cid::of(b"first"), Cid::of(b"second")];
-        unseen.note(did, first);
-        assert_eq!((unseen.of(&did), unseen.of(&other)), (Some(first), None));
-        unseen.note(did, second);
-        unseen.forget(&did, first);
-        assert_eq!(unseen.of(&did), Some(second));
-        unseen.forget(&did, second);
-        assert_eq!(unseen.of(&did), None);
-        unseen.note(did, first);
+        written.note(did, first);
+        assert_eq!((written.of(&did), written.of(&other)), (Some(first), None));
+        written.note(did, second);
+        written.forget(&did, first);
+        assert_eq!(written.of(&did), Some(second));
+        written.forget(&did, second);
+        assert_eq!(written.of(&did), None);
+        written.note(did, first);
         tokio::time::advance(MEMORY).await;
-        assert_eq!(unseen.of(&did), None);
+        assert_eq!(written.of(&did), None);
     }
 }
