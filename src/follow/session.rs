@@ -13,7 +13,6 @@ use super::doubts::{DoubtSettings, Doubts};
 use super::head;
 use super::intake::{End, Intake};
 use super::missing::Missing;
-use super::published::Published;
 use super::reader::{Event, Gone, Reader};
 use super::second_reading::{RereadingSettings, SecondReading};
 use super::writer::Writer;
@@ -34,10 +33,8 @@ pub struct Session<'a> {
     pub followed: &'a Followed,
     /// By which right they are written.
     pub lease: &'a Lease,
-    /// Who is told of new operations.
+    /// Who tells clients of the stream of new operations.
     pub feed: &'a Arc<Feed>,
-    /// What they were told of.
-    pub published: &'a Arc<Published>,
     /// Where it is said how fresh we are.
     pub status: &'a Arc<Status>,
     /// When the log is read again.
@@ -158,7 +155,6 @@ impl Session<'_> {
             store: self.store.clone(),
             lease: self.lease.clone(),
             feed: Arc::clone(self.feed),
-            published: Arc::clone(self.published),
             status: Arc::clone(self.status),
             committed,
         }

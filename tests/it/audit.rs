@@ -99,6 +99,7 @@ impl Watched {
             status: Arc::clone(&status),
             rereading,
             doubts: DoubtSettings::default(),
+            comes_first: false,
         };
         let following = follower.run(shutdown.clone());
         let tasks = vec![

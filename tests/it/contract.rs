@@ -315,7 +315,7 @@ async fn one_follower_writes(place: Place) {
         assert!(matches!(refused, Err(StoreError::LostLease(_))), "{refused:?}");
     }
     let operations = identities(2, 4);
-    store.renew(&first).await.unwrap();
+    store.renew(&first, None).await.unwrap();
     store.commit(&first, &commit_of(0, &operations[..6])).await.unwrap();
 
     store.release(first.clone()).await.unwrap();
@@ -324,7 +324,7 @@ async fn one_follower_writes(place: Place) {
     for refused in [
         store.commit(&first, &commit_of(6, &operations[6..])).await,
         other.commit(&first, &commit_of(6, &operations[6..])).await,
-        other.renew(&first).await,
+        other.renew(&first, None).await,
         other.set_upstream(&first, "https://elsewhere.example").await,
         other.set_rereading(&first, Rereading::default()).await,
         other.note_asked(&first, &[], RECEIVED).await,

@@ -178,6 +178,7 @@ impl Running {
             status: Arc::clone(&status),
             rereading,
             doubts,
+            comes_first: false,
         };
         let follower = tokio::spawn(follower.run(shutdown.clone()));
         Running { store, status, address, shutdown, follower, server }

@@ -24,6 +24,9 @@ const INGEST_CONNECTIONS: u32 = 2;
 /// Connections that write: one for commits, and one for the builder of the index of claims.
 const WRITE_CONNECTIONS: u32 = 2;
 
+/// Connections for what commits tell clients of the stream: one that asks, and one on which notifications come.
+const NEWS_CONNECTIONS: u32 = 2;
+
 /// A store on Postgres. Clones share their connections.
 #[derive(Clone)]
 pub struct Postgres {
@@ -32,6 +35,8 @@ pub struct Postgres {
     pub(super) ingest: Arc<Pool>,
     /// Everything else that is read, but lookups.
     pub(super) pages: Arc<Pool>,
+    /// What commits tell clients of the stream.
+    pub(super) news: Arc<Pool>,
     /// Lookups of what was refused of an identity: few ask, and each alone.
     pub(super) refused: Arc<Pool>,
     /// The connections of the two that follow.
@@ -77,7 +82,29 @@ impl Postgres {
     pub(super) async fn open_at(url: &str, migrations: &Migrator) -> Result<Postgres, StoreError> {
         let server = Arc::new(Server::new(url)?);
         migrations::migrate(server.connect().await?, migrations).await?;
+        Ok(Postgres::on(server))
+    }
 
+    /// See [`crate::store::Store::open_to_read`].
+    pub async fn open_to_read(url: &str) -> Result<Postgres, StoreError> {
+        let server = Arc::new(Server::new(url)?);
+        let mut connection = server.connect().await?;
+        let unusable = |sentence: &str| Err(StoreError::Unusable(sentence.to_owned()));
+        match migrations::look(&mut connection, &MIGRATIONS).await? {
+            Schema::Absent => unusable(
+                "there is no log in the database that --database names; a process that may follow (`serve --follow auto` \
+                 or `on`) creates one",
+            ),
+            Schema::Older => unusable(
+                "the database was written by an older version of plc-replica; a process of this version that may follow \
+                 (`serve --follow auto` or `on`) brings it up to date",
+            ),
+            Schema::Current => Ok(Postgres::on(server)),
+        }
+    }
+
+    /// The store on a server. No connection is made yet.
+    fn on(server: Arc<Server>) -> Postgres {
         let pool = |settings, size| Arc::new(Pool::new(&server, settings, size));
         let ingest = pool(pool::READING, INGEST_CONNECTIONS);
         let lookups = pool(pool::READING, 2 * LOOKUP_CONNECTIONS);
@@ -86,16 +113,17 @@ impl Postgres {
         let heads = Gatherer::start(of_kind().map(Heads).collect());
         let chains = Gatherer::start(of_kind().map(Chains).collect());
         let writing = pool(pool::WRITING, WRITE_CONNECTIONS);
-        Ok(Postgres {
+        Postgres {
             writer: Arc::new(Writer::new(writing, strings.clone())),
             pages: pool(pool::READING, PAGE_CONNECTIONS),
+            news: pool(pool::READING, NEWS_CONNECTIONS),
             refused: pool(pool::READING, LOOKUP_CONNECTIONS),
             heads: Arc::new(heads),
             chains: Arc::new(chains),
             ingest,
             lookups,
             strings,
-        })
+        }
     }
 
     /// See [`crate::store::Store::is_sought`].
@@ -109,7 +137,7 @@ impl Postgres {
         let mut busy = self.heads.asking() + self.chains.asking();
         let (mut open, _) = self.lookups.open_and_idle();
         let mut waiting = self.heads.waiting() + self.chains.waiting();
-        for pool in [&self.pages, &self.refused, &self.ingest, &self.writer.pool] {
+        for pool in [&self.pages, &self.news, &self.refused, &self.ingest, &self.writer.pool] {
             let (of_pool, idle) = pool.open_and_idle();
             open += of_pool;
             busy += of_pool.saturating_sub(idle);

@@ -8,8 +8,8 @@ use sqlx::{Decode, Type};
 
 use crate::store::codec::{Interned, unpack};
 use crate::store::{
-    NewDivergence, NewRefusal, Rereading, Source, StoreError, StoredDivergence, StoredOperation,
-    StoredRefusal,
+    CommitId, NewDivergence, NewRefusal, Rereading, Source, StoreError, StoredDivergence,
+    StoredOperation, StoredRefusal, Word,
 };
 
 /// A query for operations: `FROM` and what follows it. Their DIDs are the rows' keys, or else what
@@ -49,7 +49,7 @@ macro_rules! sources {
         sqlx::query_as!(
             SourceRow,
             $before + "upstream, cursor, epoch, caught_up_at, cursor_cid, second_reading, round,
-                round_began_at, rounds, renumbering, forgotten_up_to" + $after
+                round_began_at, rounds, renumbering, forgotten_up_to, commits, committed_in, word" + $after
             $(, $argument)*
         )
     };
@@ -220,6 +220,9 @@ pub(super) struct SourceRow {
     pub(super) rounds: i64,
     pub(super) renumbering: bool,
     pub(super) forgotten_up_to: Option<i64>,
+    pub(super) commits: i64,
+    pub(super) committed_in: i64,
+    pub(super) word: Option<String>,
 }
 
 impl TryFrom<SourceRow> for Source {
@@ -240,6 +243,8 @@ impl TryFrom<SourceRow> for Source {
             },
             renumbering: row.renumbering,
             forgotten_up_to: row.forgotten_up_to,
+            commit: CommitId { number: row.commits, epoch: row.committed_in },
+            word: row.word.as_deref().and_then(Word::read),
         })
     }
 }

@@ -6,8 +6,8 @@ use rusqlite::{Connection, Row};
 use super::error::damaged;
 use crate::store::codec::{Damage, Interned, unpack};
 use crate::store::{
-    NewDivergence, NewRefusal, Rereading, Source, StoreError, StoredDivergence, StoredOperation,
-    StoredRefusal,
+    CommitId, NewDivergence, NewRefusal, Rereading, Source, StoreError, StoredDivergence,
+    StoredOperation, StoredRefusal, Word,
 };
 use did_plc::{Cid, Did, Timestamp};
 
@@ -36,7 +36,7 @@ macro_rules! divergence_columns {
 macro_rules! source_columns {
     () => {
         "upstream, cursor, epoch, caught_up_at, cursor_cid, second_reading, round, round_began_at, rounds,
-         renumbering, forgotten_up_to"
+         renumbering, forgotten_up_to, commits, committed_in, word"
     };
 }
 
@@ -122,6 +122,8 @@ pub(super) fn source(row: &Row) -> rusqlite::Result<Source> {
         },
         renumbering: row.get(9)?,
         forgotten_up_to: row.get(10)?,
+        commit: CommitId { number: row.get(11)?, epoch: row.get(12)? },
+        word: row.get::<_, Option<String>>(13)?.as_deref().and_then(Word::read),
     })
 }
 
