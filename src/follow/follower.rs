@@ -138,6 +138,8 @@ impl Follower {
                 tracing::info!(cursor = source.cursor, "this process follows from here on");
             }
             self.status.set_following(&source);
+            // Of what was committed without this process having heard of it.
+            self.feed.wake();
             let under = (&lease, &source);
             let next = self.follow_under(under, &mut candidates, &mut memory, &shutdown).await;
             // Kept, it would keep us out ourselves. One that cannot be given back runs out by itself.

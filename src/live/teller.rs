@@ -15,8 +15,9 @@ use super::feed::Feed;
 use super::status::{Role, Status};
 use crate::store::{Changes, CommitId, Store, StoreError};
 
-/// How often the follower's process looks without being asked to: its own commits ask.
-const FOLLOWER_LOOKS: Duration = Duration::from_secs(1);
+/// How often the follower's process looks without being asked to. Its own commits ask; one of unknown outcome may become known
+/// later.
+const FOLLOWER_LOOKS: Duration = Duration::from_secs(5);
 /// First and longest pause after the store was not available.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 

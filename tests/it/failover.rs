@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use did_plc::Timestamp;
 use futures::StreamExt;
 use plc_replica::follow::{DoubtSettings, RereadingSettings, SwitchSettings};
-use plc_replica::live::{Mode, Standing};
+use plc_replica::live::{Mode, Role, Standing};
 use plc_replica::upstream::ExportClient;
 use plc_testkit::builder::Story;
 use plc_testkit::fake_upstream::{FakeUpstream, Fault, LogEntry, Route};
@@ -78,6 +78,7 @@ async fn follows(replica: &Running, place: usize, sequence: i64) {
             && upstreams.report(place).unwrap().standing == Standing::Followed
             && replica.status.sequence() >= sequence
             && replica.status.mode() == Mode::Live
+            && replica.status.role() == Role::Follower
     })
     .await;
 }
@@ -593,7 +594,9 @@ async fn a_crash_while_another_one_takes_over_loses_nothing() {
             let replica = start(&place, &[&first, &second], switching).await;
             let last = told.sequence();
             eventually("it goes on", &replica, || {
-                replica.status.sequence() >= last && replica.status.mode() == Mode::Live
+                replica.status.sequence() >= last
+                    && replica.status.mode() == Mode::Live
+                    && replica.status.role() == Role::Follower
             })
             .await;
             let (dies, lives) =

@@ -665,7 +665,7 @@ async fn a_second_follower_is_kept_out() {
     let second = Store::open(&database.url).await.unwrap();
     let (lease, _) = first.follow(UPSTREAM).await.unwrap();
     let error = second.follow(UPSTREAM).await.unwrap_err();
-    assert!(error.to_string().contains("another 15 s"), "{error}");
+    assert!(error.to_string().contains("another 10 s"), "{error}");
     let mut client = database.client().await;
     client.run("UPDATE sources SET lease_until = now()").await;
     let (taken, source) = second.follow(UPSTREAM).await.unwrap();
