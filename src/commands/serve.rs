@@ -291,7 +291,7 @@ async fn work(
     let settings = WatchSettings::per_minute(args.audit_requests_per_minute);
     let watching = watch(&follower);
     beside.spawn(while_following(Arc::clone(&status), shutdown.clone(), move |ending| {
-        watching(settings.clone()).run(ending)
+        watching(settings).run(ending)
     }));
     if args.index == "on" {
         let (store, of_store) = (follower.store.clone(), Arc::clone(&status));

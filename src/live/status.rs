@@ -175,8 +175,11 @@ impl Status {
     /// This process has taken up following from here.
     pub fn set_following(&self, source: &Source) {
         self.set_position(source);
-        self.role
-            .send_if_modified(|role| std::mem::replace(role, Role::Follower) != Role::Follower);
+        if self.role() == Role::Reader {
+            // What another process was doing is over.
+            self.set_mode(Mode::CatchingUp);
+            self.role.send_replace(Role::Follower);
+        }
     }
 
     /// Another process follows.
@@ -463,10 +466,8 @@ mod tests {
         reader.learn(&source(8, word));
         assert_eq!((reader.mode(), reader.as_of()), (Mode::Idle, Some(now)));
         reader.set_following(&source(6, Word::default()));
-        assert_eq!(
-            (reader.role(), reader.mode(), reader.sequence()),
-            (Role::Follower, Mode::Live, 6)
-        );
+        assert_eq!((reader.role(), reader.mode()), (Role::Follower, Mode::CatchingUp));
+        assert_eq!(reader.sequence(), 6);
     }
 
     #[test]

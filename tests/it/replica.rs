@@ -99,6 +99,7 @@ impl Replica {
         let address = listener.local_addr().unwrap();
         let status = Status::new([UPSTREAM], Some(&source));
         status.set_following(&source);
+        status.set_mode(Mode::Idle);
         let state = ServeState {
             store,
             feed: Arc::new(feed),
