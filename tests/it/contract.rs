@@ -394,7 +394,7 @@ async fn commits_tell_what_is_new(place: Place) {
     write(&store, &lease, commit_of(0, &bob)).await.unwrap();
     // One gets its number, and another one loses its own to one that comes late.
     let mut bob_then = bob.clone();
-    let lost = std::mem::replace(&mut bob_then[0].sequence, None).unwrap();
+    let lost = bob_then[0].sequence.take().unwrap();
     let carol_then = vec![StoredOperation { sequence: Some(lost), ..carol[0].clone() }];
     let third = Commit {
         numbered: vec![(alice[2].did, alice[2].created_at, alice[2].sequence.unwrap())],

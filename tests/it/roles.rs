@@ -182,7 +182,8 @@ async fn readers_on(place: &Place) {
     let first = serve(&place.url, &upstream, &again);
     eventually("it follows", &[&first], async || is(&first, "follower").await).await;
     let second = serve(&place.url, &upstream, &again);
-    let third = serve(&place.url, &upstream, &[("PLC_FOLLOW", "off")]);
+    let reads = [("PLC_FOLLOW", "off"), ("PLC_FORWARD_WRITES", "on")];
+    let third = serve(&place.url, &upstream, &reads);
     let all = [&first, &second, &third];
     for reader in [&second, &third] {
         eventually("it reads", &all, async || is(reader, "reader").await).await;
@@ -196,10 +197,17 @@ async fn readers_on(place: &Place) {
     let url = format!("http://{}/{}?cid={}", third.address(), last.did, last.cid);
     let waiting = reqwest::Client::new().get(url).header("prefer", "wait=30").send();
     let waiting = tokio::spawn(waiting);
-    for entry in later {
+    for entry in &later[..later.len() - 1] {
         upstream.append(entry.clone());
         sleep(Duration::from_millis(5)).await;
     }
+    reach(&all, last.seq - 1).await;
+    // What is written through a reader is there when it says so.
+    let url = format!("http://{}/{}", third.address(), last.did);
+    let write = reqwest::Client::new().post(&url).header("content-type", "application/json");
+    let written = write.body(last.operation.clone()).send().await.unwrap();
+    assert_eq!(written.status(), 200, "{}", written.text().await.unwrap());
+    assert_eq!(third.get(&format!("/{}", last.did)).await, 200);
     reach(&all, last.seq).await;
     assert_eq!(waiting.await.unwrap().unwrap().status(), 200);
     let told: Vec<LogEntry> = early_told.into_iter().chain(later.iter().cloned()).collect();
