@@ -100,6 +100,11 @@ pub const METRICS: &[(&str, MetricKind, &str)] = &[
         MetricKind::Gauge,
         "1 for what the follower is doing, 0 for what it is not, by mode",
     ),
+    (
+        "plc_role",
+        MetricKind::Gauge,
+        "1 for what this process is to the log, 0 for what it is not, by role",
+    ),
     ("plc_caught_up", MetricKind::Gauge, "1 once the log was read to its end"),
     ("plc_store_damaged", MetricKind::Gauge, "1 when a damaged row has stopped the intake"),
     ("plc_ingest_batch_operations", MetricKind::Histogram, "Operations of a commit"),

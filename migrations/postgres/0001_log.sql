@@ -68,7 +68,7 @@ CREATE TABLE sources (
     -- went back. By it the upstream is asked whether it still has the log that was read.
     cursor_cid   bytea,
     epoch        int8 NOT NULL DEFAULT 0,  -- raised by each follower that takes over
-    lease_until  timestamptz,              -- nobody takes over before; null: released
+    lease_until  timestamptz,              -- nobody takes over before; null: nobody has followed yet
     caught_up_at int8,                     -- when the log was caught up for the first time
     operations   int8 NOT NULL DEFAULT 0,  -- rows of `operations`, and how many of them are a
     identities   int8 NOT NULL DEFAULT 0,  -- genesis: counting them would read the whole log
@@ -91,6 +91,11 @@ CREATE TABLE sources (
     forgotten_divergences int8 NOT NULL DEFAULT 0,
     -- Commits that took a number out of the log: who has read ahead of `claimed` before reads it anew.
     renumbered     int8 NOT NULL DEFAULT 0,
+    commits        int8 NOT NULL DEFAULT 0,  -- how many there were
+    committed_in   int8 NOT NULL DEFAULT 0,  -- the epoch of the last one
+    -- What the follower knows that the log does not say (how fresh it is, how it stands with its upstreams), for the
+    -- processes that only read: JSON, written with commits and whenever the lease is renewed.
+    word           text,
     -- The claims of operations up to this number are in `claims`, below zero not yet those of all
     -- operations without a number; null: there is no such index.
     claimed      int8,
@@ -98,6 +103,20 @@ CREATE TABLE sources (
 ) WITH (
     -- Room for new versions of the row beside the old one, so that no index entry is written.
     fillfactor = 10,
+    autovacuum_vacuum_threshold = 1000,
+    autovacuum_vacuum_scale_factor = 0
+);
+
+-- The last commits, for processes that did not make them and have clients of the stream: which operations are new for
+-- these. A row is written again when as many have come as are kept.
+CREATE TABLE commits (
+    slot   int4 PRIMARY KEY,  -- the number, modulo 4096
+    number int8 NOT NULL,     -- the first commit is number 1
+    epoch  int8 NOT NULL,     -- of the follower that made it: a number that a crash took back is given out again
+    told   text               -- the operations by their numbers, as in `1-3,7`; null: too scattered to be listed
+) WITH (
+    -- Room for new versions of a row beside the old one, so that no index entry is written.
+    fillfactor = 50,
     autovacuum_vacuum_threshold = 1000,
     autovacuum_vacuum_scale_factor = 0
 );

@@ -57,6 +57,11 @@ CREATE TABLE sources (
     -- Commits that took a number away from an identity, or the end of the log: who has read that end before reads it
     -- anew.
     renumbered   INTEGER NOT NULL DEFAULT 0,
+    commits      INTEGER NOT NULL DEFAULT 0,  -- how many there were
+    committed_in INTEGER NOT NULL DEFAULT 0,  -- the epoch of the last one
+    -- What the follower knows that the log does not say (how fresh it is, how it stands with its upstreams), for the
+    -- processes that only read: JSON, written with commits and whenever the lease is renewed.
+    word         TEXT,
     -- Where the next operation without a number is put: enough room below zero, and four bytes each.
     unnumbered   INTEGER NOT NULL DEFAULT -2147483648,
     -- The log is read again behind the follower: once an hour after it was received, and then in rounds.
@@ -79,6 +84,15 @@ CREATE TABLE sources (
     -- The claims of operations up to this row are in `claims`; null: there is no such index.
     claimed      INTEGER,
     claims       INTEGER NOT NULL DEFAULT 0   -- rows of `claims`
+) STRICT;
+
+-- The last commits, for processes that did not make them and have clients of the stream: which operations are new for
+-- these. A row is written again when as many have come as are kept.
+CREATE TABLE commits (
+    slot   INTEGER PRIMARY KEY,  -- the number, modulo 4096
+    number INTEGER NOT NULL,     -- the first commit is number 1
+    epoch  INTEGER NOT NULL,     -- of the follower that made it: a number that a crash took back is given out again
+    told   TEXT                  -- the operations by their numbers, as in `1-3,7`; null: too scattered to be listed
 ) STRICT;
 
 -- Numbers under which the upstream states another operation, or another time, than it has stated before, which was taken

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use crate::audit::{Checker, Peer, Watch, WatchSettings};
 use crate::follow::{
     DoubtSettings, Follower, RereadingSettings, SwitchSettings, keep_claims_index,
 };
-use crate::live::{Feed, Status};
+use crate::live::{Feed, Role, Status};
 use crate::publish::{self, KeepSettings};
 use crate::reads::{self, Reads};
 use crate::serve::{self, Caching, ReadThrough, ServeSettings, ServeState};
@@ -46,6 +47,18 @@ pub struct Args {
     upstream: Vec<String>,
     #[command(flatten)]
     request_rate: super::RequestRate,
+    /// Whether this process takes operations in. Of those on one database one does at a time; the others, which read, serve all
+    /// the same as it does. `auto`: when nobody else does; it takes over from one that has died, and leaves the lease for two
+    /// seconds to one that comes back. `on`: it comes first: it does not wait these two seconds, and warns while another one
+    /// follows. `off`: never; it writes nothing into the database, for which the right to read is enough.
+    #[arg(
+        long,
+        env = "PLC_FOLLOW",
+        value_name = "on|off|auto",
+        default_value = "auto",
+        value_parser = clap::builder::PossibleValuesParser::new(["on", "off", "auto"])
+    )]
+    follow: String,
     /// Address and port to serve on.
     #[arg(
         long,
@@ -66,6 +79,11 @@ pub struct Args {
     /// `/_ready` answers 200 only while the log is less than this behind the upstream.
     #[arg(long, env = "PLC_READY_LAG_SECONDS", value_name = "SECONDS", default_value_t = 60)]
     ready_lag_seconds: u64,
+    /// How long it is served on after SIGTERM or SIGINT, while `/_ready` says 503 already and connections are not kept: as
+    /// long as a proxy takes to see that. Then stream clients are told, and what is in hand is answered, within 8 seconds.
+    /// Another process may follow as soon as the signal has come.
+    #[arg(long, env = "PLC_DRAIN_SECONDS", value_name = "SECONDS", default_value_t = 0)]
+    drain_seconds: u64,
     /// A stream client whose next operation is older than this is closed with `OutdatedCursor`.
     #[arg(
         long,
@@ -242,6 +260,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         listen = %args.listen,
         upstream = bases.join(", "),
         database = super::settings::without_password(&args.database.url),
+        follow = args.follow,
         cursor = status.sequence(),
         "serving"
     );
@@ -254,6 +273,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         store,
         rereading: args.rereading(),
         doubts: DoubtSettings { others, ..DoubtSettings::default() },
+        comes_first: args.follow == "on",
     };
     let most = args.reads.most();
     let watching = tokio::spawn(reads::watch(Arc::clone(&reads), standbys, most, shutdown.clone()));
@@ -263,8 +283,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Follows, and beside it serves, compares with the upstream, and keeps the index and the snapshot, until the
-/// shutdown.
+/// Serves, and beside that follows, compares with the upstream, and keeps the index and the snapshot, until the shutdown.
 async fn work(
     args: Args,
     follower: Follower,
@@ -273,21 +292,36 @@ async fn work(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut beside = JoinSet::new();
+    let status = Arc::clone(&follower.status);
     let settings = WatchSettings::per_minute(args.audit_requests_per_minute);
-    beside.spawn(watch(&follower, settings).run(shutdown.clone()));
+    let watching = watch(&follower);
+    beside.spawn(while_following(Arc::clone(&status), shutdown.clone(), move |ending| {
+        watching(settings).run(ending)
+    }));
     if args.index == "on" {
-        let (store, status) = (follower.store.clone(), Arc::clone(&follower.status));
-        beside.spawn(keep_claims_index(store, status, shutdown.clone()));
+        let (store, of_store) = (follower.store.clone(), Arc::clone(&status));
+        beside.spawn(while_following(Arc::clone(&status), shutdown.clone(), move |ending| {
+            keep_claims_index(store.clone(), Arc::clone(&of_store), ending)
+        }));
     }
     if let Some(folder) = args.snapshots.clone() {
         let every = Duration::from_secs_f64(args.snapshot_minutes * 60.0);
         let settings = KeepSettings { folder, every };
-        let (store, status) = (follower.store.clone(), Arc::clone(&follower.status));
+        let (store, status) = (follower.store.clone(), Arc::clone(&status));
         beside.spawn(publish::keep(store, status, settings, shutdown.clone()));
     }
+    let follows = args.follow != "off";
     beside.spawn(serve::run(listener, state(args, &follower, reads)?, shutdown.clone()));
-    let followed = follower.run(shutdown.clone()).await;
-    // Without a follower there is nothing to serve for: either both run, or neither.
+    let followed = match follows {
+        true => follower.run(shutdown.clone()).await,
+        false => {
+            shutdown.cancelled().await;
+            Ok(())
+        }
+    };
+    // What is served until the end is what another process takes in.
+    status.set_reading();
+    // Where following has ended for good there is nothing to serve for.
     shutdown.cancel();
     while let Some(ended) = beside.join_next().await {
         ended?;
@@ -295,12 +329,39 @@ async fn work(
     Ok(followed?)
 }
 
+/// Does something while this process follows, and anew when it follows again, until the shutdown or until it has nothing more
+/// to do.
+async fn while_following<W: Future<Output = ()>>(
+    status: Arc<Status>,
+    shutdown: CancellationToken,
+    work: impl Fn(CancellationToken) -> W,
+) {
+    let mut roles = status.roles();
+    loop {
+        let follows = async { roles.wait_for(|role| *role == Role::Follower).await.is_ok() };
+        if shutdown.run_until_cancelled(follows).await != Some(true) {
+            return;
+        }
+        let ending = shutdown.child_token();
+        let mut working = pin!(work(ending.clone()));
+        tokio::select! {
+            () = &mut working => return,
+            _ = roles.wait_for(|role| *role == Role::Reader) => {}
+        }
+        ending.cancel();
+        working.await;
+    }
+}
+
 /// What compares the log with the upstream in the background.
-fn watch(follower: &Follower, settings: WatchSettings) -> Watch {
-    let checker =
-        Checker { store: follower.store.clone(), verifier: Arc::clone(&follower.verifier) };
-    let upstreams = follower.upstreams.iter().cloned().map(Peer::Server).collect();
-    Watch::new(checker, upstreams, Arc::clone(&follower.status), settings)
+fn watch(follower: &Follower) -> impl Fn(WatchSettings) -> Watch + use<> {
+    let (store, verifier) = (follower.store.clone(), Arc::clone(&follower.verifier));
+    let (upstreams, status) = (follower.upstreams.clone(), Arc::clone(&follower.status));
+    move |settings| {
+        let checker = Checker { store: store.clone(), verifier: Arc::clone(&verifier) };
+        let upstreams = upstreams.iter().cloned().map(Peer::Server).collect();
+        Watch::new(checker, upstreams, Arc::clone(&status), settings)
+    }
 }
 
 /// What the server answers from.
@@ -329,6 +390,7 @@ fn state(args: Args, follower: &Follower, reads: Arc<Reads>) -> anyhow::Result<S
                 fresh: Duration::from_secs(args.cache_seconds.into()),
                 unreachable: Duration::from_secs(args.cache_error_seconds.into()),
             },
+            drain: Duration::from_secs(args.drain_seconds),
             limits: args.limits.into(),
         },
     })
@@ -375,7 +437,11 @@ async fn open(
 }
 
 async fn open_once(args: &Args, upstreams: &[&str]) -> Result<Opened, StoreError> {
-    let store = Store::open(&args.database.url).await?;
+    let url = &args.database.url;
+    let store = match args.follow == "off" {
+        true => Store::open_to_read(url).await?,
+        false => Store::open(url).await?,
+    };
     let status = Arc::new(Status::of_store(upstreams.iter().copied(), &store).await?);
     let (reads, standbys) = args.reads.open(&store, &status).await?;
     Ok(Opened { store, status, reads, standbys })

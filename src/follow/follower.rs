@@ -2,6 +2,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -12,10 +13,9 @@ use super::error::FollowError;
 use super::fetch::NOT_JSON_ATTEMPTS;
 use super::inquiry::{Finding, Inquiry, Suspect};
 use super::intake::End;
-use super::lease::while_renewing;
+use super::lease::while_telling;
 use super::numbering::Numbering;
 use super::pauses::{During, Pauses};
-use super::published::Published;
 use super::same_log::SameLog;
 use super::second_reading::RereadingSettings;
 use super::session::{Beginning, Session};
@@ -37,7 +37,7 @@ pub struct Follower {
     pub switching: SwitchSettings,
     /// Who checks signatures.
     pub verifier: Arc<dyn Verifier>,
-    /// Who is told of new operations.
+    /// Who tells clients of the stream of new operations.
     pub feed: Arc<Feed>,
     /// Where it is said how fresh we are.
     pub status: Arc<Status>,
@@ -45,11 +45,17 @@ pub struct Follower {
     pub rereading: RereadingSettings,
     /// When the upstream is asked about what was refused.
     pub doubts: DoubtSettings,
+    /// Whether it comes before other processes on the same store: it takes the lease as soon as it is free.
+    pub comes_first: bool,
 }
+
+/// How often a process that reads looks whether it is to take over.
+const LOOK: Duration = Duration::from_millis(500);
+/// How long it leaves the lease to who has just ended and comes back, or comes first.
+const COURTESY: Duration = Duration::from_secs(2);
 
 /// What a follower remembers from one session to the next.
 struct Memory {
-    published: Arc<Published>,
     pauses: Pauses,
     damaged_line: DamagedLine,
     suspects: Suspects,
@@ -103,17 +109,25 @@ impl Follower {
     /// [`FollowError`]; everything that may pass is waited out.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), FollowError> {
         let mut memory = Memory {
-            // Made from the store before the first subscriber could come.
-            published: Arc::new(Published::up_to(self.status.sequence())),
             pauses: Pauses::until(shutdown.clone()),
             damaged_line: DamagedLine::default(),
             suspects: Suspects::default(),
         };
         let mut candidates = Candidates::new(&self.upstreams, self.switching, &self.status);
+        // Whether another process follows, as far as it is known.
+        let mut reads = false;
         while !shutdown.is_cancelled() {
-            let upstream = candidates.client().base().to_owned();
-            let (lease, source) = match self.store.follow(&upstream).await {
+            let free_for = if reads && !self.comes_first { COURTESY } else { Duration::ZERO };
+            let upstream = candidates.client().base();
+            let (lease, source) = match self.store.follow_after(upstream, free_for).await {
                 Ok(following) => following,
+                Err(StoreError::LostLease(reason)) => {
+                    if !std::mem::replace(&mut reads, true) {
+                        self.begin_to_read(&reason);
+                    }
+                    memory.pauses.sleep_for(LOOK).await;
+                    continue;
+                }
                 Err(error) => {
                     let sought = self.store.is_sought();
                     memory.pauses.wait_out(error, During::Beginning, sought).await?;
@@ -121,9 +135,12 @@ impl Follower {
                 }
             };
             // Nobody else can commit from here on, and what others have committed can be read.
-            if !memory.published.take_up(&source) {
-                self.feed.interrupt();
+            if std::mem::take(&mut reads) {
+                tracing::info!(cursor = source.cursor, "this process follows from here on");
             }
+            self.status.set_following(&source);
+            // Of what was committed without this process having heard of it.
+            self.feed.wake();
             let under = (&lease, &source);
             let next = self.follow_under(under, &mut candidates, &mut memory, &shutdown).await;
             // Kept, it would keep us out ourselves. One that cannot be given back runs out by itself.
@@ -145,6 +162,20 @@ impl Follower {
         Ok(())
     }
 
+    /// Another process has the lease.
+    fn begin_to_read(&self, reason: &str) {
+        self.status.set_reading();
+        if self.comes_first {
+            tracing::warn!(
+                "another process follows, though this one comes first: {reason}; it takes over as soon as that one ends"
+            );
+        } else {
+            tracing::info!(
+                "another process follows: {reason}; this one reads, and takes over when that one ends"
+            );
+        }
+    }
+
     /// One session under a lease, and what its end calls for.
     async fn follow_under(
         &self,
@@ -155,13 +186,14 @@ impl Follower {
     ) -> Result<Next, FollowError> {
         let store = &self.store;
         let choosing = candidates.choose((store, lease), source, shutdown);
-        if !while_renewing(store, lease, choosing).await? {
+        if !while_telling((store, &self.status), lease, choosing).await? {
             return Ok(Next::End);
         }
         if self.upstreams.len() == 1 {
             let client = candidates.client();
             let same_log = SameLog { store, client, status: &self.status, shutdown };
-            match while_renewing(store, lease, same_log.ensure(lease, source)).await? {
+            let work = same_log.ensure(lease, source);
+            match while_telling((store, &self.status), lease, work).await? {
                 None => return Ok(Next::End),
                 Some(Numbering::Ours) => {}
                 Some(other) => candidates.turn_to(other),
@@ -194,17 +226,18 @@ impl Follower {
             }
             Some(End::Suspect(suspect)) => {
                 let inquiry = self.inquire(suspect, candidates, &mut memory.suspects);
-                while_renewing(store, lease, inquiry).await
+                while_telling((store, &self.status), lease, inquiry).await
             }
             Some(End::Rewound { cursor, from }) => {
                 if !candidates.is_alone()
-                    && !while_renewing(store, lease, candidates.still_has_all(store)).await?
+                    && !while_telling((store, &self.status), lease, candidates.still_has_all(store))
+                        .await?
                 {
                     return Ok(Next::Session);
                 }
                 let client = candidates.client();
-                let stepping = self.step_back(lease, client, &memory.published, (cursor, from));
-                match while_renewing(store, lease, stepping).await? {
+                let stepping = self.step_back(lease, client, (cursor, from));
+                match while_telling((store, &self.status), lease, stepping).await? {
                     true => {
                         candidates.has_stepped_back();
                         Ok(Next::Session)
@@ -227,7 +260,7 @@ impl Follower {
         let ending = shutdown.child_token();
         let followed = candidates.followed();
         let session = self.session((lease, source), &followed, memory, &ending);
-        let mut session = pin!(while_renewing(&self.store, lease, session));
+        let mut session = pin!(while_telling((&self.store, &self.status), lease, session));
         let ended = tokio::select! {
             biased;
             ended = &mut session => Some(ended),
@@ -313,7 +346,6 @@ impl Follower {
             followed,
             lease,
             feed: &self.feed,
-            published: &memory.published,
             status: &self.status,
             rereading: self.rereading,
             doubts: &self.doubts,
@@ -334,7 +366,6 @@ impl Follower {
         &self,
         lease: &Lease,
         client: &ExportClient,
-        published: &Published,
         (cursor, from): (i64, i64),
     ) -> Result<bool, FollowError> {
         let commit = match step_back(&self.store, client, cursor, from).await {
@@ -348,7 +379,6 @@ impl Follower {
             Err(StepBackError::Store(error)) => return Err(error.into()),
         };
         // A crash before it is written leaves the cursor where it was, and the record unwritten.
-        published.commit_begins();
         let cursor = match commit {
             Some(commit) => {
                 self.store.commit(lease, &commit).await?;
@@ -364,8 +394,8 @@ impl Follower {
                 0
             }
         };
-        published.commit_published(cursor);
         self.status.set_back(cursor);
+        self.feed.wake();
         Ok(true)
     }
 }

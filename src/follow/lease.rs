@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::store::{Lease, Source, Store, StoreError};
+use crate::clock;
+use crate::live::Status;
+use crate::store::{Lease, Source, Store, StoreError, Word};
 
-/// A third of what a lease runs: two renewals may fail.
-const RENEW: Duration = Duration::from_secs(5);
+/// Less than a third of what a lease runs: two renewals may fail.
+const RENEW: Duration = Duration::from_secs(3);
 
 /// Pauses between two looks at whether a lease has run out.
 const LOOK: Duration = Duration::from_millis(500);
@@ -51,15 +53,31 @@ pub async fn while_renewing<T, E: From<StoreError>>(
 ) -> Result<T, E> {
     tokio::select! {
         done = work => done,
-        error = renew(store, lease) => Err(error.into()),
+        error = renew(store, lease, || None) => Err(error.into()),
+    }
+}
+
+/// The same, with which the processes that read are told what the follower knows.
+///
+/// # Errors
+///
+/// Those of the work, and of the store when the lease is lost.
+pub async fn while_telling<T, E: From<StoreError>>(
+    (store, status): (&Store, &Status),
+    lease: &Lease,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    tokio::select! {
+        done = work => done,
+        error = renew(store, lease, || Some(status.word(clock::now(), None))) => Err(error.into()),
     }
 }
 
 /// Renews until the lease is lost.
-async fn renew(store: &Store, lease: &Lease) -> StoreError {
+async fn renew(store: &Store, lease: &Lease, word: impl Fn() -> Option<Word>) -> StoreError {
     loop {
         sleep(RENEW).await;
-        match store.renew(lease).await {
+        match store.renew(lease, word().as_ref()).await {
             // The next commit will tell whether the store is gone for longer.
             Ok(()) | Err(StoreError::Unavailable(_)) => {}
             Err(error) => return error,

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! reader ──lines──▶ intake ──batches──▶ writer ──▶ store
-//!  pages, stream     verdicts            one transaction at a time, then Feed and Status
+//!  pages, stream     verdicts            one transaction at a time, then Status
 //! ```
 //!
 //! Three tasks work at once: the reader fetches and decodes, the intake judges ([`crate::judge`]), and the
@@ -17,9 +17,9 @@
 //! What a crash leaves behind: until a commit has ended, what the commit before it left, since nothing else is
 //! written; all that was fetched and judged since is fetched again from the stored cursor on. After it, the
 //! operations and the cursor that goes with them. What is asked again is stored after what came of it: a crash costs
-//! that it is asked once more. Who reads the stream is told after the commit: a crash in
-//! between is made good by the store, where every client that comes back finds what it was not sent. The lease
-//! of a process that is gone runs out by itself.
+//! that it is asked once more. Who reads the stream is told after the commit, of what
+//! the commit itself has noted ([`crate::live`]): other processes go on with that after a crash, and a client that comes back
+//! finds in the store what it was not sent. The lease of a process that is gone runs out by itself.
 
 mod again;
 mod agreement;
@@ -46,7 +46,6 @@ mod missing;
 mod notices;
 mod numbering;
 mod pauses;
-mod published;
 mod read_again;
 mod reader;
 mod renumber;

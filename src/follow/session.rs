@@ -16,7 +16,6 @@ use super::head;
 use super::intake::{End, Intake};
 use super::missing::Missing;
 use super::numbering::BEGINNING;
-use super::published::Published;
 use super::reader::{Event, Gone, Reader};
 use super::second_reading::{RereadingSettings, SecondReading};
 use super::time_reader::TimeReader;
@@ -42,10 +41,8 @@ pub struct Session<'a> {
     pub followed: &'a Followed,
     /// By which right they are written.
     pub lease: &'a Lease,
-    /// Who is told of new operations.
+    /// Who tells clients of the stream of new operations.
     pub feed: &'a Arc<Feed>,
-    /// What they were told of.
-    pub published: &'a Arc<Published>,
     /// Where it is said how fresh we are.
     pub status: &'a Arc<Status>,
     /// When the log is read again.
@@ -204,7 +201,6 @@ impl Session<'_> {
             store: self.store.clone(),
             lease: self.lease.clone(),
             feed: Arc::clone(self.feed),
-            published: Arc::clone(self.published),
             status: Arc::clone(self.status),
             committed,
         }

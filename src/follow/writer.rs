@@ -8,11 +8,10 @@ use metrics::{counter, gauge, histogram};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::notices::Notices;
-use super::published::Published;
 use crate::judge::Prepared;
 use crate::live::{Feed, Status};
 use crate::store::{Commit, Lease, Store, StoreError};
-use crate::words;
+use crate::{clock, words};
 use did_plc::Timestamp;
 
 /// Operations of one transaction, at most, when several batches wait: two of the largest. What a
@@ -38,10 +37,8 @@ pub struct Writer {
     pub store: Store,
     /// By which right.
     pub lease: Lease,
-    /// Who is told of new operations.
+    /// Who tells clients of the stream of new operations.
     pub feed: Arc<Feed>,
-    /// What they were told of.
-    pub published: Arc<Published>,
     /// Where it is said how fresh we are.
     pub status: Arc<Status>,
     /// Number of the last batch that is committed.
@@ -94,34 +91,20 @@ impl Writer {
     }
 
     /// One transaction, and then what others are told of it. A crash before the transaction ends leaves what
-    /// was there before it. After it, nobody may have been told: a process that starts takes its position from
-    /// the store, and stream clients come back for what they lack.
+    /// was there before it. After it, the other processes learn from the store what their clients are to be told, and clients
+    /// of this one come back for what they lack.
     async fn commit(&self, prepared: Prepared, notices: &mut Notices) -> Result<(), StoreError> {
-        let Prepared { batch, commit, late, accepted, known } = prepared;
+        let Prepared { batch, mut commit, accepted, known } = prepared;
         let begun = Instant::now();
         tracing::debug!(cursor = commit.cursor_after, "committing");
-        self.published.commit_begins();
-        let committing = self.feed.committing();
+        commit.word = Some(self.status.word(clock::now(), Some(&commit)));
         self.store.commit(&self.lease, &commit).await?;
         tracing::debug!(cursor = commit.cursor_after, "committed");
         histogram!("plc_ingest_stage_seconds", "stage" => "write")
             .record(begun.elapsed().as_secs_f64());
         self.committed.send_replace(batch);
-        let latest = commit.operations.iter().map(|operation| operation.created_at).max();
-        let received_at = Timestamp::from_millis(commit.received_at_millis);
-        self.status.set_committed(commit.cursor_after, latest, received_at);
-        if commit.caught_up {
-            self.status.set_complete_at(received_at);
-        }
-        // For clients of the stream these are new: they had no number to be sent under.
-        let numbers: Vec<i64> = commit.numbered.iter().map(|(_, _, number)| *number).collect();
-        let numbered = match numbers[..] {
-            [] => Vec::new(),
-            _ => self.store.sequences(&numbers).await?,
-        };
-        self.feed.publish(commit.operations.iter().chain(&late).chain(&numbered));
-        drop(committing);
-        self.published.commit_published(commit.cursor_after);
+        self.status.set_committed(&commit);
+        self.feed.wake();
         count(&commit, accepted, known);
         notices.say(&commit, Instant::now());
         Ok(())

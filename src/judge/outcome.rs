@@ -23,9 +23,6 @@ pub struct Prepared {
     pub batch: u64,
     /// What is to be written.
     pub commit: Commit,
-    /// Operations of rewritten identities that nobody could be told of before: they are new, or had no
-    /// number.
-    pub late: Vec<StoredOperation>,
     /// How many operations are new in the store.
     pub accepted: usize,
     /// How many lines came again.
@@ -47,12 +44,14 @@ impl Prepared {
             nullified,
             numbered,
             rewritten: _,
+            late: _,
             unsettled: _,
             refusals,
             lifted,
             divergences,
             received_at_millis,
             caught_up,
+            word: _,
         } = next.commit;
         self.batch = next.batch;
         self.accepted += next.accepted;
@@ -89,7 +88,6 @@ pub(super) struct Assembly {
     /// Other numbers than those that are stored are no difference.
     numbers_may_differ: bool,
     commit: Commit,
-    late: Vec<StoredOperation>,
     accepted: usize,
     known: usize,
     /// Where each refusal of this batch is among those of the commit.
@@ -129,7 +127,6 @@ impl Assembly {
             backdated_before,
             numbers_may_differ: renumbering || !part.course.states_numbers(),
             commit,
-            late: Vec::new(),
             accepted: 0,
             known: 0,
             refused: AHashMap::new(),
@@ -280,8 +277,8 @@ impl Assembly {
         let is_late = |row: &&StoredOperation| {
             stored.get(&row.cid()).is_none_or(|before| before.sequence.is_none())
         };
-        let late = whole.operations.iter().filter(|row| row.sequence.is_some()).filter(is_late);
-        self.late.extend(late.cloned());
+        let late = whole.operations.iter().filter(is_late).filter_map(|row| row.sequence);
+        self.commit.late.extend(late);
         if !self.numbers_may_differ {
             self.unsettle(whole);
         }
@@ -392,13 +389,7 @@ impl Assembly {
         let unsettled = self.unsettled.into_iter();
         self.commit.unsettled =
             unsettled.map(|(number, times)| Unsettled { number, times }).collect();
-        Prepared {
-            batch,
-            commit: self.commit,
-            late: self.late,
-            accepted: self.accepted,
-            known: self.known,
-        }
+        Prepared { batch, commit: self.commit, accepted: self.accepted, known: self.known }
     }
 }
 
@@ -420,7 +411,7 @@ mod tests {
             received_at_millis,
             ..Commit::default()
         };
-        Prepared { batch: 1, commit, late: Vec::new(), accepted: 0, known: 0 }
+        Prepared { batch: 1, commit, accepted: 0, known: 0 }
     }
 
     #[test]

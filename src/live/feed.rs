@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::extract::ws::Utf8Bytes;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::store::StoredOperation;
 use did_plc::Cid;
@@ -57,8 +57,10 @@ pub struct Feed {
     ring: Mutex<Ring>,
     /// The ring's end, to wait for.
     end: watch::Sender<u64>,
-    /// Commits that have ended, to wait for: nothing more is published of them.
+    /// The last look that has ended, to wait for: all that it has found is published.
     ended: watch::Sender<u64>,
+    /// Asks for a look.
+    wanted: Notify,
     capacity: usize,
 }
 
@@ -71,7 +73,7 @@ struct Ring {
     /// its index plus this.
     dropped: u64,
     subscribers: usize,
-    /// Commits that have begun: what the store holds is of these, or from before the feed.
+    /// The last look at the store that has begun.
     begun: u64,
 }
 
@@ -93,23 +95,36 @@ impl Feed {
             ring: Mutex::default(),
             end: watch::Sender::new(0),
             ended: watch::Sender::new(0),
+            wanted: Notify::new(),
             capacity: bytes,
         }
     }
 
-    /// To be called before the store is told to commit what will be published, and to be kept
-    /// until it is published: in between readers may find it in the store already, and know by
-    /// this that the feed will repeat it. One commit is under way at a time.
-    pub fn committing(&self) -> Committing<'_> {
-        self.lock().begun += 1;
-        Committing { feed: self }
+    /// Asks for a look at the store: something was committed.
+    pub fn wake(&self) {
+        self.wanted.notify_one();
     }
 
-    /// Waits until what is being committed now is published.
+    /// Waits until a look is asked for.
+    pub(super) async fn woken(&self) {
+        self.wanted.notified().await;
+    }
+
+    /// To be called before it is looked what was committed: everything that anybody has read from the store before is found by
+    /// this look, or was by one before. One is under way at a time.
+    pub fn looking(&self) -> Looking<'_> {
+        let mut ring = self.lock();
+        ring.begun += 1;
+        Looking { feed: self, number: ring.begun }
+    }
+
+    /// Waits until everything that is in the store now is published.
     pub async fn settled(&self) {
-        let begun = self.lock().begun;
+        // What is under way may have begun too early.
+        let next = self.lock().begun + 1;
+        self.wake();
         // The sender is here: it cannot be gone.
-        let _ = self.ended.subscribe().wait_for(|&ended| ended >= begun).await;
+        let _ = self.ended.subscribe().wait_for(|&ended| ended >= next).await;
     }
 
     /// Sends all operations of a commit, in the order of their sequence numbers: a client
@@ -183,15 +198,18 @@ impl Default for Feed {
     }
 }
 
-/// A commit that is under way; it ends, in whatever way, when this is dropped.
+/// A look at the store that is under way.
 #[derive(Debug)]
-pub struct Committing<'a> {
+#[must_use]
+pub struct Looking<'a> {
     feed: &'a Feed,
+    number: u64,
 }
 
-impl Drop for Committing<'_> {
-    fn drop(&mut self) {
-        self.feed.ended.send_modify(|ended| *ended += 1);
+impl Looking<'_> {
+    /// All that it has found is published. One that is dropped has failed, and does not count.
+    pub fn done(self) {
+        self.feed.ended.send_replace(self.number);
     }
 }
 
@@ -234,16 +252,15 @@ impl Subscription {
         Ok(taken)
     }
 
-    /// Number of the last commit that has begun. Whatever was read from the store until now is of
-    /// commits up to this one.
-    pub fn begun(&self) -> u64 {
-        self.feed.lock().begun
+    /// Number of the look that finds, if none before it does, whatever was read from the store until now.
+    pub fn next_look(&self) -> u64 {
+        self.feed.lock().begun + 1
     }
 
-    /// Number of the last commit of which nothing will be taken any more; none while there is
+    /// Number of the last look of which nothing will be taken any more; none while there is
     /// something to take.
     pub fn done(&self) -> Option<u64> {
-        // In this order: what was published before a commit ended is then in the ring.
+        // In this order: what was published before a look ended is then in the ring.
         let ended = *self.feed.ended.borrow();
         (self.next == self.feed.lock().end()).then_some(ended)
     }
@@ -324,21 +341,29 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_commit_is_done_when_it_has_ended_and_all_of_it_was_taken() {
+    async fn a_look_is_done_when_it_has_ended_and_all_of_it_was_taken() {
         let feed = Arc::new(Feed::new());
         let mut subscription = feed.subscribe();
-        assert_eq!((subscription.begun(), subscription.done()), (0, Some(0)));
-        feed.settled().await;
-        let committing = feed.committing();
-        assert_eq!((subscription.begun(), subscription.done()), (1, Some(0)));
+        assert_eq!((subscription.next_look(), subscription.done()), (1, Some(0)));
+        let mut settled = Box::pin(feed.settled());
+        assert!(futures::FutureExt::now_or_never(&mut settled).is_none());
+        feed.woken().await;
+        let looking = feed.looking();
+        // What is read now may be of a commit that comes after what this one sees.
+        assert_eq!((subscription.next_look(), subscription.done()), (2, Some(0)));
         feed.publish(&operations(&[1, 2]));
-        assert!(futures::FutureExt::now_or_never(feed.settled()).is_none());
-        drop(committing);
-        feed.settled().await;
+        assert!(futures::FutureExt::now_or_never(&mut settled).is_none());
+        looking.done();
+        settled.await;
         subscription.take(1).unwrap();
         assert_eq!(subscription.done(), None);
         subscription.take(1).unwrap();
         assert_eq!(subscription.done(), Some(1));
+        // One that fails does not count.
+        drop(feed.looking());
+        assert_eq!(subscription.done(), Some(1));
+        feed.looking().done();
+        assert_eq!(subscription.done(), Some(3));
     }
 
     #[tokio::test]

@@ -5,11 +5,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use metrics::gauge;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::pace::{Outlook, Pace};
 use super::upstreams::Upstreams;
-use crate::store::{Source, Store, StoreError};
+use crate::clock;
+use crate::store::{Commit, CommitId, Source, Store, StoreError, Word};
 use did_plc::Timestamp;
 
 /// What the follower is doing.
@@ -27,6 +29,9 @@ pub enum Mode {
 }
 
 impl Mode {
+    /// All of them.
+    pub const ALL: [Mode; 4] = [Mode::CatchingUp, Mode::Live, Mode::Waiting, Mode::Idle];
+
     /// The name in `/_health`.
     pub const fn name(self) -> &'static str {
         match self {
@@ -38,7 +43,31 @@ impl Mode {
     }
 }
 
-/// How far the store has come. Written by the follower, read by every answer, without a lock but for the pace:
+/// What this process is for the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// It takes operations in.
+    Follower,
+    /// It serves what another process takes in.
+    Reader,
+}
+
+impl Role {
+    /// The name in `/_health` and in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Role::Follower => "follower",
+            Role::Reader => "reader",
+        }
+    }
+}
+
+/// A follower that has said nothing for so long does not follow, as far as a reader is concerned: it says something every
+/// few seconds.
+const SILENT: Duration = Duration::from_secs(15);
+
+/// How far the store has come. Written by the follower, or by who learns of another process's, read by every answer,
+/// without a lock but for the pace:
 /// each figure is read for itself. The times only ever rise, and the number too unless it is set
 /// back.
 #[derive(Debug)]
@@ -55,6 +84,11 @@ pub struct Status {
     /// The upstream's last sequence number when it was asked for; 0 before.
     head: AtomicI64,
     pace: Mutex<Pace>,
+    role: watch::Sender<Role>,
+    /// When the follower of another process said last what it does.
+    said_at: AtomicI64,
+    /// The last commit when this was made.
+    commit: CommitId,
 }
 
 /// Stands for "never" in the times.
@@ -80,6 +114,9 @@ impl Status {
             caught_up: AtomicBool::new(caught_up_at.is_some()),
             head: AtomicI64::new(0),
             pace: Mutex::new(Pace::from(Instant::now(), source.map_or(0, |source| source.cursor))),
+            role: watch::Sender::new(Role::Reader),
+            said_at: AtomicI64::new(NEVER),
+            commit: source.map(|source| source.commit).unwrap_or_default(),
         }
     }
 
@@ -94,7 +131,12 @@ impl Status {
         upstreams: impl IntoIterator<Item = &'a str>,
         store: &Store,
     ) -> Result<Status, StoreError> {
-        let status = Status::new(upstreams, store.source().await?.as_ref());
+        let source = store.source().await?;
+        let status = Status::new(upstreams, source.as_ref());
+        if let Some(word) = source.and_then(|source| source.word) {
+            // That it is as complete as then is true whoever follows now.
+            status.as_of.fetch_max(word.as_of.unwrap_or(NEVER), Ordering::Release);
+        }
         if let Some(last) = store.last_sequence().await? {
             let last = store.sequences(&[last]).await?;
             let created_at = last.first().map_or(NEVER, |last| last.created_at.millis());
@@ -109,15 +151,16 @@ impl Status {
         self.received.store(sequence, Ordering::Release);
     }
 
-    /// A batch that was received at this time was committed: the cursor afterwards, and the latest
-    /// `createdAt` in it.
-    pub fn set_committed(&self, sequence: i64, latest: Option<Timestamp>, received_at: Timestamp) {
-        let before = self.sequence.fetch_max(sequence, Ordering::Release);
-        self.pace().reach(Instant::now(), sequence.max(before));
-        // One that is dated into the future does not make the picture any newer.
-        if let Some(latest) = latest.map(|latest| latest.min(received_at)) {
+    /// This was committed.
+    pub fn set_committed(&self, commit: &Commit) {
+        let before = self.sequence.fetch_max(commit.cursor_after, Ordering::Release);
+        self.pace().reach(Instant::now(), commit.cursor_after.max(before));
+        if let Some(latest) = latest(commit) {
             self.last_operation.fetch_max(latest.millis(), Ordering::Release);
             self.as_of.fetch_max(latest.millis(), Ordering::Release);
+        }
+        if commit.caught_up {
+            self.set_complete_at(Timestamp::from_millis(commit.received_at_millis));
         }
     }
 
@@ -127,6 +170,85 @@ impl Status {
         self.read_twice.fetch_min(sequence, Ordering::Release);
         self.head.store(0, Ordering::Release);
         self.pace().reach(Instant::now(), sequence);
+    }
+
+    /// This process has taken up following from here.
+    pub fn set_following(&self, source: &Source) {
+        self.set_position(source);
+        if self.role() == Role::Reader {
+            // What another process was doing is over.
+            self.set_mode(Mode::CatchingUp);
+            self.role.send_replace(Role::Follower);
+        }
+    }
+
+    /// Another process follows.
+    pub fn set_reading(&self) {
+        self.role.send_if_modified(|role| std::mem::replace(role, Role::Reader) != Role::Reader);
+    }
+
+    /// What the store says of the log and of its follower, for a process that reads.
+    pub fn learn(&self, source: &Source) {
+        self.set_position(source);
+        if let Some(at) = source.caught_up_at {
+            self.as_of.fetch_max(at.millis(), Ordering::Release);
+            self.caught_up.store(true, Ordering::Release);
+        }
+        let Some(word) = &source.word else { return };
+        self.said_at.store(word.said_at, Ordering::Release);
+        self.received.store(word.received, Ordering::Release);
+        self.head.store(word.head, Ordering::Release);
+        for (mine, said) in [
+            (&self.as_of, word.as_of),
+            (&self.last_word, word.heard_at),
+            (&self.last_operation, word.last_operation_at),
+        ] {
+            mine.fetch_max(said.unwrap_or(NEVER), Ordering::Release);
+        }
+        let mode = Mode::ALL.into_iter().find(|mode| mode.name() == word.mode);
+        self.set_mode(mode.unwrap_or(Mode::Idle));
+        self.upstreams.learn(&word.followed, &word.upstreams);
+    }
+
+    fn set_position(&self, source: &Source) {
+        self.sequence.store(source.cursor, Ordering::Release);
+        self.read_twice.store(source.rereading.second, Ordering::Release);
+        self.pace().reach(Instant::now(), source.cursor);
+    }
+
+    /// What a reader is told, of the log as it is once this is committed; of the log as it is where nothing is.
+    pub fn word(&self, now: Timestamp, commit: Option<&Commit>) -> Word {
+        let some = |millis: i64| (millis != NEVER).then_some(millis);
+        let latest = commit.map_or(NEVER, |commit| latest(commit).map_or(NEVER, Timestamp::millis));
+        let complete_at = commit.filter(|commit| commit.caught_up);
+        let complete_at = complete_at.map_or(NEVER, |commit| commit.received_at_millis);
+        let as_of = self.as_of.load(Ordering::Acquire).max(latest).max(complete_at);
+        Word {
+            said_at: now.millis(),
+            mode: self.mode().name().to_owned(),
+            as_of: some(as_of),
+            heard_at: some(self.last_word.load(Ordering::Acquire)),
+            last_operation_at: some(self.last_operation.load(Ordering::Acquire).max(latest)),
+            received: self.received_sequence(),
+            head: self.head.load(Ordering::Acquire),
+            followed: self.upstream().to_owned(),
+            upstreams: self.upstreams.words(),
+        }
+    }
+
+    /// What this process is.
+    pub fn role(&self) -> Role {
+        *self.role.borrow()
+    }
+
+    /// What this process is, to wait for a change.
+    pub fn roles(&self) -> watch::Receiver<Role> {
+        self.role.subscribe()
+    }
+
+    /// The last commit when this was made: whoever was there since then is told of what comes after.
+    pub fn commit(&self) -> CommitId {
+        self.commit
     }
 
     /// The upstream said something, if only that it is there.
@@ -235,20 +357,28 @@ impl Status {
         if let Some(silence) = self.upstream_age(now) {
             gauge!("plc_upstream_silence_seconds").set(silence.as_secs_f64());
         }
+        for role in [Role::Follower, Role::Reader] {
+            let is = f64::from(u8::from(role == self.role()));
+            gauge!("plc_role", "role" => role.name()).set(is);
+        }
         let doing = self.mode();
-        for mode in [Mode::CatchingUp, Mode::Live, Mode::Waiting, Mode::Idle] {
+        for mode in Mode::ALL {
             let is = f64::from(u8::from(mode == doing));
             gauge!("plc_mode", "mode" => mode.name()).set(is);
         }
         self.upstreams.state_metrics();
     }
 
-    /// What the follower is doing.
+    /// What the follower is doing, in this process or in another one. One that is not heard of does nothing.
     pub fn mode(&self) -> Mode {
-        [Mode::CatchingUp, Mode::Live, Mode::Waiting]
-            .into_iter()
-            .find(|&mode| mode as u8 == self.mode.load(Ordering::Acquire))
-            .unwrap_or(Mode::Idle)
+        let said_at = self.said_at.load(Ordering::Acquire);
+        let is_silent =
+            said_at != NEVER && clock::now().since(Timestamp::from_millis(said_at)) > SILENT;
+        if self.role() == Role::Reader && is_silent {
+            return Mode::Idle;
+        }
+        let mode = self.mode.load(Ordering::Acquire);
+        Mode::ALL.into_iter().find(|&known| known as u8 == mode).unwrap_or(Mode::Idle)
     }
 
     /// Whether the log was caught up once: from then on an identity that is not here does not
@@ -256,6 +386,13 @@ impl Status {
     pub fn caught_up(&self) -> bool {
         self.caught_up.load(Ordering::Acquire)
     }
+}
+
+/// The latest `createdAt` in a commit. One that is dated into the future does not make the picture any newer.
+fn latest(commit: &Commit) -> Option<Timestamp> {
+    let received_at = Timestamp::from_millis(commit.received_at_millis);
+    let latest = commit.operations.iter().map(|operation| operation.created_at).max();
+    latest.map(|latest| latest.min(received_at))
 }
 
 fn time(millis: &AtomicI64) -> Option<Timestamp> {
@@ -267,7 +404,72 @@ fn time(millis: &AtomicI64) -> Option<Timestamp> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::upstreams::Standing;
     use super::*;
+    use crate::store::{Rereading, StoredOperation};
+    use did_plc::Did;
+
+    /// A commit up to this number, with an operation of this time.
+    fn commit(cursor_after: i64, created_at: i64, received_at_millis: i64) -> Commit {
+        let operation = StoredOperation {
+            did: Did::from_bytes([7; 15]),
+            created_at: Timestamp::from_millis(created_at),
+            sequence: Some(cursor_after),
+            signed: Vec::new().into(),
+            signer: 0,
+            nullified_by: None,
+            received_at: Timestamp::from_millis(received_at_millis),
+        };
+        let operations = vec![operation];
+        Commit { cursor_after, operations, received_at_millis, ..Commit::default() }
+    }
+
+    /// A store of which this is said.
+    fn source(cursor: i64, word: Word) -> Source {
+        Source {
+            upstream: "https://plc.example".to_owned(),
+            cursor,
+            cursor_cid: None,
+            epoch: 1,
+            caught_up_at: Some(Timestamp::from_millis(500)),
+            rereading: Rereading::default(),
+            renumbering: false,
+            forgotten_up_to: None,
+            by_time: None,
+            commit: CommitId::default(),
+            word: Some(word),
+        }
+    }
+
+    #[test]
+    fn a_reader_says_what_the_follower_has_said() {
+        let now = clock::now();
+        let follower = Status::new(["https://plc.example", "https://other.example"], None);
+        follower.set_committed(&commit(7, now.millis() - 5_000, now.millis()));
+        follower.set_complete_at(now);
+        follower.set_heard(now);
+        follower.set_mode(Mode::Live);
+        follower.upstreams().set(0, Standing::Away, "it does not answer");
+        follower.upstreams().set_followed(1);
+        let word = follower.word(now, Some(&commit(8, now.millis() - 1_000, now.millis())));
+
+        let reader = Status::new(["https://plc.example", "https://other.example"], None);
+        assert_eq!((reader.role(), reader.mode()), (Role::Reader, Mode::Idle));
+        reader.learn(&source(8, word.clone()));
+        assert_eq!((reader.sequence(), reader.as_of(), reader.mode()), (8, Some(now), Mode::Live));
+        assert_eq!(reader.last_operation(), Some(Timestamp::from_millis(now.millis() - 1_000)));
+        assert_eq!((reader.upstream_age(now), reader.caught_up()), (Some(Duration::ZERO), true));
+        assert_eq!(reader.upstream(), "https://other.example");
+        assert_eq!(reader.upstreams().report(0), follower.upstreams().report(0));
+
+        // Once it is silent nobody follows, and how old the log is goes on to be said.
+        let word = Word { said_at: now.millis() - 60_000, ..word };
+        reader.learn(&source(8, word));
+        assert_eq!((reader.mode(), reader.as_of()), (Mode::Idle, Some(now)));
+        reader.set_following(&source(6, Word::default()));
+        assert_eq!((reader.role(), reader.mode()), (Role::Follower, Mode::CatchingUp));
+        assert_eq!(reader.sequence(), 6);
+    }
 
     #[test]
     fn the_picture_is_as_old_as_the_last_time_that_it_was_whole() {
@@ -276,7 +478,7 @@ mod tests {
         assert_eq!(status.upstream(), "https://plc.example");
         assert_eq!((status.sequence(), status.as_of(), status.caught_up()), (0, None, false));
 
-        status.set_committed(7, Some(at(1_000)), at(2_000));
+        status.set_committed(&commit(7, 1_000, 2_000));
         status.set_heard(at(90_000));
         assert_eq!((status.sequence(), status.as_of()), (7, Some(at(1_000))));
         assert_eq!(status.lag(at(91_000)), Some(Duration::from_secs(90)));
@@ -284,21 +486,21 @@ mod tests {
 
         status.set_complete_at(at(90_000));
         // An operation that was accepted late changes nothing about how far we are.
-        status.set_committed(5, Some(at(500)), at(90_000));
+        status.set_committed(&commit(5, 500, 90_000));
         assert_eq!((status.sequence(), status.as_of()), (7, Some(at(90_000))));
         assert_eq!(status.last_operation(), Some(at(1_000)));
         assert!(status.caught_up());
         status.set_back(6);
         assert_eq!((status.sequence(), status.as_of()), (6, Some(at(90_000))));
 
-        status.set_committed(8, Some(at(4_000_000_000_000)), at(95_000));
+        status.set_committed(&commit(8, 4_000_000_000_000, 95_000));
         assert_eq!(status.lag(at(100_000)), Some(Duration::from_secs(5)));
     }
 
     #[test]
     fn every_mode_comes_back() {
         let status = Status::new([""], None);
-        for mode in [Mode::CatchingUp, Mode::Live, Mode::Waiting, Mode::Idle] {
+        for mode in Mode::ALL {
             status.set_mode(mode);
             assert_eq!(status.mode(), mode);
         }

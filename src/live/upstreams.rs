@@ -6,6 +6,7 @@ use std::sync::{PoisonError, RwLock};
 use metrics::gauge;
 
 use crate::clock;
+use crate::store::UpstreamWord;
 use did_plc::Timestamp;
 
 /// How it stands with an upstream.
@@ -133,6 +134,34 @@ impl Upstreams {
     /// What is known of all of them, in order of preference.
     pub fn reports(&self) -> Vec<UpstreamReport> {
         (0..self.reports.len()).filter_map(|place| self.report(place)).collect()
+    }
+
+    /// What a reader is told of all of them.
+    pub fn words(&self) -> Vec<UpstreamWord> {
+        let word = |report: UpstreamReport| UpstreamWord {
+            url: report.base,
+            state: report.standing.name().to_owned(),
+            since: report.since.millis(),
+            reason: report.reason,
+        };
+        self.reports().into_iter().map(word).collect()
+    }
+
+    /// What the follower of another process says of those that are known here too.
+    pub fn learn(&self, followed: &str, words: &[UpstreamWord]) {
+        for (place, base) in self.bases.iter().enumerate() {
+            if base == followed {
+                self.set_followed(place);
+            }
+            let Some(word) = words.iter().find(|word| word.url == *base) else { continue };
+            let standing = Standing::ALL.into_iter().find(|known| known.name() == word.state);
+            let Some(standing) = standing else { continue };
+            self.set(place, standing, &word.reason);
+            if let Some(report) = self.reports.get(place) {
+                let mut report = report.write().unwrap_or_else(PoisonError::into_inner);
+                report.since = Timestamp::from_millis(word.since);
+            }
+        }
     }
 
     /// Whether the one with this base URL could be followed by number.

@@ -11,7 +11,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
 use futures::future::OptionFuture;
-use http::{Method, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -69,6 +69,7 @@ pub async fn accept(listener: TcpListener, server: Arc<Server>, router: Router) 
             router: router.clone(),
             memory: Arc::clone(&memory),
             takes_writes: server.state.forward.is_some(),
+            draining: server.draining.clone(),
             cut: cut.clone(),
         };
         let connection = connection.serve(stream, Arc::clone(&server));
@@ -140,6 +141,8 @@ struct Connection {
     memory: Arc<AnswerMemory>,
     /// Whether writes are passed on.
     takes_writes: bool,
+    /// Cancelled when connections are not to be used again.
+    draining: CancellationToken,
     /// Cuts it off.
     cut: CancellationToken,
 }
@@ -184,6 +187,10 @@ impl Connection {
         // left out is meant.
         if answer.status() == StatusCode::NOT_MODIFIED {
             answer.headers_mut().remove(header::CONTENT_LENGTH);
+        }
+        // The next request of this client goes elsewhere, rather than into a connection that is being closed.
+        if self.draining.is_cancelled() && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         self.memory.hold(answer, &self.cut).await
     }

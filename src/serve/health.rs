@@ -30,6 +30,7 @@ struct Health {
     last_operation_at: Option<String>,
     upstream_age_seconds: Option<u64>,
     state: &'static str,
+    role: &'static str,
     read_twice: i64,
     /// The upstream's last sequence number, as far as it is known.
     upstream_sequence: Option<i64>,
@@ -64,6 +65,9 @@ struct Readiness {
     answers_lookups: bool,
     lag_seconds: Option<u64>,
     state: &'static str,
+    /// The process is about to end.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    draining: bool,
 }
 
 /// 200 while a database answers, whatever the upstream does.
@@ -81,6 +85,7 @@ pub async fn health(State(server): State<Arc<Server>>) -> Answer {
         last_operation_at: status.last_operation().map(|at| at.to_string()),
         upstream_age_seconds: status.upstream_age(now()).map(|age| age.as_secs()),
         state: status.mode().name(),
+        role: status.role().name(),
         read_twice: status.read_twice(),
         upstream_sequence: outlook.map(|outlook| outlook.head),
         percent: outlook.map(|outlook| (outlook.percent * 100.0).floor() / 100.0),
@@ -102,19 +107,22 @@ fn upstreams(upstreams: &Upstreams) -> Vec<Upstream> {
     upstreams.reports().into_iter().enumerate().map(upstream).collect()
 }
 
-/// 200 once the log has been caught up, while it is not older than the setting and a lookup is answered. The
+/// 200 once the log has been caught up, while it is not older than the setting and a lookup is answered, and until the
+/// process is asked to end. The
 /// age alone would not do: while the upstream has nothing new, it stays young without the database.
 pub async fn ready(State(server): State<Arc<Server>>) -> Answer {
     let answers_lookups = answers_lookups(&server).await;
     let status = &server.state.status;
     let lag = status.lag(now());
     let fresh = lag.is_some_and(|lag| lag < server.state.settings.ready_lag);
-    let ready = answers_lookups && status.caught_up() && fresh;
+    let draining = server.draining.is_cancelled();
+    let ready = answers_lookups && status.caught_up() && fresh && !draining;
     let body = Readiness {
         ready,
         answers_lookups,
         lag_seconds: lag.map(|lag| lag.as_secs()),
         state: status.mode().name(),
+        draining,
     };
     report(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &body)
 }

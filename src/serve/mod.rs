@@ -55,11 +55,20 @@ use tokio_util::sync::CancellationToken;
 
 use self::sampling::Sampling;
 use self::state::Server;
+use crate::live;
 
-/// Serves until `shutdown`, and then until every request in hand is answered and every stream
-/// client is told, for eight seconds at most.
-pub async fn run(listener: TcpListener, state: ServeState, shutdown: CancellationToken) {
-    let server = Arc::new(Server::new(state, shutdown));
+/// Serves until the end is asked for, and for as long after it as is set, in which `/_ready` has others look elsewhere; then
+/// until every request in hand is answered and every stream client is told, for eight seconds at most.
+pub async fn run(listener: TcpListener, state: ServeState, ending: CancellationToken) {
+    let server = Arc::new(Server::new(state, ending));
+    let drained = tokio::spawn({
+        let server = Arc::clone(&server);
+        async move {
+            server.draining.cancelled().await;
+            tokio::time::sleep(server.state.settings.drain).await;
+            server.shutdown.cancel();
+        }
+    });
     let sampling = tokio::spawn({
         let server = Arc::clone(&server);
         async move {
@@ -67,6 +76,10 @@ pub async fn run(listener: TcpListener, state: ServeState, shutdown: Cancellatio
             let ServeState { store, status, .. } = state;
             Sampling { samples, store, status, shutdown }.run().await;
         }
+    });
+    let telling = tokio::spawn({
+        let ServeState { store, feed, status, .. } = server.state.clone();
+        live::tell(store, feed, status, server.shutdown.clone())
     });
     let refused = tokio::spawn({
         let server = Arc::clone(&server);
@@ -76,4 +89,6 @@ pub async fn run(listener: TcpListener, state: ServeState, shutdown: Cancellatio
     connection::accept(listener, server, router).await;
     sampling.abort();
     refused.abort();
+    telling.abort();
+    drained.abort();
 }

@@ -50,6 +50,8 @@ pub struct ServeSettings {
     pub stream_catch_up: Duration,
     /// How long caches may keep what is said of an identity.
     pub caching: Caching,
+    /// How long it is served on after the end was asked for, while `/_ready` says so already.
+    pub drain: Duration,
     /// How much a client may ask for.
     pub limits: Limits,
 }
@@ -60,6 +62,7 @@ impl Default for ServeSettings {
             ready_lag: Duration::from_secs(60),
             stream_catch_up: Duration::from_secs(7 * 24 * 60 * 60),
             caching: Caching::default(),
+            drain: Duration::ZERO,
             limits: Limits::default(),
         }
     }
@@ -87,6 +90,8 @@ pub struct Server {
     pub judging_places: Arc<Semaphore>,
     /// Connections and stream clients, to be waited for at the end.
     pub tasks: TaskTracker,
+    /// Cancelled when the end is asked for.
+    pub draining: CancellationToken,
     /// Cancelled at the end.
     pub shutdown: CancellationToken,
 }
@@ -98,7 +103,7 @@ impl Server {
     }
 
     /// One that nobody has asked anything yet.
-    pub fn new(state: ServeState, shutdown: CancellationToken) -> Server {
+    pub fn new(state: ServeState, draining: CancellationToken) -> Server {
         Server {
             limiter: Limiter::new(&state.settings.limits),
             request_places: Arc::new(Semaphore::new(
@@ -112,7 +117,8 @@ impl Server {
             waiting_places: Semaphore::new(MAX_WAITING),
             judging_places: Arc::new(Semaphore::new(MAX_JUDGED)),
             tasks: TaskTracker::new(),
-            shutdown,
+            draining,
+            shutdown: CancellationToken::new(),
         }
     }
 }

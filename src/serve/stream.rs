@@ -4,8 +4,9 @@
 //! then joins the live feed. It is subscribed to the feed before the first page is read: whatever
 //! is committed after a page was read comes by the feed, whatever was committed before is in the
 //! page, and what is in both is recognised by its number and CID: a number alone may have gone from
-//! one operation to another meanwhile. Those of a page are remembered until every commit that had
-//! begun when it was read is published and taken from the feed.
+//! one operation to another meanwhile. Those of a page are remembered until it was looked for commits once more after it was
+//! read, and what was found is taken from the feed. Pages and commits are read from the same database: one that is behind
+//! the other would lack what the feed has told already.
 //!
 //! Whatever a client does not take, no more than a turn is held for it: a page is let go before
 //! what was made of it is sent.
@@ -21,9 +22,9 @@ use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{CloseFrame, Message as Frame, WebSocket, WebSocketUpgrade};
 use futures::{SinkExt, StreamExt};
 use http::header;
-use tokio::time::{Instant, interval_at, sleep_until, timeout};
+use tokio::time::{Instant, interval_at, sleep, sleep_until, timeout};
 
-use crate::live::{Lagged, Message, Subscription};
+use crate::live::{Lagged, Message, Role, Subscription};
 use crate::store::{StoreError, StoredOperation};
 use did_plc::Cid;
 use did_plc::operation::{MAX_OPERATION_LENGTH, Malformed};
@@ -41,8 +42,7 @@ const PAGE: usize = 32;
 /// client with a lot to catch up with gets it in few writes. (One operation may be longer.)
 const TURN: usize = 32 << 10;
 /// Operations that are remembered of what a client was sent from the store; one that would have to
-/// remember more waits for the commit that is under way. 200 kB, and more than is read while a
-/// usual commit lasts.
+/// remember more waits until the next look for commits is over. 200 kB.
 const MAX_RECENT: usize = 4_096;
 /// Bytes that the WebSocket gathers before it writes by itself. A turn and its frames' headers.
 const WRITE_BUFFER: usize = 48 << 10;
@@ -63,6 +63,12 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// A client that was not heard of for this long is gone: it missed two pings.
 const DEAD_AFTER: Duration = Duration::from_secs(75);
+/// How long a client waits for a number that it has from another process: as long as one may be behind the other.
+const BEHIND_ANOTHER: Duration = Duration::from_secs(2);
+/// Between two looks whether the number is here.
+const BEHIND_LOOK: Duration = Duration::from_millis(50);
+/// How long the database may take to say what was committed. More, and the client is better told.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause of each client between two writes, for each client that there is: waking a client and
 /// writing to it takes some 20 µs, so that at most about half of one core goes into it, and a
 /// busy feed is sent in fewer, larger writes.
@@ -86,10 +92,8 @@ pub async fn open(
     let place = Arc::clone(&server.stream_places)
         .try_acquire_owned()
         .map_err(|_| ServeError::TooManyStreams)?;
-    if cursor.is_some() {
-        // What is being committed may be what the client had from here when it was last
-        // connected, and is not to come again by the feed.
-        server.state.feed.settled().await;
+    if let Some(cursor) = cursor {
+        settle(&server, cursor).await?;
     }
     // From here on, not from when the handshake is over: that is the client's "now".
     let subscription = server.state.feed.subscribe();
@@ -108,6 +112,24 @@ pub async fn open(
             })
         });
     Ok(answer)
+}
+
+/// Waits until everything is published that the client may have already, and that is not to come again by the feed: from here
+/// when it was last connected, or from another process, which may have learned of it earlier.
+async fn settle(server: &Server, cursor: i64) -> Result<(), ServeError> {
+    let settled = async {
+        server.state.feed.settled().await;
+        let begun = Instant::now();
+        let status = &server.state.status;
+        let is_behind = || status.role() == Role::Reader && cursor > status.sequence();
+        while is_behind() && begun.elapsed() < BEHIND_ANOTHER {
+            sleep(BEHIND_LOOK).await;
+            server.state.feed.settled().await;
+        }
+    };
+    let unavailable =
+        |_| ServeError::from(StoreError::Unavailable("it is not answering".to_owned()));
+    timeout(SETTLE_TIMEOUT, settled).await.map_err(unavailable)
 }
 
 fn cursor(query: &str) -> Result<Option<i64>, ServeError> {
@@ -192,13 +214,14 @@ struct CaughtUp {
 struct Sent {
     sequence: i64,
     cid: Cid,
-    /// The last commit that had begun when it was read.
-    begun: u64,
+    /// The look for commits that finds it, if none before did.
+    found_by: u64,
 }
 
 impl CaughtUp {
-    fn add(&mut self, messages: &[Message], begun: u64) {
-        let sent = |message: &Message| Sent { sequence: message.sequence, cid: message.cid, begun };
+    fn add(&mut self, messages: &[Message], found_by: u64) {
+        let sent =
+            |message: &Message| Sent { sequence: message.sequence, cid: message.cid, found_by };
         self.recent.extend(messages.iter().map(sent));
         self.position = messages.last().map_or(self.position, |message| message.sequence);
     }
@@ -212,10 +235,9 @@ impl CaughtUp {
         place.is_ok_and(|place| self.recent[place].cid == message.cid)
     }
 
-    /// Forgets what the feed cannot repeat, now that it has nothing more of the commits up to this
-    /// one.
+    /// Forgets what the feed cannot repeat, now that it has nothing more of the looks up to this one.
     fn forget(&mut self, done: Option<u64>) {
-        while self.recent.pop_front_if(|sent| Some(sent.begun) <= done).is_some() {}
+        while self.recent.pop_front_if(|sent| Some(sent.found_by) <= done).is_some() {}
         if self.recent.is_empty() {
             self.recent = VecDeque::new();
         }
@@ -290,11 +312,11 @@ impl Client {
             }
             let position = self.caught_up.position;
             let page = self.listen(store.export_by_sequence(position, PAGE)).await??;
-            let begun = self.subscription.begun();
+            let found_by = self.subscription.next_look();
             let turn = turn(&page)?;
             let at_the_end = page.len() < PAGE && turn.len() == page.len();
             drop(page);
-            self.caught_up.add(&turn, begun);
+            self.caught_up.add(&turn, found_by);
             self.send(turn).await?;
             if at_the_end {
                 return Ok(());
@@ -460,8 +482,8 @@ mod tests {
     #[test]
     fn what_the_feed_may_repeat_is_remembered() {
         let mut caught_up = CaughtUp::default();
-        let mut add = |sequences, begun| {
-            caught_up.add(&turn(&operations(sequences, 10)).unwrap(), begun);
+        let mut add = |sequences, found_by| {
+            caught_up.add(&turn(&operations(sequences, 10)).unwrap(), found_by);
         };
         add(1..=2, 0);
         add(4..=5, 1);

@@ -4,8 +4,10 @@ use did_plc::{Did, Timestamp};
 
 use super::codec::is_genesis;
 use super::divergence::NewDivergence;
+use super::news::CommitId;
 use super::operation::StoredOperation;
 use super::refusal::{NewRefusal, RefusalKey};
+use super::word::Word;
 
 /// Everything that one batch changes, written in one transaction.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -29,6 +31,9 @@ pub struct Commit {
     /// Identities whose stored operations are replaced: something came late, or a number went from one
     /// operation to another. No identity is in here and in `operations`, `nullified` or `numbered`.
     pub rewritten: Vec<Rewritten>,
+    /// The numbers of those operations of rewritten identities that clients of the stream could not be told of before:
+    /// they are new, or had no number.
+    pub late: Vec<i64>,
     /// What was refused, or is refused for another reason than the one on record.
     pub refusals: Vec<NewRefusal>,
     /// Refusals on record that do not stand any more: what they are about is accepted.
@@ -42,9 +47,18 @@ pub struct Commit {
     /// True when the batch reached the upstream's present: from then on an identity that is not
     /// here does not exist.
     pub caught_up: bool,
+    /// What the follower knows from here on; what is stored stays where there is none.
+    pub word: Option<Word>,
 }
 
 impl Commit {
+    /// The numbers of the operations that are new for clients of the stream, in no order.
+    pub(super) fn told(&self) -> impl Iterator<Item = i64> {
+        let new = self.operations.iter().filter_map(|operation| operation.sequence);
+        let numbered = self.numbered.iter().map(|(_, _, number)| *number);
+        new.chain(numbered).chain(self.late.iter().copied())
+    }
+
     /// Whether the cursor is put back.
     pub(super) fn goes_back(&self) -> bool {
         self.cursor_after < self.cursor_before
@@ -120,6 +134,10 @@ pub struct Source {
     pub renumbering: bool,
     /// The highest number that a refusal stated which is not kept any more.
     pub forgotten_up_to: Option<i64>,
+    /// The last commit.
+    pub commit: CommitId,
+    /// What the follower said last of what it knows; none before it has.
+    pub word: Option<Word>,
 }
 
 /// How far the log is read again, behind the follower.

@@ -11,6 +11,7 @@ pub mod codec;
 mod commit;
 mod divergence;
 mod error;
+mod news;
 mod operation;
 mod place;
 mod postgres;
@@ -20,6 +21,7 @@ mod room;
 mod samples;
 mod sqlite;
 mod statistics;
+mod word;
 
 use std::path::Path;
 use std::time::Duration;
@@ -33,12 +35,14 @@ pub use self::divergence::{
     DIVERGENCE_BYTES, DivergenceKind, NewDivergence, Noted, StoredDivergence,
 };
 pub use self::error::StoreError;
+pub use self::news::{CommitId, News};
 pub use self::operation::{StoredOperation, audit_log};
 use self::place::DatabasePlace;
 pub use self::postgres::{Postgres, Standby};
 pub use self::refusal::{Asked, NewRefusal, RefusalKey, RefusalLimits, StoredRefusal};
 pub use self::sqlite::Sqlite;
 pub use self::statistics::{Load, MOST_COUNTED, Statistics};
+pub use self::word::{UpstreamWord, Word};
 
 /// The store, on one of its two backends. Cheap to clone: clones share their connections.
 ///
@@ -77,6 +81,19 @@ impl Store {
         match DatabasePlace::of(url)? {
             DatabasePlace::Sqlite(path) => Sqlite::open_existing(path).await.map(Store::Sqlite),
             DatabasePlace::Postgres(url) => Postgres::open_existing(url).await.map(Store::Postgres),
+        }
+    }
+
+    /// Opens the store that `url` names to read from it, which takes no right to anything else: nothing is created, changed
+    /// or locked. It must be there, with the tables that this version of the program makes.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unusable`] where it is not.
+    pub async fn open_to_read(url: &str) -> Result<Store, StoreError> {
+        match DatabasePlace::of(url)? {
+            DatabasePlace::Sqlite(path) => Sqlite::open_to_read(path).await.map(Store::Sqlite),
+            DatabasePlace::Postgres(url) => Postgres::open_to_read(url).await.map(Store::Postgres),
         }
     }
 
@@ -131,6 +148,26 @@ impl Store {
     /// What is followed, or none before the first [`Store::follow`].
     pub async fn source(&self) -> Result<Option<Source>, StoreError> {
         backend!(self, store => store.source())
+    }
+
+    /// What is followed, as it is committed at this moment, whatever may be under way; none before the first
+    /// [`Store::follow`].
+    pub async fn committed_source(&self) -> Result<Option<Source>, StoreError> {
+        backend!(self, store => store.committed_source())
+    }
+
+    /// What the commits after this one tell clients of the stream, read at one moment; none where that is not to be seen any
+    /// more: too much has come since, or that commit was taken back by a crash.
+    pub async fn news(&self, after: CommitId) -> Result<Option<News>, StoreError> {
+        backend!(self, store => store.news(after))
+    }
+
+    /// Tells when another process may have committed something.
+    pub fn changes(&self) -> Changes {
+        match self {
+            Store::Postgres(store) => Changes::Postgres(store.changes()),
+            Store::Sqlite(store) => Changes::Sqlite(store.changes()),
+        }
     }
 
     /// All operations of these identities, nullified ones included, by DID (as bytes), and those of
@@ -320,7 +357,16 @@ impl Store {
     /// position to follow from. [`StoreError::LostLease`] while another follower is alive. The
     /// upstream is recorded when none was; that it is the recorded one is for the caller to see.
     pub async fn follow(&self, upstream: &str) -> Result<(Lease, Source), StoreError> {
-        backend!(self, store => store.follow(upstream))
+        self.follow_after(upstream, Duration::ZERO).await
+    }
+
+    /// The same where nobody has followed for so long: it leaves the lease to who comes back within that time.
+    pub async fn follow_after(
+        &self,
+        upstream: &str,
+        free_for: Duration,
+    ) -> Result<(Lease, Source), StoreError> {
+        backend!(self, store => store.follow(upstream, free_for))
     }
 
     /// How long a lease runs on when its holder has ended without giving it up; none where it ends with the process.
@@ -331,9 +377,9 @@ impl Store {
         }
     }
 
-    /// Keeps the lease; to be called every few seconds.
-    pub async fn renew(&self, lease: &Lease) -> Result<(), StoreError> {
-        backend!(self, store => store.renew(lease))
+    /// Keeps the lease, and notes what the follower knows, if it says so; to be called every few seconds.
+    pub async fn renew(&self, lease: &Lease, word: Option<&Word>) -> Result<(), StoreError> {
+        backend!(self, store => store.renew(lease, word))
     }
 
     /// Gives the lease up, so that the next follower need not wait for it to run out.
@@ -487,5 +533,41 @@ impl Store {
     /// the follower, and another builder's work is recognised.
     pub async fn build_claims(&self, limit: usize) -> Result<(), StoreError> {
         backend!(self, store => store.build_claims(limit))
+    }
+}
+
+/// Tells when another process may have committed something.
+#[derive(Debug)]
+pub enum Changes {
+    /// By notifications, and by asking now and then.
+    Postgres(postgres::Changes),
+    /// By asking often.
+    Sqlite(sqlite::Changes),
+}
+
+impl Changes {
+    /// Waits until there may be something new, for a second at most; true when somebody has said so. May be dropped while
+    /// it waits.
+    pub async fn next(&mut self) -> bool {
+        match self {
+            Changes::Postgres(changes) => changes.next().await,
+            Changes::Sqlite(changes) => changes.next().await,
+        }
+    }
+
+    /// To be called when there was something new of which nobody has said so: who should have is not relied on for a while.
+    pub fn missed(&mut self) {
+        match self {
+            Changes::Postgres(changes) => changes.missed(),
+            Changes::Sqlite(_) => {}
+        }
+    }
+
+    /// Lets go of what is only needed while this is waited for.
+    pub fn rest(&mut self) {
+        match self {
+            Changes::Postgres(changes) => changes.rest(),
+            Changes::Sqlite(_) => {}
+        }
     }
 }

@@ -11,7 +11,7 @@ use plc_replica::audit::{
     Checker, NewestOperations, Order, Pages, Peer, Sweep, Watch, WatchSettings,
 };
 use plc_replica::follow::{DoubtSettings, Follower, RereadingSettings, SwitchSettings};
-use plc_replica::live::{Feed, Mode, Status};
+use plc_replica::live::{Feed, Mode, Role, Status};
 use plc_replica::reads::Reads;
 use plc_replica::serve::{self, ReadThrough, ServeSettings, ServeState};
 use plc_replica::store::{Store, StoredDivergence};
@@ -101,6 +101,7 @@ impl Watched {
             status: Arc::clone(&status),
             rereading,
             doubts: DoubtSettings::default(),
+            comes_first: false,
         };
         let following = follower.run(shutdown.clone());
         let tasks = vec![
@@ -112,7 +113,8 @@ impl Watched {
     }
 
     pub async fn live_at(&self, sequence: i64) {
-        let reached = || self.status.sequence() >= sequence && self.status.mode() == Mode::Live;
+        let follows = || self.status.role() == Role::Follower && self.status.mode() == Mode::Live;
+        let reached = || self.status.sequence() >= sequence && follows();
         crate::follow::eventually(&format!("live at {sequence}"), reached).await;
     }
 

@@ -7,8 +7,9 @@ use bytes::Bytes;
 use did_plc::{Cid, Did, Timestamp, order};
 use plc_replica::store::codec::is_genesis;
 use plc_replica::store::{
-    Asked, ByTime, Commit, Lease, MOST_COUNTED, NewDivergence, NewRefusal, RefusalKey,
+    Asked, ByTime, Commit, CommitId, Lease, MOST_COUNTED, NewDivergence, NewRefusal, RefusalKey,
     RefusalLimits, Rereading, Rewritten, Source, Store, StoreError, StoredOperation, Unsettled,
+    Word,
 };
 use plc_testkit::Generated;
 use plc_testkit::builder::{RECOVERY_WINDOW, Story};
@@ -39,14 +40,17 @@ impl Place {
         Database::create().await.map(Place::Postgres)
     }
 
-    pub async fn open(&self) -> Store {
-        let url = match self {
+    pub fn url(&self) -> String {
+        match self {
             Place::Sqlite(folder) => {
                 format!("sqlite://{}", folder.path().join("plc.db").display())
             }
             Place::Postgres(database) => database.url.clone(),
-        };
-        Store::open(&url).await.unwrap()
+        }
+    }
+
+    pub async fn open(&self) -> Store {
+        Store::open(&self.url()).await.unwrap()
     }
 }
 
@@ -74,6 +78,9 @@ contract! {
     an_empty_store_has_nothing,
     what_is_committed_is_read_back,
     one_follower_writes,
+    a_lease_is_left_to_who_comes_back,
+    commits_tell_what_is_new,
+    who_only_reads_changes_nothing,
     a_commit_starts_from_the_stored_cursor,
     a_commit_that_fails_leaves_nothing,
     one_upstream_is_remembered,
@@ -315,7 +322,7 @@ async fn one_follower_writes(place: Place) {
         assert!(matches!(refused, Err(StoreError::LostLease(_))), "{refused:?}");
     }
     let operations = identities(2, 4);
-    store.renew(&first).await.unwrap();
+    store.renew(&first, None).await.unwrap();
     store.commit(&first, &commit_of(0, &operations[..6])).await.unwrap();
 
     store.release(first.clone()).await.unwrap();
@@ -324,7 +331,7 @@ async fn one_follower_writes(place: Place) {
     for refused in [
         store.commit(&first, &commit_of(6, &operations[6..])).await,
         other.commit(&first, &commit_of(6, &operations[6..])).await,
-        other.renew(&first).await,
+        other.renew(&first, None).await,
         other.set_upstream(&first, "https://elsewhere.example").await,
         other.set_rereading(&first, Rereading::default()).await,
         other.note_asked(&first, &[], RECEIVED).await,
@@ -336,6 +343,114 @@ async fn one_follower_writes(place: Place) {
     other.commit(&second, &commit_of(6, &operations[6..])).await.unwrap();
     assert_holds(&store, &operations).await;
     assert_holds(&other, &operations).await;
+}
+
+async fn a_lease_is_left_to_who_comes_back(place: Place) {
+    const SOME: Duration = Duration::from_secs(60);
+    let store = place.open().await;
+    let said_at = plc_replica::clock::now().millis();
+    let word = Word { said_at, mode: "live".to_owned(), ..Word::default() };
+    // Nobody has followed yet, whom it could be left to.
+    let (lease, _) = store.follow_after(UPSTREAM, SOME).await.unwrap();
+    store.renew(&lease, Some(&word)).await.unwrap();
+    store.release(lease).await.unwrap();
+    let other = place.open().await;
+    let refused = other.follow_after(UPSTREAM, SOME).await.unwrap_err();
+    assert!(refused.to_string().contains("only just now"), "{refused}");
+    let (lease, source) = follow(&other).await;
+    assert_eq!(source.word, Some(word));
+    other.renew(&lease, None).await.unwrap();
+    assert_eq!(store.committed_source().await.unwrap().unwrap().word, source.word);
+}
+
+/// What is told after a commit, of each commit, by numbers; none where it is not known any more.
+async fn told_after(store: &Store, commit: CommitId) -> Option<Vec<Vec<i64>>> {
+    let news = store.news(commit).await.unwrap()?;
+    assert_eq!(news.through, news.last);
+    let numbers = |operations: &Vec<StoredOperation>| {
+        operations.iter().filter_map(|operation| operation.sequence).collect()
+    };
+    Some(news.commits.iter().map(numbers).collect())
+}
+
+async fn commits_tell_what_is_new(place: Place) {
+    let [alice, bob, carol] = three_identities(17);
+    let none = CommitId::default();
+    let store = place.open().await;
+    assert_eq!(told_after(&store, none).await, Some(vec![]));
+    let (lease, source) = follow(&store).await;
+    assert_eq!((source.commit, told_after(&store, none).await), (none, Some(vec![])));
+    let numbers = |operations: &[StoredOperation]| -> Vec<i64> {
+        operations.iter().filter_map(|operation| operation.sequence).collect()
+    };
+
+    let mut unnumbered = alice.clone();
+    unnumbered[2].sequence = None;
+    let first = Commit { word: Some(Word::default()), ..commit_of(0, &unnumbered) };
+    write(&store, &lease, first).await.unwrap();
+    let elsewhere = place.open().await;
+    let after_first = elsewhere.committed_source().await.unwrap().unwrap().commit;
+    assert_eq!((after_first.number, after_first.epoch), (1, lease.epoch));
+    write(&store, &lease, commit_of(0, &bob)).await.unwrap();
+    // One gets its number, and another one loses its own to one that comes late.
+    let mut bob_then = bob.clone();
+    let lost = bob_then[0].sequence.take().unwrap();
+    let carol_then = vec![StoredOperation { sequence: Some(lost), ..carol[0].clone() }];
+    let third = Commit {
+        numbered: vec![(alice[2].did, alice[2].created_at, alice[2].sequence.unwrap())],
+        rewritten: vec![rewritten(&bob, &bob_then), rewritten(&[], &carol_then)],
+        late: vec![lost],
+        ..commit_of(0, &[])
+    };
+    write(&store, &lease, third).await.unwrap();
+    let mut of_third = vec![alice[2].sequence.unwrap(), lost];
+    of_third.sort_unstable();
+    let of_bob: Vec<i64> = numbers(&bob).into_iter().filter(|number| *number != lost).collect();
+    let all = vec![numbers(&alice[..2]), of_bob.clone(), of_third.clone()];
+    assert_eq!(told_after(&elsewhere, none).await, Some(all));
+    assert_eq!(told_after(&elsewhere, after_first).await, Some(vec![of_bob, of_third]));
+    let last = elsewhere.committed_source().await.unwrap().unwrap().commit;
+    assert_eq!(told_after(&elsewhere, last).await, Some(vec![]));
+    // Its number was given out again, or it is not there yet.
+    let other_epoch = CommitId { epoch: last.epoch + 1, ..last };
+    assert_eq!(told_after(&elsewhere, other_epoch).await, None);
+    let to_come = CommitId { number: last.number + 1, ..last };
+    assert_eq!(told_after(&elsewhere, to_come).await, None);
+
+    // As many come as are kept, and one more.
+    store.set_durability(false).await.unwrap();
+    let empty = async || write(&store, &lease, commit_of(0, &[])).await.unwrap();
+    for _ in 0..4_095 {
+        empty().await;
+    }
+    assert_eq!(told_after(&elsewhere, last).await.map(|commits| commits.len()), Some(4_095));
+    empty().await;
+    assert_eq!(told_after(&elsewhere, last).await, None);
+    assert_eq!(told_after(&elsewhere, none).await, None);
+}
+
+async fn who_only_reads_changes_nothing(place: Place) {
+    let url = place.url();
+    let missing = Store::open_to_read(&url).await.unwrap_err();
+    assert!(matches!(missing, StoreError::Unusable(_)), "{missing}");
+    let operations = identities(18, 4);
+    let (store, lease) = filled(&place, &operations[..6]).await;
+    let reader = Store::open_to_read(&url).await.unwrap();
+    assert_holds(&reader, &operations[..6]).await;
+    let before = reader.committed_source().await.unwrap().unwrap();
+    let mut changes = reader.changes();
+    store.commit(&lease, &commit_of(6, &operations[6..])).await.unwrap();
+    let told = async {
+        while reader.committed_source().await.unwrap().unwrap() == before {
+            changes.next().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), told).await.unwrap();
+    assert_holds(&reader, &operations).await;
+    store.release(lease).await.unwrap();
+    let source = reader.committed_source().await.unwrap();
+    drop(reader);
+    assert_eq!(store.committed_source().await.unwrap(), source);
 }
 
 async fn a_commit_starts_from_the_stored_cursor(place: Place) {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use did_plc::{Cid, Timestamp, json};
 use futures::StreamExt;
 use plc_replica::follow::{DoubtSettings, RereadingSettings, SwitchSettings};
-use plc_replica::live::{Mode, Standing, Upstreams};
+use plc_replica::live::{Mode, Role, Standing, Upstreams};
 use plc_replica::store::Store;
 use plc_replica::upstream::ExportClient;
 use plc_testkit::builder::Story;
@@ -84,6 +84,7 @@ pub async fn follows(replica: &Running, place: usize, sequence: i64) {
             && upstreams.report(place).unwrap().standing == Standing::Followed
             && replica.status.sequence() >= sequence
             && replica.status.mode() == Mode::Live
+            && replica.status.role() == Role::Follower
     })
     .await;
 }
@@ -619,7 +620,9 @@ async fn a_crash_while_another_one_takes_over_loses_nothing() {
             let replica = start(&place, &[&first, &second], switching).await;
             let last = told.sequence();
             eventually("it goes on", &replica, || {
-                replica.status.sequence() >= last && replica.status.mode() == Mode::Live
+                replica.status.sequence() >= last
+                    && replica.status.mode() == Mode::Live
+                    && replica.status.role() == Role::Follower
             })
             .await;
             let (dies, lives) =

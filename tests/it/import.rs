@@ -13,8 +13,8 @@ use crate::follow::{Place, Running, entries, places};
 use crate::process::run;
 use plc_testkit::fake_upstream::FakeUpstream;
 
-/// Longer than a lease runs that nobody renews (15 s), and the longest pause of who waits for its end (5 s).
-const STALL: Duration = Duration::from_secs(22);
+/// Longer than a lease runs that nobody renews (10 s), and longer than who reads waits after its end (2 s).
+const STALL: Duration = Duration::from_secs(15);
 /// Identities of the first part of the dump: some more than a block of it, so that the import has begun to
 /// write when the dump stalls.
 const BEFORE: usize = 2_000;
@@ -88,7 +88,7 @@ async fn what_a_kill_has_left_is_waited_for_and_who_is_alive_is_told() {
         if on_server {
             let ran = run(&import);
             assert_eq!(ran.code, Some(0), "{ran:?}");
-            let said = "waiting 17 s at most for it to end";
+            let said = "waiting 12 s at most for it to end";
             assert_eq!(ran.errors.matches(said).count(), 1, "{ran:?}");
         }
         drop((store, lease));

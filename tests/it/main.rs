@@ -38,6 +38,7 @@ mod repair;
 mod replica;
 mod reports;
 mod resolution;
+mod roles;
 mod schemas;
 mod second_reading;
 mod security;

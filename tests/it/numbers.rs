@@ -163,15 +163,15 @@ async fn an_operation_that_changes_its_own_is_no_news_and_one_that_had_none_is()
         process.take(Course::Again, [under(1, &a), without.audit_entry()]).await;
         let changed = process.take(Course::Again, [under(2, &a)]).await;
         assert_eq!(process.numbers([&a]).await, [Some(2)]);
-        assert_eq!((changed.commit.numbered, changed.late), (vec![], vec![]));
+        assert_eq!((changed.commit.numbered, changed.commit.late), (vec![], vec![]));
         // It loses its number, and gets one again.
         let taken = process.take(Course::Again, [under(2, &b)]).await;
-        assert_eq!((taken.commit.operations.len(), taken.late), (1, vec![]));
+        assert_eq!((taken.commit.operations.len(), taken.commit.late), (1, vec![]));
         assert_eq!(process.numbers([&a, &b]).await, [None, Some(2)]);
         let back = process.take(Course::Again, [under(4, &a), under(3, &without)]).await;
         assert_eq!(process.numbers([&a, &b, &without]).await, [Some(4), Some(2), Some(3)]);
         let mut numbers: Vec<i64> = back.commit.numbered.iter().map(|(.., it)| *it).collect();
-        numbers.extend(back.late.iter().filter_map(|row| row.sequence));
+        numbers.extend(back.commit.late.iter().copied());
         numbers.sort_unstable();
         assert_eq!(numbers, [3, 4]);
     }

@@ -123,6 +123,12 @@ impl Served {
         self.running.log()
     }
 
+    /// Sends it a signal, by its name without `SIG`.
+    pub fn signal(&self, name: &str) {
+        let id = self.running.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &id]).status().unwrap().success());
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address

@@ -98,7 +98,10 @@ impl Replica {
         let (lease, source) = store.follow(UPSTREAM).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let status = Arc::new(Status::new([UPSTREAM], Some(&source)));
+        let status = Status::new([UPSTREAM], Some(&source));
+        status.set_following(&source);
+        status.set_mode(Mode::Idle);
+        let status = Arc::new(status);
         let state = ServeState {
             reads: Arc::new(Reads::new(store.clone(), Arc::clone(&status), Vec::new())),
             store,
@@ -124,12 +127,11 @@ impl Replica {
 
     /// Commits what is new and what is now nullified.
     pub async fn commit_with(&mut self, commit: Commit) {
-        let feed = Arc::clone(&self.state.feed);
-        let _committing = feed.committing();
-        feed.publish(&self.store(commit).await);
+        self.store(commit).await;
+        self.state.feed.settled().await;
     }
 
-    /// Commits, and tells nobody of the operations yet.
+    /// Commits, and does not wait until whoever has to know is told.
     pub async fn store(&mut self, commit: Commit) -> Vec<StoredOperation> {
         let last = commit.operations.iter().filter_map(|operation| operation.sequence).max();
         let commit = Commit {
@@ -139,8 +141,9 @@ impl Replica {
         };
         self.state.store.commit(&self.lease, &commit).await.unwrap();
         self.cursor = commit.cursor_after;
-        let latest = commit.operations.iter().map(|operation| operation.created_at).max();
-        self.state.status.set_committed(self.cursor, latest, now());
+        self.state
+            .status
+            .set_committed(&Commit { received_at_millis: now().millis(), ..commit.clone() });
         commit.operations
     }
 

@@ -438,7 +438,7 @@ async fn health_and_readiness() {
             200,
             &*format!(
                 "{{\"version\":\"{version}\",\"sequence\":0,\"lastOperationAt\":null,\
-                 \"upstreamAgeSeconds\":null,\"state\":\"idle\",\"readTwice\":0,\
+                 \"upstreamAgeSeconds\":null,\"state\":\"idle\",\"role\":\"follower\",\"readTwice\":0,\
                  \"upstreamSequence\":null,\"percent\":null,\"secondsLeft\":null"
             )
         )
@@ -455,7 +455,7 @@ async fn health_and_readiness() {
         format!(
             "{{\"version\":\"{version}\",\"sequence\":7,\
              \"lastOperationAt\":\"2024-01-01T00:00:00.000Z\",\
-             \"upstreamAgeSeconds\":0,\"state\":\"live\",\"readTwice\":0,\
+             \"upstreamAgeSeconds\":0,\"state\":\"live\",\"role\":\"follower\",\"readTwice\":0,\
              \"upstreamSequence\":7,\"percent\":100.0,\"secondsLeft\":null"
         )
     );

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use maud::{Markup, html};
 
-use crate::live::{Mode, Outlook, Standing, UpstreamReport};
+use crate::live::{Mode, Outlook, Role, Standing, UpstreamReport};
 use crate::store::claims::ClaimsIndex;
 use crate::store::{MOST_COUNTED, Statistics};
 use crate::words::{duration, number, plural};
@@ -23,7 +23,9 @@ pub struct Report {
     pub takes_writes: bool,
     /// How it stands with each that can be followed, in order of preference.
     pub upstreams: Vec<UpstreamReport>,
-    /// What the follower is doing.
+    /// What this process is to the log.
+    pub role: Role,
+    /// What the follower is doing, here or in another process.
     pub mode: Mode,
     /// Whether the log was caught up once.
     pub caught_up: bool,
@@ -62,6 +64,10 @@ pub fn home_page(report: &Report) -> String {
                 @if report.upstreams.len() > 1 {
                     dt { "Upstreams, by preference" }
                     @for upstream in &report.upstreams { dd { (standing(upstream, report.now)) } }
+                }
+                @if report.role == Role::Reader {
+                    dt { "This process" }
+                    dd { "reads what another one takes in" }
                 }
                 dt { "Cursor" }
                 dd { "sequence number " (number(report.sequence.unsigned_abs())) }
@@ -106,7 +112,7 @@ fn state(report: &Report) -> Markup {
         (Mode::CatchingUp, false) => ("warn", "catching up: reading the log for the first time"),
         (Mode::CatchingUp, true) => ("warn", "catching up with the source"),
         (Mode::Waiting, _) => ("bad", "waiting: the source or the database is away"),
-        (Mode::Idle, _) => ("warn", "idle: not following"),
+        (Mode::Idle, _) => ("warn", "idle: nobody follows"),
     };
     html! { span.tag.(class) { (words) } }
 }

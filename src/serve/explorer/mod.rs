@@ -49,6 +49,7 @@ pub(super) async fn home(State(server): State<Arc<Server>>) -> Answer {
         upstream: status.upstream().to_owned(),
         takes_writes: server.state.forward.is_some(),
         upstreams: status.upstreams().reports(),
+        role: status.role(),
         mode: status.mode(),
         caught_up: status.caught_up(),
         sequence: status.sequence(),

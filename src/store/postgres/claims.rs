@@ -232,7 +232,8 @@ mod tests {
     async fn a_builder_does_not_pass_what_has_come_behind_it() {
         let Some(database) = Database::create().await else { return };
         let store = Postgres::open(&database.url).await.unwrap();
-        let (lease, _) = store.follow("https://plc.example").await.unwrap();
+        let (lease, _) =
+            store.follow("https://plc.example", std::time::Duration::ZERO).await.unwrap();
         let operations = geneses(7);
         store.keep_claims().await.unwrap();
         store.build_claims(100).await.unwrap();
@@ -265,7 +266,8 @@ mod tests {
     async fn equal_times_without_a_number_are_all_taken_in() {
         let Some(database) = Database::create().await else { return };
         let store = Postgres::open(&database.url).await.unwrap();
-        let (lease, _) = store.follow("https://plc.example").await.unwrap();
+        let (lease, _) =
+            store.follow("https://plc.example", std::time::Duration::ZERO).await.unwrap();
         let told = geneses(3);
         let at = |of: &StoredOperation, millis| StoredOperation {
             did: told[0].did,

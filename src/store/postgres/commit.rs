@@ -4,13 +4,15 @@ use std::sync::atomic::Ordering;
 
 use did_plc::{Did, Timestamp};
 
+use super::changes::CHANNEL;
 use super::insert::insert;
 use super::open::Postgres;
 use super::pool::Lent;
 use super::writer::LEASE;
 use super::{claims, divergences, refusals, rewrite, rows, unsettled};
 use crate::store::codec::Packer;
-use crate::store::{Commit, Lease, NewDivergence, Noted, StoreError, StoredOperation};
+use crate::store::news;
+use crate::store::{Commit, Lease, NewDivergence, Noted, StoreError, StoredOperation, Word};
 
 /// While catching up, what a crash of the server takes back is fetched again; cursor and operations
 /// still agree. Texts that are given a number make the commit durable.
@@ -117,6 +119,9 @@ struct Advanced {
     /// The index of claims has to have this commit's operations up to this number; none where there is
     /// no such index.
     claims_up_to: Option<i64>,
+    /// Nothing: that others are notified is a function's side effect.
+    #[expect(dead_code, reason = "a row has all columns of its statement")]
+    notified: Option<String>,
 }
 
 /// Locks the row of the source, compares and moves the cursor. None when the lease or the cursor is
@@ -132,9 +137,10 @@ async fn advance(
     // What was read again above a cursor that is put back is another log's.
     // The index of claims moves with the cursor when it is complete and kept ($9) so; what it has
     // then, and where the log has ended before this commit, say which operations the commit adds to it.
+    // Other processes are told when the transaction is committed, and never when it is not.
     let advance = sqlx::query_as!(
         Advanced,
-        r#"UPDATE sources SET
+        r#"WITH advanced AS (UPDATE sources SET
             cursor = $3,
             cursor_cid = CASE WHEN cursor = $3 THEN cursor_cid ELSE $11 END,
             lease_until = clock_timestamp() + make_interval(secs => $4),
@@ -145,10 +151,18 @@ async fn advance(
             second_reading = least(second_reading, $3),
             round = least(round, $3),
             claimed = CASE WHEN $9 AND claimed >= coalesce((SELECT max(sequence) FROM operations), 0)
-                THEN greatest(claimed, $10) ELSE claimed END
+                THEN greatest(claimed, $10) ELSE claimed END,
+            commits = commits + 1,
+            committed_in = epoch,
+            word = coalesce($12, word)
         WHERE epoch = $1 AND cursor = $2
-        RETURNING CASE WHEN claimed IS NOT NULL
-            THEN greatest(claimed, (SELECT max(sequence) FROM operations)) END AS claims_up_to"#,
+        RETURNING commits, CASE WHEN claimed IS NOT NULL
+            THEN greatest(claimed, (SELECT max(sequence) FROM operations)) END AS claims_up_to),
+        noted AS (INSERT INTO commits (slot, number, epoch, told)
+            SELECT commits % $14, commits, $1, $13 FROM advanced
+            ON CONFLICT (slot) DO UPDATE
+            SET number = excluded.number, epoch = excluded.epoch, told = excluded.told)
+        SELECT claims_up_to, pg_notify($15, '')::text AS notified FROM advanced"#,
         lease.epoch,
         commit.cursor_before,
         commit.cursor_after,
@@ -159,7 +173,11 @@ async fn advance(
         commit.more_identities(),
         keeps_claims,
         written.chain(numbered).max().unwrap_or(0),
-        commit.cursor_cid.as_ref().map(String::as_bytes)
+        commit.cursor_cid.as_ref().map(String::as_bytes),
+        commit.word.as_ref().map(Word::text),
+        news::listed(commit.told()),
+        news::KEPT,
+        CHANNEL
     );
     connection.first(advance).await
 }

@@ -1,13 +1,14 @@
 //! The lease, which gives one follower the right to write.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use did_plc::Timestamp;
 
 use super::open::Postgres;
 use super::rows::{SourceRow, sources};
 use super::writer::LEASE;
-use crate::store::{ByTime, Lease, Rereading, Source, StoreError};
+use crate::store::{ByTime, Lease, Rereading, Source, StoreError, Word};
 
 /// Durable whatever the connection's setting: an epoch that a crash of the server took back would
 /// be given out twice.
@@ -15,7 +16,11 @@ const DURABLY: &str = "BEGIN; SET LOCAL synchronous_commit = on";
 
 impl Postgres {
     /// See [`crate::store::Store::follow`].
-    pub async fn follow(&self, upstream: &str) -> Result<(Lease, Source), StoreError> {
+    pub async fn follow(
+        &self,
+        upstream: &str,
+        free_for: Duration,
+    ) -> Result<(Lease, Source), StoreError> {
         let writer = &self.writer;
         let mut packer = writer.turn.lock().await;
         // Whoever wrote in between may have given numbers to texts.
@@ -31,10 +36,11 @@ impl Postgres {
         let take = sources!(
             "UPDATE sources
              SET epoch = epoch + 1, lease_until = clock_timestamp() + make_interval(secs => $1)
-             WHERE lease_until IS NULL OR lease_until < clock_timestamp()
+             WHERE lease_until IS NULL OR lease_until <= clock_timestamp() - make_interval(secs => $2)
              RETURNING ",
             "",
-            LEASE.as_secs_f64()
+            LEASE.as_secs_f64(),
+            free_for.as_secs_f64()
         );
         let Some(source) = connection.first(take).await? else {
             let left = sqlx::query!(
@@ -44,10 +50,11 @@ impl Postgres {
             let left = connection.first(left).await?.and_then(|row| row.seconds);
             // It has changed nothing. Left open it would cost the connection, at every attempt of whoever waits.
             writer.end(connection).await?;
-            return Err(StoreError::LostLease(format!(
-                "its lease runs for another {:.0} s",
-                left.unwrap_or_default().max(0.0).ceil()
-            )));
+            let left = left.unwrap_or_default();
+            return Err(StoreError::LostLease(match left > 0.0 {
+                true => format!("its lease runs for another {:.0} s", left.ceil()),
+                false => "its lease has ended only just now".to_owned(),
+            }));
         };
         // The row was waited for: whatever was under way on it is over.
         writer.in_doubt.store(false, Ordering::Release);
@@ -57,13 +64,15 @@ impl Postgres {
     }
 
     /// See [`crate::store::Store::renew`].
-    pub async fn renew(&self, lease: &Lease) -> Result<(), StoreError> {
+    pub async fn renew(&self, lease: &Lease, word: Option<&Word>) -> Result<(), StoreError> {
         let _turn = self.writer.turn.lock().await;
         let renew = sqlx::query!(
-            "UPDATE sources SET lease_until = clock_timestamp() + make_interval(secs => $2)
+            "UPDATE sources SET lease_until = clock_timestamp() + make_interval(secs => $2),
+                word = coalesce($3, word)
              WHERE epoch = $1",
             lease.epoch,
-            LEASE.as_secs_f64()
+            LEASE.as_secs_f64(),
+            word.map(Word::text)
         );
         match self.writer.pool.lend().await?.execute(renew).await? {
             0 => Err(over(lease)),
@@ -74,8 +83,11 @@ impl Postgres {
     /// See [`crate::store::Store::release`].
     pub async fn release(&self, lease: Lease) -> Result<(), StoreError> {
         let _turn = self.writer.turn.lock().await;
-        let release =
-            sqlx::query!("UPDATE sources SET lease_until = NULL WHERE epoch = $1", lease.epoch);
+        // When it ended is of interest to who waits before taking over.
+        let release = sqlx::query!(
+            "UPDATE sources SET lease_until = clock_timestamp() WHERE epoch = $1",
+            lease.epoch
+        );
         self.writer.pool.lend().await?.execute(release).await?;
         Ok(())
     }

@@ -27,6 +27,9 @@ const INGEST_CONNECTIONS: u32 = PARALLEL_READS as u32 + 1;
 /// Connections that write: one for commits, and one for the builder of the index of claims.
 const WRITE_CONNECTIONS: u32 = 2;
 
+/// Connections for what commits tell clients of the stream: one that asks, and one on which notifications come.
+const NEWS_CONNECTIONS: u32 = 2;
+
 /// A store on Postgres. Clones share their connections.
 #[derive(Clone)]
 pub struct Postgres {
@@ -35,6 +38,8 @@ pub struct Postgres {
     pub(super) ingest: Arc<Pool>,
     /// Everything else that is read, but lookups.
     pub(super) pages: Arc<Pool>,
+    /// What commits tell clients of the stream.
+    pub(super) news: Arc<Pool>,
     /// Lookups of what was refused of an identity: few ask, and each alone.
     pub(super) refused: Arc<Pool>,
     /// The connections of the two that follow.
@@ -83,6 +88,24 @@ impl Postgres {
         Ok(Postgres::of(&server))
     }
 
+    /// See [`crate::store::Store::open_to_read`].
+    pub async fn open_to_read(url: &str) -> Result<Postgres, StoreError> {
+        let server = Arc::new(Server::new(url, Setting::Database)?);
+        let mut connection = server.connect().await?;
+        let unusable = |sentence: &str| Err(StoreError::Unusable(sentence.to_owned()));
+        match migrations::look(&mut connection, &MIGRATIONS).await? {
+            Schema::Absent => unusable(
+                "there is no log in the database that --database names; a process that may follow (`serve --follow auto` \
+                 or `on`) creates one",
+            ),
+            Schema::Older => unusable(
+                "the database was written by an older version of plc-replica; a process of this version that may follow \
+                 (`serve --follow auto` or `on`) brings it up to date",
+            ),
+            Schema::Current => Ok(Postgres::of(&server)),
+        }
+    }
+
     /// The store on a server, of which the tables are known to be ours. Nothing is connected yet.
     pub(super) fn of(server: &Arc<Server>) -> Postgres {
         let pool = |settings, size| Arc::new(Pool::new(server, settings, size));
@@ -96,6 +119,7 @@ impl Postgres {
         Postgres {
             writer: Arc::new(Writer::new(writing, strings.clone())),
             pages: pool(pool::READING, PAGE_CONNECTIONS),
+            news: pool(pool::READING, NEWS_CONNECTIONS),
             refused: pool(pool::READING, LOOKUP_CONNECTIONS),
             heads: Arc::new(heads),
             chains: Arc::new(chains),
@@ -116,7 +140,7 @@ impl Postgres {
         let mut busy = self.heads.asking() + self.chains.asking();
         let (mut open, _) = self.lookups.open_and_idle();
         let mut waiting = self.heads.waiting() + self.chains.waiting();
-        for pool in [&self.pages, &self.refused, &self.ingest, &self.writer.pool] {
+        for pool in [&self.pages, &self.news, &self.refused, &self.ingest, &self.writer.pool] {
             let (of_pool, idle) = pool.open_and_idle();
             open += of_pool;
             busy += of_pool.saturating_sub(idle);

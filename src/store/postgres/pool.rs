@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use futures::stream::BoxStream;
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgArguments, PgConnection, PgPool, PgPoolOptions, PgRow, Postgres};
+use sqlx::postgres::{
+    PgArguments, PgConnection, PgListener, PgPool, PgPoolOptions, PgRow, Postgres,
+};
 use sqlx::query::{Map, Query};
 use tokio::time::{Instant, timeout};
 
@@ -41,7 +43,7 @@ pub(super) const WRITING: &str = "
     SET enable_mergejoin = off;
     SET jit = off;
     SET lock_timeout = '20s';
-    SET idle_in_transaction_session_timeout = '15s'";
+    SET idle_in_transaction_session_timeout = '10s'";
 
 /// Connections of one kind, made when they are first needed and again after they have broken.
 pub(super) struct Pool {
@@ -86,6 +88,14 @@ impl Pool {
             })
             .connect_lazy_with(server.options().clone());
         Pool { server: server.clone(), pool, waiting: AtomicUsize::new(0) }
+    }
+
+    /// Listens to what is notified on a channel, on a connection of this pool.
+    pub(super) async fn listen(&self, channel: &str) -> sqlx::Result<PgListener> {
+        let mut listener = PgListener::connect_with(&self.pool).await?;
+        listener.eager_reconnect(false);
+        listener.listen(channel).await?;
+        Ok(listener)
     }
 
     /// Whether it is to be found out whether the server is there.

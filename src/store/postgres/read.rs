@@ -27,10 +27,10 @@ impl Postgres {
         self.committed_source().await
     }
 
-    /// The source as it is committed, whatever may be under way.
-    pub(super) async fn committed_source(&self) -> Result<Option<Source>, StoreError> {
+    /// See [`crate::store::Store::committed_source`].
+    pub async fn committed_source(&self) -> Result<Option<Source>, StoreError> {
         let source = sources!("SELECT ", " FROM sources");
-        self.pages.first(source).await?.map(Source::try_from).transpose()
+        self.news.first(source).await?.map(Source::try_from).transpose()
     }
 
     /// See [`crate::store::Store::histories`].
@@ -266,7 +266,7 @@ pub(super) fn count(limit: usize) -> i64 {
 }
 
 /// Rows as operations.
-async fn unpack(
+pub(super) async fn unpack(
     strings: &Strings,
     rows: Vec<OfIdentity>,
 ) -> Result<Vec<StoredOperation>, StoreError> {

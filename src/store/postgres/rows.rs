@@ -8,8 +8,8 @@ use sqlx::{Decode, Type};
 
 use crate::store::codec::{Interned, unpack};
 use crate::store::{
-    ByTime, NewDivergence, NewRefusal, Rereading, Source, StoreError, StoredDivergence,
-    StoredOperation, StoredRefusal,
+    ByTime, CommitId, NewDivergence, NewRefusal, Rereading, Source, StoreError, StoredDivergence,
+    StoredOperation, StoredRefusal, Word,
 };
 
 /// A query for operations: `FROM` and what follows it. Their DIDs are the rows' keys, or else what
@@ -50,7 +50,7 @@ macro_rules! sources {
             SourceRow,
             $before + "upstream, cursor, epoch, caught_up_at, cursor_cid, second_reading, round,
                 round_began_at, rounds, renumbering, forgotten_up_to, by_time, by_time_read,
-                by_time_second" + $after
+                by_time_second, commits, committed_in, word" + $after
             $(, $argument)*
         )
     };
@@ -224,6 +224,9 @@ pub(super) struct SourceRow {
     pub(super) by_time: Option<String>,
     pub(super) by_time_read: i64,
     pub(super) by_time_second: i64,
+    pub(super) commits: i64,
+    pub(super) committed_in: i64,
+    pub(super) word: Option<String>,
 }
 
 impl TryFrom<SourceRow> for Source {
@@ -249,6 +252,8 @@ impl TryFrom<SourceRow> for Source {
                 read: Timestamp::from_millis(row.by_time_read),
                 second: Timestamp::from_millis(row.by_time_second),
             }),
+            commit: CommitId { number: row.commits, epoch: row.committed_in },
+            word: row.word.as_deref().and_then(Word::read),
         })
     }
 }

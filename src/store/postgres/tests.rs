@@ -80,7 +80,7 @@ async fn contents(store: &Postgres) -> Contents {
 
 async fn filled(database: &Database, log: &[StoredOperation]) -> (Postgres, Lease) {
     let store = Postgres::open(&database.url).await.unwrap();
-    let (lease, _) = store.follow("https://plc.example").await.unwrap();
+    let (lease, _) = store.follow("https://plc.example", Duration::ZERO).await.unwrap();
     store.commit(&lease, &commit_of(0, log)).await.unwrap();
     (store, lease)
 }
@@ -142,7 +142,7 @@ async fn a_migration_that_fails_leaves_what_was_there() {
 async fn what_was_refused_is_looked_up_while_all_connections_of_ingest_are_in_use() {
     let Some(database) = Database::create().await else { return };
     let store = Postgres::open(&database.url).await.unwrap();
-    let (lease, _) = store.follow("https://plc.example").await.unwrap();
+    let (lease, _) = store.follow("https://plc.example", Duration::ZERO).await.unwrap();
     let did = log(1)[0].did;
     let mut commit = commit_of(0, &log(1));
     commit.refusals[0].did = did.to_string();

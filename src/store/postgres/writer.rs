@@ -14,9 +14,9 @@ use crate::store::divergence::DIVERGENCE_BYTES;
 use crate::store::refusal::SharedLimits;
 use crate::store::{Source, StoreError};
 
-/// How long a follower that says nothing is believed to be alive. Several renewals, which come
-/// every few seconds, have to fail; an operator who restarts one that crashed waits this long.
-pub(in crate::store) const LEASE: Duration = Duration::from_secs(15);
+/// How long a follower that says nothing is believed to be alive: the others take over after this. Several renewals, which
+/// come every few seconds, have to fail.
+pub(in crate::store) const LEASE: Duration = Duration::from_secs(10);
 
 /// Who writes, and what is remembered between commits.
 pub(super) struct Writer {

@@ -283,7 +283,8 @@ mod tests {
     async fn a_builder_does_not_pass_what_has_come_behind_it() {
         let folder = tempfile::tempdir().unwrap();
         let store = Sqlite::open(&folder.path().join("plc.db")).await.unwrap();
-        let (lease, _) = store.follow("https://plc.example").await.unwrap();
+        let (lease, _) =
+            store.follow("https://plc.example", std::time::Duration::ZERO).await.unwrap();
         let operations = geneses(7);
         store.commit(&lease, &commit_of(&operations[..6], vec![])).await.unwrap();
         store.keep_claims().await.unwrap();

@@ -10,7 +10,10 @@ use super::prefix::{Entry, Prefix};
 use super::recent::{Extent, Recent};
 use super::{Shared, divergences, refusals, unsettled};
 use crate::store::codec::Packer;
-use crate::store::{Commit, Lease, NewDivergence, Noted, Rewritten, StoreError, StoredOperation};
+use crate::store::news;
+use crate::store::{
+    Commit, Lease, NewDivergence, Noted, Rewritten, StoreError, StoredOperation, Word,
+};
 use did_plc::{Did, Timestamp};
 
 /// Operations that wait for the index of identities before they are brought into it. Each page of
@@ -32,8 +35,14 @@ const ADVANCE: &str = "UPDATE sources SET
     operations = operations + ?4,
     identities = identities + ?5,
     unnumbered = ?7,
+    commits = commits + 1,
+    committed_in = epoch,
+    word = coalesce(?8, word),
     second_reading = min(second_reading, ?1),
     round = min(round, ?1)";
+
+const NOTE: &str = "INSERT OR REPLACE INTO commits (slot, number, epoch, told)
+    SELECT commits % ?1, commits, epoch, ?2 FROM sources";
 
 const INSERT: &str = "INSERT INTO operations
     (sequence, did, created_at, signer, nullified_by, received_at, operation)
@@ -458,6 +467,9 @@ fn advance(transaction: &Transaction, commit: &Commit, places: &Places) -> Resul
         commit.more_identities(),
         commit.cursor_cid,
         places.unnumbered,
+        commit.word.as_ref().map(Word::text),
     ])?;
+    let told = news::listed(commit.told());
+    transaction.prepare_cached(NOTE)?.execute(params![news::KEPT, told])?;
     Ok(())
 }

@@ -96,6 +96,15 @@ fn refuse_what_is_no_file(path: &Path) -> Result<(), StoreError> {
 
 /// Makes sure that there is a database of ours, without touching what there is.
 pub(super) fn check_existing(path: &Path) -> Result<(), StoreError> {
+    check(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
+}
+
+/// The same without the right to write.
+pub(super) fn check_readable(path: &Path) -> Result<(), StoreError> {
+    check(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+}
+
+fn check(path: &Path, flags: OpenFlags) -> Result<(), StoreError> {
     let unusable = |what: &str| {
         let file = path.display();
         StoreError::Unusable(format!("{what} {file}; `serve` and `import` create one"))
@@ -104,7 +113,7 @@ pub(super) fn check_existing(path: &Path) -> Result<(), StoreError> {
     if !path.exists() {
         return Err(unusable("there is no database"));
     }
-    let connection = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    let connection = open(path, flags)?;
     match look(&connection, path).map_err(|error| in_file(path, error))? {
         Contents::Nothing => Err(unusable("there is no log in the database")),
         Contents::Log { version } if version < MIGRATIONS.len() => {
@@ -114,8 +123,19 @@ pub(super) fn check_existing(path: &Path) -> Result<(), StoreError> {
                 path.display()
             )))
         }
+        Contents::Log { version } if version > MIGRATIONS.len() => Err(newer(path, version)),
         Contents::Log { .. } => Ok(()),
     }
+}
+
+/// That a database is of a newer version.
+fn newer(path: &Path, version: usize) -> StoreError {
+    StoreError::Unusable(format!(
+        "the database {} was written by a newer version of this program (its tables are version {version}, this one \
+         knows {})",
+        path.display(),
+        MIGRATIONS.len()
+    ))
 }
 
 /// What a file is to us.
@@ -217,16 +237,7 @@ fn migrate(
     path: &Path,
     migrations: &[&str],
 ) -> Result<(), StoreError> {
-    let steps = |taken: usize| {
-        migrations.get(taken..).ok_or_else(|| {
-            StoreError::Unusable(format!(
-                "the database {} was written by a newer version of this program \
-                 (its tables are version {taken}, this one knows {})",
-                path.display(),
-                migrations.len()
-            ))
-        })
-    };
+    let steps = |taken: usize| migrations.get(taken..).ok_or_else(|| newer(path, taken));
     if steps(version(connection)?)?.is_empty() {
         return Ok(());
     }

@@ -20,7 +20,7 @@ const DESCENDING: &str = concat!(
     " FROM operations o WHERE o.sequence > 0 ORDER BY o.sequence DESC LIMIT ?1"
 );
 
-const OF_SEQUENCE: &str =
+pub(super) const OF_SEQUENCE: &str =
     concat!("SELECT ", operation_columns!(), " FROM operations o WHERE o.sequence = ?1");
 
 const BY_TIME: &str = concat!(
@@ -121,7 +121,7 @@ impl Sqlite {
     }
 }
 
-fn select(
+pub(super) fn select(
     connection: &Connection,
     interned: &Interned,
     sql: &str,

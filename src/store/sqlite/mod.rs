@@ -9,6 +9,7 @@
 //! the log itself is what a new process reads them from again.
 
 mod backup;
+mod changes;
 mod claims;
 mod commit;
 mod connection;
@@ -17,6 +18,7 @@ mod entries;
 mod error;
 mod export;
 mod imported;
+mod news;
 mod prefix;
 mod read;
 mod recent;
@@ -36,6 +38,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Semaphore;
 
 pub use self::backup::back_up;
+pub use self::changes::Changes;
 use self::connection::{MIGRATIONS, Readers};
 use self::recent::Recent;
 use self::writer::Writer;
@@ -92,27 +95,40 @@ impl Sqlite {
     ) -> Result<Sqlite, StoreError> {
         let path = path.to_owned();
         blocking::run("opening the database", move || {
-            let writer = Writer::open(&path, migrations)?;
-            let interned = Interned::default();
-            rows::load_interned(writer.connection(), &interned)?;
-            Ok(Sqlite {
-                shared: Arc::new(Shared {
-                    readers: Readers::new(path.clone()),
-                    long_reads: Semaphore::new(MAX_LONG_READS),
-                    waiting: AtomicUsize::new(0),
-                    writer: Mutex::new(writer),
-                    following: AtomicBool::new(false),
-                    keeps_claims: AtomicBool::new(false),
-                    live: AtomicBool::new(true),
-                    refusal_limits: SharedLimits::default(),
-                    divergence_bytes: AtomicU64::new(DIVERGENCE_BYTES),
-                    recent: Recent::default(),
-                    interned,
-                    path,
-                }),
-            })
+            Sqlite::with(Writer::open(&path, migrations)?, path)
         })
         .await
+    }
+
+    /// See [`crate::store::Store::open_to_read`].
+    pub async fn open_to_read(path: &Path) -> Result<Sqlite, StoreError> {
+        let path = path.to_owned();
+        blocking::run("opening the database to read", move || {
+            connection::check_readable(&path)?;
+            Sqlite::with(Writer::that_only_reads(&path)?, path)
+        })
+        .await
+    }
+
+    fn with(writer: Writer, path: PathBuf) -> Result<Sqlite, StoreError> {
+        let interned = Interned::default();
+        rows::load_interned(writer.connection(), &interned)?;
+        Ok(Sqlite {
+            shared: Arc::new(Shared {
+                readers: Readers::new(path.clone()),
+                long_reads: Semaphore::new(MAX_LONG_READS),
+                waiting: AtomicUsize::new(0),
+                writer: Mutex::new(writer),
+                following: AtomicBool::new(false),
+                keeps_claims: AtomicBool::new(false),
+                live: AtomicBool::new(true),
+                refusal_limits: SharedLimits::default(),
+                divergence_bytes: AtomicU64::new(DIVERGENCE_BYTES),
+                recent: Recent::default(),
+                interned,
+                path,
+            }),
+        })
     }
 
     /// See [`crate::store::Store::limit_divergences`].

@@ -83,10 +83,10 @@ const STATISTICS: &str = "SELECT
 const BYTES_OF_A_PAIR: u64 = 20;
 
 /// A transaction that reads, and ends with this value.
-struct Transaction<'a>(&'a Connection);
+pub(super) struct Transaction<'a>(&'a Connection);
 
 impl<'a> Transaction<'a> {
-    fn begin(connection: &'a Connection) -> Result<Transaction<'a>, StoreError> {
+    pub(super) fn begin(connection: &'a Connection) -> Result<Transaction<'a>, StoreError> {
         connection.prepare_cached("BEGIN")?.execute([])?;
         Ok(Transaction(connection))
     }
@@ -319,6 +319,11 @@ impl Sqlite {
             let mut statement = connection.prepare_cached(SOURCE)?;
             Ok(statement.query_row([], rows::source).optional()?)
         })
+    }
+
+    /// See [`crate::store::Store::committed_source`].
+    pub async fn committed_source(&self) -> Result<Option<Source>, StoreError> {
+        self.source().await
     }
 
     /// See [`crate::store::Store::histories`].

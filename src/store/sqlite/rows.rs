@@ -6,8 +6,8 @@ use rusqlite::{Connection, Row};
 use super::error::damaged;
 use crate::store::codec::{Damage, Interned, unpack};
 use crate::store::{
-    ByTime, NewDivergence, NewRefusal, Rereading, Source, StoreError, StoredDivergence,
-    StoredOperation, StoredRefusal,
+    ByTime, CommitId, NewDivergence, NewRefusal, Rereading, Source, StoreError, StoredDivergence,
+    StoredOperation, StoredRefusal, Word,
 };
 use did_plc::{Cid, Did, Timestamp};
 
@@ -36,7 +36,7 @@ macro_rules! divergence_columns {
 macro_rules! source_columns {
     () => {
         "upstream, cursor, epoch, caught_up_at, cursor_cid, second_reading, round, round_began_at, rounds,
-         renumbering, forgotten_up_to, by_time, by_time_read, by_time_second"
+         renumbering, forgotten_up_to, by_time, by_time_read, by_time_second, commits, committed_in, word"
     };
 }
 
@@ -130,6 +130,8 @@ pub(super) fn source(row: &Row) -> rusqlite::Result<Source> {
             }),
             None => None,
         },
+        commit: CommitId { number: row.get(14)?, epoch: row.get(15)? },
+        word: row.get::<_, Option<String>>(16)?.as_deref().and_then(Word::read),
     })
 }
 

@@ -74,7 +74,7 @@ async fn operations_are_found_before_and_after_they_are_indexed() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder).await;
     let elsewhere = open(&folder).await;
-    let (lease, _) = store.follow(UPSTREAM).await.unwrap();
+    let (lease, _) = store.follow(UPSTREAM, Duration::ZERO).await.unwrap();
     let operations = log(20);
     // The last number, and one that comes late, on both sides of what is indexed.
     let late = [15, 35];
@@ -96,7 +96,7 @@ async fn operations_are_found_before_and_after_they_are_indexed() {
     }
     assert_eq!(store.shared.recent.len(), 0);
     store.release(lease).await.unwrap();
-    let (lease, _) = elsewhere.follow(UPSTREAM).await.unwrap();
+    let (lease, _) = elsewhere.follow(UPSTREAM, Duration::ZERO).await.unwrap();
     let more = Commit { numbered: vec![], ..commit_of(60, &[]) };
     elsewhere.commit(&lease, &more).await.unwrap();
     assert_holds(&store, &operations).await;
@@ -106,7 +106,7 @@ async fn operations_are_found_before_and_after_they_are_indexed() {
 async fn readers_find_everything_while_it_is_indexed() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder).await;
-    let (lease, _) = store.follow(UPSTREAM).await.unwrap();
+    let (lease, _) = store.follow(UPSTREAM, Duration::ZERO).await.unwrap();
     let operations = Arc::new(log(30));
     let readers: Vec<_> = [store.clone(), store.clone(), open(&folder).await]
         .map(|store| {
@@ -147,7 +147,7 @@ async fn numbers_move_on_both_sides_of_what_is_indexed() {
         let folder = tempfile::tempdir().unwrap();
         let elsewhere = open(&folder).await;
         let mut store = open(&folder).await;
-        let (mut lease, _) = store.follow(UPSTREAM).await.unwrap();
+        let (mut lease, _) = store.follow(UPSTREAM, Duration::ZERO).await.unwrap();
         let mut held = log(12);
         let mut random = ChaCha20Rng::seed_from_u64(seed);
         commit(&store, &lease, &held).await;
@@ -185,7 +185,7 @@ async fn numbers_move_on_both_sides_of_what_is_indexed() {
                 1 => {
                     store.release(lease).await.unwrap();
                     store = open(&folder).await;
-                    (lease, _) = store.follow(UPSTREAM).await.unwrap();
+                    (lease, _) = store.follow(UPSTREAM, Duration::ZERO).await.unwrap();
                 }
                 _ => {}
             }
@@ -206,7 +206,7 @@ async fn numbers_move_on_both_sides_of_what_is_indexed() {
 async fn readers_find_everything_while_numbers_move_and_are_indexed() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder).await;
-    let (lease, _) = store.follow(UPSTREAM).await.unwrap();
+    let (lease, _) = store.follow(UPSTREAM, Duration::ZERO).await.unwrap();
     let mut held = log(6);
     commit(&store, &lease, &held).await;
     let dids: Vec<Did> = held[..6].iter().map(|of| of.did).collect();
@@ -263,7 +263,7 @@ async fn a_number_below_what_is_indexed_is_found_when_it_comes_back() {
     let mut held = log(2);
     let newest = held.split_off(5);
     let store = open(&folder).await;
-    let (lease, _) = store.follow(UPSTREAM).await.unwrap();
+    let (lease, _) = store.follow(UPSTREAM, Duration::ZERO).await.unwrap();
     commit(&store, &lease, &held).await;
     index(&store, &lease).await;
     let before = held.clone();
@@ -275,7 +275,7 @@ async fn a_number_below_what_is_indexed_is_found_when_it_comes_back() {
     store.release(lease).await.unwrap();
 
     let store = open(&folder).await;
-    let (lease, _) = store.follow(UPSTREAM).await.unwrap();
+    let (lease, _) = store.follow(UPSTREAM, Duration::ZERO).await.unwrap();
     let again = StoredOperation { sequence: Some(5), ..newest[0].clone() };
     commit(&store, &lease, std::slice::from_ref(&again)).await;
     held.push(again);
@@ -289,7 +289,7 @@ async fn a_number_below_what_is_indexed_is_found_when_it_comes_back() {
 async fn a_commit_that_takes_numbers_away_and_fails_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let (store, elsewhere) = (open(&folder).await, open(&folder).await);
-    let (lease, _) = store.follow(UPSTREAM).await.unwrap();
+    let (lease, _) = store.follow(UPSTREAM, Duration::ZERO).await.unwrap();
     let held = log(2);
     commit(&store, &lease, &held[..5]).await;
     let run = |sql: &str| store.shared.writer().connection().execute_batch(sql).unwrap();
@@ -326,7 +326,7 @@ async fn a_commit_that_takes_numbers_away_and_fails_leaves_nothing() {
 async fn a_full_disk_passes() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder).await;
-    let (lease, _) = store.follow(UPSTREAM).await.unwrap();
+    let (lease, _) = store.follow(UPSTREAM, Duration::ZERO).await.unwrap();
     let operations = log(40);
     commit(&store, &lease, &operations[..10]).await;
     let set_size = |pages: i64| {
@@ -353,7 +353,7 @@ async fn a_full_disk_passes() {
 async fn damage_is_said_of_the_identity_that_it_may_concern() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder).await;
-    let (lease, _) = store.follow(UPSTREAM).await.unwrap();
+    let (lease, _) = store.follow(UPSTREAM, Duration::ZERO).await.unwrap();
     let operations = log(3);
     commit(&store, &lease, &operations).await;
     index(&store, &lease).await;
@@ -398,7 +398,7 @@ async fn damage_is_said_of_the_identity_that_it_may_concern() {
 async fn what_is_not_committed_yet_is_not_there() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder).await;
-    let (lease, _) = store.follow(UPSTREAM).await.unwrap();
+    let (lease, _) = store.follow(UPSTREAM, Duration::ZERO).await.unwrap();
     let operations = log(4);
     commit(&store, &lease, &operations[..3]).await;
     // As a commit leaves it that is under way: of an identity that is here, and of new ones.
@@ -444,14 +444,14 @@ async fn a_file_that_is_not_ours_is_refused() {
 async fn a_file_that_is_taken_away_is_missed() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder).await;
-    let (lease, _) = store.follow(UPSTREAM).await.unwrap();
+    let (lease, _) = store.follow(UPSTREAM, Duration::ZERO).await.unwrap();
     let operations = log(40);
     commit(&store, &lease, &operations[..100]).await;
     let file = folder.path().join("plc.db");
     let away = folder.path().join("away");
     let more = commit_of(100, &operations[100..]);
     std::fs::rename(&file, &away).unwrap();
-    for missed in [store.commit(&lease, &more).await, store.renew(&lease).await] {
+    for missed in [store.commit(&lease, &more).await, store.renew(&lease, None).await] {
         assert!(matches!(missed, Err(StoreError::Unavailable(_))), "{missed:?}");
     }
     assert_holds(&store, &operations[..100]).await;
@@ -473,14 +473,14 @@ async fn a_file_that_is_taken_away_is_missed() {
     assert!(!file.exists(), "nobody makes it anew");
 
     std::fs::rename(&away, &file).unwrap();
-    store.renew(&lease).await.unwrap();
+    store.renew(&lease, None).await.unwrap();
     store.commit(&lease, &more).await.unwrap();
     assert_holds(&store, &operations).await;
 
     std::fs::rename(&file, &away).unwrap();
     std::fs::write(&file, "").unwrap();
     let next = commit_of(120, &[]);
-    for missed in [store.commit(&lease, &next).await, store.renew(&lease).await] {
+    for missed in [store.commit(&lease, &next).await, store.renew(&lease, None).await] {
         let Err(StoreError::Unusable(reason)) = missed else { panic!("{missed:?}") };
         assert!(reason.contains("plc.db"), "{reason}");
     }
@@ -496,7 +496,7 @@ async fn a_panic_is_logged_as_a_bug_and_the_store_goes_on() {
     let subscriber = tracing_subscriber::fmt().with_writer(file).with_ansi(false).finish();
     let _logging = tracing::subscriber::set_default(subscriber);
     let store = open(&folder).await;
-    let (lease, _) = store.follow(UPSTREAM).await.unwrap();
+    let (lease, _) = store.follow(UPSTREAM, Duration::ZERO).await.unwrap();
 
     let (writing, of) = (store.clone(), lease.clone());
     let written = tokio::spawn(async move {
@@ -546,7 +546,7 @@ async fn a_full_database_is_migrated_and_keeps_every_row() {
     let path = folder.path().join("plc.db");
     let operations = log(100);
     let store = open(&folder).await;
-    let (lease, _) = store.follow(UPSTREAM).await.unwrap();
+    let (lease, _) = store.follow(UPSTREAM, Duration::ZERO).await.unwrap();
     commit(&store, &lease, &operations[..200]).await;
     drop((store, lease));
 
@@ -561,7 +561,7 @@ async fn a_full_database_is_migrated_and_keeps_every_row() {
     let sized: i64 =
         store.shared.writer().connection().query_one(sized, [], |row| row.get(0)).unwrap();
     assert_eq!(sized, 200);
-    let (lease, _) = store.follow(UPSTREAM).await.unwrap();
+    let (lease, _) = store.follow(UPSTREAM, Duration::ZERO).await.unwrap();
     commit(&store, &lease, &operations[200..]).await;
     assert_holds(&store, &operations).await;
     drop((store, lease));

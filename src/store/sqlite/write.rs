@@ -2,13 +2,18 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use rusqlite::{OptionalExtension, Transaction};
 
 use super::error::in_file;
 use super::writer::{Held, over};
 use super::{Shared, Sqlite, connection, read, rows};
-use crate::blocking;
 use crate::store::codec::Packer;
-use crate::store::{ByTime, Commit, Lease, NewDivergence, Noted, Rereading, Source, StoreError};
+use crate::store::{
+    ByTime, Commit, Lease, NewDivergence, Noted, Rereading, Source, StoreError, Word,
+};
+use crate::{blocking, clock};
 use did_plc::Timestamp;
 
 const CREATE_SOURCE: &str =
@@ -26,13 +31,23 @@ const SET_REREADING: &str = "UPDATE sources SET
     second_reading = ?1, round = ?2, round_began_at = ?3, rounds = ?4";
 
 const SET_BY_TIME: &str = "UPDATE sources SET by_time = ?1, by_time_read = ?2, by_time_second = ?3";
+const SAY: &str = "UPDATE sources SET word = ?1";
 
 impl Shared {
-    fn follow(&self, upstream: &str) -> Result<(Lease, Source), StoreError> {
+    fn follow(
+        &self,
+        upstream: &str,
+        heard_before: Option<Timestamp>,
+    ) -> Result<(Lease, Source), StoreError> {
         let mut writer = self.writer();
         let lock = writer.lock()?;
         // From here on nobody else writes. A crash leaves a source that nobody follows.
         let transaction = writer.bare_transaction()?;
+        if let Some(before) = heard_before
+            && has_followed_since(&transaction, before)?
+        {
+            return Err(StoreError::LostLease("its lease has ended only just now".to_owned()));
+        }
         transaction.execute(CREATE_SOURCE, [upstream])?;
         transaction.execute(RAISE_EPOCH, [])?;
         let source = transaction.query_row(read::SOURCE, [], rows::source)?;
@@ -55,6 +70,13 @@ impl Shared {
     }
 }
 
+/// Whether a follower was heard of at this time or later.
+fn has_followed_since(transaction: &Transaction, time: Timestamp) -> Result<bool, StoreError> {
+    let source = transaction.query_row(read::SOURCE, [], rows::source).optional()?;
+    let word = source.and_then(|source| source.word);
+    Ok(word.is_some_and(|word| word.said_at() >= time))
+}
+
 impl Sqlite {
     /// Does something with the connection that writes. `doing` is what a panic in it is logged with.
     pub(super) async fn write<T: Send + 'static>(
@@ -68,21 +90,29 @@ impl Sqlite {
     }
 
     /// See [`crate::store::Store::follow`].
-    pub async fn follow(&self, upstream: &str) -> Result<(Lease, Source), StoreError> {
+    pub async fn follow(
+        &self,
+        upstream: &str,
+        free_for: Duration,
+    ) -> Result<(Lease, Source), StoreError> {
         let upstream = upstream.to_owned();
-        self.write("taking the lease", move |shared| shared.follow(&upstream)).await
+        let heard_before = (free_for > Duration::ZERO).then(|| clock::now() - free_for);
+        self.write("taking the lease", move |shared| shared.follow(&upstream, heard_before)).await
     }
 
     /// See [`crate::store::Store::renew`]. The lock needs no renewal; a lease that was given up
     /// does not come back.
-    pub async fn renew(&self, lease: &Lease) -> Result<(), StoreError> {
-        let lease = lease.clone();
+    pub async fn renew(&self, lease: &Lease, word: Option<&Word>) -> Result<(), StoreError> {
+        let (lease, word) = (lease.clone(), word.map(Word::text));
         self.write("renewing the lease", move |shared| {
-            let writer = shared.writer();
-            match &writer.held {
-                Some(held) if held.epoch == lease.epoch => writer.check_file(),
-                _ => Err(over(&lease)),
+            let mut writer = shared.writer();
+            if writer.held.as_ref().is_none_or(|held| held.epoch != lease.epoch) {
+                return Err(over(&lease));
             }
+            let Some(word) = word else { return writer.check_file() };
+            let (transaction, _) = writer.transaction(&lease)?;
+            transaction.prepare_cached(SAY)?.execute([word])?;
+            Ok(transaction.commit()?)
         })
         .await
     }

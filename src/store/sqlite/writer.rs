@@ -56,6 +56,13 @@ impl Writer {
         Ok(Writer { connection, path: path.to_owned(), file, held: None })
     }
 
+    /// One that is refused whatever it tries to write.
+    pub(super) fn that_only_reads(path: &Path) -> Result<Writer, StoreError> {
+        let connection = connection::open_reader(path)?;
+        let file = FileIdentity::of(path).map_err(|error| in_file(path, error))?;
+        Ok(Writer { connection, path: path.to_owned(), file, held: None })
+    }
+
     pub(super) fn connection(&self) -> &Connection {
         &self.connection
     }

@@ -132,6 +132,7 @@ async fn run(
         status: Arc::new(status),
         rereading: RereadingSettings::default(),
         doubts: DoubtSettings::default(),
+        comes_first: false,
     };
     if settings.audit {
         let checker = Checker { store: store.clone(), verifier: Arc::clone(&verifier) };
