@@ -64,7 +64,7 @@ impl Role {
 
 /// A follower that has said nothing for so long does not follow, as far as a reader is concerned: it says something every
 /// few seconds.
-const SILENT: Duration = Duration::from_secs(15);
+const SILENT: Duration = Duration::from_secs(20);
 
 /// How far the store has come. Written by the follower, or by who learns of another process's, read by every answer,
 /// without a lock but for the pace:

@@ -1,5 +1,7 @@
 //! What the follower knows and the log does not say, for the processes that only read.
 
+use std::time::Duration;
+
 use did_plc::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +54,13 @@ impl Word {
         serde_json::from_str(text).ok()
     }
 
+    /// Whether it says something else than the one before, or the same so much later.
+    pub(super) fn is_news_after(&self, before: &Word, time: Duration) -> bool {
+        let is_same = (&self.mode, &self.followed) == (&before.mode, &before.followed);
+        let is_soon = (before.said_at()..before.said_at() + time).contains(&self.said_at());
+        !is_same || !is_soon
+    }
+
     /// When it was said.
     pub fn said_at(&self) -> Timestamp {
         Timestamp::from_millis(self.said_at)
@@ -61,6 +70,17 @@ impl Word {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_same_is_news_when_it_is_said_later() {
+        let said = |said_at, mode: &str| Word { said_at, mode: mode.to_owned(), ..Word::default() };
+        let before = said(10_000, "live");
+        let is_news = |word: Word| word.is_news_after(&before, Duration::from_secs(10));
+        assert!(!is_news(said(10_000, "live")) && !is_news(said(19_999, "live")));
+        assert!(is_news(said(20_000, "live")) && is_news(said(10_001, "waiting")));
+        // The clock was put back.
+        assert!(is_news(said(9_999, "live")));
+    }
 
     #[test]
     fn it_comes_back_and_what_is_of_another_version_does_no_harm() {

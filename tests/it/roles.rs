@@ -120,10 +120,15 @@ impl Client {
         self.heard.lock().unwrap().connections
     }
 
+    /// Waits until it has heard so many operations: it is connected, and reads.
+    async fn hears(&self, count: usize, processes: &[&Served]) {
+        let heard = || self.heard.lock().unwrap().operations.len() >= count;
+        eventually("the stream", processes, async || heard()).await;
+    }
+
     /// Waits until it has as much as there is, and then for more than there may be; all of it once, and as it is told.
     async fn has_all_of(&self, log: &[LogEntry], processes: &[&Served]) {
-        let heard = || self.heard.lock().unwrap().operations.len() >= log.len();
-        eventually("the stream", processes, async || heard()).await;
+        self.hears(log.len(), processes).await;
         sleep(Duration::from_millis(300)).await;
         let heard = self.heard.lock().unwrap();
         let told: BTreeMap<i64, &str> = log.iter().map(|entry| (entry.seq, &*entry.cid)).collect();
@@ -295,6 +300,9 @@ async fn a_follower_that_hangs_reads_when_it_goes_on() {
     eventually("it reads", &both, async || is(&second, "reader").await).await;
     let clients = [Client::of(&[&first]), Client::of(&[&second])];
     let mut telling = log[50..].iter().cloned();
+    for client in &clients {
+        client.hears(50, &both).await;
+    }
     upstream.append_all(telling.by_ref().take(50));
     first.signal("STOP");
     let stopped = Instant::now();
@@ -324,7 +332,9 @@ async fn a_follower_that_hangs_is_waited_for_on_a_file() {
     let both = [&first, &second];
     eventually("it reads", &both, async || is(&second, "reader").await).await;
     let clients = [Client::of(&[&first]), Client::of(&[&second])];
-    reach(&both, 50).await;
+    for client in &clients {
+        client.hears(50, &both).await;
+    }
     first.signal("STOP");
     upstream.append_all(log[50..].iter().cloned());
     sleep(Duration::from_secs(4)).await;

@@ -31,6 +31,10 @@ const SET_REREADING: &str = "UPDATE sources SET
     second_reading = ?1, round = ?2, round_began_at = ?3, rounds = ?4";
 
 const SET_BY_TIME: &str = "UPDATE sources SET by_time = ?1, by_time_read = ?2, by_time_second = ?3";
+
+/// How often what the follower says is written while nothing else is: each time is a page of the write-ahead log.
+const SPARING: Duration = Duration::from_secs(10);
+
 const SAY: &str = "UPDATE sources SET word = ?1";
 
 impl Shared {
@@ -103,7 +107,7 @@ impl Sqlite {
     /// See [`crate::store::Store::renew`]. The lock needs no renewal; a lease that was given up
     /// does not come back.
     pub async fn renew(&self, lease: &Lease, word: Option<&Word>) -> Result<(), StoreError> {
-        let (lease, word) = (lease.clone(), word.map(Word::text));
+        let (lease, word) = (lease.clone(), word.cloned());
         self.write("renewing the lease", move |shared| {
             let mut writer = shared.writer();
             if writer.held.as_ref().is_none_or(|held| held.epoch != lease.epoch) {
@@ -111,8 +115,12 @@ impl Sqlite {
             }
             let Some(word) = word else { return writer.check_file() };
             let (transaction, _) = writer.transaction(&lease)?;
-            transaction.prepare_cached(SAY)?.execute([word])?;
-            Ok(transaction.commit()?)
+            let source = transaction.query_row(read::SOURCE, [], rows::source)?;
+            if source.word.is_none_or(|before| word.is_news_after(&before, SPARING)) {
+                transaction.prepare_cached(SAY)?.execute([word.text()])?;
+                transaction.commit()?;
+            }
+            Ok(())
         })
         .await
     }
