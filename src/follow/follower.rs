@@ -50,7 +50,7 @@ pub struct Follower {
 }
 
 /// How often a process that reads looks whether it is to take over.
-const LOOK: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_secs(1);
 /// How long it leaves the lease to who has just ended and comes back, or comes first.
 const COURTESY: Duration = Duration::from_secs(2);
 

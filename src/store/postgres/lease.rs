@@ -6,6 +6,7 @@ use std::time::Duration;
 use did_plc::Timestamp;
 
 use super::open::Postgres;
+use super::pool::Lent;
 use super::rows::{SourceRow, sources};
 use super::writer::LEASE;
 use crate::store::{ByTime, Lease, Rereading, Source, StoreError, Word};
@@ -26,6 +27,13 @@ impl Postgres {
         // Whoever wrote in between may have given numbers to texts.
         *packer = None;
         let mut connection = writer.pool.lend().await?;
+        // Who waits for it asks often, and in most cases for this alone.
+        if free_for > Duration::ZERO
+            && let Some(left) = seconds_left(&mut connection).await?
+            && left > -free_for.as_secs_f64()
+        {
+            return Err(taken(left));
+        }
         // On its own: a crash after it leaves a source that nobody follows yet.
         let create = sqlx::query!(
             "INSERT INTO sources (upstream) VALUES ($1) ON CONFLICT DO NOTHING",
@@ -43,18 +51,10 @@ impl Postgres {
             free_for.as_secs_f64()
         );
         let Some(source) = connection.first(take).await? else {
-            let left = sqlx::query!(
-                r#"SELECT extract(epoch FROM lease_until - clock_timestamp())::float8 AS seconds
-                   FROM sources"#
-            );
-            let left = connection.first(left).await?.and_then(|row| row.seconds);
+            let left = seconds_left(&mut connection).await?.unwrap_or_default();
             // It has changed nothing. Left open it would cost the connection, at every attempt of whoever waits.
             writer.end(connection).await?;
-            let left = left.unwrap_or_default();
-            return Err(StoreError::LostLease(match left > 0.0 {
-                true => format!("its lease runs for another {:.0} s", left.ceil()),
-                false => "its lease has ended only just now".to_owned(),
-            }));
+            return Err(taken(left));
         };
         // The row was waited for: whatever was under way on it is over.
         writer.in_doubt.store(false, Ordering::Release);
@@ -168,6 +168,23 @@ impl Postgres {
         self.writer.live.store(live, Ordering::Relaxed);
         Ok(())
     }
+}
+
+/// How long the lease still runs, by the server's clock; less than zero since it has ended, none before the first.
+async fn seconds_left(connection: &mut Lent) -> Result<Option<f64>, StoreError> {
+    let left = sqlx::query!(
+        r#"SELECT extract(epoch FROM lease_until - clock_timestamp())::float8 AS seconds
+                   FROM sources"#
+    );
+    Ok(connection.first(left).await?.and_then(|row| row.seconds))
+}
+
+/// The error of a lease that somebody else has, for so many seconds more.
+fn taken(left: f64) -> StoreError {
+    StoreError::LostLease(match left > 0.0 {
+        true => format!("its lease runs for another {:.0} s", left.ceil()),
+        false => "its lease has ended only just now".to_owned(),
+    })
 }
 
 /// The error of a lease that somebody else has taken over.
