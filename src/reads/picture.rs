@@ -166,13 +166,32 @@ impl Picture<'_> {
         self.sought().at = self.reads.at_primary();
     }
 
-    /// See [`Store::head`].
+    /// See [`Store::head`]. An identity that a standby does not have at all may be new: the primary is read from then.
     pub async fn head(&self, did: &Did) -> Result<Option<StoredOperation>, StoreError> {
+        let head = self.head_here(did).await?;
+        if head.is_some() || !self.is_of_standby() {
+            return Ok(head);
+        }
+        self.turn_to_primary();
+        self.head_here(did).await
+    }
+
+    /// The same, wherever it is read now: to see whether there is an answer at all.
+    pub async fn head_here(&self, did: &Did) -> Result<Option<StoredOperation>, StoreError> {
         read!(self, store => store.head(did))
     }
 
-    /// See [`Store::history`].
+    /// See [`Store::history`]. Of an identity that a standby does not have, as [`Picture::head`].
     pub async fn history(&self, did: &Did) -> Result<Vec<StoredOperation>, StoreError> {
+        let history = self.history_here(did).await?;
+        if !history.is_empty() || !self.is_of_standby() {
+            return Ok(history);
+        }
+        self.turn_to_primary();
+        self.history_here(did).await
+    }
+
+    async fn history_here(&self, did: &Did) -> Result<Vec<StoredOperation>, StoreError> {
         read!(self, store => store.history(did))
     }
 

@@ -130,7 +130,7 @@ pub async fn ready(State(server): State<Arc<Server>>) -> Answer {
 /// Whether a lookup works now.
 async fn answers_lookups(server: &Server) -> bool {
     let (log, did) = (server.picture(), Did::from_bytes(PROBE));
-    let lookup = tokio::time::timeout(DATABASE_TIMEOUT, log.head(&did));
+    let lookup = tokio::time::timeout(DATABASE_TIMEOUT, log.head_here(&did));
     matches!(lookup.await, Ok(Ok(_)))
 }
 

@@ -118,6 +118,15 @@ async fn what_was_written_is_read_at_once() {
     let (sequence, page) = shown("export?after=0&count=3".to_owned()).await;
     assert_eq!((sequence, page.lines().count()), (before, 3));
 
+    // Nor is an identity unknown that is new.
+    let told = story.log().len();
+    let bob = story.create().accepted();
+    fleet.tell(&story, told);
+    replica.served.reaches(fleet.told.last()).await;
+    let answer = reqwest::get(format!("{}/{}", replica.url(), bob.did)).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.headers().get("plc-read-through"), None);
+
     story.update(&identities[1]).accepted();
     let written = LogEntry::from(story.log().last().unwrap());
     let client = reqwest::Client::new();
