@@ -29,9 +29,11 @@ const WRITER_CACHE_KIB: u32 = 16 * 1024;
 /// Memory of each connection that reads: the inner pages of what it looks up. The rest comes from
 /// the system's cache.
 const READER_CACHE_KIB: u32 = 2 * 1024;
-/// Pages of the write-ahead log after which it is copied into the database (80 MB): a page that
+/// Pages of the write-ahead log after which it is copied into the database while catching up (80 MB): a page that
 /// many commits change is copied once. SQLite's own 1,000 copy four times as much.
 const CHECKPOINT_PAGES: u32 = 20_000;
+/// The same while little is written (4 MB): a quiet log is not to take the room of a busy one in the course of hours.
+const CHECKPOINT_PAGES_LIVE: u32 = 1_000;
 /// What is left of the write-ahead log's file after it was copied, in bytes: about what it needs,
 /// whatever a slow reader once made of it.
 const LOG_SIZE: u32 = 100 << 20;
@@ -73,7 +75,6 @@ fn with_tables(
     connection.pragma_update(None, "page_size", PAGE_SIZE)?;
     connection.pragma_update(None, "journal_mode", "wal")?;
     connection.pragma_update(None, "cache_size", -i64::from(WRITER_CACHE_KIB))?;
-    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     connection.pragma_update(None, "journal_size_limit", LOG_SIZE)?;
     set_durability(&connection, true)?;
     migrate(&mut connection, path, migrations)?;
@@ -193,6 +194,8 @@ fn foreign(path: &Path, seen: &str) -> StoreError {
 /// loss of power takes back whole commits, the last ones.
 pub(super) fn set_durability(connection: &Connection, live: bool) -> Result<(), StoreError> {
     connection.pragma_update(None, "synchronous", if live { "full" } else { "normal" })?;
+    let pages = if live { CHECKPOINT_PAGES_LIVE } else { CHECKPOINT_PAGES };
+    connection.pragma_update(None, "wal_autocheckpoint", pages)?;
     Ok(())
 }
 
