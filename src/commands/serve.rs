@@ -276,9 +276,13 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         comes_first: args.follow == "on",
     };
     let most = args.reads.most();
-    let watching = tokio::spawn(reads::watch(Arc::clone(&reads), standbys, most, shutdown.clone()));
-    work(args, follower, reads, listener, shutdown).await?;
+    // Until nothing is served any more.
+    let ending = CancellationToken::new();
+    let watching = tokio::spawn(reads::watch(Arc::clone(&reads), standbys, most, ending.clone()));
+    let worked = work(args, follower, reads, listener, shutdown).await;
+    ending.cancel();
     watching.await?;
+    worked?;
     tracing::info!("ended in order");
     Ok(ExitCode::SUCCESS)
 }
@@ -292,7 +296,7 @@ async fn work(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut beside = JoinSet::new();
-    let status = Arc::clone(&follower.status);
+    let (status, feed) = (Arc::clone(&follower.status), Arc::clone(&follower.feed));
     let settings = WatchSettings::per_minute(args.audit_requests_per_minute);
     let watching = watch(&follower);
     beside.spawn(while_following(Arc::clone(&status), shutdown.clone(), move |ending| {
@@ -321,6 +325,7 @@ async fn work(
     };
     // What is served until the end is what another process takes in.
     status.set_reading();
+    feed.wake();
     // Where following has ended for good there is nothing to serve for.
     shutdown.cancel();
     while let Some(ended) = beside.join_next().await {

@@ -46,10 +46,10 @@ pub async fn look_for(
     sought.sort_by_key(|operation| Reverse(operation.created_at));
     // One that is dated back would have years of the log read.
     sought.truncate(sought.len().div_ceil(2));
-    let Some(first) = sought.last() else { return Ok(ByCid::All) };
+    let Some(first) = sought.last().map(|first| first.created_at) else { return Ok(ByCid::All) };
     let count = sought.len();
     let before = Duration::from_millis(1);
-    let mut after = first.created_at - before;
+    let mut after = first - before;
     for _ in 0..PAGES {
         let lines = fetch_lines(client, after, MAX_LINES, Priority::Following).await?;
         let there: AHashSet<Cid> = lines.entries().iter().flatten().map(|it| it.cid).collect();
@@ -60,7 +60,12 @@ pub async fn look_for(
         match lines.latest_until(clock::now()).filter(|last| *last - before > after) {
             // Of one moment there may be more in the next page.
             Some(last) => after = last - before,
-            None if sought.len() == count && lines.is_empty() => return Ok(ByCid::Ended),
+            // What is dated into the future says nothing of how far it is.
+            None if sought.len() == count
+                && lines.latest_until(clock::now()).is_none_or(|last| last <= first) =>
+            {
+                return Ok(ByCid::Ended);
+            }
             None => {
                 let is_new = sought.iter().all(|it| it.created_at > after - OUT_OF_ORDER);
                 let first = sought.pop().filter(|_| is_new && sought.len() + 1 < count);

@@ -208,7 +208,13 @@ impl Candidate {
             Opinion::Compared(Agreement::Lacks { from, .. }) if !self.is_well(settings) => {
                 (Standing::Behind, format!("has nothing from number {from} on"))
             }
-            Opinion::Compared(Agreement::SameByCid(numbering)) => {
+            Opinion::Compared(
+                Agreement::SameByCid(numbering)
+                | Agreement::Lacks {
+                    numbering: numbering @ (Numbering::Own | Numbering::Absent),
+                    ..
+                },
+            ) => {
                 let how = match numbering {
                     Numbering::Absent => "without numbers",
                     Numbering::Ours | Numbering::Own => "under numbers of its own",

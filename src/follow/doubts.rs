@@ -228,7 +228,12 @@ impl Doubts {
     async fn read_log(&self, did: Did) -> Result<(), AgainError> {
         let held = self.store.history(&did).await?;
         match fetch_believed_audit_log(&self.client, &did, &held).await? {
-            Some(log) => self.take_in(log).await,
+            Some(mut log) => {
+                if !self.numbering.is_ours() {
+                    log.forget_numbers();
+                }
+                self.take_in(log).await
+            }
             None => Ok(()),
         }
     }
@@ -243,7 +248,8 @@ impl Doubts {
         let mut identities = by_identity(standing, is_about_identity).into_iter();
         while let Some((did, doubts)) = identities.next() {
             match fetch_audit_log(source, &did).await {
-                Ok(Some(log)) if !log.is_empty() => {
+                Ok(Some(mut log)) if !log.is_empty() => {
+                    log.forget_numbers();
                     let stated_by = Some(source.base().into());
                     again::take_in(&self.events, log, Course::Elsewhere, stated_by).await?;
                 }

@@ -145,6 +145,9 @@ impl Follower {
             let next = self.follow_under(under, &mut candidates, &mut memory, &shutdown).await;
             // Kept, it would keep us out ourselves. One that cannot be given back runs out by itself.
             self.store.release(lease).await.ok();
+            // Another process may follow while this one pauses.
+            self.status.set_reading();
+            self.feed.wake();
             match next {
                 Ok(Next::End) => return Ok(()),
                 Ok(Next::Session) => {}
@@ -165,6 +168,7 @@ impl Follower {
     /// Another process has the lease.
     fn begin_to_read(&self, reason: &str) {
         self.status.set_reading();
+        self.feed.wake();
         if self.comes_first {
             tracing::warn!(
                 "another process follows, though this one comes first: {reason}; it takes over as soon as that one ends"

@@ -94,6 +94,9 @@ impl Intake {
     }
 
     async fn next_event(&mut self, shutdown: &CancellationToken) -> Option<Event> {
+        if shutdown.is_cancelled() {
+            return None;
+        }
         if self.waiting.is_empty() {
             let event = shutdown.run_until_cancelled(self.events.recv()).await.flatten()?;
             self.join_with_what_is_there(event);

@@ -38,7 +38,7 @@ impl SameLog<'_> {
             return Ok(Some(Numbering::Ours));
         }
         if source.cursor > 0 || source.by_time.is_some() {
-            match self.compare(&source.upstream).await? {
+            match self.compare(source).await? {
                 Some(Numbering::Ours) => {}
                 other => return Ok(other),
             }
@@ -50,7 +50,10 @@ impl SameLog<'_> {
     }
 
     /// Compares it until there is an answer; none when asked to end before.
-    async fn compare(&self, before: &str) -> Result<Option<Numbering>, FollowError> {
+    async fn compare(&self, source: &Source) -> Result<Option<Numbering>, FollowError> {
+        let before = &source.upstream;
+        let by_time = source.by_time.as_ref();
+        let was_read_by_time = by_time.is_some_and(|it| it.upstream == self.client.base());
         let mut said = None;
         let mut backoff = Backoff::new(self.client.limits());
         let mut differs = None;
@@ -58,12 +61,18 @@ impl SameLog<'_> {
             let newest = Newest::read(self.store).await?;
             let fault = match newest.ask(self.store, self.client, false).await {
                 Ok(Agreement::Same { .. }) => return Ok(Some(Numbering::Ours)),
+                // It was read by time before it had any.
+                Ok(Agreement::SameByCid(Numbering::Own)) if was_read_by_time => {
+                    return Ok(Some(Numbering::Own));
+                }
                 Ok(Agreement::SameByCid(Numbering::Own)) => {
                     let (sequence, ours) = newest.last().unwrap_or_default();
                     let other = Difference { sequence, ours, theirs: None, line: None };
                     return Err(self.is_other(other, before));
                 }
                 Ok(Agreement::SameByCid(numbering)) => return Ok(Some(numbering)),
+                // It may lack something for a while, or for good: then nothing is read, and what is held is served.
+                Ok(Agreement::Differs(_)) if was_read_by_time => UpstreamFault::FutureCursor,
                 // What was damaged on its way is not so twice.
                 Ok(Agreement::Differs(difference)) if differs.as_ref() == Some(&difference) => {
                     return Err(self.is_other(difference, before));

@@ -15,7 +15,7 @@ use super::doubts::{DoubtSettings, Doubts};
 use super::head;
 use super::intake::{End, Intake};
 use super::missing::Missing;
-use super::numbering::BEGINNING;
+use super::numbering::{BEGINNING, Numbering};
 use super::reader::{Event, Gone, Reader};
 use super::second_reading::{RereadingSettings, SecondReading};
 use super::time_reader::TimeReader;
@@ -146,6 +146,7 @@ impl Session<'_> {
             confirmed,
             position,
             second_after: self.rereading.second_after,
+            has_all_times: numbering == Numbering::Absent && source.cursor == 0,
             reaches_present: !source.renumbering,
         })
     }

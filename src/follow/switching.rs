@@ -10,7 +10,7 @@ pub struct SwitchSettings {
     pub look: Duration,
     /// One that is followed is away when it has failed for so long.
     pub away: Duration,
-    /// One is behind when it lacks for so long what is held here, or what another one has.
+    /// One is behind when it lacks for so long what is held here, or what another one has under our numbers.
     pub behind: Duration,
     /// One that was away or behind is returned to when it was well for so long, or twice as long each time it was not
     /// followed for an hour.

@@ -60,6 +60,8 @@ pub struct TimeReader {
     pub position: ByTime,
     /// It is read a second time so long after the first.
     pub second_after: Duration,
+    /// Whether all times that are held are its own: nothing was ever read by number.
+    pub has_all_times: bool,
     /// Whether all of the log is here when its end is reached: not while the numbers that are held are given up.
     pub reaches_present: bool,
 }
@@ -216,7 +218,9 @@ impl Reading {
         };
         lines.forget_numbers();
         if !lines.is_empty() {
-            again::take_in(&self.of.events, lines, Course::Again, None).await?;
+            // Times that were damaged on their way are mended, unless they are those of one with our numbers.
+            let course = if self.of.has_all_times { Course::Second } else { Course::Again };
+            again::take_in(&self.of.events, lines, course, None).await?;
         }
         self.of.position.second = next.map_or(through, |next| next.min(through));
         Ok(Ok(()))

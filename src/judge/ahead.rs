@@ -2,7 +2,7 @@
 //! they are not in memory, reading them takes longer than judging.
 
 use ahash::AHashMap;
-use futures::future::try_join;
+use futures::future::join;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::chains;
@@ -30,8 +30,9 @@ impl Ahead {
         }
         let store = store.clone();
         let reading = tokio::spawn(async move {
-            let (loaded, ()) = try_join(load(&store, &held), store.expect(&new)).await?;
-            Ok(loaded)
+            // What cannot be made ready is waited for later.
+            let (loaded, _) = join(load(&store, &held), store.expect(&new)).await;
+            loaded
         });
         Ahead(Some(AbortOnDropHandle::new(reading)))
     }

@@ -421,7 +421,7 @@ impl BatchJudge {
     }
 
     /// Asks the store about the identities of the next batch that are not in memory. All that is known of those is
-    /// committed, for what is not is in memory, and this batch does not change them.
+    /// committed, for what is not is in memory; what this batch changes of them is in memory when they are judged.
     fn look_ahead(&self, groups: &Groups, next: &[Did]) -> Ahead {
         let now: AHashSet<&Did> = groups.iter().map(|(did, _)| did).collect();
         let is_known = |did: &Did| now.contains(did) || self.chains.get(did).is_some();

@@ -6,10 +6,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::freshness::Freshness;
+use crate::store::Replayed;
 
 /// Numbers that are remembered: with ten looks a second at least a minute and a half, longer than a standby is read from
 /// that is behind. What is older is not known.
 const MOST: usize = 1024;
+
+/// How old what the follower says in the database may be: it says it every three seconds, and a busy machine is late.
+const SAID: Duration = Duration::from_secs(6);
 
 /// The numbers that the primary has reached, each with the most that it promised there.
 #[derive(Debug, Default)]
@@ -48,8 +52,21 @@ impl Trail {
         }
     }
 
-    /// A standby has replayed up to this number.
-    pub fn place(&self, now: Instant, replayed: i64) -> Place {
+    /// A standby has replayed this. What it says itself of how complete the log is there is not overstated, and where it
+    /// is older than it can be by being said now and then only, something is not replayed that did not move the cursor.
+    pub fn place(&self, now: Instant, replayed: Replayed) -> Place {
+        let Place { mut freshness, mut lag } = self.place_of_cursor(now, replayed.cursor);
+        let promised = self.steps.back().and_then(|last| last.freshness.as_of);
+        if let Some(promised) = promised {
+            let unsaid = replayed.as_of.map(|as_of| promised.since(as_of).saturating_sub(SAID));
+            lag = lag.and_then(|lag| unsaid.map(|unsaid| lag.max(unsaid)));
+        }
+        freshness.as_of = freshness.as_of.min(replayed.as_of);
+        Place { freshness, lag }
+    }
+
+    /// It has replayed up to this number.
+    fn place_of_cursor(&self, now: Instant, replayed: i64) -> Place {
         let reached = self.steps.iter().rposition(|step| step.freshness.sequence <= replayed);
         let Some(reached) = reached else {
             let freshness = Freshness { sequence: replayed, as_of: None, caught_up: false };
@@ -82,7 +99,8 @@ mod tests {
         trail.note(after(2), promised(12, 3_000));
         trail.note(after(3), promised(15, 4_000));
         trail.note(after(4), promised(15, 5_000));
-        let place = |replayed| trail.place(after(5), replayed);
+        let replayed = |cursor| Replayed { cursor, as_of: Some(Timestamp::from_millis(9_000)) };
+        let place = |cursor| trail.place(after(5), replayed(cursor));
         let is = |freshness, lag| Place { freshness, lag: Some(Duration::from_secs(lag)) };
         // All of it, and more than was known when it was asked.
         assert_eq!(place(15), is(promised(15, 5_000), 0));
@@ -94,6 +112,15 @@ mod tests {
         // Before the beginning nothing is known but the number.
         let unknown = Freshness { sequence: 9, as_of: None, caught_up: false };
         assert_eq!(place(9), Place { freshness: unknown, lag: None });
+        // The cursor stands still, and what is committed meanwhile is not replayed.
+        let said = |as_of| {
+            let as_of = Some(Timestamp::from_millis(as_of));
+            trail.place(after(5), Replayed { cursor: 15, as_of })
+        };
+        assert_eq!(said(4_500), is(promised(15, 4_500), 0));
+        assert_eq!(said(-6_000), is(promised(15, -6_000), 5));
+        let silent = Replayed { cursor: 15, as_of: None };
+        assert_eq!(trail.place(after(5), silent).lag, None);
     }
 
     #[tokio::test(start_paused = true)]
@@ -103,11 +130,12 @@ mod tests {
         trail.note(now, promised(100, 1_000));
         trail.note(now, promised(90, 2_000));
         // It has not been set back there yet: no more than now is promised.
-        assert_eq!(trail.place(now, 100).freshness, promised(90, 2_000));
+        let at = |cursor| Replayed { cursor, as_of: Some(Timestamp::from_millis(1 << 40)) };
+        assert_eq!(trail.place(now, at(100)).freshness, promised(90, 2_000));
         for number in 200..200 + 2 * MOST as i64 {
             trail.note(now, promised(number, number));
         }
         assert_eq!(trail.steps.len(), MOST);
-        assert_eq!(trail.place(now, 200).lag, None);
+        assert_eq!(trail.place(now, at(200)).lag, None);
     }
 }

@@ -38,7 +38,7 @@ pub use self::error::StoreError;
 pub use self::news::{CommitId, News};
 pub use self::operation::{StoredOperation, audit_log};
 use self::place::DatabasePlace;
-pub use self::postgres::{Postgres, Standby};
+pub use self::postgres::{Postgres, Replayed, Standby};
 pub use self::refusal::{Asked, NewRefusal, RefusalKey, RefusalLimits, StoredRefusal};
 pub use self::sqlite::Sqlite;
 pub use self::statistics::{Load, MOST_COUNTED, Statistics};

@@ -409,7 +409,7 @@ async fn the_end_is_announced() {
     for place in places().await {
         let log = log(66, 90);
         let upstream = FakeUpstream::start(log[..30].to_vec()).await;
-        let first = serve(&place.url, &upstream, &[("PLC_DRAIN_SECONDS", "8")]);
+        let first = serve(&place.url, &upstream, &[("PLC_DRAIN_SECONDS", "20")]);
         eventually("it follows", &[&first], async || is(&first, "follower").await).await;
         let second = serve(&place.url, &upstream, &[]);
         let both = [&first, &second];

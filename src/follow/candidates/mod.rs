@@ -219,6 +219,9 @@ impl Candidates {
             }
             self.look_ahead();
             self.state();
+            if self.is_read_otherwise() {
+                return;
+            }
             let Some(choice) = self.choice().filter(|choice| Some(*choice) != self.followed) else {
                 continue;
             };
@@ -228,6 +231,13 @@ impl Candidates {
                 return;
             }
         }
+    }
+
+    /// Whether the one that is followed is read by time, and states our numbers now.
+    fn is_read_otherwise(&self) -> bool {
+        let followed = self.followed.map(|place| &self.all[place]);
+        !self.numbering.is_ours()
+            && followed.is_some_and(|it| it.has_all() && it.numbering().is_ours())
     }
 
     /// Whether the one that is followed has what it gave us; if not, another one is to be chosen.

@@ -36,5 +36,5 @@ mod writer;
 
 pub use self::changes::Changes;
 pub use self::open::Postgres;
-pub use self::standby::Standby;
+pub use self::standby::{Replayed, Standby};
 pub(super) use self::writer::LEASE;

@@ -10,7 +10,8 @@ use super::migrations::{self, MIGRATIONS, Schema};
 use super::open::Postgres;
 use super::pool;
 use super::server::{Server, Setting};
-use crate::store::StoreError;
+use crate::store::{StoreError, Word};
+use did_plc::Timestamp;
 
 /// By what a database and its standbys are told from all others: streaming replication copies a server file by file,
 /// so that it has the same identifier, and all that is in it the same numbers.
@@ -19,8 +20,9 @@ const ORIGIN: &str = "
     FROM pg_control_system(), pg_database WHERE datname = current_database()";
 
 /// How far it is. Asked some ten times a second: one row, by its key.
-const REPLAYED: &str =
-    "SELECT pg_is_in_recovery() AS is_standby, (SELECT cursor FROM sources WHERE id = 1) AS cursor";
+const REPLAYED: &str = "
+    SELECT pg_is_in_recovery() AS is_standby, source.cursor, source.word
+    FROM (VALUES (1)) AS one (id) LEFT JOIN sources AS source USING (id)";
 
 /// Which database it is, wherever it is copied to by replication.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
@@ -33,9 +35,20 @@ pub struct Origin {
 }
 
 #[derive(FromRow)]
-struct Replayed {
+struct Row {
     is_standby: bool,
     cursor: Option<i64>,
+    word: Option<String>,
+}
+
+/// What a standby has replayed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replayed {
+    /// The cursor; 0 before anything is followed.
+    pub cursor: i64,
+    /// The time up to which the log is complete there, as the follower has said it last, every few seconds and with commits:
+    /// much is committed that does not move the cursor.
+    pub as_of: Option<Timestamp>,
 }
 
 impl Postgres {
@@ -70,13 +83,12 @@ impl Standby {
         self.server.place()
     }
 
-    /// The cursor that it has replayed; 0 before anything is followed. When this is dropped before its end, the
-    /// connection is given up.
+    /// What it has replayed. When this is dropped before its end, the connection is given up.
     ///
     /// # Errors
     ///
     /// [`StoreError::Unusable`], with a sentence, when it is no standby of ours; others when it cannot be asked now.
-    pub async fn replayed(&mut self) -> Result<i64, StoreError> {
+    pub async fn replayed(&mut self) -> Result<Replayed, StoreError> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => self.connect().await?,
@@ -86,12 +98,14 @@ impl Standby {
             Err(error) if !has_ended_connection(&error) => how_far(&mut connection).await,
             replayed => replayed,
         };
-        let Replayed { is_standby, cursor } = replayed.map_err(query_error)?;
+        let Row { is_standby, cursor, word } = replayed.map_err(query_error)?;
         if !is_standby {
             return Err(self.unusable("is no standby: it takes writes of its own. Where it was promoted, name it with --database"));
         }
         self.connection = Some(connection);
-        Ok(cursor.unwrap_or_default())
+        let word = word.as_deref().and_then(Word::read);
+        let as_of = word.and_then(|word| word.as_of).map(Timestamp::from_millis);
+        Ok(Replayed { cursor: cursor.unwrap_or_default(), as_of })
     }
 
     /// A connection to what is a standby of ours.
@@ -135,6 +149,6 @@ impl Standby {
     }
 }
 
-async fn how_far(connection: &mut PgConnection) -> sqlx::Result<Replayed> {
+async fn how_far(connection: &mut PgConnection) -> sqlx::Result<Row> {
     sqlx::query_as(REPLAYED).fetch_one(connection).await
 }
