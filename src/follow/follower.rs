@@ -145,14 +145,14 @@ impl Follower {
             let next = self.follow_under(under, &mut candidates, &mut memory, &shutdown).await;
             // Kept, it would keep us out ourselves. One that cannot be given back runs out by itself.
             self.store.release(lease).await.ok();
-            // Another process may follow while this one pauses.
-            self.status.set_reading();
-            self.feed.wake();
             match next {
                 Ok(Next::End) => return Ok(()),
                 Ok(Next::Session) => {}
                 Ok(Next::Pause) => memory.pauses.sleep().await,
                 Ok(Next::Rest) => {
+                    // Another process may follow meanwhile.
+                    self.status.set_reading();
+                    self.feed.wake();
                     memory.pauses.sleep_for(candidates.client().limits().backoff_longest).await;
                 }
                 Err(FollowError::Store(error)) => {

@@ -10,7 +10,7 @@ use tempfile::NamedTempFile;
 use tokio::time::sleep;
 
 /// Long enough for a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What came of a command.
 #[derive(Debug)]
