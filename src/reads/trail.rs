@@ -12,9 +12,6 @@ use crate::store::Replayed;
 /// that is behind. What is older is not known.
 const MOST: usize = 1024;
 
-/// How old what the follower says in the database may be: it says it every three seconds, and a busy machine is late.
-const SAID: Duration = Duration::from_secs(6);
-
 /// The numbers that the primary has reached, each with the most that it promised there.
 #[derive(Debug, Default)]
 pub struct Trail {
@@ -52,17 +49,12 @@ impl Trail {
         }
     }
 
-    /// A standby has replayed this. What it says itself of how complete the log is there is not overstated, and where it
-    /// is older than it can be by being said now and then only, something is not replayed that did not move the cursor.
+    /// A standby has replayed this. Something may be missing there that has not moved the cursor: so it promises no more
+    /// than what it has replayed says itself.
     pub fn place(&self, now: Instant, replayed: Replayed) -> Place {
-        let Place { mut freshness, mut lag } = self.place_of_cursor(now, replayed.cursor);
-        let promised = self.steps.back().and_then(|last| last.freshness.as_of);
-        if let Some(promised) = promised {
-            let unsaid = replayed.as_of.map(|as_of| promised.since(as_of).saturating_sub(SAID));
-            lag = lag.and_then(|lag| unsaid.map(|unsaid| lag.max(unsaid)));
-        }
-        freshness.as_of = freshness.as_of.min(replayed.as_of);
-        Place { freshness, lag }
+        let mut place = self.place_of_cursor(now, replayed.cursor);
+        place.freshness.as_of = place.freshness.as_of.min(replayed.as_of);
+        place
     }
 
     /// It has replayed up to this number.
@@ -118,9 +110,7 @@ mod tests {
             trail.place(after(5), Replayed { cursor: 15, as_of })
         };
         assert_eq!(said(4_500), is(promised(15, 4_500), 0));
-        assert_eq!(said(-6_000), is(promised(15, -6_000), 5));
-        let silent = Replayed { cursor: 15, as_of: None };
-        assert_eq!(trail.place(after(5), silent).lag, None);
+        assert_eq!(said(9_000), is(promised(15, 5_000), 0));
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,7 +1,13 @@
 //! Connections of the tests' own.
 
+use std::time::{Duration, Instant};
+
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Column, Connection, Row, ValueRef};
+use tokio::time::sleep;
+
+/// How long a server may take to begin.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A connection beside the store's.
 pub struct Client {
@@ -10,14 +16,27 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to the database that a URL names.
+    /// Connects to the database that a URL names; its server may be about to take connections.
     pub async fn connect(url: &str) -> Client {
-        Client { connection: PgConnection::connect(url).await.unwrap() }
+        let begun = Instant::now();
+        loop {
+            match PgConnection::connect(url).await {
+                Ok(connection) => return Client { connection },
+                Err(error) if begun.elapsed() > PATIENCE => panic!("{url}: {error}"),
+                Err(_) => sleep(Duration::from_millis(50)).await,
+            }
+        }
     }
 
     /// Runs one or more statements.
     pub async fn run(&mut self, sql: &str) {
         self.rows(sql).await;
+    }
+
+    /// The same; whether it succeeded.
+    pub async fn try_run(&mut self, sql: &str) -> bool {
+        let query = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()));
+        query.execute(&mut self.connection).await.is_ok()
     }
 
     /// The rows of one or more statements, with every value as text.
