@@ -92,8 +92,9 @@ pub async fn open(
     let place = Arc::clone(&server.stream_places)
         .try_acquire_owned()
         .map_err(|_| ServeError::TooManyStreams)?;
-    if let Some(cursor) = cursor {
-        settle(&server, cursor).await?;
+    let settled = settle(&server, cursor.unwrap_or(0)).await;
+    if cursor.is_some() {
+        settled?;
     }
     // From here on, not from when the handshake is over: that is the client's "now".
     let subscription = server.state.feed.subscribe();
@@ -114,8 +115,9 @@ pub async fn open(
     Ok(answer)
 }
 
-/// Waits until everything is published that the client may have already, and that is not to come again by the feed: from here
-/// when it was last connected, or from another process, which may have learned of it earlier.
+/// Waits until everything is published that the client may have already, or that was before its "now", and that is not to come
+/// by the feed: what it has is from here when it was last connected, or from another process, which may have learned of it
+/// earlier.
 async fn settle(server: &Server, cursor: i64) -> Result<(), ServeError> {
     let settled = async {
         server.state.feed.settled().await;
