@@ -475,7 +475,7 @@ fn on_signals() -> anyhow::Result<CancellationToken> {
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
         };
-        tracing::info!("{name}: finishing the batch in hand");
+        tracing::info!("{name}: finishing what is in hand");
         cancelled.cancel();
     });
     Ok(shutdown)

@@ -97,18 +97,20 @@ fn refuse_what_is_no_file(path: &Path) -> Result<(), StoreError> {
 
 /// Makes sure that there is a database of ours, without touching what there is.
 pub(super) fn check_existing(path: &Path) -> Result<(), StoreError> {
-    check(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
+    check(path, OpenFlags::SQLITE_OPEN_READ_WRITE, "`serve` or `import`")
 }
 
 /// The same without the right to write.
 pub(super) fn check_readable(path: &Path) -> Result<(), StoreError> {
-    check(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+    let who_follows = "a process that may follow (`serve --follow auto` or `on`)";
+    check(path, OpenFlags::SQLITE_OPEN_READ_ONLY, who_follows)
 }
 
-fn check(path: &Path, flags: OpenFlags) -> Result<(), StoreError> {
+/// `writer` is who makes it, or brings it up to date, where it is not there or old.
+fn check(path: &Path, flags: OpenFlags, writer: &str) -> Result<(), StoreError> {
     let unusable = |what: &str| {
         let file = path.display();
-        StoreError::Unusable(format!("{what} {file}; `serve` and `import` create one"))
+        StoreError::Unusable(format!("{what} {file}; {writer} creates one"))
     };
     refuse_what_is_no_file(path)?;
     if !path.exists() {
@@ -119,8 +121,7 @@ fn check(path: &Path, flags: OpenFlags) -> Result<(), StoreError> {
         Contents::Nothing => Err(unusable("there is no log in the database")),
         Contents::Log { version } if version < MIGRATIONS.len() => {
             Err(StoreError::Unusable(format!(
-                "the database {} was written by an older version of this program; `serve` and `import` bring it up \
-                 to date",
+                "the database {} was written by an older version of this program; {writer} brings it up to date",
                 path.display()
             )))
         }
