@@ -10,21 +10,10 @@ use crate::store::{DIVERGENCE_BYTES, RefusalLimits, Store};
 /// How requests to others are signed.
 pub const USER_AGENT: &str = concat!("plc-replica/", env!("CARGO_PKG_VERSION"));
 
-/// A number that is not negative.
-pub fn not_negative(text: &str) -> Result<f64, String> {
-    let number: f64 = text.parse().map_err(|_| "expected a number".to_owned())?;
-    // A hundred years are more than any clock here can add up.
-    if (0.0..=36_500.0).contains(&number) {
-        Ok(number)
-    } else {
-        Err("expected 0 to 36500".to_owned())
-    }
-}
-
 /// Where the log is kept.
 #[derive(Debug, clap::Args)]
 pub struct Database {
-    /// Database: `sqlite://PATH` or `postgres://…`. `serve` and `import` create it when it is
+    /// Database: the path of a file for SQLite (or `sqlite://PATH`), or `postgres://…`. `serve` and `import` create it when it is
     /// missing.
     #[arg(
         id = "database",
@@ -111,15 +100,15 @@ pub struct Signatures {
         value_name = "on|off",
         default_value = "on",
         action = clap::ArgAction::Set,
-        value_parser = clap::builder::PossibleValuesParser::new(["on", "off"])
+        value_parser = super::values::switch()
     )]
-    pub signature_tables: String,
+    pub signature_tables: bool,
 }
 
 impl Signatures {
     /// The verifier that these settings ask for.
     pub fn verifier(&self) -> Arc<dyn Verifier> {
-        let tables = if self.signature_tables == "off" { Tables::Off } else { Tables::On };
+        let tables = if self.signature_tables { Tables::On } else { Tables::Off };
         Arc::new(FastVerifier::new(tables))
     }
 

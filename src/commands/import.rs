@@ -118,14 +118,17 @@ fn total(archives: &[Archive]) -> Option<u64> {
 }
 
 fn sentence(name: &str, imported: &Imported, seconds: f64) -> String {
-    let Imported { volumes, passed_over, lines, accepted, known, refused, .. } = imported;
+    let Imported { volumes, passed_over, lines, accepted, known, .. } = imported;
     let files = match (volumes, passed_over) {
         (0 | 1, 0) => String::new(),
         (_, 0) => format!(" in {volumes} files"),
         _ => format!(" in {volumes} files, {passed_over} files imported before"),
     };
+    let kinds = imported.refused.iter().map(|(kind, count)| format!("\n    {kind}  {count}"));
     format!(
-        "{name}: {lines} lines{files}, {accepted} operations accepted, {known} known before, {refused} refused; \
-         {seconds:.1} s"
+        "{name}: {lines} lines{files}, {accepted} operations accepted, {known} known before, {} refused; \
+         {seconds:.1} s{}",
+        imported.all_refused(),
+        kinds.collect::<String>()
     )
 }

@@ -5,6 +5,7 @@ mod arguments;
 mod audit;
 mod backup;
 mod completions;
+mod environment;
 mod evidence;
 mod export;
 mod failure;
@@ -24,6 +25,7 @@ mod resolve;
 mod serve;
 mod settings;
 mod snapshot;
+mod values;
 mod verify;
 mod writes;
 
@@ -50,6 +52,9 @@ pub struct Cli {
     /// The settings as they are to be printed.
     #[arg(skip)]
     printed: Option<String>,
+    /// What is to be said of the environment.
+    #[arg(skip)]
+    mistaken: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -81,12 +86,14 @@ impl Cli {
     pub fn from_process() -> anyhow::Result<Cli> {
         let arguments = with_command(std::env::args_os().collect());
         let settings = settings::Settings::read(&arguments)?;
-        Cli::with_settings(arguments, &settings).map_err(|error| {
+        let cli = Cli::with_settings(arguments, &settings).map_err(|error| {
             match error.downcast::<clap::Error>() {
                 Ok(mistake) => mistake.exit(),
                 Err(error) => error,
             }
-        })
+        })?;
+        let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        Ok(Cli { mistaken: environment::mistaken(&Cli::command(), variables), ..cli })
     }
 
     /// The same of these arguments, with this as the text of the file.
@@ -103,7 +110,8 @@ impl Cli {
         arguments: Vec<OsString>,
         settings: &settings::Settings,
     ) -> anyhow::Result<Cli> {
-        let matches = settings.apply(Cli::command())?.try_get_matches_from(arguments)?;
+        let matches =
+            settings.apply(with_help_of_serve(Cli::command()))?.try_get_matches_from(arguments)?;
         let mut cli = Cli::from_arg_matches(&matches)?;
         if let Some((name, given)) = matches.subcommand()
             && cli.config.print_config
@@ -126,8 +134,12 @@ impl Cli {
             io::stdout().write_all(settings.as_bytes())?;
             return Ok(ExitCode::SUCCESS);
         }
-        if !matches!(self.command, Command::Serve(_)) {
-            logging::start_quietly();
+        match &self.command {
+            Command::Serve(args) => args.start_logging(),
+            _ => logging::start_quietly(),
+        }
+        for said in &self.mistaken {
+            tracing::warn!("{said}");
         }
         match self.command {
             Command::Serve(args) => block_on(serve::run(*args)),
@@ -147,6 +159,16 @@ impl Cli {
             Command::Completions(args) => completions::run(&args, Cli::command()),
         }
     }
+}
+
+/// Has the help that is shown without a command list the settings of `serve`, which is what runs then.
+fn with_help_of_serve(command: clap::Command) -> clap::Command {
+    // Of a copy: a command whose help was written takes none of the options that all commands have any more.
+    let Some(mut serve) = command.find_subcommand("serve").cloned() else { return command };
+    let help = serve.render_help().to_string();
+    let settings = help.find("Options:").map_or("", |at| &help[at..]);
+    let more = "Without a command it runs `serve`, with these options; `plc-replica serve --help` says more about each.";
+    command.after_help(format!("{more}\n\n{settings}"))
 }
 
 /// The arguments of a process with `serve` before the first flag where no command is named. Only
@@ -212,15 +234,17 @@ mod tests {
     #[test]
     fn the_index_may_be_switched_with_a_space_an_equals_sign_or_alone() {
         for (given, index) in [
-            (&["--index"][..], "on"),
-            (&["--index", "off"], "off"),
-            (&["--index=off"], "off"),
-            (&["--index", "--read-through", "on"], "on"),
+            (&["--index"][..], true),
+            (&["--index", "off"], false),
+            (&["--index=off"], false),
+            (&["--index=true"], true),
+            (&["--index", "no"], false),
+            (&["--index", "--read-through", "on"], true),
         ] {
             let arguments = [&["plc-replica", "serve"], given].concat();
             let matches = Cli::command().get_matches_from(arguments);
             let serve = matches.subcommand_matches("serve").unwrap();
-            assert_eq!(serve.get_one::<String>("index").unwrap(), index);
+            assert_eq!(serve.get_one::<bool>("index"), Some(&index), "{given:?}");
         }
     }
 }

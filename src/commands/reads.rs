@@ -33,7 +33,7 @@ pub struct ReadArgs {
         env = "PLC_READ_LAG_SECONDS",
         value_name = "SECONDS",
         default_value_t = 5.0,
-        value_parser = super::arguments::not_negative
+        value_parser = super::values::not_negative
     )]
     read_lag_seconds: f64,
 }

@@ -65,7 +65,7 @@ pub struct Args {
         env = "PLC_LISTEN",
         value_name = "ADDRESS",
         default_value = "127.0.0.1:2582",
-        value_parser = socket_address
+        value_parser = super::values::socket_address
     )]
     listen: SocketAddr,
     /// Address and port to serve `/metrics` on; none without it.
@@ -73,7 +73,7 @@ pub struct Args {
         long,
         env = "PLC_METRICS_LISTEN",
         value_name = "ADDRESS",
-        value_parser = socket_address
+        value_parser = super::values::socket_address
     )]
     metrics_listen: Option<SocketAddr>,
     /// `/_ready` answers 200 only while the log is less than this behind the upstream.
@@ -109,7 +109,7 @@ pub struct Args {
         env = "PLC_SECOND_READING_MINUTES",
         value_name = "MINUTES",
         default_value_t = 60.0,
-        value_parser = super::arguments::not_negative
+        value_parser = super::values::not_negative
     )]
     second_reading_minutes: f64,
     /// In how many days the whole log is read again, over and over; 0 for never. It takes a request
@@ -119,7 +119,7 @@ pub struct Args {
         env = "PLC_REREADING_DAYS",
         value_name = "DAYS",
         default_value_t = 30.0,
-        value_parser = super::arguments::not_negative
+        value_parser = super::values::not_negative
     )]
     rereading_days: f64,
     /// Other directories or replicas, with commas between their URLs, that are never followed. They are asked for the
@@ -142,9 +142,9 @@ pub struct Args {
         value_name = "on|off",
         default_value = "on",
         action = clap::ArgAction::Set,
-        value_parser = clap::builder::PossibleValuesParser::new(["on", "off"])
+        value_parser = super::values::switch()
     )]
-    read_through: String,
+    read_through: bool,
     /// Keep an index of claims, for `/_lookup` and the explorer's search: which identities ever named
     /// a handle, a host or a key. It is built beside the follower from what is stored, and takes about
     /// a third more room on SQLite, and as much again on Postgres. Without the setting it stays as it
@@ -156,9 +156,10 @@ pub struct Args {
         default_value = "off",
         default_missing_value = "on",
         num_args = 0..=1,
-        value_parser = clap::builder::PossibleValuesParser::new(["on", "off"])
+        action = clap::ArgAction::Set,
+        value_parser = super::values::switch()
     )]
-    index: String,
+    index: bool,
     /// Keep the log in this folder as a snapshot, for a web server to publish (docs/SNAPSHOTS.md); nowhere without it. It
     /// begins when the log has been read to its end once.
     #[arg(long, env = "PLC_SNAPSHOTS", value_name = "DIR")]
@@ -170,7 +171,7 @@ pub struct Args {
         env = "PLC_SNAPSHOT_MINUTES",
         value_name = "MINUTES",
         default_value_t = 10.0,
-        value_parser = super::arguments::not_negative
+        value_parser = super::values::not_negative
     )]
     snapshot_minutes: f64,
     /// Seconds for which a cache before the replica may give what it said of an identity without asking again, and as
@@ -194,11 +195,6 @@ pub struct Args {
     logging: super::logging::Logging,
 }
 
-/// An address to listen on. A name is none: it may stand for several, or for another one tomorrow.
-fn socket_address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| "expected IP:PORT, as 127.0.0.1:2582 or [::1]:2582".to_owned())
-}
-
 /// First and longest pause while the database cannot be reached at start.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
 
@@ -206,6 +202,11 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from
 const DAY: f64 = 24.0 * 60.0 * 60.0;
 
 impl Args {
+    /// Starts logging as it is asked for.
+    pub fn start_logging(&self) {
+        self.logging.start();
+    }
+
     /// Who can be followed, in order of preference.
     fn upstreams(&self) -> anyhow::Result<Vec<ExportClient>> {
         let clients = self.clients("--upstream", &self.upstream)?;
@@ -238,7 +239,6 @@ impl Args {
 
 /// Runs the command.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    args.logging.start();
     let upstreams = args.upstreams()?;
     let others = args.clients("--also-ask", &args.also_ask)?;
     if let Some(address) = args.metrics_listen {
@@ -302,7 +302,7 @@ async fn work(
     beside.spawn(while_following(Arc::clone(&status), shutdown.clone(), move |ending| {
         watching(settings).run(ending)
     }));
-    if args.index == "on" {
+    if args.index {
         let (store, of_store) = (follower.store.clone(), Arc::clone(&status));
         beside.spawn(while_following(Arc::clone(&status), shutdown.clone(), move |ending| {
             keep_claims_index(store.clone(), Arc::clone(&of_store), ending)
@@ -371,7 +371,7 @@ fn watch(follower: &Follower) -> impl Fn(WatchSettings) -> Watch + use<> {
 
 /// What the server answers from.
 fn state(args: Args, follower: &Follower, reads: Arc<Reads>) -> anyhow::Result<ServeState> {
-    let read_through = (args.read_through == "on").then(|| {
+    let read_through = args.read_through.then(|| {
         let (status, verifier) = (Arc::clone(&follower.status), Arc::clone(&follower.verifier));
         let others = &follower.doubts.others;
         Arc::new(ReadThrough::new(&follower.upstreams, others, status, verifier))

@@ -24,9 +24,10 @@ pub struct WriteArgs {
         default_value = "off",
         default_missing_value = "on",
         num_args = 0..=1,
-        value_parser = clap::builder::PossibleValuesParser::new(["on", "off"])
+        action = clap::ArgAction::Set,
+        value_parser = super::values::switch()
     )]
-    forward_writes: String,
+    forward_writes: bool,
     /// Operations a minute that are passed on in all, out of the upstream's budget of requests; 0 for no limit.
     /// Beyond it the answer is 503. A minute's worth may come at once.
     #[arg(
@@ -147,7 +148,7 @@ impl WriteArgs {
         &self,
         upstream: &ExportClient,
     ) -> Result<Option<Arc<Forward>>, UnusableUpstream> {
-        if self.forward_writes != "on" {
+        if !self.forward_writes {
             return Ok(None);
         }
         let settings = ForwardSettings {

@@ -1,6 +1,7 @@
 //! Taking archives into a store, by the same way as what is followed: while a batch is judged the next one is read and
 //! decoded, and the one before it is committed.
 
+use std::collections::BTreeMap;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -36,7 +37,7 @@ pub struct Import<'a> {
 }
 
 /// What came of an archive.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Imported {
     /// Volumes that were read.
     pub volumes: usize,
@@ -48,10 +49,17 @@ pub struct Imported {
     pub accepted: usize,
     /// Lines with an operation that was there before.
     pub known: usize,
-    /// Lines that were refused and kept.
-    pub refused: usize,
+    /// Lines that were refused and kept, by the refusals' names.
+    pub refused: BTreeMap<String, usize>,
     /// Lines that state no identity, and so are no entry of a log.
     pub unreadable: usize,
+}
+
+impl Imported {
+    /// Lines that were refused and kept.
+    pub fn all_refused(&self) -> usize {
+        self.refused.values().sum()
+    }
 }
 
 /// How far an import is.
@@ -217,7 +225,7 @@ impl Intake {
                 }
                 Step::VolumeEnd { content } => match content {
                     // What was refused for lack of what it builds on may be forgotten before that comes.
-                    Some(content) if self.imported.refused == self.refused_before => {
+                    Some(content) if self.imported.all_refused() == self.refused_before => {
                         Work::Imported(content)
                     }
                     _ => continue,
@@ -246,7 +254,7 @@ impl Intake {
     }
 
     fn begin_volume(&mut self, begins: Begins) {
-        self.refused_before = self.imported.refused;
+        self.refused_before = self.imported.all_refused();
         self.may_have_gaps = begins == Begins::WithItsFirst;
         self.leads = match begins {
             Begins::After(number) => Some(number <= self.cursor),
@@ -276,7 +284,9 @@ impl Intake {
         self.cursor = cursor;
         self.imported.accepted += prepared.accepted;
         self.imported.known += prepared.known;
-        self.imported.refused += prepared.commit.refusals.len();
+        for refusal in &prepared.commit.refusals {
+            *self.imported.refused.entry(refusal.kind.clone()).or_default() += 1;
+        }
         Ok(prepared)
     }
 }

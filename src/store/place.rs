@@ -18,6 +18,10 @@ impl DatabasePlace<'_> {
         if url.starts_with("postgres://") || url.starts_with("postgresql://") {
             return Ok(DatabasePlace::Postgres(url));
         }
+        // A text in which nothing is named or separated is a path.
+        if !url.is_empty() && !url.contains([':', '=']) {
+            return file(url).map(DatabasePlace::Sqlite);
+        }
         // The beginning is enough to see the mistake; the rest may hold a password.
         let scheme = url.find("://").map(|at| at + "://".len());
         let given = match scheme.or_else(|| url.find([':', '=']).map(|at| at + 1)) {
@@ -25,7 +29,7 @@ impl DatabasePlace<'_> {
             None => url.to_owned(),
         };
         Err(StoreError::Unusable(format!(
-            "the setting --database is `{given}`; it takes sqlite://PATH, \
+            "the setting --database is `{given}`; it takes the path of a file, sqlite://PATH, \
              postgres://USER@HOST/NAME or postgresql://USER@HOST/NAME"
         )))
     }

@@ -28,9 +28,10 @@ impl From<Output> for Ran {
 /// Runs in a folder, with no settings but those that are given.
 fn command(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_plc-replica"));
-    for name in ["DATABASE_URL", "PLC_UPSTREAM", "PLC_CONFIG", "PLC_LISTEN", "PLC_LOG"] {
+    let settings = |name: &String| name == "DATABASE_URL" || name.starts_with("PLC_");
+    std::env::vars().map(|(name, _)| name).filter(settings).for_each(|name| {
         command.env_remove(name);
-    }
+    });
     command.current_dir(folder).args(arguments);
     command
 }
@@ -286,7 +287,7 @@ fn no_password_is_told() {
     let folder = TempDir::new().unwrap();
     for url in ["postgres:/u:hunter2@db/plc", "host=db password=hunter2", "pg://u:hunter2@db/plc"] {
         let ran = run(folder.path(), &["fsck", "--database", url]);
-        assert!(ran.code == Some(2) && ran.errors.contains("it takes sqlite://PATH"), "{ran:?}");
+        assert!(ran.code == Some(2) && ran.errors.contains("sqlite://PATH"), "{ran:?}");
         let config = run(folder.path(), &["--database", url, "--upstream", url, "--print-config"]);
         assert!(config.code == Some(0) && config.out.contains("database = "), "{config:?}");
         assert!(!(ran.errors + &config.out).contains("hunter2"));
@@ -475,7 +476,7 @@ fn mistakes_are_told_in_a_sentence() {
     let said = format!("nothing is on record under {did}\n");
     assert_eq!((nothing.code, nothing.out), (Some(0), said));
     for (arguments, said) in [
-        (&["--listen", "localhost:7999"][..], "expected IP:PORT"),
+        (&["--listen", "localhost:http"][..], "expected IP:PORT"),
         (&["--log", "verbos"], "`verbos` is no level"),
         (&["audit", "--since", "yesterday"], "expected 2024-01-31T12:00:00.000Z or 2024-01-31"),
     ] {
@@ -657,4 +658,32 @@ fn who_has_only_refused_operations_is_not_unknown() {
         assert_eq!(ran.code, Some(1), "{ran:?}");
         assert!(ran.errors.starts_with(&format!("{unknown} is not in sqlite://")), "{ran:?}");
     }
+}
+
+#[test]
+fn settings_are_taken_as_people_write_them() {
+    let folder = begun(1);
+    let imported = command(
+        folder.path(),
+        &["import", "dump.jsonl", "--database", "other.db", "--signature-tables=false"],
+    )
+    .env("PLC_UPSTREM", "http://127.0.0.1:9")
+    .output();
+    let imported = Ran::from(imported.unwrap());
+    assert_eq!(imported.code, Some(0), "{imported:?}");
+    assert!(imported.errors.contains("did you mean PLC_UPSTREAM?"), "{imported:?}");
+    assert!(folder.path().join("other.db").exists());
+}
+
+#[test]
+fn import_says_what_kinds_of_lines_it_refused() {
+    let folder = begun(3);
+    let dump = std::fs::read_to_string(folder.path().join("dump.jsonl")).unwrap();
+    let mut lines: Vec<String> = dump.lines().map(str::to_owned).collect();
+    lines[0] = lines[0].replace("\"sig\":\"", "\"sig\":\"A");
+    std::fs::write(folder.path().join("damaged.jsonl"), lines.join("\n")).unwrap();
+    let imported = run(folder.path(), &["import", "damaged.jsonl", "--database", "other.db"]);
+    let said: Vec<&str> = imported.out.lines().collect();
+    assert!(said[0].contains(", 1 refused; "), "{imported:?}");
+    assert_eq!(said[1..], ["    cid-mismatch  1"], "{imported:?}");
 }

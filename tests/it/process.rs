@@ -30,9 +30,10 @@ impl Ran {
 /// The program with these arguments, and no settings but those that are given.
 pub fn program(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_plc-replica"));
-    for name in ["DATABASE_URL", "PLC_UPSTREAM", "PLC_CONFIG", "PLC_LISTEN", "PLC_LOG"] {
+    let settings = |name: &String| name == "DATABASE_URL" || name.starts_with("PLC_");
+    std::env::vars().map(|(name, _)| name).filter(settings).for_each(|name| {
         command.env_remove(name);
-    }
+    });
     command.args(arguments);
     command
 }

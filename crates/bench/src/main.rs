@@ -4,6 +4,7 @@
 //! that they follow and the load that they answer are processes of their own too, so that memory and
 //! processor time can be told apart. Runs on Linux, whose `/proc` it reads.
 
+mod archive;
 mod cgroup;
 mod child;
 mod endure;
@@ -52,6 +53,7 @@ struct Arguments {
 #[derive(Debug, clap::Subcommand)]
 enum Part {
     Generate(log::Args),
+    Archive(archive::Args),
     Upstream(upstream::Args),
     Load(load::Args),
     Stream(stream::Args),
@@ -73,6 +75,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     match &arguments.part {
         None => rows::run(&arguments.scope),
         Some(Part::Generate(args)) => log::run(args),
+        Some(Part::Archive(args)) => archive::run(args),
         Some(Part::Upstream(args)) => upstream::run(args),
         Some(Part::Load(args)) => load::run(args),
         Some(Part::Stream(args)) => stream::run(args),

@@ -188,16 +188,19 @@ impl<'a> Stand<'a> {
         // The generated upstream has no audit logs to compare with, and all of its times are old.
         arguments.extend(["--audit-requests-per-minute", "0", "--log", "error"]);
         arguments.extend(["--upstream-requests-per-minute", "0"]);
-        arguments.extend(["--signature-tables", &self.scope.signatures.signature_tables]);
+        arguments.extend(["--signature-tables", self.signature_tables()]);
         arguments.extend(more);
         let process = Process::start(self.program(program)?, &arguments, self.cgroup())?;
         Ok(Replica { process, address, metrics })
     }
 
+    fn signature_tables(&self) -> &'static str {
+        if self.scope.signatures.signature_tables { "on" } else { "off" }
+    }
+
     /// Runs a program's subcommand to its end.
     pub fn run(&self, program: Program, arguments: &[&str]) -> anyhow::Result<Ended> {
-        let tables = &*self.scope.signatures.signature_tables;
-        let arguments = [arguments, &["--signature-tables", tables]].concat();
+        let arguments = [arguments, &["--signature-tables", self.signature_tables()]].concat();
         let ended = run_to_end(self.program(program)?, &arguments, self.cgroup())?;
         ensure!(ended.status.success(), "`{}`: {}", arguments.join(" "), ended.output);
         Ok(ended)

@@ -131,7 +131,7 @@ impl Args {
             replica: self.replica.clone(),
             against: None,
             json: false,
-            signatures: Signatures { signature_tables: self.signatures.signature_tables.clone() },
+            signatures: Signatures { signature_tables: self.signatures.signature_tables },
         }
     }
 }
