@@ -13,7 +13,7 @@ use plc_replica::commands::progress::Meter;
 
 /// Raised when the generator makes other operations of the same seed, so that no old log is taken
 /// for a new one.
-const GENERATION: u32 = 1;
+const GENERATION: u32 = 2;
 /// Room to read a log with.
 const BUFFER: usize = 1 << 20;
 

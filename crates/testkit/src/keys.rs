@@ -26,8 +26,9 @@ pub struct SigningKey {
     did_key: String,
 }
 
+/// The private half.
 #[derive(Debug, Clone)]
-enum Secret {
+pub(crate) enum Secret {
     K256(secp256k1::SecretKey),
     P256(p256::ecdsa::SigningKey),
 }
@@ -54,6 +55,10 @@ impl SigningKey {
     /// The public half as operations state it.
     pub fn did_key(&self) -> &str {
         &self.did_key
+    }
+
+    pub(crate) fn secret(&self) -> &Secret {
+        &self.secret
     }
 
     /// The low-S signature of a digest.
@@ -104,7 +109,7 @@ fn der_integer(big_endian: &[u8]) -> Vec<u8> {
 }
 
 /// Draws until the bytes are a key: the first time, but for one in 2^32 (P-256) or 2^127.
-fn draw<K>(random: &mut impl Rng, key: impl Fn([u8; 32]) -> Option<K>) -> K {
+pub(crate) fn draw<K>(random: &mut impl Rng, key: impl Fn([u8; 32]) -> Option<K>) -> K {
     loop {
         let mut bytes = [0; 32];
         random.fill_bytes(&mut bytes);

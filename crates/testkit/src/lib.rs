@@ -8,6 +8,7 @@ pub mod fake_upstream;
 pub mod file_server;
 pub mod happenings;
 pub mod keys;
+mod nonces;
 pub mod plcbundle;
 pub mod postgres;
 pub mod profile;

@@ -19,6 +19,7 @@ use sha2::{Digest, Sha256};
 
 use super::builder::RECOVERY_WINDOW;
 use super::keys::SigningKey;
+use super::nonces::Nonces;
 use super::shape::Shape;
 use did_plc::key::{Curve, PublicKey};
 use did_plc::{Cid, Did, Timestamp};
@@ -156,6 +157,7 @@ pub fn write_log(
 struct World {
     rotation_keys: [SigningKey; 2],
     hosts: Vec<String>,
+    nonces: Nonces,
 }
 
 impl World {
@@ -164,7 +166,8 @@ impl World {
         let rotation_keys = [SigningKey::k256(&mut random), SigningKey::k256(&mut random)];
         let host =
             |_| format!("https://{}.us-east.host.example.network", name(&mut random, 5..=11));
-        World { rotation_keys, hosts: (0..HOSTS).map(host).collect() }
+        let hosts = (0..HOSTS).map(host).collect();
+        World { rotation_keys, hosts, nonces: Nonces::draw(&mut random) }
     }
 }
 
@@ -402,7 +405,7 @@ impl Shard {
         shape.write_cbor(prev, None, &mut self.scratch);
         let digest = Sha256::digest(&self.scratch).into();
         let key = &keys[usize::from(signer == Signer::Second)];
-        let sig = BASE64URL_NOPAD.encode(&key.sign(&digest));
+        let sig = BASE64URL_NOPAD.encode(&world.nonces.sign(key, &digest));
 
         self.scratch.clear();
         shape.write_cbor(prev, Some(&sig), &mut self.scratch);
