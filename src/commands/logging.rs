@@ -25,6 +25,11 @@ pub struct Logging {
 }
 
 impl Logging {
+    /// Whether a person at a terminal reads it.
+    pub fn is_for_a_person(&self) -> bool {
+        self.log_format == "human" && std::io::stderr().is_terminal()
+    }
+
     /// Starts logging to standard error.
     pub fn start(&self) {
         let filter = EnvFilter::new(&self.log);

@@ -10,6 +10,7 @@ mod evidence;
 mod export;
 mod failure;
 mod fsck;
+mod greeting;
 mod history;
 mod import;
 mod limits;

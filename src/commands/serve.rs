@@ -1,5 +1,6 @@
 //! `plc-replica serve`: follow an upstream and serve what it has.
 
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
@@ -7,6 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::greeting::Greeting;
 use crate::audit::{Checker, Peer, Watch, WatchSettings};
 use crate::follow::{
     DoubtSettings, Follower, RereadingSettings, SwitchSettings, keep_claims_index,
@@ -256,10 +258,23 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     };
     args.records.limit(&store);
+    let database = super::settings::without_password(&args.database.url);
+    if args.logging.is_for_a_person() {
+        let greeting = Greeting {
+            listen: listener.local_addr()?,
+            database: &database,
+            operations: store.statistics().await?.operations,
+            directories: &bases,
+            caught_up: status.caught_up(),
+            may_follow: args.follow != "off",
+        };
+        // That nobody reads it is no reason not to serve.
+        let _ = io::stderr().write_all(greeting.lines().as_bytes());
+    }
     tracing::info!(
         listen = %args.listen,
         upstream = bases.join(", "),
-        database = super::settings::without_password(&args.database.url),
+        database,
         follow = args.follow,
         cursor = status.sequence(),
         "serving"
