@@ -39,12 +39,15 @@ pub use self::failure::{UNREAD, is_unread, sentence};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+/// The version, with the commit where that is known.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), env!("PLC_REPLICA_COMMIT"));
+
 /// An independent, verifying replica of the PLC directory.
 ///
 /// Follows a directory of did:plc identifiers, checks every operation itself, keeps the whole log,
 /// and answers what the directory answers. Without a subcommand it runs `serve`.
 #[derive(Debug, Parser)]
-#[command(version, arg_required_else_help = false)]
+#[command(version = VERSION, arg_required_else_help = false)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
