@@ -84,17 +84,35 @@ pub async fn divergences(
     State(server): State<Arc<Server>>,
     query: Query,
 ) -> Result<Answer, ServeError> {
-    let (after, count) = place(&query)?;
-    let open = flag(&query, "open")?;
-    let (did, kind) = (parameter(&query, "did")?, parameter(&query, "kind")?);
-    let log = server.picture();
+    let Page { records, next } = divergences_page(&server, &query).await?;
+    Ok(report(&Divergences { divergences: records.iter().map(Divergence::from).collect(), next }))
+}
+
+/// Records of one kind, and what to give as `after` for the next page; none at the end.
+pub struct Page<T> {
+    pub records: Vec<T>,
+    pub next: Option<i64>,
+}
+
+/// The divergences that a query asks for.
+///
+/// # Errors
+///
+/// A parameter that cannot be read; those of the store.
+pub async fn divergences_page(
+    server: &Server,
+    query: &str,
+) -> Result<Page<StoredDivergence>, ServeError> {
+    let (after, count) = place(query)?;
+    let open = flag(query, "open")?;
+    let (did, kind) = (parameter(query, "did")?, parameter(query, "kind")?);
     // One more than is shown tells whether there is a next page.
     let (did, kind) = (did.as_deref(), kind.as_deref());
-    let mut page = log.divergences(did, kind, open, after, count + 1).await?;
-    let more = page.len() > count;
-    page.truncate(count);
-    let next = page.last().filter(|_| more).map(|last| last.id);
-    Ok(report(&Divergences { divergences: page.iter().map(Divergence::from).collect(), next }))
+    let mut records = server.picture().divergences(did, kind, open, after, count + 1).await?;
+    let more = records.len() > count;
+    records.truncate(count);
+    let next = records.last().filter(|_| more).map(|last| last.id);
+    Ok(Page { records, next })
 }
 
 /// `GET /_audit/divergences/{id}/ours` and `…/theirs`: what `verify` reads.
@@ -127,9 +145,19 @@ pub async fn refused(
     State(server): State<Arc<Server>>,
     query: Query,
 ) -> Result<Answer, ServeError> {
-    let (mut after, count) = place(&query)?;
-    let (did, kind) = (parameter(&query, "did")?, parameter(&query, "kind")?);
-    let open = flag(&query, "open")?;
+    let Page { records, next } = refused_page(&server, &query).await?;
+    Ok(report(&Refused { refused: records.iter().map(StoredRefusal::to_json).collect(), next }))
+}
+
+/// The refusals that a query asks for.
+///
+/// # Errors
+///
+/// A parameter that cannot be read; those of the store.
+pub async fn refused_page(server: &Server, query: &str) -> Result<Page<StoredRefusal>, ServeError> {
+    let (mut after, count) = place(query)?;
+    let (did, kind) = (parameter(query, "did")?, parameter(query, "kind")?);
+    let open = flag(query, "open")?;
     let wanted = |kept: &StoredRefusal| {
         kind.as_deref().is_none_or(|kind| kept.refusal.kind == kind)
             && open.is_none_or(|open| kept.accepted_at.is_none() == open)
@@ -152,8 +180,7 @@ pub async fn refused(
         found.truncate(count);
         next = found.last().map(|last| last.id);
     }
-    let refused = found.iter().map(StoredRefusal::to_json).collect();
-    Ok(report(&Refused { refused, next }))
+    Ok(Page { records: found, next })
 }
 
 /// Refusals that are read at once.

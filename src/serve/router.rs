@@ -76,6 +76,9 @@ fn reports() -> Routes {
 fn pages() -> Routes {
     let endless = with_and_without_slash([
         ("/explore", get(explorer::search)),
+        ("/explore/log", get(explorer::log)),
+        ("/explore/refused", get(explorer::refused)),
+        ("/explore/divergences", get(explorer::divergences)),
         ("/explore/{did}", get(explorer::identity)),
     ]);
     with_and_without_slash([

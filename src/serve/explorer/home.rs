@@ -156,12 +156,12 @@ fn figures(statistics: Option<&Statistics>) -> Markup {
                 None => p.note { "Not counted yet." },
                 Some(statistics @ Statistics { operations, identities, refusals, .. }) => {
                     ul.figures {
-                        li { b { (number(*operations)) } "operations" }
+                        li { b { (number(*operations)) } a href="/explore/log" { "operations" } }
                         li { b { (number(*identities)) } "identities" }
-                        li { b { (counted(*refusals)) } a href="/_audit/refused" { "refused" } }
+                        li { b { (counted(*refusals)) } a href="/explore/refused" { "refused" } }
                         li {
                             b { (counted(statistics.open_divergences)) }
-                            a href="/_audit/divergences" { "open divergences" }
+                            a href="/explore/divergences?open=true" { "open divergences" }
                         }
                         li { b { (bytes(statistics.bytes)) } "on disk" }
                     }

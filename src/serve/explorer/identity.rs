@@ -92,7 +92,7 @@ pub fn identity_page(
 }
 
 /// The first alias that is a handle, without `at://`.
-fn handle(operation: &Operation<'_>) -> Option<String> {
+pub(super) fn handle(operation: &Operation<'_>) -> Option<String> {
     let aliases = operation.also_known_as();
     aliases.iter().find_map(|alias| alias.strip_prefix("at://").map(str::to_owned))
 }

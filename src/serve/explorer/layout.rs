@@ -46,7 +46,7 @@ pub fn page(title: &str, searched: &str, content: Markup) -> String {
                 header.top {
                     a.home href="/" { "plc-replica" }
                     form role="search" action="/explore" method="get" {
-                        label.unseen for="q" { "A DID, a handle, a host or a key" }
+                        label.unseen for="q" { "A DID, a handle, a host, a key, a number or a date" }
                         input #q name="q" type="search" placeholder="did:plc:…, a handle or a host" value=(searched)
                             autocomplete="off" autocapitalize="none" spellcheck="false"
                             maxlength="2048";

@@ -11,11 +11,14 @@
 mod claimants;
 mod diff;
 mod entry;
+mod evidence;
 mod home;
 mod identity;
 mod layout;
+mod log;
 mod parts;
 mod records;
+mod sought;
 mod text;
 mod tree;
 
@@ -29,6 +32,7 @@ use self::claimants::Search;
 pub use self::home::{Report, home_page};
 pub use self::identity::{IdentityRecords, Selection, identity_page};
 pub(super) use self::layout::{icon, robots, style};
+use self::sought::Sought;
 
 use did_plc::Did;
 
@@ -38,9 +42,6 @@ use super::extract::{PathDid, Query};
 use super::query::parameter;
 use super::state::Server;
 use crate::clock::now;
-
-/// Characters of a DID.
-const DID_LENGTH: usize = "did:plc:".len() + 24;
 
 /// `/`: the status page.
 pub(super) async fn home(State(server): State<Arc<Server>>) -> Answer {
@@ -65,18 +66,26 @@ pub(super) async fn home(State(server): State<Arc<Server>>) -> Answer {
     layout::answer(StatusCode::OK, home_page(&report))
 }
 
-/// `/explore?q=`: to the identity whose DID stands in what was searched for, or to those that claim
-/// it.
+/// `/explore?q=`: to the identity, the operation or the time that was searched for, or to the identities that claim it.
 pub(super) async fn search(State(server): State<Arc<Server>>, query: Query) -> Answer {
     let searched = match parameter(&query, "q") {
         Ok(searched) => searched.unwrap_or_default(),
         Err(error) => return failed(&error, ""),
     };
     let searched = searched.trim();
-    if let Some(straight) = straight(searched) {
-        return straight;
-    }
-    let absence = match claimants::search(&server, searched, &query).await {
+    let claimed = match Sought::of(searched) {
+        Sought::Nothing => return redirect("/"),
+        Sought::Identity(did) => return redirect(&format!("/explore/{did}")),
+        Sought::Since(time) => return redirect(&format!("/explore/log?since={time}")),
+        Sought::Number(number) => {
+            return match to_operation(&server, number).await {
+                Ok(answer) => answer,
+                Err(error) => failed(&error, searched),
+            };
+        }
+        Sought::Claim(claimed) => claimed,
+    };
+    let absence = match claimants::search(&server, &claimed, &query).await {
         Ok(Search::Page(page)) => return layout::answer(StatusCode::OK, page),
         Ok(Search::Nothing { complete: true }) => Absence::Nobody,
         Ok(Search::Nothing { complete: false }) => Absence::NobodyYet,
@@ -97,12 +106,36 @@ enum Absence {
     NoIndex,
 }
 
-/// To where a search leads by itself.
-fn straight(searched: &str) -> Option<Answer> {
-    if searched.is_empty() {
-        return Some(redirect("/"));
+/// To the operation with this number, on its identity's page; where there is none, to those after it.
+async fn to_operation(server: &Server, number: i64) -> Result<Answer, ServeError> {
+    let next = server.picture().export_by_sequence(number.saturating_sub(1), 1).await?;
+    Ok(match next.first().filter(|next| next.sequence == Some(number)) {
+        Some(found) => redirect(&format!("/explore/{}#{}", found.did, found.cid())),
+        None => redirect(&format!("/explore/log?from={}", number.max(1))),
+    })
+}
+
+/// `/explore/log`: operations in their order.
+pub(super) async fn log(State(server): State<Arc<Server>>, query: Query) -> Answer {
+    shown(log::log_page(&server, &query).await)
+}
+
+/// `/explore/refused`: what was not accepted.
+pub(super) async fn refused(State(server): State<Arc<Server>>, query: Query) -> Answer {
+    shown(evidence::refused(&server, &query, now()).await)
+}
+
+/// `/explore/divergences`: where others say otherwise.
+pub(super) async fn divergences(State(server): State<Arc<Server>>, query: Query) -> Answer {
+    shown(evidence::divergences(&server, &query, now()).await)
+}
+
+/// A page, or the one that says why there is none.
+fn shown(page: Result<String, ServeError>) -> Answer {
+    match page {
+        Ok(page) => layout::answer(StatusCode::OK, page),
+        Err(error) => failed(&error, ""),
     }
-    find_did(searched).map(|did| redirect(&format!("/explore/{did}")))
 }
 
 /// `/explore/{did}`: the page of an identity. What goes wrong is said on a page too.
@@ -157,15 +190,10 @@ async fn show(server: &Server, did: &str, query: &str) -> Result<String, ServeEr
     identity_page(&held, &selection, now()).map_err(|reason| ServeError::damaged(&did, &reason))
 }
 
-/// The first DID in a text: alone, in a URL of a profile or a record, in a line of a log.
-fn find_did(text: &str) -> Option<Did> {
-    text.match_indices("did:plc:").find_map(|(at, _)| text.get(at..at + DID_LENGTH)?.parse().ok())
-}
-
 fn redirect(to: &str) -> Answer {
     let mut answer = answer::empty(StatusCode::SEE_OTHER);
     let headers = answer.headers_mut();
-    // A path of this server and a DID: visible ASCII.
+    // A path of this server, and a DID, a CID, a number or a time: visible ASCII.
     headers.insert(header::LOCATION, answer::value(to.as_bytes()));
     headers.insert(header::CACHE_CONTROL, answer::NO_STORE);
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
@@ -203,7 +231,8 @@ fn nothing_found(searched: &str, absence: Absence) -> String {
             p {
                 "An identity is found by its DID, " span.code { "did:plc:" } " and 24 characters "
                 "of a–z and 2–7. A text that has one in it will do, such as the address of a "
-                "profile. The DID of a handle is what its domain says: the TXT record "
+                "profile. An operation is found by its sequence number, and what happened since a day "
+                "by its date, " span.code { "2024-01-31" } ". The DID of a handle is what its domain says: the TXT record "
                 span.code { "_atproto" } ", or " span.code { "/.well-known/atproto-did" } "."
             }
         }
@@ -217,37 +246,5 @@ fn apology(status: StatusCode) -> &'static str {
         StatusCode::SERVICE_UNAVAILABLE => "Not available now",
         StatusCode::BAD_REQUEST => "Not understood",
         _ => "Something is wrong here",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_did_is_found_wherever_it_stands() {
-        let did = "did:plc:ewvi7nxzyoun6zhxrhs64oiz";
-        for text in [
-            did,
-            "at://did:plc:ewvi7nxzyoun6zhxrhs64oiz/app.bsky.feed.post/3k",
-            "https://example.com/profile/did:plc:ewvi7nxzyoun6zhxrhs64oiz?x=y",
-            "did:plc:short and did:plc:ewvi7nxzyoun6zhxrhs64oiz",
-            "did:plc:did:plc:ewvi7nxzyoun6zhxrhs64oiz",
-        ] {
-            assert_eq!(find_did(text).map(|did| did.to_string()).as_deref(), Some(did), "{text}");
-        }
-        for text in ["", "alice.example.com", "did:plc:éééééééééééééééé", "did:plc:"]
-        {
-            assert_eq!(find_did(text), None, "{text}");
-        }
-    }
-
-    #[test]
-    fn a_did_leads_straight_to_its_identity() {
-        let found = straight("at://did:plc:ewvi7nxzyoun6zhxrhs64oiz/x").unwrap();
-        assert_eq!(found.status(), StatusCode::SEE_OTHER);
-        assert_eq!(found.headers()["location"], "/explore/did:plc:ewvi7nxzyoun6zhxrhs64oiz");
-        assert_eq!(straight("").unwrap().headers()["location"], "/");
-        assert!(straight("alice.example").is_none());
     }
 }

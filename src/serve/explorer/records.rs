@@ -1,8 +1,8 @@
-//! What was refused of an identity, and where others say otherwise.
+//! What was refused, and where others say otherwise: as parts of an identity's page, and of lists.
 
 use maud::{Markup, html};
 
-use crate::store::{StoredDivergence, StoredRefusal};
+use crate::store::{DivergenceKind, StoredDivergence, StoredRefusal};
 use did_plc::{Did, Timestamp};
 
 use super::parts::time_ago;
@@ -23,7 +23,7 @@ pub fn refusals(did: &Did, refusals: &[StoredRefusal], now: Timestamp) -> Markup
                     a href=(format!("/_audit/refused?did={did}")) { "As JSON" }
                 }
                 ul.records {
-                    @for kept in refusals.iter().take(MAX_RECORDS) { (refusal(kept, now)) }
+                    @for kept in refusals.iter().take(MAX_RECORDS) { (refusal(kept, None, now)) }
                 }
                 (rest(refusals.len()))
             }
@@ -31,10 +31,12 @@ pub fn refusals(did: &Did, refusals: &[StoredRefusal], now: Timestamp) -> Markup
     }
 }
 
-fn refusal(kept: &StoredRefusal, now: Timestamp) -> Markup {
+/// A refusal; in a list with the identity that it is of.
+pub fn refusal(kept: &StoredRefusal, of: Option<&str>, now: Timestamp) -> Markup {
     html! {
         li {
             h3 { (text::line(&kept.refusal.kind)) }
+            (identity(of))
             div { (text::text(&kept.refusal.detail)) }
             dl {
                 dt { "Received" } dd { (time_ago(kept.received_at, now)) }
@@ -68,7 +70,7 @@ pub fn divergences(did: &Did, divergences: &[StoredDivergence], now: Timestamp) 
                 }
                 ul.records {
                     @for record in divergences.iter().take(MAX_RECORDS) {
-                        (divergence(record, now))
+                        (divergence(record, None, now))
                     }
                 }
                 (rest(divergences.len()))
@@ -77,7 +79,8 @@ pub fn divergences(did: &Did, divergences: &[StoredDivergence], now: Timestamp) 
     }
 }
 
-fn divergence(record: &StoredDivergence, now: Timestamp) -> Markup {
+/// A difference; in a list with the identity that it is of.
+pub fn divergence(record: &StoredDivergence, of: Option<&str>, now: Timestamp) -> Markup {
     let said = &record.divergence;
     html! {
         li {
@@ -86,6 +89,8 @@ fn divergence(record: &StoredDivergence, now: Timestamp) -> Markup {
                 @if record.closed_at.is_some() { span.tag { "closed" } }
                 @else { span.tag.warn { "open" } }
             }
+            (identity(of))
+            @if let Some(kind) = DivergenceKind::of_name(&said.kind) { p { (meaning(kind)) } }
             dl {
                 dt { "Source" } dd { (text::text(&said.source)) }
                 dt { "About" } dd.code { (text::text(&said.subject)) }
@@ -101,6 +106,56 @@ fn divergence(record: &StoredDivergence, now: Timestamp) -> Markup {
                 }
             }
         }
+    }
+}
+
+/// The identity of a record, which may be any text.
+fn identity(of: Option<&str>) -> Markup {
+    html! {
+        @if let Some(of) = of {
+            p {
+                @match of.parse::<Did>() {
+                    Ok(did) => a.code href=(format!("/explore/{did}")) { (did) },
+                    Err(_) => (text::line(of)),
+                }
+            }
+        }
+    }
+}
+
+/// What a difference of a kind is.
+fn meaning(kind: DivergenceKind) -> &'static str {
+    match kind {
+        DivergenceKind::Backdated => {
+            "The operation came as new, with a time that is well before it came, or before others that came earlier."
+        }
+        DivergenceKind::RestatedCid => "The operation came again under another CID.",
+        DivergenceKind::RestatedCreatedAt => "The operation came again with another time.",
+        DivergenceKind::RestatedSequence => {
+            "The operation came again with another sequence number."
+        }
+        DivergenceKind::UpstreamRewound => {
+            "The directory's log ended before what was read from it, or went on differently from there."
+        }
+        DivergenceKind::MissingThere => {
+            "The operation is held here, and the other log of this identity lacks it."
+        }
+        DivergenceKind::MissingInExport => {
+            "The operation is held here; the directory, which gave it, has left it out of its export since."
+        }
+        DivergenceKind::MissingHere => "The other log has a valid operation that is lacking here.",
+        DivergenceKind::OtherBytes => "Under the same CID the other log has another operation.",
+        DivergenceKind::OtherCreatedAt => "The same operation has another time there.",
+        DivergenceKind::OtherSequence => "The same operation has another sequence number there.",
+        DivergenceKind::OtherNullifiedFlag => "The same operation is nullified on one side only.",
+        DivergenceKind::OtherOrder => "The same operations stand in another order there.",
+        DivergenceKind::OtherHead => {
+            "What the other side calls the newest operation is not the one that its own log leads to."
+        }
+        DivergenceKind::OtherDocument => {
+            "The other side's document is not the one that its own log leads to."
+        }
+        DivergenceKind::DoesNotVerify => "The other log has an operation that the rules refuse.",
     }
 }
 

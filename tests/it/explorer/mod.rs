@@ -173,6 +173,10 @@ async fn hostile_texts_stay_texts() {
         }
         assert!(page.len() < 400_000, "{} bytes", page.len());
     }
+    for list in ["/explore/log", "/explore/refused", "/explore/divergences?kind=%3Cscript%3E%22"] {
+        let page = told.page(list).await;
+        assert!(!page.contains("<script") && !page.contains(OVERRIDE));
+    }
     let page = told.answer("/explore?q=%3Cscript%3Ealert(1)%3C/script%3E%22onfocus=%22x").await;
     assert_eq!(page.status(), 404);
     let page = page.text().await.unwrap();
@@ -189,6 +193,10 @@ async fn every_page_forbids_everything_from_elsewhere() {
         ("/explore/did:plc:aaaaaaaaaaaaaaaaaaaaaaaa", 404),
         ("/explore/nonsense", 404),
         ("/explore?q=alice.example.com", 404),
+        ("/explore/log", 200),
+        ("/explore/refused", 200),
+        ("/explore/divergences", 200),
+        ("/explore/refused?after=x", 400),
         ("/_style.css", 200),
         ("/_icon.svg", 200),
     ] {
@@ -201,7 +209,10 @@ async fn every_page_forbids_everything_from_elsewhere() {
         let text = answer.text().await.unwrap();
         let elsewhere =
             text.replace("http://www.w3.org/2000/svg", "").replace(&told.upstream.url(), "");
-        if !path.starts_with("/explore/did") {
+        // The others have texts of operations on them.
+        let own_texts =
+            !["/explore/did", "/explore/log", "/explore/ref"].iter().any(|of| path.starts_with(of));
+        if own_texts {
             assert!(!elsewhere.contains("://"), "{path}");
         }
     }
@@ -210,6 +221,51 @@ async fn every_page_forbids_everything_from_elsewhere() {
         (found.status().as_u16(), found.headers()["location"].to_str().unwrap()),
         (303, &*plain)
     );
+}
+
+/// A number leads to its operation, a date to what happened since, the address of a profile to its handle.
+#[tokio::test(flavor = "multi_thread")]
+async fn people_find_what_they_have() {
+    let told = Explored::followed().await;
+    told.index().await;
+    let leads_to = async |text: &str| {
+        let found = told.answer(&format!("/explore?q={}", encoded(text))).await;
+        assert_eq!(found.status(), 303, "{text}");
+        found.headers()["location"].to_str().unwrap().to_owned()
+    };
+    let log = told.stories.story.log();
+    let entry = log.iter().find(|entry| entry.did == told.stories.plain.did).unwrap();
+    let page = format!("/explore/{}#{}", entry.did, entry.cid);
+    assert_eq!(leads_to(&entry.seq.to_string()).await, page);
+    assert_eq!(leads_to(&format!("#{}", entry.seq)).await, page);
+    assert_eq!(leads_to("9999999").await, "/explore/log?from=9999999");
+    let day = &entry.created_at[..10];
+    let since = leads_to(day).await;
+    assert_eq!(since, format!("/explore/log?since={day}T00:00:00.000Z"));
+    assert!(told.page(&since).await.contains(&entry.did));
+    let profile = encoded("https://bsky.app/profile/alice.example.org/post/3kabc");
+    assert!(told.page(&format!("/explore?q={profile}")).await.contains(&entry.did));
+}
+
+/// The list goes from the newest operations to the first, each once.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_is_turned_page_by_page() {
+    let told = Explored::followed().await;
+    let (mut path, mut seen) = ("/explore/log".to_owned(), Vec::new());
+    loop {
+        let page = told.page(&path).await;
+        let rows = page.split("<li><p><a class=\"code\" href=\"/explore/").skip(1);
+        seen.extend(rows.map(|row| row.split('"').next().unwrap().to_owned()));
+        let Some(at) = page.find("\">Older</a>") else { break };
+        path = page[..at].rsplit("href=\"").next().unwrap().to_owned();
+    }
+    let held = told.replica.store.export_by_sequence(0, 10_000).await.unwrap();
+    let mut expected: Vec<String> =
+        held.iter().map(|held| format!("{}#{}", held.did, held.cid())).collect();
+    expected.sort();
+    seen.sort();
+    seen.dedup();
+    assert_eq!(seen, expected);
 }
 
 /// Types a text into the page's search field and sends it.
@@ -266,6 +322,9 @@ async fn a_browser_has_nothing_to_complain_about() {
         ("long", explore(&stories.long)),
         ("hostile", explore(&stories.hostile)),
         ("contested", explore(&stories.contested)),
+        ("log", "/explore/log".to_owned()),
+        ("refused", "/explore/refused".to_owned()),
+        ("divergences", "/explore/divergences".to_owned()),
         ("claimants", "/explore?q=thief.example.net".to_owned()),
         ("claimants-many", format!("/explore?q={}", stories.story.recovery.did_key())),
         ("claimants-hostile", format!("/explore?q={}", encoded(&format!("at://{OVERRIDE}")))),
