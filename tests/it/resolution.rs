@@ -52,8 +52,8 @@ async fn every_version_of_an_identity_is_resolved() {
     let watched = Watched::start_with(&place, &upstream, 0, 0).await;
     watched.live_at(8).await;
     let did = &told.alice.did;
-    // Of Alice, the theft (log[2]) is nullified: genesis, update, recovery, update.
-    let versions = [&log[0], &log[1], &log[3], &log[6]];
+    // Of Alice: genesis, update, a theft that was nullified, recovery, update.
+    let versions = [&log[0], &log[1], &log[2], &log[3], &log[6]];
     let plain = ask(&format!("{}/{did}", watched.url), "").await.2;
 
     let (status, newest) = resolve(&watched, did).await;
@@ -80,18 +80,30 @@ async fn every_version_of_an_identity_is_resolved() {
         let next = versions.get(index + 1);
         assert_eq!(metadata["nextVersionId"], json!(next.map(|next| &next.cid)));
         assert_eq!(metadata["nextUpdate"], json!(next.map(|next| seconds(&next.created_at))));
+        let nullified_at = (index == 2).then(|| seconds(&log[3].created_at));
+        assert_eq!(metadata["nullifiedAt"], json!(nullified_at));
         let handle = &by_id["didDocument"]["alsoKnownAs"][0];
-        let handles = ["at://alice.example", "at://a.example", "at://b.example", "at://c.example"];
+        let handles = [
+            "at://alice.example",
+            "at://a.example",
+            "at://a.example",
+            "at://b.example",
+            "at://c.example",
+        ];
         assert_eq!(handle, handles[index]);
         let time = seconds(&version.created_at);
         assert_eq!(resolve(&watched, &format!("{did}?versionTime={time}")).await.1, by_id);
     }
-    // While the theft stood, it is the version before it that is valid in hindsight.
-    let at_theft = format!("{did}?versionTime={}", seconds(&log[2].created_at));
-    assert_eq!(
-        resolve(&watched, &at_theft).await.1["didDocumentMetadata"]["versionId"],
-        log[1].cid
-    );
+    let (status, whole) = resolve(&watched, &format!("{did}?expandRelativeUrls=true")).await;
+    assert_eq!(status, 200);
+    let service = |document: &Value| document["service"][0]["id"].as_str().unwrap().to_owned();
+    assert_eq!(service(&plain), "#atproto_pds");
+    assert_eq!(service(&whole["didDocument"]), format!("{did}#atproto_pds"));
+    let kept = resolve(&watched, &format!("{did}?expandRelativeUrls=false&noCache=false")).await;
+    assert_eq!(kept, (200, newest.clone()));
+    let asked = upstream.asked().len();
+    assert_eq!(resolve(&watched, &format!("{did}?noCache=true")).await, (200, newest.clone()));
+    assert!(upstream.asked().len() > asked);
 
     let (status, ended) = resolve(&watched, &told.bob.did).await;
     assert_eq!(status, 410);
@@ -114,7 +126,12 @@ async fn every_version_of_an_identity_is_resolved() {
         ("nonsense".to_owned(), 400, "INVALID_DID"),
         ("did:web:example.com".to_owned(), 501, "METHOD_NOT_SUPPORTED"),
         ("did:plc:zzzzzzzzzzzzzzzzzzzzzzzz".to_owned(), 404, "NOT_FOUND"),
-        (format!("{did}?versionId={}", log[2].cid), 404, "NOT_FOUND"),
+        (format!("{did}?versionId={}", told.bob.did), 404, "NOT_FOUND"),
+        (format!("{did}?expandRelativeUrls=yes"), 400, "INVALID_OPTIONS"),
+        (format!("{did}?transformKeys=jwks"), 501, "FEATURE_NOT_SUPPORTED"),
+        (format!("{did}%23atproto"), 501, "FEATURE_NOT_SUPPORTED"),
+        (format!("{did}%3Fservice=atproto_pds"), 501, "FEATURE_NOT_SUPPORTED"),
+        ("did:web:example.com%23key".to_owned(), 501, "METHOD_NOT_SUPPORTED"),
         (format!("{did}?versionId=nonsense"), 404, "NOT_FOUND"),
         (format!("{did}?versionTime=2023-01-01T00:00:00Z"), 404, "NOT_FOUND"),
         (format!("{did}?versionTime=yesterday"), 400, "INVALID_OPTIONS"),
@@ -159,7 +176,7 @@ async fn the_form_is_the_clients_choice() {
     assert_eq!((status, &*sent, &body["didDocument"]), (200, old, &plain.2));
     let sent = ask(&url, "application/did-resolution;q=0, */*").await.1;
     assert_eq!(sent, old);
-    for accept in ["application/did", "application/did+ld+json"] {
+    for accept in ["application/did", "application/did+ld+json", "application/json"] {
         let answer = ask(&url, accept).await;
         assert_eq!(answer, (200, accept.to_owned(), plain.2.clone()));
     }
@@ -283,6 +300,8 @@ async fn a_version_may_still_come_until_the_log_was_read_to_its_end() {
     assert_eq!(ask(&format!("versionId={held}")).await, 200);
     assert_eq!(ask(&format!("versionId={absent}")).await, 503);
     assert_eq!(ask("versionId=nonsense").await, 404);
+    // Nobody is asked whether there is something newer.
+    assert_eq!(ask("noCache=true").await, 501);
     replica.caught_up();
     assert_eq!(ask(&format!("versionId={absent}")).await, 404);
 

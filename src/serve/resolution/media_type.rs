@@ -20,16 +20,19 @@ pub enum MediaType {
     OldDocument,
     /// The document alone, without a context.
     PlainDocument,
+    /// The document alone, for whoever knows only JSON.
+    Json,
 }
 
 impl MediaType {
     /// What there is, in the order of preference here.
-    pub const ALL: [MediaType; 5] = [
+    pub const ALL: [MediaType; 6] = [
         MediaType::Result,
         MediaType::OldResult,
         MediaType::Document,
         MediaType::OldDocument,
         MediaType::PlainDocument,
+        MediaType::Json,
     ];
 
     /// What the header `Accept` likes best of what there is (RFC 9110, 12.5.1); none when it
@@ -61,7 +64,7 @@ impl MediaType {
 
     /// Whether it is the document alone.
     pub const fn is_document(self) -> bool {
-        matches!(self, MediaType::Document | MediaType::OldDocument | MediaType::PlainDocument)
+        !matches!(self, MediaType::Result | MediaType::OldResult)
     }
 
     /// As it is written in headers.
@@ -74,6 +77,7 @@ impl MediaType {
             MediaType::Document => "application/did",
             MediaType::OldDocument => "application/did+ld+json",
             MediaType::PlainDocument => "application/did+json",
+            MediaType::Json => "application/json",
         }
     }
 
@@ -81,7 +85,10 @@ impl MediaType {
     pub const fn of_result(self) -> MediaType {
         match self {
             MediaType::OldResult | MediaType::OldDocument => MediaType::OldResult,
-            MediaType::Result | MediaType::Document | MediaType::PlainDocument => MediaType::Result,
+            MediaType::Result
+            | MediaType::Document
+            | MediaType::PlainDocument
+            | MediaType::Json => MediaType::Result,
         }
     }
 
@@ -89,9 +96,10 @@ impl MediaType {
     pub const fn content_type(self) -> &'static str {
         match self {
             MediaType::OldResult | MediaType::OldDocument => MediaType::OldDocument.name(),
-            MediaType::Result | MediaType::Document | MediaType::PlainDocument => {
-                MediaType::Document.name()
-            }
+            MediaType::Result
+            | MediaType::Document
+            | MediaType::PlainDocument
+            | MediaType::Json => MediaType::Document.name(),
         }
     }
 }
@@ -149,6 +157,8 @@ mod tests {
             (Some("text/html, */*;q=0.1"), Some(MediaType::Result)),
             (Some("application/did+json"), Some(MediaType::PlainDocument)),
             (Some("application/did+cbor"), None),
+            (Some("application/json"), Some(MediaType::Json)),
+            (Some("application/json, text/plain, */*"), Some(MediaType::Json)),
             (Some("application/did;q=0"), None),
             // Nothing is excluded by an empty list.
             (Some(""), Some(MediaType::Result)),

@@ -1,8 +1,11 @@
 //! `/1.0/identifiers/{did}`: DID Resolution v1.0 by its HTTP(S) binding, as a driver of the
 //! Universal Resolver answers.
 //!
-//! The versions of a document are the operations that are in force. What was nullified was a
-//! version once, and is none in hindsight: no time leads to it, and its CID is not found.
+//! The versions of a document are all operations that were ever accepted, in the order of their times: each was the one in
+//! force from then on until the next one came. Of one that was nullified since, the metadata say so. The newest version
+//! is the last one that was not.
+//!
+//! DID URLs are not dereferenced: that part of the text is marked as likely to be removed.
 
 mod media_type;
 mod request;
@@ -81,7 +84,14 @@ async fn find(
     notes: &mut Notes,
 ) -> Result<Answer, Failure> {
     let local = async || log.history(&asked.did).await.map_err(ServeError::from);
-    let fresh = wants_upstream(request) || forward::is_awaited(server, log, &asked.did).await?;
+    if asked.no_cache && server.state.upstream.is_none() {
+        return Err(Failure::FeatureNotSupported(
+            "`noCache`: this replica answers from its own log alone; the same without `noCache` is resolved".to_owned(),
+        ));
+    }
+    let fresh = asked.no_cache
+        || wants_upstream(request)
+        || forward::is_awaited(server, log, &asked.did).await?;
     let mut is_theirs = false;
     let mut history = match fresh {
         false => local().await?,

@@ -6,6 +6,7 @@ use did_plc::{Did, Timestamp};
 
 use crate::serve::extract::RequestHead;
 use crate::serve::query::{parameter, parse_time};
+use url::form_urlencoded;
 
 use super::media_type::MediaType;
 use super::result::Failure;
@@ -18,7 +19,14 @@ pub struct Asked {
     pub wanted: Wanted,
     /// In which form.
     pub media_type: MediaType,
+    /// Whether URLs in the document are to be whole.
+    pub expand_relative_urls: bool,
+    /// Whether it is to be fetched anew.
+    pub no_cache: bool,
 }
+
+/// The options that there are, and what the server itself is told in a query.
+const OPTIONS: [&str; 5] = ["versionId", "versionTime", "expandRelativeUrls", "noCache", "cid"];
 
 impl Asked {
     /// # Errors
@@ -27,12 +35,46 @@ impl Asked {
     pub fn read(head: &RequestHead, did: &str) -> Result<Asked, Failure> {
         let media_type =
             MediaType::wanted(&head.headers).ok_or(Failure::RepresentationNotSupported)?;
-        Ok(Asked { did: parse_did(did)?, wanted: Wanted::read(&head.query)?, media_type })
+        let (did, query) = (parse_did(did)?, &head.query);
+        let mut names = form_urlencoded::parse(query.as_bytes()).map(|(name, _)| name);
+        if let Some(unknown) = names.find(|name| !OPTIONS.contains(&&**name)) {
+            let detail = format!("`{unknown}` is no option that is supported here");
+            return Err(Failure::FeatureNotSupported(detail));
+        }
+        Ok(Asked {
+            did,
+            wanted: Wanted::read(query)?,
+            media_type,
+            expand_relative_urls: switch(query, "expandRelativeUrls")?,
+            no_cache: switch(query, "noCache")?,
+        })
+    }
+}
+
+/// An option that is on or off.
+fn switch(query: &str, name: &'static str) -> Result<bool, Failure> {
+    match parameter(query, name)?.as_deref() {
+        None | Some("false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(_) => Err(Failure::InvalidOptions(format!("`{name}` is true or false"))),
     }
 }
 
 /// A did:plc, or why it is none that is resolved here.
 fn parse_did(text: &str) -> Result<Did, Failure> {
+    let (text, is_url) = match text.find(['/', '?', '#']) {
+        Some(end) => (&text[..end], true),
+        None => (text, false),
+    };
+    match parse_bare_did(text) {
+        Ok(did) if is_url => Err(Failure::FeatureNotSupported(format!(
+            "DID URLs are not dereferenced here; resolve {did}, and look for the rest in its document"
+        ))),
+        parsed => parsed,
+    }
+}
+
+fn parse_bare_did(text: &str) -> Result<Did, Failure> {
     let (method, id) = text
         .strip_prefix("did:")
         .and_then(|rest| rest.split_once(':'))
@@ -63,7 +105,7 @@ pub enum Wanted {
     Newest,
     /// The one of the operation with this CID.
     Id(String),
-    /// The newest of those that were created by then.
+    /// The one that was in force then.
     Time(Timestamp),
 }
 
@@ -115,6 +157,10 @@ mod tests {
             assert!(matches!(parse_did(text), Err(Failure::InvalidDid)), "{text}");
         }
         assert!(parse_did("did:plc:ewvi7nxzyoun6zhxrhs64oiz").is_ok());
+        for rest in ["#atproto", "?service=atproto_pds", "/path", "/"] {
+            let url = format!("did:plc:ewvi7nxzyoun6zhxrhs64oiz{rest}");
+            assert!(matches!(parse_did(&url), Err(Failure::FeatureNotSupported(_))), "{url}");
+        }
     }
 
     #[test]

@@ -71,6 +71,9 @@ pub struct DocumentMetadata {
     /// The CID of that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_version_id: Option<String>,
+    /// When the version was nullified; of did:plc alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nullified_at: Option<String>,
 }
 
 impl Resolution {
@@ -103,6 +106,8 @@ pub enum Failure {
     RepresentationNotSupported,
     /// A DID of another method.
     MethodNotSupported,
+    /// Something else that is not done here; what.
+    FeatureNotSupported(String),
     /// What goes wrong with requests of any kind here.
     Other(ServeError),
 }
@@ -144,6 +149,12 @@ impl Failure {
                 "METHOD_NOT_SUPPORTED",
                 "Method not supported",
                 "did:plc is the only method here".to_owned(),
+            ),
+            Failure::FeatureNotSupported(detail) => (
+                StatusCode::NOT_IMPLEMENTED,
+                "FEATURE_NOT_SUPPORTED",
+                "Feature not supported",
+                detail,
             ),
             Failure::Other(error) => return error.into_response(),
         };

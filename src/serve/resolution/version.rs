@@ -34,9 +34,8 @@ impl Version {
         complete: bool,
     ) -> Result<Version, Failure> {
         let did = asked.did;
-        let versions: Vec<&StoredOperation> =
-            history.iter().filter(|operation| operation.nullified_by.is_none()).collect();
-        let Some((first, last)) = versions.first().zip(versions.len().checked_sub(1)) else {
+        let newest = history.iter().rposition(|version| version.nullified_by.is_none());
+        let Some((first, newest)) = history.first().zip(newest) else {
             return Err(match complete {
                 _ if !history.is_empty() => Failure::Other(ServeError::nothing_in_force(&did)),
                 true => Failure::NotFound(format!("{did} is not registered")),
@@ -44,26 +43,27 @@ impl Version {
             });
         };
         let index = match &asked.wanted {
-            Wanted::Newest => Some(last),
+            Wanted::Newest => Some(newest),
             Wanted::Id(id) => match id.parse::<Cid>() {
-                Ok(cid) if !complete && history.iter().all(|held| held.cid() != cid) => {
-                    let version = format!("version {cid} of {did}");
-                    return Err(Failure::Other(ServeError::NotKnownYet(version)));
-                }
-                Ok(cid) => versions.iter().position(|version| version.cid() == cid),
+                Ok(cid) => match history.iter().position(|version| version.cid() == cid) {
+                    None if !complete => {
+                        let version = format!("version {cid} of {did}");
+                        return Err(Failure::Other(ServeError::NotKnownYet(version)));
+                    }
+                    found => found,
+                },
                 Err(_) => None,
             },
-            Wanted::Time(time) => versions.iter().rposition(|version| version.created_at <= *time),
+            Wanted::Time(time) => history.iter().rposition(|version| version.created_at <= *time),
         };
-        let index = index
-            .ok_or_else(|| Failure::NotFound(format!("{did} has no such version in force")))?;
-        let version = versions[index];
-        let next = versions.get(index + 1);
+        let index = index.ok_or_else(|| Failure::NotFound(format!("{did} has no such version")))?;
+        let version = &history[index];
+        let next = history.get(index + 1);
         let damaged = |reason| Failure::Other(ServeError::damaged(&did, &reason));
         let ended =
             Operation::read(&version.signed).map_err(damaged)?.kind() == OperationKind::Tombstone;
         Ok(Version {
-            document: if ended { None } else { Some(document(did, version, asked.media_type)?) },
+            document: if ended { None } else { Some(document(asked, version)?) },
             metadata: DocumentMetadata {
                 created: Some(seconds(first.created_at)),
                 updated: (index > 0).then(|| seconds(version.created_at)),
@@ -71,6 +71,7 @@ impl Version {
                 version_id: Some(version.cid().to_string()),
                 next_update: next.map(|next| seconds(next.created_at)),
                 next_version_id: next.map(|next| next.cid().to_string()),
+                nullified_at: version.nullified_by.map(seconds),
             },
         })
     }
@@ -101,20 +102,25 @@ impl Version {
     }
 }
 
-fn document(
-    did: Did,
-    version: &StoredOperation,
-    media_type: MediaType,
-) -> Result<Box<RawValue>, Failure> {
-    let mut body = Vec::new();
-    match media_type {
+fn document(asked: &Asked, version: &StoredOperation) -> Result<Box<RawValue>, Failure> {
+    let (did, mut body) = (asked.did, Vec::new());
+    match asked.media_type {
         MediaType::PlainDocument => write_plain_document(&did, &version.signed, &mut body),
         _ => write_document(&did, &version.signed, &mut body),
     }
     .map_err(|reason| Failure::Other(ServeError::damaged(&did, &reason)))?;
     // What was written here is JSON in UTF-8.
-    let text = String::from_utf8_lossy(&body).into_owned();
+    let mut text = String::from_utf8_lossy(&body).into_owned();
+    if asked.expand_relative_urls {
+        text = with_whole_urls(&did, &text);
+    }
     RawValue::from_string(text).map_err(|_| Failure::Other(ServeError::Bug))
+}
+
+/// A document in which the relative URLs, which only the names of services are, are whole. Within a text no quotation mark
+/// stands by itself, so that nothing else can be meant.
+fn with_whole_urls(did: &Did, document: &str) -> String {
+    document.replace("{\"id\":\"#", &format!("{{\"id\":\"{did}#"))
 }
 
 /// UTC without a fraction, as metadata have it.
