@@ -35,7 +35,7 @@ fn checked_out_commit() -> Option<String> {
         output.status.success().then(|| said.trim().to_owned())
     };
     // What lies in a folder of another project's checkout is not that project's commit.
-    if git(&["rev-parse", "--show-prefix"])? != "" {
+    if !git(&["rev-parse", "--show-prefix"])?.is_empty() {
         return None;
     }
     // Written whenever another commit is checked out, or one is made.
