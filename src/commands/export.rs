@@ -20,7 +20,7 @@ use crate::store::{Store, StoredOperation};
 /// Write the log: in the lines of the directory's `/export`, or as a table in CSV or Parquet.
 ///
 /// All accepted operations, those included that were nullified later, in the order of their numbers; of what has no
-/// number see --by-time. A table (docs/AUDIT_WITH_SQL.md says what is in its columns) has what a line does not say: who
+/// number see --by-time. A table (docs/SQL.md says what is in its columns) has what a line does not say: who
 /// signed, and what nullified it. Ends with 0; with 1 when an identity of --did is not here, and the others were written;
 /// with 2 when it could not be done.
 #[derive(Debug, clap::Args)]

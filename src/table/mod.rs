@@ -1,6 +1,6 @@
 //! The log as a table, for people who count things: a row for each operation, in columns that need no decoding.
 //!
-//! What is in which column stands in `docs/AUDIT_WITH_SQL.md`.
+//! What is in which column stands in `docs/SQL.md`.
 
 mod csv;
 mod parquet;

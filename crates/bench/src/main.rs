@@ -1,4 +1,4 @@
-//! Measures what the README promises, on this machine, with one command.
+//! Measures what docs/PERFORMANCE.md says, on this machine, with one command.
 //!
 //! What is measured are child processes of the program `plc-replica`, as users run it; the upstream
 //! that they follow and the load that they answer are processes of their own too, so that memory and
@@ -37,7 +37,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 /// Measure speed, size and memory of plc-replica, and print them as a table.
 ///
 /// Makes a log (kept for the next time), follows it into each database, and measures the rows of
-/// the table in README.md. Takes half an hour with the defaults; `--operations 100000 --runs 1`
+/// the table in docs/PERFORMANCE.md. Takes half an hour with the defaults; `--operations 100000 --runs 1`
 /// gives a first idea in a minute. With `--against FILE` a second program is measured on the same log,
 /// run by run by turns with the first.
 #[derive(Debug, Parser)]

@@ -143,7 +143,7 @@ pub struct Stage {
 }
 
 impl Report {
-    /// The table of README.md.
+    /// The table of docs/PERFORMANCE.md.
     pub fn markdown(&self) -> String {
         let mut out = String::new();
         let Machine { processor, cores, memory_megabytes, kernel } = &self.machine;
