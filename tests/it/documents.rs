@@ -112,8 +112,7 @@ fn every_link_leads_somewhere() {
 
 #[test]
 fn the_book_has_every_page() {
-    let summary = read(&root().join("docs/SUMMARY.md"));
-    let listed: Vec<String> = links(&summary);
+    let listed = links(&read(&root().join("docs/SUMMARY.md")));
     for page in pages_of("docs") {
         let name = page.file_name().unwrap().to_str().unwrap();
         let times = listed.iter().filter(|link| *link == name).count();
@@ -121,15 +120,25 @@ fn the_book_has_every_page() {
     }
 }
 
-/// Every text in the router that is a path, with a DID at its end as any other.
+/// Of what is outside of `docs/` the book has `ops/` alone.
+#[test]
+fn the_book_has_all_that_its_pages_link_to() {
+    for page in pages_of("docs") {
+        let links = links(&read(&page));
+        let outside =
+            links.iter().find(|link| link.starts_with("..") && !link.starts_with("../ops/"));
+        assert_eq!(outside, None, "{}", page.display());
+    }
+}
+
+/// The paths of the router, each as people write it.
 fn routes() -> BTreeSet<String> {
     let text = read(&root().join("src/serve/router.rs"));
     let code = text.split("#[cfg(test)]").next().unwrap();
-    let texts = code.split('"').skip(1).step_by(2).filter(|text| text.starts_with('/'));
-    let paths = texts.map(|path| path.replace("{*did}", "{did}"));
-    // The one beside which a route has another form.
-    let whole = |path: &String| path != "/1.0/identifiers" && path != "/1.0/identifiers/";
-    paths.filter(whole).collect()
+    let paths = code.split('"').skip(1).step_by(2).filter(|text| text.starts_with('/'));
+    // DID Resolution also takes its path without a DID, to say that this is none.
+    let whole = paths.filter(|path| path.trim_end_matches('/') != "/1.0/identifiers");
+    whole.map(|path| path.replace("{*did}", "{did}")).collect()
 }
 
 #[test]
@@ -190,9 +199,9 @@ fn every_command_that_is_named_exists() {
             let Some(name) = words.next() else { continue };
             let named = if name.starts_with('-') { "serve" } else { name };
             let Some(command) = cli.find_subcommand(named) else {
-                // A sentence of a log, or what the program prints of itself.
-                let is_a_word = name.chars().all(|c| c.is_ascii_lowercase());
-                assert!(!is_a_word || named == "COMMAND", "{}: plc-replica {call}", page.display());
+                // What stands for any command is written in capital letters.
+                let stands_for_any = !name.chars().all(|c| c.is_ascii_lowercase());
+                assert!(stands_for_any, "{}: plc-replica {call}", page.display());
                 continue;
             };
             for flag in call.split_whitespace().filter_map(|word| word.strip_prefix("--")) {
