@@ -89,7 +89,7 @@ fn print(verdict: &OperationVerdict, out: &mut impl Write) -> io::Result<()> {
     }
     if let Some(signed_by) = &verdict.signed_by {
         let key = printable(&signed_by.key);
-        writeln!(out, "    signed by rotation key {}, {key}", signed_by.index + 1)?;
+        writeln!(out, "    signed by rotation key {}, {key}", signed_by.index)?;
     }
     if let Some(remark) = &verdict.remark {
         writeln!(out, "    remark: {}", printable(&remark.text))?;

@@ -252,7 +252,7 @@ fn write_rotation_keys(
         .iter()
         .enumerate()
         .filter(|(_, key)| !before.contains(key))
-        .map(|(index, key)| format!("rotation key {key} added as number {}", index + 1));
+        .map(|(index, key)| format!("rotation key {key} added as number {index}"));
     let mut parts: Vec<String> =
         removed.map(|key| format!("rotation key {key} removed")).chain(added).collect();
     if parts.is_empty() {
@@ -301,7 +301,7 @@ mod tests {
         assert_eq!(
             words(&story, 3, 4),
             [format!(
-                "rotation key {recovery} removed; rotation key {} added as number 1",
+                "rotation key {recovery} removed; rotation key {} added as number 0",
                 key.did_key()
             )]
         );

@@ -125,12 +125,12 @@ fn rotation_keys(before: &[String], after: &[String]) -> Markup {
             (items(after, |rank, text| {
                 let place = before.iter().position(|key| key == text);
                 html! {
-                    li value=(rank + 1) {
+                    li value=(rank) {
                         @match place {
                             None => (is(key(text))),
                             Some(place) if place == rank => (key(text)),
                             Some(place) => {
-                                (key(text)) " " span.tag { "was number " (place + 1) }
+                                (key(text)) " " span.tag { "was number " (place) }
                             }
                         }
                     }
@@ -141,7 +141,7 @@ fn rotation_keys(before: &[String], after: &[String]) -> Markup {
         @if !gone.is_empty() {
             ul.plain {
                 (items(&gone, |_, (place, text)| html! {
-                    li { (was(key(text))) " " span.tag { "was number " (place + 1) } }
+                    li { (was(key(text))) " " span.tag { "was number " (place) } }
                 }))
             }
         }

@@ -97,8 +97,8 @@ impl Context<'_> {
                         ", with " (self.link(contested)) " which it builds on,"
                     }
                     " until " (time(until))
-                    " (for another " (duration(until.since(self.now))) ") by rotation key 1"
-                    @if keys > 1 { " to " (keys) }
+                    " (for another " (duration(until.since(self.now))) ") by rotation key 0"
+                    @if keys > 1 { " to " (keys - 1) }
                     " of " (self.follows(contested)) "."
                 }
             }
@@ -118,9 +118,9 @@ impl Context<'_> {
             dl {
                 dt { "Signed by" }
                 dd { (key(self.history.signer_key(index).unwrap_or_default())) }
-                dt { "Its rank" }
+                dt { "Its number" }
                 dd {
-                    "rotation key " (entry.signer().unwrap_or(0) + 1) " of "
+                    "rotation key " (entry.signer().unwrap_or(0)) " of "
                     @if entry.prev.is_none() { "its own list" }
                     @else { "the list in " (self.follows(index)) }
                 }

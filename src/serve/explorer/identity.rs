@@ -197,10 +197,10 @@ fn facts(operation: &Operation<'_>, history: &History, now: Timestamp) -> Markup
             }
             dt { "Rotation keys" }
             dd {
-                p.note { "May change all of this. The first has the highest authority: within 72 "
-                    "hours it can undo what a later one signed." }
+                p.note { "May change all of this. Number 0 has the highest authority: within 72 "
+                    "hours it can undo what another one signed." }
                 ol.keys { (items(&operation.rotation_keys(), |rank, value| html! {
-                    li value=(rank + 1) { (key(value)) }
+                    li value=(rank) { (key(value)) }
                 })) }
                 (since(history.since(Operation::rotation_keys)))
             }
