@@ -12,6 +12,7 @@ use url::form_urlencoded::byte_serialize;
 use self::browser::Browser;
 use self::stories::{OVERRIDE, SCRIPT, Stories};
 use crate::follow::{Running, entries};
+use crate::process::run;
 use crate::skip::skipped;
 use plc_testkit::fake_upstream::FakeUpstream;
 
@@ -21,7 +22,7 @@ struct Explored {
     replica: Running,
     client: reqwest::Client,
     upstream: FakeUpstream,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Explored {
@@ -35,7 +36,7 @@ impl Explored {
         let replica = Running::start(&url, &upstream.url()).await;
         replica.live_at(last).await;
         let client = reqwest::Client::builder().redirect(Policy::none()).build().unwrap();
-        Explored { stories, replica, client, upstream, _folder: folder }
+        Explored { stories, replica, client, upstream, folder }
     }
 
     /// Builds the index of claims.
@@ -130,6 +131,27 @@ async fn what_builds_on_something_contestable_is_shown_to_be_contestable_with_it
     }
     assert_eq!(until(first), until(second));
     assert!(second.contains("which it builds on"));
+}
+
+/// From 0, as the list in the operation is indexed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_key_has_the_same_number_wherever_it_is_named() {
+    let told = Explored::followed().await;
+    let did = &told.stories.built_on.did;
+    let verdicts = told.page(&format!("/{did}/log/verdicts")).await;
+    let verdicts: serde_json::Value = serde_json::from_str(&verdicts).unwrap();
+    let numbers = [0, 1, 2].map(|place| verdicts["verdicts"][place]["signedBy"]["index"].as_u64());
+    assert_eq!(numbers, [Some(1), Some(1), Some(0)]);
+    let page = told.page(&format!("/explore/{did}")).await;
+    let database = format!("sqlite://{}", told.folder.path().join("plc.db").display());
+    let history = run(&["history", did, "--database", &database]).out;
+    let lines = history.lines().filter(|line| line.contains("signed by"));
+    let entries = shown_entries(&page).into_iter().rev();
+    for ((number, entry), line) in numbers.into_iter().flatten().zip(entries).zip(lines) {
+        assert!(entry.contains(&format!("rotation key {number} of ")), "{entry}");
+        assert!(line.contains(&format!("rotation key {number}, ")), "{line}");
+    }
+    assert!(page.contains("by rotation key 0 of "), "{page}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
