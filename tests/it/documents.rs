@@ -171,7 +171,9 @@ fn every_command_is_in_the_table() {
 /// The command lines of a page that call the program.
 fn calls(text: &str) -> Vec<String> {
     let blocks = lines(text)
-        .filter(|(line, language)| language.is_some() || line.starts_with("    "))
+        .filter(|(line, language)| {
+            language.is_some_and(|of| of != "text") || line.starts_with("    ")
+        })
         .map(|(line, _)| line.to_owned());
     let inline = pieces(text)
         .into_iter()
