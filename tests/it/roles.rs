@@ -23,19 +23,19 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const SETTINGS: [(&str, &str); 2] =
     [("PLC_STREAM_CATCH_UP_SECONDS", "9999999999"), ("PLC_READ_THROUGH", "off")];
 
-fn log(seed: u64, operations: usize) -> Vec<LogEntry> {
+pub fn log(seed: u64, operations: usize) -> Vec<LogEntry> {
     let mut log = entries(&lives(seed, operations));
     log.truncate(operations);
     log
 }
 
 /// Another process on the same database.
-fn serve(place: &str, upstream: &FakeUpstream, settings: &[(&str, &str)]) -> Served {
+pub fn serve(place: &str, upstream: &FakeUpstream, settings: &[(&str, &str)]) -> Served {
     let settings: Vec<(&str, &str)> = SETTINGS.iter().chain(settings).copied().collect();
     Served::start_on(place, &upstream.url(), &settings)
 }
 
-async fn eventually(what: &str, processes: &[&Served], is: impl AsyncFn() -> bool) {
+pub async fn eventually(what: &str, processes: &[&Served], is: impl AsyncFn() -> bool) {
     let begun = Instant::now();
     while !is().await {
         let logs: Vec<String> = processes.iter().map(|process| process.log()).collect();
@@ -45,19 +45,19 @@ async fn eventually(what: &str, processes: &[&Served], is: impl AsyncFn() -> boo
 }
 
 /// What `/_health` says; null where it does not answer.
-async fn health(process: &Served) -> Value {
+pub async fn health(process: &Served) -> Value {
     let client = reqwest::Client::builder().timeout(Duration::from_secs(5)).build().unwrap();
     let url = format!("http://{}/_health", process.address());
     let Ok(answer) = client.get(url).send().await else { return Value::Null };
     serde_json::from_slice(&answer.bytes().await.unwrap_or_default()).unwrap_or_default()
 }
 
-async fn is(process: &Served, role: &str) -> bool {
+pub async fn is(process: &Served, role: &str) -> bool {
     let health = health(process).await;
     health["role"] == role && health["state"] == "live"
 }
 
-async fn reach(processes: &[&Served], sequence: i64) {
+pub async fn reach(processes: &[&Served], sequence: i64) {
     for process in processes {
         eventually(&format!("number {sequence}"), processes, async || {
             health(process).await["sequence"].as_i64() >= Some(sequence)
@@ -67,7 +67,7 @@ async fn reach(processes: &[&Served], sequence: i64) {
 }
 
 /// A client of the stream, from the beginning of the log on.
-struct Client {
+pub struct Client {
     heard: Arc<Mutex<Heard>>,
     task: JoinHandle<()>,
 }
@@ -82,7 +82,7 @@ struct Heard {
 
 impl Client {
     /// Goes from one of these to the next whenever its connection ends.
-    fn of(processes: &[&Served]) -> Client {
+    pub fn of(processes: &[&Served]) -> Client {
         let addresses = processes.iter().map(|process| process.address()).collect();
         let heard = Arc::new(Mutex::new(Heard { addresses, ..Heard::default() }));
         let task = tokio::spawn(Client::listen(Arc::clone(&heard)));
@@ -112,22 +112,22 @@ impl Client {
         }
     }
 
-    fn numbers(&self) -> Vec<i64> {
+    pub fn numbers(&self) -> Vec<i64> {
         self.heard.lock().unwrap().operations.iter().map(|(number, _)| *number).collect()
     }
 
-    fn connections(&self) -> usize {
+    pub fn connections(&self) -> usize {
         self.heard.lock().unwrap().connections
     }
 
     /// Waits until it has heard so many operations: it is connected, and reads.
-    async fn hears(&self, count: usize, processes: &[&Served]) {
+    pub async fn hears(&self, count: usize, processes: &[&Served]) {
         let heard = || self.heard.lock().unwrap().operations.len() >= count;
         eventually("the stream", processes, async || heard()).await;
     }
 
     /// Waits until it has as much as there is, and then for more than there may be; all of it once, and as it is told.
-    async fn has_all_of(&self, log: &[LogEntry], processes: &[&Served]) {
+    pub async fn has_all_of(&self, log: &[LogEntry], processes: &[&Served]) {
         self.hears(log.len(), processes).await;
         sleep(Duration::from_millis(300)).await;
         let heard = self.heard.lock().unwrap();
@@ -435,4 +435,87 @@ async fn the_end_is_announced() {
         }
         assert_eq!(clients[1].connections(), 1);
     }
+}
+
+/// One that is stopped in the middle of a large commit, for the rest of which the server waits, is not waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_that_hangs_in_a_commit_is_taken_over_from() {
+    let Some(database) = Database::create().await else { return };
+    let log = log(67, 400);
+    let upstream = FakeUpstream::start(log[..300].to_vec()).await;
+    let (first, second) = stopped_in_a_commit(&database, &database.url, &upstream).await;
+    let both = [&first, &second];
+    let client = Client::of(&[&second]);
+    let stopped = Instant::now();
+    eventually("another one follows", &[&second], async || is(&second, "follower").await).await;
+    println!("followed again after {:?}", stopped.elapsed());
+    let said = second.log();
+    assert!(said.contains("hangs in the middle of a transaction"), "{said}");
+    first.signal("CONT");
+    eventually("it reads", &both, async || is(&first, "reader").await).await;
+    upstream.append_all(log[300..].iter().cloned());
+    reach(&both, log.last().unwrap().seq).await;
+    client.has_all_of(&log, &both).await;
+    let checked = run(&["fsck", "--database", &database.url]);
+    assert_eq!(checked.code, Some(0), "{checked:?}");
+}
+
+/// A follower that is stopped when it has begun to copy operations into the table, and the server waits for them; and another
+/// process, which reads the same database by this URL.
+async fn stopped_in_a_commit(
+    database: &Database,
+    url_of_other: &str,
+    upstream: &FakeUpstream,
+) -> (Served, Served) {
+    assert_eq!(run(&["migrate", "--database", &database.url]).code, Some(0));
+    let (mut locking, mut looking) = (database.client().await, database.client().await);
+    locking.run("BEGIN; LOCK TABLE operations IN SHARE MODE").await;
+    let follower = serve(&database.url, upstream, &[]);
+    let mut waits_for = async |event: &str| {
+        let copies = format!(
+            "SELECT count(*)::text FROM pg_stat_activity WHERE datname = current_database()
+             AND query LIKE 'COPY operations%' AND state = 'active' AND wait_event_type = '{event}'"
+        );
+        while looking.value(&copies).await.as_deref() != Some("1") {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    waits_for("Lock").await;
+    let other = serve(url_of_other, upstream, &[]);
+    let reads = async || health(&other).await["role"] == "reader";
+    eventually("it reads", &[&other], reads).await;
+    follower.signal("STOP");
+    locking.run("COMMIT").await;
+    waits_for("Client").await;
+    (follower, other)
+}
+
+/// Who may not end the connection of one that hangs says how that is done.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_end_what_hangs_says_who_may() {
+    let Some(database) = Database::create().await else { return };
+    let log = log(68, 300);
+    let upstream = FakeUpstream::start(log.clone()).await;
+    let role = format!("plc_other_{}", std::process::id());
+    let mut owner = database.client().await;
+    owner
+        .run(&format!(
+            "CREATE ROLE {role} LOGIN PASSWORD 'writes';
+             ALTER DEFAULT PRIVILEGES GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO {role}"
+        ))
+        .await;
+    let mut url = url::Url::parse(&database.url).unwrap();
+    url.set_username(&role).unwrap();
+    url.set_password(Some("writes")).unwrap();
+    let (first, second) = stopped_in_a_commit(&database, url.as_str(), &upstream).await;
+    let says = async || second.log().contains("end it as the same user, or as a superuser");
+    eventually("it says who may", &[&first, &second], says).await;
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE datname = current_database() AND query LIKE 'COPY operations%'";
+    owner.run(end).await;
+    eventually("another one follows", &[&second], async || is(&second, "follower").await).await;
+    reach(&[&second], log.last().unwrap().seq).await;
+    assert_eq!(second.log().matches("nobody can follow").count(), 1, "{}", second.log());
+    drop((first, second));
+    owner.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }

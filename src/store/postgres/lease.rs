@@ -26,25 +26,27 @@ impl Postgres {
         let mut packer = writer.turn.lock().await;
         // Whoever wrote in between may have given numbers to texts.
         *packer = None;
-        let mut connection = writer.pool.lend().await?;
         // Who waits for it asks often, and in most cases for this alone.
         if free_for > Duration::ZERO
-            && let Some(left) = seconds_left(&mut connection).await?
+            && let Some(left) = seconds_left(&mut writer.pool.lend().await?).await?
             && left > -free_for.as_secs_f64()
         {
             return Err(taken(left));
         }
-        // On its own: a crash after it leaves a source that nobody follows yet.
+        let mut connection = writer.pool.lend().await?;
+        connection.begin(DURABLY).await?;
+        // Whoever has locked the row, and hangs, may do so for ever: a row that is there is not waited for.
         let create = sqlx::query!(
-            "INSERT INTO sources (upstream) VALUES ($1) ON CONFLICT DO NOTHING",
+            "INSERT INTO sources (upstream) SELECT $1 WHERE NOT EXISTS (SELECT FROM sources) ON CONFLICT DO NOTHING",
             upstream
         );
         connection.execute(create).await?;
-        connection.begin(DURABLY).await?;
         let take = sources!(
             "UPDATE sources
              SET epoch = epoch + 1, lease_until = clock_timestamp() + make_interval(secs => $1)
-             WHERE lease_until IS NULL OR lease_until <= clock_timestamp() - make_interval(secs => $2)
+             WHERE id = (SELECT id FROM sources
+                 WHERE lease_until IS NULL OR lease_until <= clock_timestamp() - make_interval(secs => $2)
+                 FOR UPDATE SKIP LOCKED)
              RETURNING ",
             "",
             LEASE.as_secs_f64(),
@@ -52,11 +54,15 @@ impl Postgres {
         );
         let Some(source) = connection.first(take).await? else {
             let left = seconds_left(&mut connection).await?.unwrap_or_default();
+            let reason = match left > -free_for.as_secs_f64() {
+                true => taken(left),
+                false => writer.locked_out(&mut connection).await?,
+            };
             // It has changed nothing. Left open it would cost the connection, at every attempt of whoever waits.
             writer.end(connection).await?;
-            return Err(taken(left));
+            return Err(reason);
         };
-        // The row was waited for: whatever was under way on it is over.
+        // The row is ours: whatever was under way on it is over.
         writer.in_doubt.store(false, Ordering::Release);
         writer.end(connection).await?;
         let source = Source::try_from(source)?;

@@ -12,6 +12,7 @@ mod divergences;
 mod error;
 mod expect;
 mod gather;
+mod hanging;
 mod imported;
 mod insert;
 mod lease;

@@ -1,7 +1,7 @@
 //! Who writes, one at a time, and what is remembered between commits.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
@@ -34,6 +34,8 @@ pub(super) struct Writer {
     pub(super) divergence_bytes: AtomicU64,
     /// A COMMIT was sent and nobody knows what became of it.
     pub(super) in_doubt: AtomicBool,
+    /// The backend of which it was said last that it has locked the row of the source; 0 before.
+    pub(super) locked_by: AtomicI32,
 }
 
 /// Leaves a mark behind unless the outcome became known, also when its future is dropped.
@@ -58,6 +60,7 @@ impl Writer {
             refusal_limits: SharedLimits::default(),
             divergence_bytes: AtomicU64::new(DIVERGENCE_BYTES),
             in_doubt: AtomicBool::new(false),
+            locked_by: AtomicI32::new(0),
         }
     }
 
