@@ -128,6 +128,10 @@ impl Follower {
                     memory.pauses.sleep_for(LOOK).await;
                     continue;
                 }
+                Err(StoreError::Outdated(reason)) => {
+                    self.read_on(&reason, &shutdown).await;
+                    continue;
+                }
                 Err(error) => {
                     let sought = self.store.is_sought();
                     memory.pauses.wait_out(error, During::Beginning, sought).await?;
@@ -178,6 +182,16 @@ impl Follower {
                 "another process follows: {reason}; this one reads, and takes over when that one ends"
             );
         }
+    }
+
+    /// A newer version of the program has the tables now, which do not go back: this process reads until it ends.
+    async fn read_on(&self, reason: &str, shutdown: &CancellationToken) {
+        self.status.set_reading();
+        self.feed.wake();
+        tracing::warn!(
+            "{reason}; this process reads on, and follows no more: put one of the newer version in its place"
+        );
+        shutdown.cancelled().await;
     }
 
     /// One session under a lease, and what its end calls for.

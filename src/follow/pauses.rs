@@ -84,7 +84,8 @@ impl Pauses {
                 self.say(&error, Cause::Away);
             }
             StoreError::Denied(_) => self.say(&error, Cause::Denied),
-            StoreError::LostLease(_) => self.say(&error, Cause::Taken),
+            // Who asks for the lease next is told more.
+            StoreError::LostLease(_) | StoreError::Outdated(_) => self.say(&error, Cause::Taken),
             StoreError::Damaged { .. } => {
                 metrics::gauge!("plc_store_damaged").set(1.0);
                 tracing::error!(

@@ -26,6 +26,10 @@ pub enum StoreError {
     /// right, and is waited for.
     #[error("the database does not allow what is asked of it: {0}")]
     Denied(String),
+    /// A newer version of this program has brought the tables up to date. They can be read still, and are that version's to
+    /// write. Nothing was written.
+    #[error("{0}")]
+    Outdated(String),
     /// The setting `--database` cannot be used as it is.
     #[error("{0}")]
     Unusable(String),

@@ -67,7 +67,8 @@ macro_rules! backend {
 
 impl Store {
     /// Opens the store that `url` names, creating and migrating it as needed:
-    /// `sqlite://PATH`, `postgres://…` or `postgresql://…`.
+    /// `sqlite://PATH`, `postgres://…` or `postgresql://…`. One of a newer version is opened where this one can read it, and
+    /// nothing is written to it ([`StoreError::Outdated`]).
     pub async fn open(url: &str) -> Result<Store, StoreError> {
         match DatabasePlace::of(url)? {
             DatabasePlace::Sqlite(path) => Sqlite::open(path).await.map(Store::Sqlite),
@@ -85,11 +86,11 @@ impl Store {
     }
 
     /// Opens the store that `url` names to read from it, which takes no right to anything else: nothing is created, changed
-    /// or locked. It must be there, with the tables that this version of the program makes.
+    /// or locked. It must be there, with the tables that this version of the program makes, or a newer one.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Unusable`] where it is not.
+    /// [`StoreError::Unusable`] where it is not; [`StoreError::Unavailable`] where it still has those of an older version.
     pub async fn open_to_read(url: &str) -> Result<Store, StoreError> {
         match DatabasePlace::of(url)? {
             DatabasePlace::Sqlite(path) => Sqlite::open_to_read(path).await.map(Store::Sqlite),
@@ -317,7 +318,7 @@ impl Store {
     }
 
     /// What is not there of the tables, or not as this program makes it: columns, constraints, indexes. Nothing, but
-    /// where somebody has copied or changed them.
+    /// where somebody has copied or changed them. Of those of a newer version it is not known what belongs there.
     pub async fn lacking(&self) -> Result<Vec<String>, StoreError> {
         backend!(self, store => store.lacking())
     }
@@ -354,7 +355,8 @@ impl Store {
     // ── writing
 
     /// Becomes the one follower of `upstream`: takes the lease (raising the epoch) and returns the
-    /// position to follow from. [`StoreError::LostLease`] while another follower is alive. The
+    /// position to follow from. [`StoreError::LostLease`] while another follower is alive, [`StoreError::Outdated`] once a
+    /// newer version has brought the tables up to date. The
     /// upstream is recorded when none was; that it is the recorded one is for the caller to see.
     pub async fn follow(&self, upstream: &str) -> Result<(Lease, Source), StoreError> {
         self.follow_after(upstream, Duration::ZERO).await

@@ -145,6 +145,15 @@ impl Running {
         Running::start_with(url, upstreams, switching, rereading, doubts, verifier).await
     }
 
+    /// Follows into a store that is open already.
+    pub async fn start_in(store: Store, upstream: &str) -> Running {
+        let client = ExportClient::new(upstream, 0, "test", limits()).unwrap();
+        let (rereading, doubts) = (RereadingSettings::default(), DoubtSettings::default());
+        let verifier = Arc::new(FastVerifier::new(Tables::On));
+        let switching = SwitchSettings::default();
+        Running::start_all(store, vec![client], switching, rereading, doubts, verifier).await
+    }
+
     /// The same, with somebody who checks the signatures.
     pub async fn start_with(
         url: &str,
@@ -155,6 +164,17 @@ impl Running {
         verifier: Arc<dyn Verifier>,
     ) -> Running {
         let store = Store::open(url).await.unwrap();
+        Running::start_all(store, upstreams, switching, rereading, doubts, verifier).await
+    }
+
+    async fn start_all(
+        store: Store,
+        upstreams: Vec<ExportClient>,
+        switching: SwitchSettings,
+        rereading: RereadingSettings,
+        doubts: DoubtSettings,
+        verifier: Arc<dyn Verifier>,
+    ) -> Running {
         let bases = upstreams.iter().map(ExportClient::base);
         let status = Arc::new(Status::of_store(bases, &store).await.unwrap());
         let feed = Arc::new(Feed::new());

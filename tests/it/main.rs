@@ -59,3 +59,4 @@ mod two_ways;
 mod upstream;
 mod vectors;
 mod verify;
+mod versions;

@@ -75,8 +75,9 @@ impl Postgres {
         self.writer.keeps_claims.store(true, Ordering::Relaxed);
         let begin =
             sqlx::query!("UPDATE sources SET claimed = $1 WHERE claimed IS NULL", UNNUMBERED_FIRST);
-        self.writer.pool.lend().await?.execute(begin).await?;
-        Ok(())
+        let mut connection = self.writer.bare_transaction("BEGIN").await?;
+        connection.execute(begin).await?;
+        connection.commit().await
     }
 
     /// See [`crate::store::Store::claims_index`].
@@ -145,8 +146,7 @@ impl Postgres {
 
     async fn add_pieces(&self, pairs: &[i64]) -> Result<(), StoreError> {
         for pairs in pairs.chunks(ADDED_AT_ONCE) {
-            let mut connection = self.writer.pool.lend().await?;
-            connection.begin(TRANSACTION).await?;
+            let mut connection = self.writer.bare_transaction(TRANSACTION).await?;
             lock(&mut connection).await?;
             add(&mut connection, pairs).await?;
             connection.commit().await?;
@@ -156,8 +156,7 @@ impl Postgres {
 
     /// Moves the place of the index, with what has come behind it meanwhile.
     async fn move_claims(&self, from: BuildPlace, to: i64) -> Result<(), StoreError> {
-        let mut connection = self.writer.pool.lend().await?;
-        connection.begin(TRANSACTION).await?;
+        let mut connection = self.writer.bare_transaction(TRANSACTION).await?;
         if lock(&mut connection).await? == Some(from) {
             // By another connection, which sees what was committed before the lock was ours.
             let tail = self.export_by_sequence(to, TAIL).await?;

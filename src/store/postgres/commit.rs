@@ -69,8 +69,7 @@ impl Postgres {
         now: Timestamp,
     ) -> Result<Noted, StoreError> {
         let _turn = self.writer.turn.lock().await;
-        let mut connection = self.writer.pool.lend().await?;
-        connection.begin("BEGIN").await?;
+        let mut connection = self.writer.bare_transaction("BEGIN").await?;
         let open = sqlx::query!(
             // OFFSET leaves the index of DIDs alone to choose, as in `Postgres::refusals`.
             "SELECT id, kind, subject FROM (SELECT * FROM divergences WHERE did = $1 OFFSET 0) of_did
@@ -96,7 +95,9 @@ impl Postgres {
     /// See [`crate::store::Store::close_divergence`].
     pub async fn close_divergence(&self, id: i64, now: Timestamp) -> Result<(), StoreError> {
         let _turn = self.writer.turn.lock().await;
-        close(&mut self.writer.pool.lend().await?, &[id], now).await
+        let mut connection = self.writer.bare_transaction("BEGIN").await?;
+        close(&mut connection, &[id], now).await?;
+        connection.commit().await
     }
 
     /// Who writes now, for a commit that found another epoch or cursor than its own. The commit has

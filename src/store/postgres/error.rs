@@ -98,6 +98,11 @@ pub(super) fn has_ended_connection(error: &Error) -> bool {
     }
 }
 
+/// Whether a lock was waited for in vain.
+pub(super) fn is_lock_timeout(error: &Error) -> bool {
+    error.as_database_error().and_then(|server| server.code()).as_deref() == Some(LOCK_TIMEOUT)
+}
+
 /// Wrong credentials, no such database, no right to it: waiting does not help.
 fn is_our_setting(code: &str) -> bool {
     matches!(class(code), "28" | "3D") || code == INSUFFICIENT_PRIVILEGE
@@ -113,6 +118,8 @@ fn is_passing(code: &str) -> bool {
 }
 
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
+
+const LOCK_TIMEOUT: &str = "55P03";
 
 /// A server that takes no writes: they are for another one, until it is promoted.
 const READ_ONLY: &str = "25006";

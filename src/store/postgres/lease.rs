@@ -33,8 +33,7 @@ impl Postgres {
         {
             return Err(taken(left));
         }
-        let mut connection = writer.pool.lend().await?;
-        connection.begin(DURABLY).await?;
+        let mut connection = writer.bare_transaction(DURABLY).await?;
         // Whoever has locked the row, and hangs, may do so for ever: a row that is there is not waited for.
         let create = sqlx::query!(
             "INSERT INTO sources (upstream) SELECT $1 WHERE NOT EXISTS (SELECT FROM sources) ON CONFLICT DO NOTHING",

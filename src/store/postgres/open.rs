@@ -72,7 +72,7 @@ impl Postgres {
             Schema::Older => unusable(
                 "the database was written by an older version of plc-replica; `serve` and `import` bring it up to date",
             ),
-            Schema::Current => Postgres::open(url).await,
+            Schema::Current | Schema::Newer => Postgres::open(url).await,
         }
     }
 
@@ -81,33 +81,41 @@ impl Postgres {
         Postgres::open_at(url, &MIGRATIONS).await
     }
 
-    /// Connects, and brings the schema to where `migrations` leave it.
-    pub(super) async fn open_at(url: &str, migrations: &Migrator) -> Result<Postgres, StoreError> {
+    /// Connects, and brings the schema to where these migrations leave it, which may be those of a version to come.
+    pub async fn open_at(url: &str, migrations: &Migrator) -> Result<Postgres, StoreError> {
         let server = Arc::new(Server::new(url, Setting::Database)?);
         migrations::migrate(server.connect().await?, migrations).await?;
-        Ok(Postgres::of(&server))
+        Ok(Postgres::of(&server, migrations))
     }
 
     /// See [`crate::store::Store::open_to_read`].
     pub async fn open_to_read(url: &str) -> Result<Postgres, StoreError> {
+        Postgres::open_to_read_at(url, &MIGRATIONS).await
+    }
+
+    /// The same, for a version that has these migrations.
+    pub async fn open_to_read_at(url: &str, migrations: &Migrator) -> Result<Postgres, StoreError> {
         let server = Arc::new(Server::new(url, Setting::Database)?);
         let mut connection = server.connect().await?;
-        let unusable = |sentence: &str| Err(StoreError::Unusable(sentence.to_owned()));
-        match migrations::look(&mut connection, &MIGRATIONS).await? {
-            Schema::Absent => unusable(
+        match migrations::look(&mut connection, migrations).await? {
+            Schema::Absent => Err(StoreError::Unusable(
                 "there is no log in the database that --database names; a process that may follow (`serve --follow auto` \
-                 or `on`) creates one",
-            ),
-            Schema::Older => unusable(
-                "the database was written by an older version of plc-replica; a process of this version that may follow \
-                 (`serve --follow auto` or `on`) brings it up to date",
-            ),
-            Schema::Current => Ok(Postgres::of(&server)),
+                 or `on`) creates one"
+                    .to_owned(),
+            )),
+            // Who only reads is started at any time, and a standby replays it a moment later than the others have it.
+            Schema::Older => Err(StoreError::Unavailable(
+                "its tables are of an older version of plc-replica, and wait for `plc-replica migrate`, or a process of \
+                 this version that may follow (`serve --follow auto` or `on`), to bring them up to date"
+                    .to_owned(),
+            )),
+            Schema::Current | Schema::Newer => Ok(Postgres::of(&server, migrations)),
         }
     }
 
-    /// The store on a server, of which the tables are known to be ours. Nothing is connected yet.
-    pub(super) fn of(server: &Arc<Server>) -> Postgres {
+    /// The store on a server, of which the tables are known to be ours, as these migrations make them, or a newer version.
+    /// Nothing is connected yet.
+    pub(super) fn of(server: &Arc<Server>, migrations: &Migrator) -> Postgres {
         let pool = |settings, size| Arc::new(Pool::new(server, settings, size));
         let ingest = pool(pool::READING, INGEST_CONNECTIONS);
         let lookups = pool(pool::READING, 2 * LOOKUP_CONNECTIONS);
@@ -117,7 +125,7 @@ impl Postgres {
         let chains = Gatherer::start(of_kind().map(Chains).collect());
         let writing = pool(pool::WRITING, WRITE_CONNECTIONS);
         Postgres {
-            writer: Arc::new(Writer::new(writing, strings.clone())),
+            writer: Arc::new(Writer::new(writing, strings.clone(), migrations::last(migrations))),
             pages: pool(pool::READING, PAGE_CONNECTIONS),
             news: pool(pool::READING, NEWS_CONNECTIONS),
             refused: pool(pool::READING, LOOKUP_CONNECTIONS),

@@ -128,7 +128,7 @@ impl Standby {
             });
         }
         match migrations::look(&mut connection, &MIGRATIONS).await? {
-            Schema::Current => Ok(connection),
+            Schema::Current | Schema::Newer => Ok(connection),
             Schema::Absent | Schema::Older => {
                 Err(not_replayed("what brings the tables up to date"))
             }
@@ -145,7 +145,7 @@ impl Standby {
     /// A store that reads from it, on connections of its own, which are made when they are needed. Whatever is done
     /// with it to write fails.
     pub fn store(&self) -> Postgres {
-        Postgres::of(&Arc::new(self.server.anew()))
+        Postgres::of(&Arc::new(self.server.anew()), &MIGRATIONS)
     }
 }
 

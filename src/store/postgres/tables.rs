@@ -4,6 +4,7 @@
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
+use super::migrations;
 use super::open::Postgres;
 use crate::store::StoreError;
 
@@ -34,6 +35,9 @@ const PARTS: &str = "
 impl Postgres {
     /// See [`crate::store::Store::lacking`].
     pub async fn lacking(&self) -> Result<Vec<String>, StoreError> {
+        if migrations::last_applied(&mut self.pages.lend().await?).await? > self.writer.version {
+            return Ok(Vec::new());
+        }
         let held = self.parts().await?;
         let is_lacking = |part: &&str| !held.iter().any(|held| held == part);
         Ok(EXPECTED.lines().filter(is_lacking).map(|part| format!("the {part}")).collect())

@@ -105,21 +105,33 @@ async fn a_full_database_is_migrated_and_keeps_every_row() {
          CREATE INDEX divergences_open ON divergences (id) WHERE closed_at IS NULL",
     );
     let store = Postgres::open_at(&database.url, &later).await.unwrap();
-    assert_eq!(contents(&store).await, before);
+    let mut migrated = contents(&store).await;
+    // The lease of the version before is over.
+    migrated.source.as_mut().unwrap().epoch -= 1;
+    assert_eq!(migrated, before);
     let mut client = database.client().await;
     let sized = client.value("SELECT count(size) FROM operations").await;
     assert_eq!(sized.as_deref(), Some("200"));
 
-    // And it goes on from there.
-    store.commit(&lease, &commit_of(200, &log[200..])).await.unwrap();
+    // And it goes on from there, by its own.
+    let more = commit_of(200, &log[200..]);
+    let over = store.commit(&lease, &more).await;
+    assert!(matches!(over, Err(StoreError::LostLease(_))), "{over:?}");
+    let (lease, _) = store.follow("https://plc.example", Duration::ZERO).await.unwrap();
+    store.commit(&lease, &more).await.unwrap();
     assert_eq!(store.export_by_sequence(0, 1000).await.unwrap(), log);
     assert_eq!(store.head(&log[0].did).await.unwrap().as_ref(), Some(&log[1]));
 
-    // This version does not touch what a later one has made.
-    match Postgres::open(&database.url).await {
-        Err(StoreError::Unusable(sentence)) => assert!(sentence.contains("newer"), "{sentence}"),
-        other => panic!("{other:?}"),
+    // This version reads what a later one has made, and writes nothing.
+    store.release(lease).await.unwrap();
+    let older = Postgres::open(&database.url).await.unwrap();
+    assert_eq!(older.export_by_sequence(0, 1000).await.unwrap(), log);
+    let followed = older.follow("https://plc.example", Duration::ZERO).await;
+    let closed = older.close_divergence(1, log[0].created_at).await;
+    for refused in [followed.map(drop), closed, older.keep_claims().await] {
+        assert!(matches!(refused, Err(StoreError::Outdated(_))), "{refused:?}");
     }
+    assert_eq!(older.lacking().await.unwrap(), [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::Mutex;
 
+use super::migrations;
 use super::pool::{Lent, Pool};
 use super::rows::{SourceRow, sources};
 use super::strings::Strings;
@@ -22,6 +23,8 @@ pub(in crate::store) const LEASE: Duration = Duration::from_secs(10);
 pub(super) struct Writer {
     strings: Arc<Strings>,
     pub(super) pool: Arc<Pool>,
+    /// The last migration of the version that writes.
+    pub(super) version: i64,
     /// Held by whoever writes: one at a time. The packer is there when everything that it
     /// has packed is committed; otherwise the next commit makes one from what is.
     pub(super) turn: Mutex<Option<Packer>>,
@@ -50,10 +53,11 @@ impl Drop for Doubt<'_> {
 }
 
 impl Writer {
-    pub(super) fn new(pool: Arc<Pool>, strings: Arc<Strings>) -> Writer {
+    pub(super) fn new(pool: Arc<Pool>, strings: Arc<Strings>, version: i64) -> Writer {
         Writer {
             strings,
             pool,
+            version,
             turn: Mutex::default(),
             live: AtomicBool::new(true),
             keeps_claims: AtomicBool::new(false),
@@ -62,6 +66,18 @@ impl Writer {
             in_doubt: AtomicBool::new(false),
             locked_by: AtomicI32::new(0),
         }
+    }
+
+    /// A transaction of somebody who does not have the lease; `sql` is BEGIN and what is set for it.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Outdated`] where the tables are of a newer version.
+    pub(super) async fn bare_transaction(&self, sql: &'static str) -> Result<Lent, StoreError> {
+        let mut connection = self.pool.lend().await?;
+        connection.begin(sql).await?;
+        migrations::hold(&mut connection, self.version).await?;
+        Ok(connection)
     }
 
     /// The source, read so that a commit of unknown outcome is over; `None` when there is none in

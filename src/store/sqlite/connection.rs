@@ -12,13 +12,15 @@ use super::error::in_file;
 use crate::escape::printable;
 use crate::store::StoreError;
 
-/// The steps from an empty file to the tables of today; `user_version` counts those taken, and the first of them comes
-/// with [`APPLICATION_ID`]. A released
-/// one is never edited.
+/// The steps from an empty file to the tables of today; `user_version` counts those taken ([`Version`]), and the first of
+/// them comes with [`APPLICATION_ID`]. A released one is never edited.
 pub(super) const MIGRATIONS: &[&str] = &[include_str!("../../../migrations/sqlite/0001_log.sql")];
 
 /// Tells our files from those of other applications: `PLCr`, in the header of the file.
 const APPLICATION_ID: i64 = 0x504c_4372;
+
+/// The follower commits nothing more: its epoch is over.
+const END_LEASE: &str = "UPDATE sources SET epoch = epoch + 1";
 
 /// Bytes of a page, fixed when the file is created. A row takes some 180 bytes, so of every page a
 /// few hundredths are wasted at its end.
@@ -71,13 +73,13 @@ fn with_tables(
     path: &Path,
     migrations: &[&str],
 ) -> Result<Connection, StoreError> {
-    look(&connection, path)?;
+    look(&connection, path, migrations.len())?;
     connection.pragma_update(None, "page_size", PAGE_SIZE)?;
     connection.pragma_update(None, "journal_mode", "wal")?;
     connection.pragma_update(None, "cache_size", -i64::from(WRITER_CACHE_KIB))?;
     connection.pragma_update(None, "journal_size_limit", LOG_SIZE)?;
     set_durability(&connection, true)?;
-    migrate(&mut connection, path, migrations)?;
+    migrate(&mut connection, migrations)?;
     Ok(connection)
 }
 
@@ -97,17 +99,33 @@ fn refuse_what_is_no_file(path: &Path) -> Result<(), StoreError> {
 
 /// Makes sure that there is a database of ours, without touching what there is.
 pub(super) fn check_existing(path: &Path) -> Result<(), StoreError> {
-    check(path, OpenFlags::SQLITE_OPEN_READ_WRITE, "`serve` or `import`")
+    const WRITER: &str = "`serve` or `import`";
+    let version = check(path, OpenFlags::SQLITE_OPEN_READ_WRITE, WRITER)?;
+    if version.steps < MIGRATIONS.len() {
+        return Err(StoreError::Unusable(format!(
+            "the database {} was written by an older version of this program; {WRITER} brings it up to date",
+            path.display()
+        )));
+    }
+    Ok(())
 }
 
-/// The same without the right to write.
+/// The same without the right to write. What is old is for another process to bring up to date.
 pub(super) fn check_readable(path: &Path) -> Result<(), StoreError> {
-    let who_follows = "a process that may follow (`serve --follow auto` or `on`)";
-    check(path, OpenFlags::SQLITE_OPEN_READ_ONLY, who_follows)
+    const WRITER: &str = "a process that may follow (`serve --follow auto` or `on`)";
+    let version = check(path, OpenFlags::SQLITE_OPEN_READ_ONLY, WRITER)?;
+    if version.steps < MIGRATIONS.len() {
+        return Err(StoreError::Unavailable(format!(
+            "the tables of {} are of an older version of plc-replica, and wait for `plc-replica migrate`, or {WRITER} of \
+             this version, to bring them up to date",
+            path.display()
+        )));
+    }
+    Ok(())
 }
 
-/// `writer` is who makes it, or brings it up to date, where it is not there or old.
-fn check(path: &Path, flags: OpenFlags, writer: &str) -> Result<(), StoreError> {
+/// `writer` is who makes it where it is not there.
+fn check(path: &Path, flags: OpenFlags, writer: &str) -> Result<Version, StoreError> {
     let unusable = |what: &str| {
         let file = path.display();
         StoreError::Unusable(format!("{what} {file}; {writer} creates one"))
@@ -117,62 +135,74 @@ fn check(path: &Path, flags: OpenFlags, writer: &str) -> Result<(), StoreError> 
         return Err(unusable("there is no database"));
     }
     let connection = open(path, flags)?;
-    match look(&connection, path).map_err(|error| in_file(path, error))? {
+    match look(&connection, path, MIGRATIONS.len()).map_err(|error| in_file(path, error))? {
         Contents::Nothing => Err(unusable("there is no log in the database")),
-        Contents::Log { version } if version < MIGRATIONS.len() => {
-            Err(StoreError::Unusable(format!(
-                "the database {} was written by an older version of this program; {writer} brings it up to date",
-                path.display()
-            )))
-        }
-        Contents::Log { version } if version > MIGRATIONS.len() => Err(newer(path, version)),
-        Contents::Log { .. } => Ok(()),
+        Contents::Log(version) => Ok(version),
     }
 }
 
-/// That a database is of a newer version.
-fn newer(path: &Path, version: usize) -> StoreError {
-    StoreError::Unusable(format!(
-        "the database {} was written by a newer version of this program (its tables are version {version}, this one \
-         knows {})",
-        path.display(),
-        MIGRATIONS.len()
-    ))
+/// How far the tables are: what `user_version` says, in two halves of 16 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Version {
+    /// Steps that were taken, in the lower half.
+    pub(super) steps: usize,
+    /// The last of them after which the version before cannot read any more, in the upper half; 0 where it always can.
+    breaking: usize,
+}
+
+impl Version {
+    /// As a connection sees it.
+    pub(super) fn of(connection: &Connection) -> Result<Version, StoreError> {
+        let marks: i32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        let marks = marks.cast_unsigned();
+        Ok(Version { steps: (marks & 0xffff) as usize, breaking: (marks >> 16) as usize })
+    }
 }
 
 /// What a file is to us.
 enum Contents {
     /// Nobody has written anything into it.
     Nothing,
-    /// Our tables, after so many steps.
-    Log { version: usize },
+    /// Our tables.
+    Log(Version),
 }
 
-/// Looks at what there is before anything is written.
+/// Looks at what there is before anything is written, for a version of the program that knows so many steps.
 ///
 /// # Errors
 ///
-/// [`StoreError::Unusable`] where it is somebody else's.
-fn look(connection: &Connection, path: &Path) -> Result<Contents, StoreError> {
+/// [`StoreError::Unusable`] where it is somebody else's, or a newer version has made it unreadable.
+fn look(connection: &Connection, path: &Path, known: usize) -> Result<Contents, StoreError> {
     // Whoever has left a log beside a file that is not ours finds it there again.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     // At one moment: tables that another process makes meanwhile would be taken for somebody else's.
     let moment = connection.unchecked_transaction()?;
     let application: i64 = moment.pragma_query_value(None, "application_id", |row| row.get(0))?;
-    let version = version(&moment)?;
+    let version = Version::of(&moment)?;
     let contents = if application == APPLICATION_ID {
-        Contents::Log { version }
+        if version.breaking > known {
+            return Err(StoreError::Unusable(format!(
+                "the database {} was written by a newer version of this program, and this one cannot read it any more (its \
+                 tables are of version {}, this one knows {known})",
+                path.display(),
+                version.steps
+            )));
+        }
+        Contents::Log(version)
     } else {
         let table: Option<String> = moment
             .query_row("SELECT name FROM sqlite_schema LIMIT 1", [], |row| row.get(0))
             .optional()?;
         match (table, application, version) {
-            (None, 0, 0) => Contents::Nothing,
+            (None, 0, Version { steps: 0, breaking: 0 }) => Contents::Nothing,
             (Some(table), ..) => {
                 return Err(foreign(path, &format!("it has {}", printable(&table))));
             }
             (None, ..) => {
-                let marks = format!("application_id {application}, user_version {version}");
+                let marks = format!(
+                    "application_id {application}, user_version {}",
+                    version.breaking << 16 | version.steps
+                );
                 return Err(foreign(path, &marks));
             }
         }
@@ -235,30 +265,30 @@ fn cannot_be_opened(path: &Path, flags: OpenFlags, error: &rusqlite::Error) -> S
     )
 }
 
-/// Takes the steps that are missing, all in one transaction: a crash leaves the tables of before.
-fn migrate(
-    connection: &mut Connection,
-    path: &Path,
-    migrations: &[&str],
-) -> Result<(), StoreError> {
-    let steps = |taken: usize| migrations.get(taken..).ok_or_else(|| newer(path, taken));
-    if steps(version(connection)?)?.is_empty() {
+/// Takes the steps that are missing, all in one transaction: a crash leaves the tables of before. What a newer version has
+/// made is left as it is.
+fn migrate(connection: &mut Connection, migrations: &[&str]) -> Result<(), StoreError> {
+    let missing = |version: Version| migrations.get(version.steps..).unwrap_or_default();
+    if missing(Version::of(connection)?).is_empty() {
         return Ok(());
     }
     // Another process may be doing the same: what is missing is asked again under the lock.
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    for step in steps(version(&transaction)?)? {
+    let version = Version::of(&transaction)?;
+    let missing = missing(version);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if version.steps > 0 {
+        transaction.execute_batch(END_LEASE)?;
+    }
+    for step in missing {
         transaction.execute_batch(step)?;
     }
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", migrations.len() as i64)?;
     transaction.commit()?;
     Ok(())
-}
-
-fn version(connection: &Connection) -> Result<usize, StoreError> {
-    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    Ok(usize::try_from(version).unwrap_or(usize::MAX))
 }
 
 /// The connections that read. As many as are in use at a time, some of which are kept.

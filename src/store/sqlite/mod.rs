@@ -83,13 +83,13 @@ impl Sqlite {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Unusable`] when it is of a newer version of this program.
+    /// [`StoreError::Unusable`] when a newer version of this program has made it unreadable for this one.
     pub async fn open(path: &Path) -> Result<Sqlite, StoreError> {
         Sqlite::open_at(path, MIGRATIONS).await
     }
 
-    /// The same, with the tables where `migrations` leave them.
-    async fn open_at(
+    /// The same, with the tables where these migrations leave them, which may be those of a version to come.
+    pub async fn open_at(
         path: &Path,
         migrations: &'static [&'static str],
     ) -> Result<Sqlite, StoreError> {

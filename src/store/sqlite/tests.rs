@@ -428,7 +428,8 @@ async fn a_file_that_is_not_ours_is_refused() {
     assert!(matches!(absent, Err(StoreError::Unusable(_))), "{absent:?}");
 
     let store = open(&folder).await;
-    store.shared.writer().connection().pragma_update(None, "user_version", 1000).unwrap();
+    let unreadable = 1000 << 16 | 1000;
+    store.shared.writer().connection().pragma_update(None, "user_version", unreadable).unwrap();
     drop(store);
     let newer = Sqlite::open(&folder.path().join("plc.db")).await;
     let Err(StoreError::Unusable(reason)) = newer else { panic!("{newer:?}") };
@@ -531,8 +532,8 @@ async fn a_panic_is_logged_as_a_bug_and_the_store_goes_on() {
     assert_eq!((store.load().busy, store.load().waiting), (0, 0));
 }
 
-/// What this version of the program has made, a later one finds whole, and this one leaves alone what
-/// a later one has made.
+/// What this version of the program has made, a later one finds whole, and this one reads what a later one has made, and
+/// writes nothing.
 #[tokio::test]
 async fn a_full_database_is_migrated_and_keeps_every_row() {
     const LATER: &[&str] = &[
@@ -555,8 +556,14 @@ async fn a_full_database_is_migrated_and_keeps_every_row() {
     assert!(Sqlite::open_at(&path, BROKEN).await.is_err());
     assert_holds(&open(&folder).await, &operations[..200]).await;
 
+    let before = open(&folder).await;
+    let (lease, _) = before.follow(UPSTREAM, Duration::ZERO).await.unwrap();
     let store = Sqlite::open_at(&path, LATER).await.unwrap();
     assert_holds(&store, &operations[..200]).await;
+    // The lease of the version before is over.
+    let over = before.commit(&lease, &commit_of(200, &operations[200..])).await;
+    assert!(matches!(over, Err(StoreError::LostLease(_))), "{over:?}");
+    drop((before, lease));
     let sized = "SELECT count(size) FROM operations";
     let sized: i64 =
         store.shared.writer().connection().query_one(sized, [], |row| row.get(0)).unwrap();
@@ -565,6 +572,12 @@ async fn a_full_database_is_migrated_and_keeps_every_row() {
     commit(&store, &lease, &operations[200..]).await;
     assert_holds(&store, &operations).await;
     drop((store, lease));
-    let older = Sqlite::open(&path).await;
-    assert!(matches!(older, Err(StoreError::Unusable(_))), "{older:?}");
+    let older = Sqlite::open(&path).await.unwrap();
+    assert_holds(&older, &operations).await;
+    let followed = older.follow(UPSTREAM, Duration::ZERO).await;
+    let closed = older.close_divergence(1, operations[0].created_at).await;
+    for refused in [followed.map(drop), closed, older.keep_claims().await] {
+        assert!(matches!(refused, Err(StoreError::Outdated(_))), "{refused:?}");
+    }
+    assert_eq!(older.lacking().await.unwrap(), [""; 0]);
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
-use super::connection;
+use super::connection::{self, MIGRATIONS, Version};
 use super::error::in_file;
 use crate::store::codec::Packer;
 use crate::store::{Lease, StoreError};
@@ -22,6 +22,8 @@ pub(super) struct Writer {
     path: PathBuf,
     /// Which file the path stood for when it was opened.
     file: FileIdentity,
+    /// Steps of the tables that the version which writes knows.
+    known: usize,
     pub(super) held: Option<Held>,
 }
 
@@ -52,15 +54,17 @@ pub(super) struct Held {
 impl Writer {
     pub(super) fn open(path: &Path, migrations: &[&str]) -> Result<Writer, StoreError> {
         let connection = connection::open_writer(path, migrations)?;
-        let file = FileIdentity::of(path).map_err(|error| in_file(path, error))?;
-        Ok(Writer { connection, path: path.to_owned(), file, held: None })
+        Writer::with(connection, path, migrations.len())
     }
 
     /// One that is refused whatever it tries to write.
     pub(super) fn that_only_reads(path: &Path) -> Result<Writer, StoreError> {
-        let connection = connection::open_reader(path)?;
+        Writer::with(connection::open_reader(path)?, path, MIGRATIONS.len())
+    }
+
+    fn with(connection: Connection, path: &Path, known: usize) -> Result<Writer, StoreError> {
         let file = FileIdentity::of(path).map_err(|error| in_file(path, error))?;
-        Ok(Writer { connection, path: path.to_owned(), file, held: None })
+        Ok(Writer { connection, path: path.to_owned(), file, known, held: None })
     }
 
     pub(super) fn connection(&self) -> &Connection {
@@ -103,9 +107,24 @@ impl Writer {
     }
 
     /// A transaction of somebody who is not the follower.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Outdated`] where the tables are of a newer version.
     pub(super) fn bare_transaction(&mut self) -> Result<Transaction<'_>, StoreError> {
         self.check_file()?;
-        Ok(self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?)
+        let behaviour = TransactionBehavior::Immediate;
+        let transaction = self.connection.transaction_with_behavior(behaviour)?;
+        let steps = Version::of(&transaction)?.steps;
+        if steps > self.known {
+            return Err(StoreError::Outdated(format!(
+                "the database {} is of a newer version of plc-replica (its tables are of version {steps}, this one knows \
+                 {}), which alone may write to it",
+                self.path.display(),
+                self.known
+            )));
+        }
+        Ok(transaction)
     }
 
     pub(super) fn lock(&self) -> Result<File, StoreError> {

@@ -5,6 +5,7 @@ mod failures;
 mod roles;
 mod servers;
 mod settings;
+mod versions;
 mod witness;
 
 use std::net::{SocketAddr, TcpListener};
