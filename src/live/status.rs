@@ -68,12 +68,14 @@ const SILENT: Duration = Duration::from_secs(20);
 
 /// How far the store has come. Written by the follower, or by who learns of another process's, read by every answer,
 /// without a lock but for the pace:
-/// each figure is read for itself. The times only ever rise, and the number too unless it is set
-/// back.
+/// each figure is read for itself. What is said of the log rises, unless the cursor is set back, or a crash of the database
+/// has taken commits back: what the store says of itself is what is true.
 #[derive(Debug)]
 pub struct Status {
     upstreams: Upstreams,
     received: AtomicI64,
+    /// Commits of the log, whoever has made them.
+    commits: AtomicI64,
     sequence: AtomicI64,
     last_operation: AtomicI64,
     last_word: AtomicI64,
@@ -101,22 +103,23 @@ impl Status {
         upstreams: impl IntoIterator<Item = &'a str>,
         source: Option<&Source>,
     ) -> Status {
-        let caught_up_at = source.and_then(|source| source.caught_up_at);
+        let commit = source.map(|source| source.commit).unwrap_or_default();
         Status {
             upstreams: Upstreams::new(upstreams),
             received: AtomicI64::new(source.map_or(0, |source| source.cursor)),
+            commits: AtomicI64::new(commit.number),
             sequence: AtomicI64::new(source.map_or(0, |source| source.cursor)),
             last_operation: AtomicI64::new(NEVER),
             last_word: AtomicI64::new(NEVER),
-            as_of: AtomicI64::new(caught_up_at.map_or(NEVER, Timestamp::millis)),
+            as_of: AtomicI64::new(source.map_or(NEVER, complete_at)),
             read_twice: AtomicI64::new(source.map_or(0, |source| source.rereading.second)),
             mode: AtomicU8::new(Mode::Idle as u8),
-            caught_up: AtomicBool::new(caught_up_at.is_some()),
+            caught_up: AtomicBool::new(source.is_some_and(|source| source.caught_up_at.is_some())),
             head: AtomicI64::new(0),
             pace: Mutex::new(Pace::from(Instant::now(), source.map_or(0, |source| source.cursor))),
             role: watch::Sender::new(Role::Reader),
             said_at: AtomicI64::new(NEVER),
-            commit: source.map(|source| source.commit).unwrap_or_default(),
+            commit,
         }
     }
 
@@ -133,10 +136,6 @@ impl Status {
     ) -> Result<Status, StoreError> {
         let source = store.source().await?;
         let status = Status::new(upstreams, source.as_ref());
-        if let Some(word) = source.and_then(|source| source.word) {
-            // That it is as complete as then is true whoever follows now.
-            status.as_of.fetch_max(word.as_of.unwrap_or(NEVER), Ordering::Release);
-        }
         if let Some(last) = store.last_sequence().await? {
             let last = store.sequences(&[last]).await?;
             let created_at = last.first().map_or(NEVER, |last| last.created_at.millis());
@@ -151,8 +150,9 @@ impl Status {
         self.received.store(sequence, Ordering::Release);
     }
 
-    /// This was committed.
+    /// This was committed, by this process: nobody else commits meanwhile.
     pub fn set_committed(&self, commit: &Commit) {
+        self.commits.fetch_add(1, Ordering::Release);
         let before = self.sequence.fetch_max(commit.cursor_after, Ordering::Release);
         self.pace().reach(Instant::now(), commit.cursor_after.max(before));
         if let Some(latest) = latest(commit) {
@@ -190,27 +190,22 @@ impl Status {
     /// What the store says of the log and of its follower, for a process that reads.
     pub fn learn(&self, source: &Source) {
         self.set_position(source);
-        if let Some(at) = source.caught_up_at {
-            self.as_of.fetch_max(at.millis(), Ordering::Release);
-            self.caught_up.store(true, Ordering::Release);
-        }
+        self.caught_up.fetch_or(source.caught_up_at.is_some(), Ordering::Release);
         let Some(word) = &source.word else { return };
         self.said_at.store(word.said_at, Ordering::Release);
         self.received.store(word.received, Ordering::Release);
         self.head.store(word.head, Ordering::Release);
-        for (mine, said) in [
-            (&self.as_of, word.as_of),
-            (&self.last_word, word.heard_at),
-            (&self.last_operation, word.last_operation_at),
-        ] {
-            mine.fetch_max(said.unwrap_or(NEVER), Ordering::Release);
-        }
+        self.last_word.fetch_max(word.heard_at.unwrap_or(NEVER), Ordering::Release);
+        self.last_operation.store(word.last_operation_at.unwrap_or(NEVER), Ordering::Release);
         let mode = Mode::ALL.into_iter().find(|mode| mode.name() == word.mode);
         self.set_mode(mode.unwrap_or(Mode::Idle));
         self.upstreams.learn(&word.followed, &word.upstreams);
     }
 
+    /// How far the log is. It may be less than it was: a crash of the database may have taken commits back.
     fn set_position(&self, source: &Source) {
+        self.commits.store(source.commit.number, Ordering::Release);
+        self.as_of.store(complete_at(source), Ordering::Release);
         self.sequence.store(source.cursor, Ordering::Release);
         self.read_twice.store(source.rereading.second, Ordering::Release);
         self.pace().reach(Instant::now(), source.cursor);
@@ -287,6 +282,11 @@ impl Status {
     /// All upstreams that can be followed.
     pub fn upstreams(&self) -> &Upstreams {
         &self.upstreams
+    }
+
+    /// Commits of the log. Asked for after the others, it is that of a log that has all that they say.
+    pub fn commits(&self) -> i64 {
+        self.commits.load(Ordering::Acquire)
     }
 
     /// The last sequence number that is committed; 0 before the first.
@@ -388,6 +388,12 @@ impl Status {
     }
 }
 
+/// The time up to which the log is complete, as the store says.
+fn complete_at(source: &Source) -> i64 {
+    let said = source.word.as_ref().and_then(|word| word.as_of);
+    source.caught_up_at.map(Timestamp::millis).max(said).unwrap_or(NEVER)
+}
+
 /// The latest `createdAt` in a commit. One that is dated into the future does not make the picture any newer.
 fn latest(commit: &Commit) -> Option<Timestamp> {
     let received_at = Timestamp::from_millis(commit.received_at_millis);
@@ -469,6 +475,29 @@ mod tests {
         reader.set_following(&source(6, Word::default()));
         assert_eq!((reader.role(), reader.mode()), (Role::Follower, Mode::CatchingUp));
         assert_eq!(reader.sequence(), 6);
+    }
+
+    #[test]
+    fn what_a_crash_of_the_database_has_taken_back_is_not_stated_any_more() {
+        let at = |millis| Some(Timestamp::from_millis(millis));
+        let said = |as_of| Word { as_of, last_operation_at: as_of, ..Word::default() };
+        let status = Status::new(["https://plc.example"], None);
+        status.learn(&source(8, said(Some(9_000))));
+        assert_eq!(
+            (status.sequence(), status.as_of(), status.last_operation()),
+            (8, at(9_000), at(9_000))
+        );
+        status.learn(&source(7, said(Some(7_000))));
+        assert_eq!(
+            (status.sequence(), status.as_of(), status.last_operation()),
+            (7, at(7_000), at(7_000))
+        );
+        // Who follows knows more than it has told, and has lost that too.
+        status.set_following(&source(7, said(Some(7_000))));
+        status.set_committed(&commit(8, 8_000, 9_000));
+        status.set_complete_at(Timestamp::from_millis(9_000));
+        status.set_following(&source(7, said(Some(7_000))));
+        assert_eq!((status.sequence(), status.as_of(), status.commits()), (7, at(7_000), 0));
     }
 
     #[test]

@@ -55,8 +55,10 @@ impl Watched {
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             looks.tick().await;
-            // In this order: what is promised now was replayed where the standby has this number afterwards.
-            self.trail.note(Instant::now(), Freshness::now(reads.status()));
+            // In this order: what is promised now is there with so many commits, and was replayed where the standby has as
+            // many afterwards.
+            let freshness = Freshness::now(reads.status());
+            self.trail.note(Instant::now(), reads.status().commits(), freshness);
             match timeout(PATIENCE, self.asked.replayed()).await {
                 Ok(Ok(replayed)) => self.is_at(self.trail.place(Instant::now(), replayed)),
                 Ok(Err(error)) => self.is_gone(error),

@@ -10,8 +10,7 @@ use super::migrations::{self, MIGRATIONS, Schema};
 use super::open::Postgres;
 use super::pool;
 use super::server::{Server, Setting};
-use crate::store::{StoreError, Word};
-use did_plc::Timestamp;
+use crate::store::StoreError;
 
 /// By what a database and its standbys are told from all others: streaming replication copies a server file by file,
 /// so that it has the same identifier, and all that is in it the same numbers.
@@ -21,7 +20,7 @@ const ORIGIN: &str = "
 
 /// How far it is. Asked some ten times a second: one row, by its key.
 const REPLAYED: &str = "
-    SELECT pg_is_in_recovery() AS is_standby, source.cursor, source.word
+    SELECT pg_is_in_recovery() AS is_standby, source.cursor, source.commits
     FROM (VALUES (1)) AS one (id) LEFT JOIN sources AS source USING (id)";
 
 /// Which database it is, wherever it is copied to by replication.
@@ -38,7 +37,7 @@ pub struct Origin {
 struct Row {
     is_standby: bool,
     cursor: Option<i64>,
-    word: Option<String>,
+    commits: Option<i64>,
 }
 
 /// What a standby has replayed.
@@ -46,9 +45,8 @@ struct Row {
 pub struct Replayed {
     /// The cursor; 0 before anything is followed.
     pub cursor: i64,
-    /// The time up to which the log is complete there, as the follower has said it last, every few seconds and with commits:
-    /// much is committed that does not move the cursor.
-    pub as_of: Option<Timestamp>,
+    /// How many commits: some do not move the cursor.
+    pub commits: i64,
 }
 
 impl Postgres {
@@ -98,14 +96,12 @@ impl Standby {
             Err(error) if !has_ended_connection(&error) => how_far(&mut connection).await,
             replayed => replayed,
         };
-        let Row { is_standby, cursor, word } = replayed.map_err(query_error)?;
+        let Row { is_standby, cursor, commits } = replayed.map_err(query_error)?;
         if !is_standby {
             return Err(self.unusable("is no standby: it takes writes of its own. Where it was promoted, name it with --database"));
         }
         self.connection = Some(connection);
-        let word = word.as_deref().and_then(Word::read);
-        let as_of = word.and_then(|word| word.as_of).map(Timestamp::from_millis);
-        Ok(Replayed { cursor: cursor.unwrap_or_default(), as_of })
+        Ok(Replayed { cursor: cursor.unwrap_or_default(), commits: commits.unwrap_or_default() })
     }
 
     /// A connection to what is a standby of ours.
