@@ -28,8 +28,11 @@ const LOCK: i64 = 0x504c_4372;
 /// How the name of a migration begins after which the version before cannot read any more.
 const BREAKING: &str = "breaking";
 
-/// The follower commits nothing more: it has lost the lease, and what it was committing is waited for.
-const END_LEASE: &str = "UPDATE sources SET epoch = epoch + 1, lease_until = clock_timestamp()";
+/// The follower commits nothing more: it has lost the lease, and what it was committing is waited for. The whole table is
+/// locked, and not the row: who waited for that would be in the way of who changes the table.
+const END_LEASE: &str = "
+    LOCK TABLE sources IN EXCLUSIVE MODE;
+    UPDATE sources SET epoch = epoch + 1, lease_until = clock_timestamp()";
 
 /// Whoever reads a table waits behind who wants to change it: so who wants to does not wait for long.
 const BRIEFLY: &str = "SET LOCAL lock_timeout = '3s'";

@@ -12,7 +12,6 @@ use tokio::time::sleep;
 
 use super::witness::{HELD_UP, ON_ITS_WAY, Witness};
 use super::{DATABASE, Fleet, Replica, name};
-use crate::process::Served;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lookups_go_on_while_standbys_come_and_go() {
@@ -207,44 +206,4 @@ async fn a_read_that_conflicts_with_replay_is_asked_elsewhere() {
     assert_eq!(left_out(), left_out_before);
     let log = replica.served.end();
     assert!(!log.contains("a read is asked elsewhere"), "{log}");
-}
-
-/// A server that tells of commits before they are on its disk loses the last ones when it crashes.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_a_crash_has_taken_back_is_not_stated_any_more() {
-    let Some(fleet) = Fleet::start().await else { return };
-    let mut admin = Client::connect(&fleet.primary.url("postgres")).await;
-    admin.run("ALTER SYSTEM SET synchronous_commit = off").await;
-    admin.run("ALTER SYSTEM SET wal_writer_delay = '10s'").await;
-    admin.run("SELECT pg_reload_conf()").await;
-    let mut story = Story::seeded(13);
-    let identities = fleet.begin(&mut story);
-    let follower = fleet.serve(&[]);
-    let reads = [("PLC_FOLLOW", "off")];
-    follower.served.reaches(fleet.told.last()).await;
-    let reader = Served::start_on(&fleet.primary.url(DATABASE), &fleet.upstream.url(), &reads);
-    reader.reaches(fleet.told.last()).await;
-    let url = format!("http://{}/{}/log/last", reader.address(), identities[0].did);
-    // None while the database is away.
-    let stated = async || {
-        let answer = reqwest::get(&url).await.ok().filter(|answer| answer.status() == 200)?;
-        let header = |name: &str| answer.headers()[name].to_str().unwrap().to_owned();
-        Some((header("plc-sequence").parse::<i64>().unwrap(), header("plc-as-of")))
-    };
-    admin.run("CHECKPOINT").await;
-    let told = story.log().len();
-    story.update(&identities[0]).accepted();
-    fleet.tell(&story, told);
-    reader.reaches(fleet.told.last()).await;
-    let before = stated().await.unwrap();
-    assert_eq!(before.0, fleet.told.last());
-
-    follower.served.signal("KILL");
-    fleet.primary.kill();
-    fleet.primary.start_again();
-    let is_less = async || stated().await.is_some_and(|now| now.0 < before.0);
-    reader.eventually("it states what is there", is_less).await;
-    let now = stated().await.unwrap();
-    assert!(now.1 < before.1, "{now:?} after {before:?}");
-    reader.end();
 }
