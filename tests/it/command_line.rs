@@ -7,6 +7,7 @@ use plc_replica::store::NewRefusal;
 use plc_testkit::builder::Story;
 use tempfile::TempDir;
 
+use crate::process::without_settings;
 use plc_testkit::fake_upstream::LogEntry;
 
 /// What came of a run.
@@ -28,10 +29,7 @@ impl From<Output> for Ran {
 /// Runs in a folder, with no settings but those that are given.
 fn command(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_plc-replica"));
-    let settings = |name: &String| name == "DATABASE_URL" || name.starts_with("PLC_");
-    std::env::vars().map(|(name, _)| name).filter(settings).for_each(|name| {
-        command.env_remove(name);
-    });
+    without_settings(&mut command);
     command.current_dir(folder).args(arguments);
     command
 }
@@ -384,7 +382,8 @@ fn what_is_closed_is_not_read_to_its_end_nor_written_to() {
     let shell = |line: &str| {
         let program = env!("CARGO_BIN_EXE_plc-replica");
         let mut command = Command::new("sh");
-        command.env_remove("DATABASE_URL").env_remove("PLC_CONFIG").current_dir(folder.path());
+        without_settings(&mut command);
+        command.current_dir(folder.path());
         Ran::from(command.args(["-c", &line.replace("$", program)]).output().unwrap())
     };
     for command in ["verify", "import"] {

@@ -30,12 +30,17 @@ impl Ran {
 /// The program with these arguments, and no settings but those that are given.
 pub fn program(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_plc-replica"));
+    without_settings(&mut command);
+    command.args(arguments);
+    command
+}
+
+/// Has a command not see what is set here.
+pub fn without_settings(command: &mut Command) {
     let settings = |name: &String| name == "DATABASE_URL" || name.starts_with("PLC_");
     std::env::vars().map(|(name, _)| name).filter(settings).for_each(|name| {
         command.env_remove(name);
     });
-    command.args(arguments);
-    command
 }
 
 /// `serve` as its user runs it, but that it may ask as often as it likes.

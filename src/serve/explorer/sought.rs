@@ -72,7 +72,10 @@ fn handle(text: &str) -> Option<&str> {
         None => text.strip_prefix("at://")?,
     };
     let end = actor.find(['/', '?', '#']).unwrap_or(actor.len());
-    (end > 0).then(|| &actor[..end])
+    // An identity can claim any text: what is no name of a domain is looked for as it is.
+    let is_name =
+        |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte));
+    Some(&actor[..end]).filter(|actor| !actor.is_empty() && is_name(actor))
 }
 
 #[cfg(test)]
@@ -108,7 +111,9 @@ mod tests {
         ] {
             assert_eq!(Sought::of(text), Sought::Claim("at://alice.example.com".into()), "{text}");
         }
-        for text in ["@alice.example.com", "https://pds.example.com", "did:key:zQ3"] {
+        for text in
+            ["@alice.example.com", "https://pds.example.com", "did:key:zQ3", "at://<i>a</i>"]
+        {
             assert_eq!(Sought::of(text), Sought::Claim(text.into()), "{text}");
         }
         for text in ["64017343", "#64017343", "64,017,343", " 64017343\n"] {
