@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use plc_testkit::builder::Story;
 use plc_testkit::fake_upstream::{FakeUpstream, LogEntry};
+use plc_testkit::nginx;
 use reqwest::{Client, Response};
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
@@ -48,18 +49,8 @@ impl Proxy {
                     .replace("/var/cache/nginx/plc", &at("cache"))
             })
             .collect();
-        std::fs::write(at("site.conf"), site.join("\n")).unwrap();
-        let paths: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-            .map(|of| format!("{of}_temp_path {};\n", at(of)))
-            .concat();
-        let main = format!(
-            "daemon off; master_process off; pid {};\nevents {{}}\nhttp {{ access_log off;\n{paths}include {}; }}",
-            at("pid"),
-            at("site.conf")
-        );
-        std::fs::write(at("nginx.conf"), main).unwrap();
         let mut command = installed("nginx")?;
-        command.args(["-e", "stderr", "-p", &at(""), "-c", &at("nginx.conf")]);
+        command.args(nginx::arguments(&site.join("\n"), folder.path()).unwrap());
         Some(Proxy::start(command, address, folder))
     }
 

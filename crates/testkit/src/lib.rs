@@ -8,6 +8,7 @@ pub mod fake_upstream;
 pub mod file_server;
 pub mod happenings;
 pub mod keys;
+pub mod nginx;
 mod nonces;
 pub mod plcbundle;
 pub mod postgres;
@@ -16,6 +17,7 @@ pub mod set_model;
 mod shape;
 mod so_far;
 pub mod spelling;
+pub mod telling;
 pub mod wire;
 
 use wire::json_string;

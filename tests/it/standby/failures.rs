@@ -7,10 +7,11 @@ use plc_replica::audit::fsck;
 use plc_replica::store::Store;
 use plc_testkit::builder::Story;
 use plc_testkit::postgres::Client;
+use plc_testkit::telling::ON_ITS_WAY;
 
 use tokio::time::sleep;
 
-use super::witness::{HELD_UP, ON_ITS_WAY, Witness};
+use super::witness::{HELD_UP, Witness};
 use super::{DATABASE, Fleet, Replica, name};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -130,8 +131,7 @@ async fn a_standby_is_promoted_and_followed() {
     let log = replica.served.end();
     assert!(log.contains("is no standby: it takes writes of its own"), "{log}");
 
-    let follow =
-        format!("ALTER SYSTEM SET primary_conninfo = 'host={} user=postgres'", one.directory());
+    let follow = format!("ALTER SYSTEM SET primary_conninfo = '{}'", one.conninfo());
     let mut client = Client::connect(&other.url("postgres")).await;
     client.run(&follow).await;
     client.run("SELECT pg_reload_conf()").await;

@@ -9,13 +9,13 @@ mod versions;
 mod witness;
 
 use std::net::{SocketAddr, TcpListener};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use did_plc::Timestamp;
 use plc_testkit::builder::{Story, Told};
 use plc_testkit::fake_upstream::{FakeUpstream, LogEntry};
 use plc_testkit::postgres::{Client, Server};
+use plc_testkit::telling::Telling;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -31,43 +31,6 @@ struct Fleet {
     primary: Server,
     upstream: Arc<FakeUpstream>,
     told: Arc<Telling>,
-}
-
-/// What the upstream has said, and when.
-#[derive(Default)]
-struct Telling {
-    said: Mutex<Vec<Said>>,
-}
-
-/// An operation that the upstream had at a time.
-#[derive(Clone)]
-struct Said {
-    did: String,
-    sequence: i64,
-    at: Timestamp,
-}
-
-impl Telling {
-    fn note(&self, entry: &LogEntry) {
-        let at = Timestamp::from_millis(now_millis());
-        let said = Said { did: entry.did.clone(), sequence: entry.seq, at };
-        self.said.lock().unwrap().push(said);
-    }
-
-    fn all(&self) -> Vec<Said> {
-        self.said.lock().unwrap().clone()
-    }
-
-    /// The last number.
-    fn last(&self) -> i64 {
-        self.said.lock().unwrap().last().map_or(0, |said| said.sequence)
-    }
-}
-
-/// Milliseconds since 1970.
-fn now_millis() -> i64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    i64::try_from(now.as_millis()).unwrap()
 }
 
 impl Fleet {
@@ -90,7 +53,7 @@ impl Fleet {
         for generated in &story.log()[from..] {
             let entry = LogEntry::from(generated);
             self.upstream.append(entry.clone());
-            self.told.note(&entry);
+            self.told.note(&entry.did, &entry.cid, entry.seq);
         }
     }
 
@@ -104,7 +67,7 @@ impl Fleet {
                 story.update(identity).accepted();
                 let entry = LogEntry::from(story.log().last().unwrap());
                 upstream.append(entry.clone());
-                told.note(&entry);
+                told.note(&entry.did, &entry.cid, entry.seq);
                 tokio::select! {
                     () = stopped.cancelled() => return,
                     () = sleep(Duration::from_millis(30)) => {}

@@ -4,17 +4,14 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use did_plc::Timestamp;
+use plc_testkit::telling::Telling;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::Telling;
-
 /// Who ask at the same time.
 const ASKERS: usize = 3;
-/// How long something may be on its way to a follower on a busy machine.
-pub const ON_ITS_WAY: Duration = Duration::from_secs(5);
-/// The same where the follower was held up, and what it hears then has waited for it.
+/// How long something may be on its way where the follower was held up, and what it hears then has waited for it.
 pub const HELD_UP: Duration = Duration::from_secs(3600);
 /// Between two questions of each.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -40,9 +37,7 @@ pub struct Witness {
 }
 
 impl Witness {
-    /// Asks this server for the audit logs of all that were told of. What was told so long before the time that an
-    /// answer states has to be in it: the time is that at which the follower had heard all, and while something is on
-    /// its way there it has not.
+    /// Asks this server for the audit logs of all that were told of. So long something may be on its way to the follower.
     pub fn start(server: &str, told: &Arc<Telling>, on_its_way: Duration) -> Witness {
         let (seen, stop) = (Arc::<Mutex<Seen>>::default(), CancellationToken::new());
         let mut asking = JoinSet::new();
@@ -118,11 +113,7 @@ async fn ask(
     let sequence: i64 = header("plc-sequence").unwrap().parse().unwrap();
     let as_of: Option<Timestamp> = header("plc-as-of").map(|at| at.parse().unwrap());
     let held = serde_json::from_str::<Vec<serde_json::Value>>(&body).unwrap().len();
-    // Only what was said before is in question.
-    let promised = told.all().into_iter().filter(|said| said.did == did).filter(|said| {
-        said.sequence <= sequence || as_of.is_some_and(|as_of| said.at < as_of - on_its_way)
-    });
-    let promised = promised.count();
+    let promised = told.promised(did, sequence, as_of, on_its_way);
     if held < promised {
         let what = format!("{did}: {held} operations of {promised} at {sequence}, {as_of:?}");
         seen.too_old.push(what);

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use sqlx::AssertSqlSafe;
 
 pub use self::client::{Client, TextRow};
-pub use self::server::{Server, programs};
+pub use self::server::{Place, Server, programs};
 
 /// A database for one test, empty at first. Dropped at its end.
 pub struct Database {

@@ -4,6 +4,7 @@
 //! directory when that input ends: so nothing is left behind, however the test process ends.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Mutex;
@@ -17,7 +18,18 @@ const REQUIRE: &str = "PLC_REQUIRE_POSTGRES";
 pub struct Server {
     programs: PathBuf,
     directory: String,
+    /// Where clients reach it; none where that is its socket.
+    address: Option<SocketAddr>,
     keeper: Mutex<Keeper>,
+}
+
+/// A machine's part of this one.
+#[derive(Debug, Clone, Default)]
+pub struct Place {
+    /// Where the server listens, for anybody without a password; none for its socket alone.
+    pub address: Option<SocketAddr>,
+    /// The program and the arguments after which a command runs there; none where it runs here.
+    pub enter: Vec<String>,
 }
 
 /// The shell that keeps a server.
@@ -30,7 +42,12 @@ struct Keeper {
 impl Server {
     /// One that is reached by its socket alone. None, and a line that says so, where the programs are not installed.
     pub fn start() -> Option<Server> {
-        Server::with(&[])
+        Server::start_at(&Place::default())
+    }
+
+    /// One somewhere else.
+    pub fn start_at(place: &Place) -> Option<Server> {
+        Some(keep(installed()?, place, &[]))
     }
 
     /// One that listens on a port of localhost too, and offers TLS there with a certificate and its key (PEM); with the
@@ -39,23 +56,34 @@ impl Server {
         // Free a moment ago: Postgres itself cannot look for a port.
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let settings = [("CERTIFICATE", certificate), ("KEY", key), ("PORT", &*port.to_string())];
-        Some((Server::with(&settings)?, port))
-    }
-
-    fn with(settings: &[(&str, &str)]) -> Option<Server> {
-        let Some(programs) = programs() else {
-            let reason = "no Postgres: DATABASE_URL names none, and neither PATH nor \
-                          /usr/lib/postgresql/*/bin has its programs";
-            assert!(std::env::var_os(REQUIRE).is_none(), "{REQUIRE} is set, but {reason}");
-            eprintln!("skipped: {reason}");
-            return None;
-        };
-        Some(keep(programs, settings))
+        Some((keep(installed()?, &Place::default(), &settings), port))
     }
 
     /// A hot standby of this server, to which the server sends what it writes: made by `pg_basebackup`.
     pub fn standby(&self) -> Server {
-        keep(self.programs.clone(), &[("PRIMARY", &self.directory)])
+        self.standby_at(&Place::default())
+    }
+
+    /// The same somewhere else.
+    pub fn standby_at(&self, place: &Place) -> Server {
+        keep(self.programs.clone(), place, &[("PRIMARY", &*self.conninfo())])
+    }
+
+    /// Where it is, as Postgres' own programs are told, and `primary_conninfo` of a standby.
+    pub fn conninfo(&self) -> String {
+        match self.address {
+            None => format!("host={} user=postgres", self.directory),
+            Some(address) => {
+                format!("host={} port={} user=postgres", address.ip(), address.port())
+            }
+        }
+    }
+
+    /// The first of its processes, of which the others are children.
+    pub fn process(&self) -> u32 {
+        let file = format!("{}/data/postmaster.pid", self.directory);
+        let text = std::fs::read_to_string(file).unwrap();
+        text.lines().next().unwrap().parse().unwrap()
     }
 
     /// The directory of its socket.
@@ -63,14 +91,18 @@ impl Server {
         &self.directory
     }
 
-    /// Where a database on it is. The port and the name of the socket are the usual ones.
+    /// Where a database on it is. Of a socket, its name is the usual one.
     pub fn url(&self, database: &str) -> String {
         self.url_as("postgres", database)
     }
 
     /// The same for another user. Nobody is asked for a password.
     pub fn url_as(&self, user: &str, database: &str) -> String {
-        format!("postgres://{user}@{}/{database}", self.directory.replace('/', "%2F"))
+        let host = match self.address {
+            None => self.directory.replace('/', "%2F"),
+            Some(address) => address.to_string(),
+        };
+        format!("postgres://{user}@{host}/{database}")
     }
 
     /// Kills all processes of the server, as a machine that loses its power does.
@@ -134,6 +166,18 @@ impl Keeper {
     }
 }
 
+/// Where the programs are; none, and a line that says so, where they are not installed.
+fn installed() -> Option<PathBuf> {
+    let programs = programs();
+    if programs.is_none() {
+        let reason = "no Postgres: DATABASE_URL names none, and neither PATH nor \
+                      /usr/lib/postgresql/*/bin has its programs";
+        assert!(std::env::var_os(REQUIRE).is_none(), "{REQUIRE} is set, but {reason}");
+        eprintln!("skipped: {reason}");
+    }
+    programs
+}
+
 /// The directory of the server's programs, `pg_dump` among them: in PATH, or where Debian puts them, the newest version.
 pub fn programs() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -171,11 +215,16 @@ cd /
 directory=$(mktemp -d /tmp/plc-postgres.XXXXXX) || exit 1
 trap 'rm -rf "$directory"' EXIT
 if [ -n "$PRIMARY" ]; then
-    "$PROGRAMS/pg_basebackup" -D "$directory/data" -h "$PRIMARY" -U postgres --write-recovery-conf         --checkpoint=fast --no-sync >"$directory/log" 2>&1
+    "$PROGRAMS/pg_basebackup" -D "$directory/data" -d "$PRIMARY" --write-recovery-conf \
+        --checkpoint=fast --no-sync >"$directory/log" 2>&1
 else
     "$PROGRAMS/initdb" -D "$directory/data" -U postgres -A trust -E UTF8 --locale=C --no-sync >"$directory/log" 2>&1
 fi || { cat "$directory/log" >&2; exit 1; }
 options=-clisten_addresses=
+if [ -n "$LISTEN" ]; then
+    echo 'host all,replication all all trust' >>"$directory/data/pg_hba.conf"
+    options="-c listen_addresses=$LISTEN -p $PORT"
+fi
 if [ -n "$KEY" ]; then
     umask 077
     printf '%s' "$CERTIFICATE" >"$directory/certificate"
@@ -185,7 +234,8 @@ if [ -n "$KEY" ]; then
 fi
 
 start() {
-    "$PROGRAMS/postgres" -D "$directory/data" -k "$directory" $options         -c fsync=off -c full_page_writes=off -c max_connections=300 -c wal_keep_size=256MB >"$directory/log" 2>&1 &
+    "$PROGRAMS/postgres" -D "$directory/data" -k "$directory" $options \
+        -c fsync=off -c full_page_writes=off -c max_connections=300 -c wal_keep_size=256MB >"$directory/log" 2>&1 &
     server=$!
     until grep -q 'ready to accept' "$directory/log"; do
         kill -0 $server 2>/dev/null || { cat "$directory/log" >&2; exit 1; }
@@ -222,37 +272,40 @@ wait $server 2>/dev/null
 /// Starts a server with these settings of the script.
 // It ends by itself when our end of its input is closed, which is when nobody is left to wait.
 #[allow(clippy::zombie_processes)]
-fn keep(programs: PathBuf, settings: &[(&str, &str)]) -> Server {
-    let mut child: Child = shell()
-        .args(["-c", SCRIPT])
-        .env("PROGRAMS", &programs)
-        .env("LC_ALL", "C")
-        .env_remove("KEY")
-        .env_remove("PRIMARY")
-        .envs(settings.iter().copied())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+fn keep(programs: PathBuf, place: &Place, settings: &[(&str, &str)]) -> Server {
+    let mut shell = shell(&place.enter);
+    shell.args(["-c", SCRIPT]).env("PROGRAMS", &programs).env("LC_ALL", "C");
+    for setting in ["KEY", "LISTEN", "PRIMARY"] {
+        shell.env_remove(setting);
+    }
+    if let Some(address) = place.address {
+        shell.env("LISTEN", address.ip().to_string()).env("PORT", address.port().to_string());
+    }
+    shell.envs(settings.iter().copied());
+    let streams = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child: Child = streams.spawn().unwrap();
     let mut keeper = Keeper {
         orders: child.stdin.take().unwrap(),
         answers: BufReader::new(child.stdout.take().unwrap()),
         errors: child.stderr.take().unwrap(),
     };
-    Server { directory: keeper.answer(), programs, keeper: Mutex::new(keeper) }
+    let directory = keeper.answer();
+    Server { directory, programs, address: place.address, keeper: Mutex::new(keeper) }
 }
 
-/// A shell of somebody who may run the server, which refuses to run as root.
-fn shell() -> Command {
-    match Command::new("id").arg("-u").output() {
-        Ok(output) if output.stdout == b"0\n" => {
-            let known = Command::new("id").arg("postgres").output().unwrap().status.success();
-            let user = if known { "postgres" } else { "nobody" };
-            let mut command = Command::new("setpriv");
-            command.args(["--reuid", user, "--regid", "nogroup", "--clear-groups", "--", "sh"]);
-            command
-        }
-        _ => Command::new("sh"),
+/// A shell, somewhere, of somebody who may run the server, which refuses to run as root.
+fn shell(enter: &[String]) -> Command {
+    let mut words = enter.to_vec();
+    if let Ok(output) = Command::new("id").arg("-u").output()
+        && output.stdout == b"0\n"
+    {
+        let known = Command::new("id").arg("postgres").output().unwrap().status.success();
+        let user = if known { "postgres" } else { "nobody" };
+        let as_user = ["setpriv", "--reuid", user, "--regid", "nogroup", "--clear-groups", "--"];
+        words.extend(as_user.map(str::to_owned));
     }
+    words.push("sh".to_owned());
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]);
+    command
 }
