@@ -8,6 +8,7 @@ use did_plc::claim::Value;
 use did_plc::{Did, Timestamp};
 
 use super::freshness::Freshness;
+use super::primary::{Conversation, Primary};
 use super::standby::{Answering, Standby};
 use crate::live::Status;
 use crate::store::claims::{Claimants, ClaimsIndex};
@@ -16,7 +17,7 @@ use crate::store::{Store, StoreError, StoredDivergence, StoredOperation, StoredR
 /// The databases that can be read from.
 #[derive(Debug)]
 pub struct Reads {
-    primary: Store,
+    primary: Primary,
     /// What is known of the primary.
     status: Arc<Status>,
     standbys: Vec<Arc<Standby>>,
@@ -35,7 +36,7 @@ impl Reads {
         };
         let primary_reads = if standbys.is_empty() { Counter::noop() } else { reads("primary") };
         Reads {
-            primary,
+            primary: Primary::new(primary),
             status,
             standbys: standbys.into_iter().map(standby).collect(),
             turn: AtomicUsize::new(0),
@@ -54,6 +55,18 @@ impl Reads {
 
     pub(super) fn standbys(&self) -> &[Arc<Standby>] {
         &self.standbys
+    }
+
+    pub(super) fn primary(&self) -> &Primary {
+        &self.primary
+    }
+
+    /// Ends when the primary has fallen silent and there is a standby to be asked in its place.
+    async fn is_in_vain(&self, primary: &Conversation) {
+        primary.silent.cancelled().await;
+        if self.standbys.iter().all(|standby| standby.answering().is_none()) {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// A picture for one answer.
@@ -126,8 +139,15 @@ macro_rules! read {
             let answer = match &at.standby {
                 None => {
                     picture.reads.primary_reads.increment(1);
-                    let $store = &picture.reads.primary;
-                    $question.await
+                    let primary = picture.reads.primary.conversation();
+                    let $store = &primary.store;
+                    tokio::select! {
+                        biased;
+                        answer = $question => answer,
+                        () = picture.reads.is_in_vain(&primary) => {
+                            Err(StoreError::Unavailable("the database is silent".to_owned()))
+                        }
+                    }
                 }
                 Some((place, answering)) => {
                     picture.reads.standbys[*place].reads.increment(1);

@@ -1,21 +1,22 @@
-//! Looks again and again how far the standbys are.
+//! Looks again and again how far the standbys are, and whether the primary answers.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::metrics::gauge;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::freshness::Freshness;
 use super::picture::Reads;
 use super::standby::{Seen, Standby};
 use super::trail::{Place, Trail};
-use crate::store::{self, Store, StoreError};
+use crate::store::{self, Presence, Store, StoreError};
 
 /// Between two looks. What is answered is stated to be older by as much at most; a look takes a standby some 50 µs.
 const LOOK: Duration = Duration::from_millis(100);
-/// A standby that has not said by then how far it is, is gone: with a look before it, within a second.
+/// A standby that has not said by then how far it is, is gone: with a look before it, within a second. So is a primary that
+/// has not answered.
 const PATIENCE: Duration = Duration::from_millis(700);
 
 /// Watches these standbys, which are those of `reads` in their order, until the shutdown. One is in use while it is not
@@ -36,7 +37,34 @@ pub async fn watch(
         };
         watched.run(&reads)
     });
-    shutdown.run_until_cancelled(futures::future::join_all(watching)).await;
+    let watching = futures::future::join_all(watching);
+    let presence = reads.primary().conversation().store.presence().filter(|_| reads.has_standbys());
+    let all = async {
+        match presence {
+            Some(presence) => drop(tokio::join!(watching, watch_primary(&reads, presence))),
+            None => drop(watching.await),
+        }
+    };
+    shutdown.run_until_cancelled(all).await;
+}
+
+/// Looks whether the primary answers. One that refuses, or is not there, says so by itself to whoever asks.
+async fn watch_primary(reads: &Reads, mut presence: Presence) {
+    let mut looks = looks();
+    loop {
+        looks.tick().await;
+        match timeout(PATIENCE, presence.ask()).await {
+            Ok(Ok(())) => reads.primary().set_answering(|| Store::Postgres(presence.store())),
+            Ok(Err(_)) => {}
+            Err(_) => reads.primary().set_silent(),
+        }
+    }
+}
+
+fn looks() -> Interval {
+    let mut looks = interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    looks
 }
 
 /// One of them.
@@ -51,8 +79,7 @@ struct Watched {
 
 impl Watched {
     async fn run(mut self, reads: &Reads) {
-        let mut looks = interval(LOOK);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looks = looks();
         loop {
             looks.tick().await;
             // In this order: what is promised now is there with so many commits, and was replayed where the standby has as

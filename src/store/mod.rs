@@ -38,7 +38,7 @@ pub use self::error::StoreError;
 pub use self::news::{CommitId, News};
 pub use self::operation::{StoredOperation, audit_log};
 use self::place::DatabasePlace;
-pub use self::postgres::{Postgres, Replayed, Standby};
+pub use self::postgres::{Postgres, Presence, Replayed, Standby};
 pub use self::refusal::{Asked, NewRefusal, RefusalKey, RefusalLimits, StoredRefusal};
 pub use self::sqlite::Sqlite;
 pub use self::statistics::{Load, MOST_COUNTED, Statistics};
@@ -141,6 +141,14 @@ impl Store {
                  file of SQLite; several processes of one machine may read that file"
                     .to_owned(),
             )),
+        }
+    }
+
+    /// Whether the server of the database answers, to be asked again and again; none where there is no server.
+    pub fn presence(&self) -> Option<Presence> {
+        match self {
+            Store::Postgres(store) => Some(store.presence()),
+            Store::Sqlite(_) => None,
         }
     }
 

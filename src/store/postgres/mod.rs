@@ -21,6 +21,7 @@ mod migrations;
 mod news;
 mod open;
 mod pool;
+mod presence;
 mod read;
 mod refusals;
 mod rewrite;
@@ -37,5 +38,6 @@ mod writer;
 
 pub use self::changes::Changes;
 pub use self::open::Postgres;
+pub use self::presence::Presence;
 pub use self::standby::{Replayed, Standby};
 pub(super) use self::writer::LEASE;

@@ -98,6 +98,11 @@ impl Pool {
         Ok(listener)
     }
 
+    /// Where its connections lead to.
+    pub(super) fn server(&self) -> &Server {
+        &self.server
+    }
+
     /// Whether it is to be found out whether the server is there.
     pub(super) fn is_server_sought(&self) -> bool {
         self.server.is_suspected()

@@ -107,6 +107,44 @@ async fn lookups_go_on_while_the_primary_is_away() {
     replica.served.end();
 }
 
+/// The network to it is cut, or its machine hangs: connections stay, and nothing answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_primary_is_asked_for_does_not_wait_for_one_that_is_silent() {
+    let Some(fleet) = Fleet::start().await else { return };
+    let standby = fleet.primary.standby();
+    let mut story = Story::seeded(12);
+    fleet.begin(&mut story);
+    let replica = fleet.serve(&[&standby]);
+    replica.served.reaches(fleet.told.last()).await;
+    replica.uses(&[&standby], true).await;
+    let client = reqwest::Client::builder().timeout(Duration::from_secs(10)).build().unwrap();
+    let status = async |path: &str| {
+        let answer = client.get(format!("{}/{path}", replica.url())).send().await;
+        answer.map(|answer| answer.status().as_u16()).ok()
+    };
+    // Where the log ends, and what a standby does not have, is for the primary to say.
+    let asked = [("export?after=0", Some(200)), ("did:plc:aaaaaaaaaaaaaaaaaaaaaaaa", Some(404))];
+    for (path, expected) in asked {
+        assert_eq!(status(path).await, expected, "{path}");
+    }
+    fleet.primary.freeze();
+    for (path, expected) in asked.into_iter().cycle().take(10) {
+        assert_eq!(status(path).await, expected, "{path} while it is silent");
+    }
+    fleet.primary.thaw();
+    standby.pause_replay().await;
+    let told = story.log().len();
+    story.create().accepted();
+    fleet.tell(&story, told);
+    let again = async || {
+        let page = client.get(format!("{}/export?after=0", replica.url())).send().await;
+        let Ok(page) = page else { return false };
+        page.text().await.is_ok_and(|page| page.lines().count() == story.log().len())
+    };
+    replica.served.eventually("it is asked again", again).await;
+    replica.served.end();
+}
+
 /// As the runbook says it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_is_promoted_and_followed() {
