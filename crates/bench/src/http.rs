@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use did_plc::Timestamp;
 use tokio::io::AsyncReadExt;
 
 /// A local server that needs longer than this has stopped.
@@ -39,6 +40,19 @@ pub struct Answer {
     pub length: u64,
     /// Whether it says when to come back.
     pub says_when: bool,
+    /// What a replica states with it.
+    pub stated: Stated,
+}
+
+/// What a replica states of an answer.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Stated {
+    /// `PLC-Sequence`: it has everything up to this number.
+    pub sequence: Option<i64>,
+    /// `PLC-As-Of`: and up to this time.
+    pub as_of: Option<Timestamp>,
+    /// `ETag`.
+    pub etag: Option<Box<str>>,
 }
 
 impl Answer {
@@ -75,7 +89,7 @@ impl Reader {
             }
             Length::Chunks => self.skip_chunks(from).await?,
         };
-        Ok(Answer { status: head.status, length, says_when: head.says_when })
+        Ok(Answer { status: head.status, length, says_when: head.says_when, stated: head.stated })
     }
 
     /// Passes over this many bytes.
@@ -131,6 +145,7 @@ struct Head {
     status: u16,
     length: Length,
     says_when: bool,
+    stated: Stated,
 }
 
 fn head_length(answer: &[u8]) -> Option<usize> {
@@ -144,6 +159,7 @@ impl Head {
         let status = lines.next().and_then(|line| line.split(' ').nth(1)).unwrap_or_default();
         let status = status.parse().context("an answer without a status")?;
         let (mut length, mut says_when) = (Length::Known(0), false);
+        let mut stated = Stated::default();
         for (name, value) in lines.filter_map(|line| line.split_once(':')) {
             if name.eq_ignore_ascii_case("content-length") {
                 length = Length::Known(value.trim().parse()?);
@@ -151,9 +167,15 @@ impl Head {
                 length = Length::Chunks;
             } else if name.eq_ignore_ascii_case("retry-after") {
                 says_when = true;
+            } else if name.eq_ignore_ascii_case("plc-sequence") {
+                stated.sequence = Some(value.trim().parse()?);
+            } else if name.eq_ignore_ascii_case("plc-as-of") {
+                stated.as_of = Some(value.trim().parse()?);
+            } else if name.eq_ignore_ascii_case("etag") {
+                stated.etag = Some(value.trim().into());
             }
         }
-        Ok(Head { status, length, says_when })
+        Ok(Head { status, length, says_when, stated })
     }
 }
 

@@ -49,6 +49,11 @@ fn write(path: &Path, seed: u64, operations: u64) -> anyhow::Result<String> {
     Ok(format!("seed {seed}: {profile}"))
 }
 
+/// Where logs are kept unless another directory is named.
+pub fn usual_directory() -> PathBuf {
+    std::env::temp_dir().join("plc-replica-bench")
+}
+
 /// A generated log that is kept, with its profile in words.
 pub struct Kept {
     /// The file.

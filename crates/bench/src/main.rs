@@ -7,7 +7,9 @@
 mod archive;
 mod cgroup;
 mod child;
+mod clients;
 mod endure;
+mod fleet;
 mod follow;
 mod http;
 mod index;
@@ -49,7 +51,8 @@ struct Arguments {
     scope: scope::Scope,
 }
 
-/// What the benchmark is put together from, to be used by itself, and how long all of it is endured.
+/// What the benchmark is put together from, to be used by itself; how long all of it is endured, and what happens to
+/// clients when something dies.
 #[derive(Debug, clap::Subcommand)]
 enum Part {
     Generate(log::Args),
@@ -58,6 +61,7 @@ enum Part {
     Load(load::Args),
     Stream(stream::Args),
     Endure(endure::Args),
+    Fleet(fleet::Args),
 }
 
 fn main() -> ExitCode {
@@ -80,6 +84,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Some(Part::Load(args)) => load::run(args),
         Some(Part::Stream(args)) => stream::run(args),
         Some(Part::Endure(args)) => endure::run(args),
+        Some(Part::Fleet(args)) => fleet::run(args),
     }
 }
 

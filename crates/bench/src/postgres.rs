@@ -208,6 +208,11 @@ fn as_its_user() -> anyhow::Result<Command> {
     Ok(command)
 }
 
+/// Seconds of processor time of all of a server's processes, of which this is the first.
+pub fn processor_of(main: u32) -> f64 {
+    std::iter::once(main).chain(children(main)).filter_map(processor).sum()
+}
+
 /// Processes whose parent this is.
 fn children(parent: u32) -> Vec<u32> {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();

@@ -63,20 +63,9 @@ pub struct Replica {
 impl<'a> Stand<'a> {
     /// Makes the log unless it is there, with so many operations beyond those that are followed.
     pub fn new(scope: &'a Scope, live: u64) -> anyhow::Result<Stand<'a>> {
-        let directory = scope
-            .directory
-            .clone()
-            .unwrap_or_else(|| std::env::temp_dir().join("plc-replica-bench"));
+        let directory = scope.directory.clone().unwrap_or_else(log::usual_directory);
         let log = log::kept(&directory, scope.seed, scope.operations + live)?;
-        let measured = match &scope.replica {
-            Some(program) => program.clone(),
-            None => this_program()?.with_file_name("plc-replica"),
-        };
-        ensure!(
-            measured.is_file(),
-            "{} is not there: build it with `cargo build --release`, or name one with --replica",
-            measured.display()
-        );
+        let measured = measured_program(scope.replica.as_ref())?;
         let against = scope.against.clone();
         if let Some(against) = &against {
             ensure!(against.is_file(), "--against: {} is not there", against.display());
@@ -226,6 +215,20 @@ impl<'a> Stand<'a> {
     fn cgroup(&self) -> Option<&Path> {
         self.bound.as_ref().map(Bound::path)
     }
+}
+
+/// The program that is measured: the one that is named, or the one beside this.
+pub fn measured_program(named: Option<&PathBuf>) -> anyhow::Result<PathBuf> {
+    let program = match named {
+        Some(program) => program.clone(),
+        None => this_program()?.with_file_name("plc-replica"),
+    };
+    ensure!(
+        program.is_file(),
+        "{} is not there: build it with `cargo build --release`, or name one with --replica",
+        program.display()
+    );
+    Ok(program)
 }
 
 impl Replica {

@@ -3,11 +3,7 @@
 //! Everything runs on one machine: the replica, another one that follows it, and this process, which is the upstream
 //! and all of the clients.
 
-mod failures;
-mod lookups;
 mod overload;
-mod questions;
-mod readers;
 mod trend;
 mod watch;
 
@@ -21,13 +17,13 @@ use anyhow::ensure;
 use plc_replica::commands::Signatures;
 use tokio::time::Instant;
 
-use self::failures::Failures;
-use self::lookups::Lookups;
 use self::overload::{Plan, overload};
-use self::questions::Identities;
-use self::readers::Readers;
 use self::watch::{Watched, watch};
 use crate::child::{processor, wait_until};
+use crate::clients::failures::Failures;
+use crate::clients::lookups::{ByStatus, Lookups};
+use crate::clients::questions::Identities;
+use crate::clients::readers::{Clients, Readers};
 use crate::http::get;
 use crate::log::Log;
 use crate::report::{Machine, number, quantile};
@@ -188,10 +184,12 @@ async fn endure(
         async move { upstream.grow(rate, u64::MAX, |_| {}).await }
     });
     let address = replica.address;
-    let readers =
-        Readers::start(address, args.clients, args.slow, args.operations, &failures).await?;
+    let clients =
+        Clients { steady: args.clients.saturating_sub(args.slow), slow: args.slow, returning: 0 };
+    let readers = Readers::start(address, clients, args.operations, &failures).await?;
     let held = readers.held();
-    let lookups = Lookups::start(address, args.lookups, &identities, &held, &failures);
+    let judge = Arc::new(ByStatus);
+    let lookups = Lookups::start(address, args.lookups, &identities, &held, judge, &failures);
     let (backend, begun) = (args.database, Instant::now());
     let mut watched =
         Watched { stand, backend, upstream, replica, follower, readers, lookups, failures };
@@ -309,7 +307,7 @@ async fn end(watched: Watched<'_>, complaints: &mut Vec<String>) -> anyhow::Resu
     drop(lookups);
     let last = upstream.present();
     ensure!(last < upstream.operations(), "the log is too short for what was asked");
-    let (addresses, put_off) = ([replica.address, follower.address], readers.put_off());
+    let (addresses, returned) = ([replica.address, follower.address], readers.returned());
     readers.end(last).await;
     let waiting = tokio::task::spawn_blocking(move || {
         wait_until(PATIENCE, || Ok(addresses.iter().all(|address| has(*address, last))))
@@ -317,7 +315,7 @@ async fn end(watched: Watched<'_>, complaints: &mut Vec<String>) -> anyhow::Resu
     if let Err(error) = waiting.await? {
         complaints.push(format!("a replica does not get to the last operation: {error:#}"));
     }
-    println!("- slow readers were sent away {put_off} times and came back");
+    println!("- slow readers were sent away {returned} times and came back");
     if failures.count() == 0 {
         println!(
             "- each request was answered; each reader had every operation up to {last}, in order"

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
-use super::failures::Failures;
-use super::lookups::{Lookups, Window};
-use super::readers::Readers;
 use super::trend::{Allowed, Trend};
 use crate::child::{Held, health};
+use crate::clients::failures::Failures;
+use crate::clients::lookups::{Lookups, Window};
+use crate::clients::readers::Readers;
 use crate::report::{megabytes, number, quantile};
 use crate::scope::Backend;
 use crate::stand::{Replica, Stand};
@@ -219,7 +219,7 @@ fn print_minute(
         behind.replica,
         behind.follower,
         behind.readers,
-        watched.readers.put_off(),
+        watched.readers.returned(),
         load.split(' ').next().unwrap_or_default(),
     );
 }

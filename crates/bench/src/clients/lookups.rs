@@ -22,25 +22,70 @@ const CONNECTIONS: u64 = 500;
 /// A request that takes longer has failed: clients of a directory do not wait for longer either.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What is thought of an answer.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is what must be answered.
+    Right,
+    /// The client is put off with 503 or 429 and `Retry-After`.
+    PutOff,
+    /// It lacks what it says that it has.
+    Older(String),
+    /// It is something else.
+    Wrong(String),
+}
+
+/// Thinks something of answers.
+pub trait Judge: Send + Sync + 'static {
+    /// What it thinks of this one.
+    fn judge(&self, question: &Question, answer: &Answer) -> Verdict;
+}
+
+/// Looks at the status alone.
+pub struct ByStatus;
+
+impl Judge for ByStatus {
+    fn judge(&self, question: &Question, answer: &Answer) -> Verdict {
+        if question.expected.allows(answer.status) {
+            Verdict::Right
+        } else if answer.puts_off() {
+            Verdict::PutOff
+        } else {
+            Verdict::Wrong(format!("answered with {}", answer.status))
+        }
+    }
+}
+
 /// What was answered in some time.
 #[derive(Debug, Default)]
 pub struct Window {
     /// The latency of each request that was answered as it must be.
     pub microseconds: Vec<u32>,
-    /// Requests that were put off with 503 or 429 and `Retry-After`.
+    /// Requests that were put off.
     pub put_off: u64,
+    /// Answers that lack what they say that they have.
+    pub older: u64,
+    /// Requests that were not answered, or not as they must be.
+    pub failed: u64,
 }
 
 impl Window {
-    /// Requests that were answered, in whatever way.
+    /// Requests that were answered as they must be, or put off.
     pub fn answered(&self) -> u64 {
         self.microseconds.len() as u64 + self.put_off
+    }
+
+    /// All of them.
+    pub fn asked(&self) -> u64 {
+        self.answered() + self.older + self.failed
     }
 
     /// Adds what was answered later.
     pub fn extend(&mut self, later: Window) {
         self.microseconds.extend(later.microseconds);
         self.put_off += later.put_off;
+        self.older += later.older;
+        self.failed += later.failed;
     }
 }
 
@@ -72,6 +117,7 @@ impl Lookups {
         rate: u32,
         identities: &Arc<Identities>,
         held: &Arc<AtomicU64>,
+        judge: Arc<dyn Judge>,
         failures: &Arc<Failures>,
     ) -> Lookups {
         let (begun, given) = (Instant::now(), AtomicU64::new(0));
@@ -86,6 +132,7 @@ impl Lookups {
                 questions: Questions { identities: Arc::clone(identities), random },
                 pace: Arc::clone(&pace),
                 held: Arc::clone(held),
+                judge: Arc::clone(&judge),
                 window: Arc::clone(&window),
                 failures: Arc::clone(failures),
             };
@@ -110,6 +157,7 @@ struct Client {
     questions: Questions<ChaCha8Rng>,
     pace: Arc<Pace>,
     held: Arc<AtomicU64>,
+    judge: Arc<dyn Judge>,
     window: Arc<Mutex<Window>>,
     failures: Arc<Failures>,
 }
@@ -145,16 +193,19 @@ impl Client {
     }
 
     fn answered(&self, question: &Question, answer: &Answer, took: Duration) {
-        if question.expected.allows(answer.status) {
-            lock(&self.window).microseconds.push(took.as_micros() as u32);
-        } else if answer.puts_off() {
-            lock(&self.window).put_off += 1;
-        } else {
-            self.failed(&format!("{}: answered with {}", question.path, answer.status));
+        match self.judge.judge(question, answer) {
+            Verdict::Right => lock(&self.window).microseconds.push(took.as_micros() as u32),
+            Verdict::PutOff => lock(&self.window).put_off += 1,
+            Verdict::Older(what) => {
+                lock(&self.window).older += 1;
+                self.failures.add(format!("GET {}: {what}", question.path));
+            }
+            Verdict::Wrong(what) => self.failed(&format!("{}: {what}", question.path)),
         }
     }
 
     fn failed(&self, what: &str) {
+        lock(&self.window).failed += 1;
         self.failures.add(format!("GET {what}"));
     }
 }

@@ -37,13 +37,44 @@ enum Habit {
     Pausing,
     /// With such long pauses that it is sent away, and comes back with its cursor.
     Stalling,
+    /// At once; who serves it may go away, and it comes back with its cursor.
+    Returning,
+}
+
+/// How many read in which way.
+#[derive(Debug, Clone, Copy)]
+pub struct Clients {
+    /// At once, from somebody who stays.
+    pub steady: u64,
+    /// Slowly; half of them so slowly that they are sent away.
+    pub slow: u64,
+    /// At once, from somebody who may go away.
+    pub returning: u64,
+}
+
+impl Clients {
+    /// Of each one how it reads. A slow one's number is even where it is let stay.
+    fn habits(self) -> impl Iterator<Item = Habit> {
+        let slow = (0..self.slow).map(|number| match number % 2 {
+            0 => Habit::Pausing,
+            _ => Habit::Stalling,
+        });
+        let steady = (0..self.steady).map(|_| Habit::Steady);
+        slow.chain(steady).chain((0..self.returning).map(|_| Habit::Returning))
+    }
+}
+
+impl Habit {
+    fn is_slow(self) -> bool {
+        matches!(self, Habit::Pausing | Habit::Stalling)
+    }
 }
 
 /// All of them.
 pub struct Readers {
     /// How far each of those that read at once is.
     steady: Vec<Arc<AtomicU64>>,
-    put_off: Arc<AtomicU64>,
+    returned: Arc<AtomicU64>,
     failures: Arc<Failures>,
     /// The last operation, once it is known.
     end: watch::Sender<Option<u64>>,
@@ -51,29 +82,23 @@ pub struct Readers {
 }
 
 impl Readers {
-    /// Joins the stream after an operation with so many clients, of which some are slow.
+    /// Joins the stream after an operation.
     pub async fn start(
         server: SocketAddr,
-        clients: u64,
-        slow: u64,
+        clients: Clients,
         after: u64,
         failures: &Arc<Failures>,
     ) -> anyhow::Result<Readers> {
         let mut readers = Readers {
             steady: Vec::new(),
-            put_off: Arc::default(),
+            returned: Arc::default(),
             failures: Arc::clone(failures),
             end: watch::Sender::new(None),
             clients: JoinSet::new(),
         };
-        for number in 0..clients {
-            let habit = match (number < slow, number % 2) {
-                (false, _) => Habit::Steady,
-                (true, 0) => Habit::Pausing,
-                (true, _) => Habit::Stalling,
-            };
+        for (number, habit) in (0..).zip(clients.habits()) {
             let position = Arc::new(AtomicU64::new(after));
-            if habit == Habit::Steady {
+            if !habit.is_slow() {
                 readers.steady.push(Arc::clone(&position));
             }
             let reader = Reader {
@@ -81,7 +106,7 @@ impl Readers {
                 habit,
                 position,
                 random: ChaCha8Rng::seed_from_u64(number),
-                put_off: Arc::clone(&readers.put_off),
+                returned: Arc::clone(&readers.returned),
                 failures: Arc::clone(failures),
                 end: readers.end.subscribe(),
             };
@@ -100,13 +125,17 @@ impl Readers {
 
     /// How far the last of those is that read at once.
     pub fn slowest(&self) -> u64 {
-        let positions = self.steady.iter().map(|position| position.load(Ordering::Relaxed));
-        positions.min().unwrap_or(0)
+        self.positions().min().unwrap_or(0)
     }
 
-    /// How often one that stalls was sent away.
-    pub fn put_off(&self) -> u64 {
-        self.put_off.load(Ordering::Relaxed)
+    /// How far each of those is that read at once.
+    pub fn positions(&self) -> impl Iterator<Item = u64> {
+        self.steady.iter().map(|position| position.load(Ordering::Relaxed))
+    }
+
+    /// How often one came back that was sent away, as it must be, or whose server went away.
+    pub fn returned(&self) -> u64 {
+        self.returned.load(Ordering::Relaxed)
     }
 
     /// Waits until all of them have had the last operation, and so every one.
@@ -132,7 +161,7 @@ struct Reader {
     /// The last operation that it had.
     position: Arc<AtomicU64>,
     random: ChaCha8Rng,
-    put_off: Arc<AtomicU64>,
+    returned: Arc<AtomicU64>,
     failures: Arc<Failures>,
     end: watch::Receiver<Option<u64>>,
 }
@@ -142,7 +171,9 @@ impl Reader {
         let cursor = self.position();
         match self.habit {
             // What the system holds for one that pauses makes up for the pause, on a busy machine too.
-            Habit::Steady | Habit::Pausing => Client::connect(self.server, Some(cursor)).await,
+            Habit::Steady | Habit::Pausing | Habit::Returning => {
+                Client::connect(self.server, Some(cursor)).await
+            }
             Habit::Stalling => Client::connect_slow(self.server, cursor).await,
         }
     }
@@ -160,8 +191,8 @@ impl Reader {
             };
             let Err(error) = followed else { return };
             match self.habit {
-                Habit::Stalling => {
-                    self.put_off.fetch_add(1, Ordering::Relaxed);
+                Habit::Stalling | Habit::Returning => {
+                    self.returned.fetch_add(1, Ordering::Relaxed);
                 }
                 habit => self.failures.add(format!("a reader ({habit:?}): {error:#}")),
             }
@@ -181,7 +212,7 @@ impl Reader {
                 sequence = client.next() => self.take(sequence?)?,
                 _ = end.wait_for(|end| end.is_some_and(|last| last <= position)) => return Ok(()),
             }
-            if self.habit != Habit::Steady && Instant::now() >= stops_at {
+            if self.habit.is_slow() && Instant::now() >= stops_at {
                 self.rest().await;
                 stops_at = self.moment(READS);
             }
@@ -203,7 +234,7 @@ impl Reader {
     async fn rest(&mut self) {
         let until = self.moment(match self.habit {
             Habit::Stalling => STALLS,
-            Habit::Steady | Habit::Pausing => PAUSES,
+            _ => PAUSES,
         });
         // That the time is over is no error, nor that all of it is.
         let _ = timeout_at(until, self.end.wait_for(Option::is_some)).await;

@@ -87,6 +87,8 @@ impl Expected {
 pub struct Question {
     pub path: String,
     pub expected: Expected,
+    /// The identity that it is about; none of one that there is not, and of a page.
+    pub did: Option<Box<str>>,
 }
 
 /// Makes questions as the clients of a directory ask them.
@@ -111,18 +113,19 @@ impl<R: Rng> Questions<R> {
         let did = self.identities.any(held, &mut self.random);
         let may_be_ended = matches!(suffix, "" | "/data") && self.identities.ended.contains(did);
         let expected = if may_be_ended { Expected::FoundOrEnded } else { Expected::Found };
-        Question { path: format!("/{did}{suffix}"), expected }
+        Question { path: format!("/{did}{suffix}"), expected, did: Some(did.into()) }
     }
 
     fn unknown(&mut self) -> Question {
         let mut path = "/did:plc:".to_owned();
         path.extend((0..24).map(|_| char::from(BASE32[self.random.random_range(0..BASE32.len())])));
-        Question { path, expected: Expected::Unknown }
+        Question { path, expected: Expected::Unknown, did: None }
     }
 }
 
 fn page(after: u64) -> Question {
-    Question { path: format!("/export?after={after}&count=1000"), expected: Expected::Found }
+    let path = format!("/export?after={after}&count=1000");
+    Question { path, expected: Expected::Found, did: None }
 }
 
 #[cfg(test)]
@@ -142,7 +145,7 @@ mod tests {
         let mut questions = Questions { identities, random: ChaCha8Rng::seed_from_u64(1) };
         let mut asked = HashSet::new();
         for _ in 0..2_000 {
-            let Question { path, expected } = questions.next(5);
+            let Question { path, expected, .. } = questions.next(5);
             if path.starts_with("/export") || expected == Expected::Unknown {
                 continue;
             }
