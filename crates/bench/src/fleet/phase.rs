@@ -25,6 +25,8 @@ pub struct Phase {
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
     pub without_following: Duration,
+    /// How long a stream may lack something; none where its server may be away.
+    pub stream_lacks: Option<Duration>,
     /// Of the slowest lookup, in milliseconds.
     pub slowest: f64,
     /// Whether clients of the stream may have to come back.
@@ -91,6 +93,10 @@ impl Phase {
                 "nothing was followed for {without:.1?}, longer than {:?}",
                 bounds.without_following
             ),
+        );
+        complain(
+            bounds.stream_lacks.is_some_and(|bound| self.lacking.last > bound),
+            format!("a stream lacked something for {:.1?}", self.lacking.last),
         );
         complain(
             self.returned > 0 && !bounds.may_return,

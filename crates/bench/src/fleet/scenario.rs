@@ -103,6 +103,7 @@ impl Scenario<'_> {
     async fn rest(&mut self) -> anyhow::Result<()> {
         let bounds = Bounds {
             without_following: ON_ITS_WAY + BUSY,
+            stream_lacks: Some(ON_ITS_WAY + BUSY),
             slowest: self.args.slowest,
             may_return: false,
         };
@@ -118,6 +119,7 @@ impl Scenario<'_> {
         let away = Duration::from_secs(self.args.away);
         let bounds = Bounds {
             without_following: failure.most_without_following(away),
+            stream_lacks: None,
             slowest: self.args.slowest,
             may_return: true,
         };
@@ -136,7 +138,10 @@ impl Scenario<'_> {
         drop((self.lookups.take(), self.watch.take()));
         happens(&mut self.fleet).await?;
         let mended = Instant::now();
-        self.is_as_before().await?;
+        self.fleet.check()?;
+        if let Err(error) = self.is_as_before().await {
+            self.complaints.push(format!("{name}: {error:#}"));
+        }
         let mut window = self.lookups.take();
         window.microseconds.sort_unstable();
         let phase = Phase {
@@ -154,8 +159,7 @@ impl Scenario<'_> {
     }
 
     /// Waits until everybody is well, and has what was said.
-    async fn is_as_before(&mut self) -> anyhow::Result<()> {
-        self.fleet.check()?;
+    async fn is_as_before(&self) -> anyhow::Result<()> {
         let (fleet, watch) = (&self.fleet, &self.watch);
         wait_for("all to be as before", || {
             let lacking = watch.now().last > ON_ITS_WAY;
