@@ -11,8 +11,9 @@ use super::stand::Fleet;
 const TAKING_OVER: Duration = Duration::from_secs(13 + 5);
 /// How long what is new may be on its way to who is not concerned.
 const ON_ITS_WAY: Duration = Duration::from_secs(3);
-/// How long following may take to go on when what it needs is back: the longest pause between two attempts, and more.
-const GOING_ON: Duration = Duration::from_secs(15);
+/// How long following may take to go on when what it needs is back: until the lease has run out that was held before, the
+/// longest pause between two attempts, and more.
+const GOING_ON: Duration = Duration::from_secs(20);
 /// How long something may take that is waited for.
 const PATIENCE: Duration = Duration::from_secs(90);
 /// A standby that does not replay is left out once it is five seconds behind: it is stopped for longer.
@@ -79,11 +80,7 @@ impl Failure {
         match self {
             Failure::Follower => {
                 fleet.follower.kill();
-                let begun = Instant::now();
-                while !fleet.spare.is("follower") {
-                    ensure!(begun.elapsed() < PATIENCE, "nobody takes over");
-                    sleep(LOOK).await;
-                }
+                is_followed(fleet).await?;
                 let following = fleet.following(&fleet.primary);
                 fleet.follower.start(&following)?;
             }
@@ -133,6 +130,16 @@ async fn switch_over(fleet: &mut Fleet) -> anyhow::Result<()> {
     for member in [&mut fleet.follower, &mut fleet.spare] {
         member.end()?;
         member.start(&following)?;
+    }
+    is_followed(fleet).await
+}
+
+/// Waits until somebody follows.
+async fn is_followed(fleet: &Fleet) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    while ![&fleet.follower, &fleet.spare].iter().any(|member| member.is("follower")) {
+        ensure!(begun.elapsed() < PATIENCE, "nobody follows");
+        sleep(LOOK).await;
     }
     Ok(())
 }
