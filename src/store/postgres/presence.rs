@@ -6,6 +6,7 @@ use sqlx::Connection;
 use sqlx::postgres::PgConnection;
 
 use super::error::query_error;
+use super::migrations::MIGRATIONS;
 use super::open::Postgres;
 use super::server::Server;
 use crate::store::StoreError;
@@ -48,6 +49,6 @@ impl Presence {
 
     /// A store on it, on connections of its own, which are made when they are needed.
     pub fn store(&self) -> Postgres {
-        Postgres::of(&Arc::new(self.server.anew()))
+        Postgres::of(&Arc::new(self.server.anew()), &MIGRATIONS)
     }
 }
