@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use plc_replica::store::{Postgres, Store, StoreError};
 use plc_testkit::builder::Story;
+use plc_testkit::telling::ON_ITS_WAY;
 
-use super::witness::{ON_ITS_WAY, Witness};
+use super::witness::Witness;
 use super::{DATABASE, Fleet};
 use crate::follow::Running;
 use crate::process::Served;
