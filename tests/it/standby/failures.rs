@@ -117,6 +117,13 @@ async fn what_the_primary_is_asked_for_does_not_wait_for_one_that_is_silent() {
     let replica = fleet.serve(&[&standby]);
     replica.served.reaches(fleet.told.last()).await;
     replica.uses(&[&standby], true).await;
+    // All that is committed, with the word that the log was caught up.
+    let has_all = async || {
+        let lag = replica.metric("plc_read_database_lag_seconds", &name(&standby)).await;
+        lag == Some(0.0) && replica.served.get("/_ready").await == 200
+    };
+    replica.served.eventually("the standby has all", has_all).await;
+    sleep(Duration::from_secs(1)).await;
     let client = reqwest::Client::builder().timeout(Duration::from_secs(10)).build().unwrap();
     let status = async |path: &str| {
         let answer = client.get(format!("{}/{path}", replica.url())).send().await;
