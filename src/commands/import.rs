@@ -124,9 +124,13 @@ fn sentence(name: &str, imported: &Imported, seconds: f64) -> String {
         (_, 0) => format!(" in {volumes} files"),
         _ => format!(" in {volumes} files, {passed_over} files imported before"),
     };
+    let later = match imported.accepted_later {
+        0 => String::new(),
+        later => format!(", {later} accepted later"),
+    };
     let kinds = imported.refused.iter().map(|(kind, count)| format!("\n    {kind}  {count}"));
     format!(
-        "{name}: {lines} lines{files}, {accepted} operations accepted, {known} known before, {} refused; \
+        "{name}: {lines} lines{files}, {accepted} operations accepted, {known} known before, {} refused{later}; \
          {seconds:.1} s{}",
         imported.all_refused(),
         kinds.collect::<String>()

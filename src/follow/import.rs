@@ -51,6 +51,8 @@ pub struct Imported {
     pub known: usize,
     /// Lines that were refused and kept, by the refusals' names.
     pub refused: BTreeMap<String, usize>,
+    /// Refusals, of these or on record before, that do not stand any more: what they are about is accepted.
+    pub accepted_later: usize,
     /// Lines that state no identity, and so are no entry of a log.
     pub unreadable: usize,
 }
@@ -284,6 +286,7 @@ impl Intake {
         self.cursor = cursor;
         self.imported.accepted += prepared.accepted;
         self.imported.known += prepared.known;
+        self.imported.accepted_later += prepared.commit.lifted.len();
         for refusal in &prepared.commit.refusals {
             *self.imported.refused.entry(refusal.kind.clone()).or_default() += 1;
         }

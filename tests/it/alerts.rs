@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep};
 use tokio_tungstenite::connect_async;
 
 use crate::follow::entries;
+use crate::process::program;
 use crate::skip::skipped;
 use plc_testkit::fake_upstream::{FakeUpstream, Fault, LogEntry, Route};
 
@@ -68,7 +69,7 @@ impl Replica {
     /// The same on any database.
     fn start_on(database: &str, upstream: &str, settings: &[(&str, &str)]) -> Replica {
         let (address, metrics) = (free(), free());
-        let child = Command::new(env!("CARGO_BIN_EXE_plc-replica"))
+        let child = program(&[])
             .args(["serve", "--upstream-requests-per-minute", "0", "--upstream", upstream])
             .args(["--listen", &address.to_string(), "--metrics-listen", &metrics.to_string()])
             .args(["--database", database])

@@ -22,6 +22,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::follow::{Place, places};
+use crate::process::program;
 use crate::replica::{Replica, operation, stored};
 use plc_testkit::fake_upstream::{FakeUpstream, Fault, LogEntry, Route};
 
@@ -863,11 +864,7 @@ async fn a_client_reads_what_it_has_written() {
 fn judged_offline(text: &str) -> (Option<i32>, String) {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), text).unwrap();
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_plc-replica"))
-        .arg("verify")
-        .arg(file.path())
-        .output()
-        .unwrap();
+    let output = program(&[]).arg("verify").arg(file.path()).output().unwrap();
     (output.status.code(), String::from_utf8(output.stdout).unwrap())
 }
 

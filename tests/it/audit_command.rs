@@ -9,6 +9,7 @@ use serde_json::Value;
 use tempfile::{NamedTempFile, TempDir};
 
 use crate::audit::{Log, entries, tell};
+use crate::process::program;
 use plc_testkit::fake_upstream::{FakeUpstream, Fault, LogEntry, Route};
 
 /// What came of a comparison.
@@ -55,11 +56,7 @@ impl Ours {
     }
 
     fn run(&self, arguments: &[&str]) -> Output {
-        std::process::Command::new(env!("CARGO_BIN_EXE_plc-replica"))
-            .args(arguments)
-            .args(["--database", &self.url()])
-            .output()
-            .unwrap()
+        program(&[]).args(arguments).args(["--database", &self.url()]).output().unwrap()
     }
 
     /// Compares without a limit of requests.

@@ -23,6 +23,7 @@ use serde_json::{Value as Json, json};
 
 use crate::contract::stored;
 use crate::follow::{lives_with_attacks, places};
+use crate::process::program;
 use crate::replica::Replica;
 use plc_testkit::fake_upstream::FakeUpstream;
 use plc_testkit::postgres::Client;
@@ -449,7 +450,7 @@ async fn claims_are_looked_up_with_their_times() {
 
 /// A replica as a process of its own.
 fn serve(url: &str, upstream: &str, index: &str) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_plc-replica"))
+    program(&[])
         .args(["serve", "--listen", "127.0.0.1:0", "--upstream-requests-per-minute", "0"])
         .args(["--audit-requests-per-minute", "0", "--read-through", "off", "--log", "error"])
         .args(["--database", url, "--upstream", upstream])

@@ -7,7 +7,7 @@ use plc_replica::store::NewRefusal;
 use plc_testkit::builder::Story;
 use tempfile::TempDir;
 
-use crate::process::without_settings;
+use crate::process::{program, without_settings};
 use plc_testkit::fake_upstream::LogEntry;
 
 /// What came of a run.
@@ -28,9 +28,8 @@ impl From<Output> for Ran {
 
 /// Runs in a folder, with no settings but those that are given.
 fn command(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_plc-replica"));
-    without_settings(&mut command);
-    command.current_dir(folder).args(arguments);
+    let mut command = program(arguments);
+    command.current_dir(folder);
     command
 }
 

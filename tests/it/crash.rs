@@ -10,6 +10,7 @@ use plc_replica::audit::fsck;
 use plc_replica::store::{Store, StoredOperation, StoredRefusal};
 
 use crate::follow::{Place, lives_with_attacks, places};
+use crate::process::program;
 use plc_testkit::fake_upstream::FakeUpstream;
 
 /// How often it is killed: a few times by default, as often as this says in a longer run.
@@ -21,7 +22,7 @@ fn kills() -> usize {
 
 /// `serve` as a process of its own, with a line on standard error before and after each commit.
 fn start(place: &Place, upstream: &str) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_plc-replica"))
+    program(&[])
         .args(["serve", "--listen", "127.0.0.1:0", "--upstream-requests-per-minute", "0"])
         .args(["--audit-requests-per-minute", "0", "--read-through", "off"])
         .args(["--database", &place.url, "--upstream", upstream])

@@ -10,14 +10,15 @@ use plc_testkit::{Expected, Generated, lines};
 use tempfile::TempDir;
 
 use crate::follow::{Place, places};
+use crate::process::program;
 use crate::replica::{Replica, UPSTREAM};
 
 /// When most of the story happens: more operations in one millisecond than are read at once.
 const BUSY: &str = "2024-03-01T00:00:00.000Z";
 
 fn command(place: &Place, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_plc-replica"));
-    command.args(arguments).args(["--database", &place.url]).env_remove("PLC_CONFIG");
+    let mut command = program(&[]);
+    command.args(arguments).args(["--database", &place.url]);
     command
 }
 

@@ -1,7 +1,7 @@
 //! `plc-replica import` of a dump that comes slowly.
 
 use std::io::Write;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
@@ -10,7 +10,7 @@ use plc_testkit::builder::Story;
 use plc_testkit::{Generated, lines};
 
 use crate::follow::{Place, Running, entries, places};
-use crate::process::run;
+use crate::process::{program, run};
 use plc_testkit::fake_upstream::FakeUpstream;
 
 /// Longer than a lease runs that nobody renews (10 s), and longer than who reads waits after its end (2 s).
@@ -28,9 +28,8 @@ async fn nobody_takes_over_while_it_stalls(place: &Place) {
     let (before, after) = story.log().split_at(BEFORE);
     let last = story.log().last().unwrap().seq;
     let upstream = FakeUpstream::start(entries(&story)).await;
-    let mut import = Command::new(env!("CARGO_BIN_EXE_plc-replica"))
+    let mut import = program(&[])
         .args(["import", "-", "--upstream", &upstream.url(), "--database", &place.url])
-        .env_remove("PLC_CONFIG")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -15,7 +15,7 @@ use plc_testkit::{Generated, lines};
 use tempfile::TempDir;
 
 use crate::follow::{Place, lives_with_attacks, places};
-use crate::process::{Ran, Served, program, run};
+use crate::process::{Ran, Served, program, run, without_settings};
 use crate::replica::UPSTREAM;
 
 /// Lines of the export, in a file that is imported.
@@ -407,7 +407,9 @@ async fn a_full_disk_is_told_and_what_was_published_stays() {
         to.display(),
         place.url
     );
-    let ran = Command::new("sh").args(["-c", &script]).env_remove("PLC_CONFIG").output().unwrap();
+    let mut shell = Command::new("sh");
+    without_settings(&mut shell);
+    let ran = shell.args(["-c", &script]).output().unwrap();
     let errors = String::from_utf8(ran.stderr).unwrap();
     assert_eq!(ran.status.code(), Some(2), "{errors}");
     assert!(errors.contains("/.writing-0: File too large"), "{errors}");

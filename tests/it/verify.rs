@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use bytes::Bytes;
 use plc_curve::{FastVerifier, Tables};
@@ -20,6 +20,7 @@ use tempfile::TempDir;
 use plc_testkit::happenings::modelled;
 
 use crate::convergence::log;
+use crate::process::program;
 use crate::shared;
 
 /// How often each log is shuffled.
@@ -144,8 +145,8 @@ fn statements_that_contradict_each_other_come_to_the_same_in_any_order() {
 
 /// Runs the program on a file, or with this on its standard input; its exit code and what it printed.
 fn verify(file: &Path, input: Option<&[u8]>) -> (Option<i32>, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_plc-replica"));
-    command.args(["verify", "--json"]).arg(file).env_remove("PLC_CONFIG").stdout(Stdio::piped());
+    let mut command = program(&[]);
+    command.args(["verify", "--json"]).arg(file).stdout(Stdio::piped());
     let Some(input) = input else {
         let output = command.output().unwrap();
         return (output.status.code(), String::from_utf8(output.stdout).unwrap());
@@ -238,9 +239,8 @@ fn what_is_too_much_to_be_read_twice_is_said() {
     let folder = TempDir::new().unwrap();
     std::fs::write(folder.path().join("long"), &long).unwrap();
     assert_eq!(clean(verify(&folder.path().join("long"), None))["accepted"], 3);
-    let mut child = Command::new(env!("CARGO_BIN_EXE_plc-replica"))
+    let mut child = program(&[])
         .args(["verify", "-"])
-        .env_remove("PLC_CONFIG")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()

@@ -8,8 +8,8 @@ use crate::store::news::{KEPT, Noted, Plan};
 use crate::store::{CommitId, News, StoreError};
 
 /// All that is read is of one moment: a number that goes from one operation to another is told of once. The few commits that
-/// are new are found by their places: how many they are is not known to who makes the plan, and to join them otherwise he
-/// reads all that are kept, each time.
+/// are new are found by their places: the planner cannot know how few they are, and left to itself it has all that are kept
+/// read each time.
 const AT_ONE_MOMENT: &str = "
     BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY;
     SET LOCAL enable_hashjoin = off;
