@@ -559,7 +559,7 @@ async fn a_database_that_cannot_be_used_is_named_in_a_sentence() {
         other => panic!("{other:?}"),
     }
 
-    // Opened by two at once, then by one, then left by a newer version.
+    // Opened by two at once, then by one, then left by a newer version that nobody of before can read.
     let (one, other) = tokio::join!(Store::open(&database.url), Store::open(&database.url));
     one.unwrap();
     other.unwrap();
@@ -568,7 +568,7 @@ async fn a_database_that_cannot_be_used_is_named_in_a_sentence() {
     client
         .run(
             "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
-             VALUES (9999, 'later', true, '', 0)",
+             VALUES (9999, 'breaking later', true, '', 0)",
         )
         .await;
     assert!(sentence(&database.url).await.contains("newer version"));
