@@ -99,6 +99,9 @@ async fn what_was_written_is_read_at_once() {
         (sequence, answer.text().await.unwrap())
     };
     let before = fleet.told.last();
+    let did = identities[0].did.clone();
+    let has_all = async || shown(did.clone()).await.0 == before;
+    replica.served.eventually("the standby has all of it", has_all).await;
     standby.pause_replay().await;
 
     story.update(&identities[0]).accepted();
