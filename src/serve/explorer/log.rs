@@ -112,7 +112,9 @@ impl<'a> Page<'a> {
     fn links(&self) -> Markup {
         let page = PAGE as i64;
         let by_number = !matches!(self.from, From::Time(_));
-        let last_time = self.operations.last().filter(|_| self.operations.len() == PAGE);
+        // Where a whole page is of one millisecond the next one would be the same: its numbers lead on.
+        let last = self.operations.last().filter(|_| self.operations.len() == PAGE);
+        let later = last.filter(|last| self.from != From::Time(last.created_at));
         html! {
             @if by_number && self.first > 1 {
                 a href=(format!("/explore/log?from={}", (self.first - page).max(1))) { "Older" } " "
@@ -120,8 +122,11 @@ impl<'a> Page<'a> {
             @if by_number && self.first + page <= self.last {
                 a href=(format!("/explore/log?from={}", self.first + page)) { "Newer" } " "
             }
-            @if let (false, Some(last)) = (by_number, last_time) {
-                a href=(format!("/explore/log?since={}", last.created_at)) { "Newer" } " "
+            @if let (false, Some(later)) = (by_number, later) {
+                a href=(format!("/explore/log?since={}", later.created_at)) { "Newer" } " "
+            }
+            @if let (false, None, Some(number)) = (by_number, later, last.and_then(|last| last.sequence)) {
+                a href=(format!("/explore/log?from={}", number + 1)) { "Newer" } " "
             }
             @if self.from != From::End { a href="/explore/log" { "The newest" } }
         }
